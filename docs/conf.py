@@ -1,0 +1,48 @@
+"""Sphinx configuration; build with `python -m sphinx -b html docs docs/_build`."""
+
+import importlib.util
+import os
+
+# The gallery shows that the examples run; the full runs are the user's.
+os.environ.setdefault("SKATR_SK_FAST", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from skatr_sk import __version__
+
+project = "skatr_sk"
+author = "skatr_sk developers"
+copyright = "2026, skatr_sk developers"
+version = release = __version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+
+autosummary_generate = True
+numpydoc_show_class_members = False  # autosummary lists the members already
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "sklearn": ("https://scikit-learn.org/stable", None),
+    "torch": ("https://docs.pytorch.org/docs/stable", None),
+}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"plot_.*\.py$",
+    "ignore_pattern": r"(__init__|run_.*)\.py$",  # run_*.py need a GPU or hours
+    "copyfile_regex": r"",
+    "show_memory": False,
+}
+
+has_theme = importlib.util.find_spec("pydata_sphinx_theme") is not None
+html_theme = "pydata_sphinx_theme" if has_theme else "alabaster"
+html_title = f"skatr_sk {__version__}"

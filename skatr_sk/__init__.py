@@ -1,0 +1,29 @@
+"""Self-supervised summaries of 21 cm light cones, as scikit-learn estimators.
+
+The way of the data is the layout of the package:
+
+1. :mod:`skatr_sk.lightcones` reads light cones ``(n, n_x, n_y, n_z)`` in mK and scales them;
+2. :mod:`skatr_sk.summaries` pre-trains an encoder without labels and freezes it
+   (:class:`SKATRTransformer`);
+3. :mod:`skatr_sk.heads` learns parameters from summaries (:class:`LightconeRegressor`);
+4. :mod:`skatr_sk.evaluation` judges and draws.
+
+>>> from sklearn.pipeline import make_pipeline
+>>> pipe = make_pipeline(SKATRTransformer(random_state=0), LightconeRegressor(random_state=0))
+>>> [name for name, _ in pipe.steps]
+['skatrtransformer', 'lightconeregressor']
+"""
+
+from skatr_sk._version import __version__
+from skatr_sk.heads import LightconeRegressor
+from skatr_sk.lightcones import load_lightcones
+from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
+
+__all__ = [
+    "BlockMask",
+    "CollapseWarning",
+    "LightconeRegressor",
+    "SKATRTransformer",
+    "__version__",
+    "load_lightcones",
+]

@@ -1,0 +1,110 @@
+"""Effective rank of summaries: the one rule behind the training history and the metrics."""
+
+from __future__ import annotations
+
+__all__ = ["effective_rank"]
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# A feature whose scatter is within this many roundings of its own size holds no information.
+# Dividing by such a scatter would turn a collapsed encoder into one of full rank.
+_ROUNDINGS = 16.0
+
+
+def effective_rank(summaries: ArrayLike, *, standardize: bool = True) -> float:
+    r"""Count the directions that a set of summaries really uses (RankMe).
+
+    With the singular values :math:`\sigma_k` of the array and
+    :math:`p_k = \sigma_k / \sum_j \sigma_j`, the effective rank is
+    :math:`\exp(-\sum_k p_k \log p_k)`: ``k`` equally strong directions give ``k``, one dominant
+    direction gives about 1. It falls when an encoder collapses, and needs no labels.
+
+    Parameters
+    ----------
+    summaries : array-like of shape (n_lightcones, n_summary)
+        Summaries, one light cone a row, real and finite. Computed in float64 whatever the type.
+    standardize : bool, default=True
+        Centre every feature and divide it by its standard deviation first, so that neither a common
+        offset nor one loud feature hides the others. Features that are constant, up to the rounding
+        of the type that they came in, become zero. ``False`` takes the array as it is, as the
+        reference does.
+
+    Returns
+    -------
+    rank : float
+        Between 1 and ``min(n_lightcones, n_summary)``, or ``min(n_lightcones - 1, n_summary)``
+        when standardised, since centring takes one. It is 0.0 where nothing is left (all features
+        constant, a single row when standardised, or all zeros): no direction varies, and an
+        effective rank never exceeds the rank.
+
+    Raises
+    ------
+    TypeError
+        When the entries are not real numbers.
+    ValueError
+        When the array is not two-dimensional, is empty, or holds NaN or infinite values.
+
+    Notes
+    -----
+    A set of few light cones bounds the result: compare values at the same ``n_lightcones``. The
+    reference adds 1e-7 to every :math:`p_k`; here :math:`0 \log 0 = 0` instead, so that an array of
+    rank one gives 1.
+
+    References
+    ----------
+    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised
+    Representations by Their Rank", arXiv:2210.02885, eq. 1; Roy & Vetterli, "The effective rank",
+    EUSIPCO 2007.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skatr_sk.evaluation import effective_rank
+    >>> round(effective_rank(np.eye(5), standardize=False), 6)
+    5.0
+    >>> line = np.linspace(-1, 1, 50)
+    >>> round(effective_rank(np.column_stack([line, 3 * line, 7 - line])), 6)
+    1.0
+    """
+    values = np.asarray(summaries)
+    if values.dtype.kind not in "biuf":
+        raise TypeError(
+            f"summaries has dtype {values.dtype}, expected real numbers; "
+            "convert it with summaries.astype(float)."
+        )
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(
+            f"summaries has shape {values.shape}, expected (n_lightcones, n_summary) with at least "
+            "one of each; average tokens or flatten further axes first."
+        )
+    rounding = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
+    matrix = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"summaries has NaN or infinite values in {bad.size} of {len(matrix)} rows (first "
+            f"rows: {', '.join(map(str, bad[:5]))}), expected finite numbers; leave those rows out."
+        )
+    # Scaling by the largest entry keeps sums of squares inside the range of float64.
+    if standardize:
+        matrix = _standardized(matrix, float(rounding))
+    else:
+        matrix = matrix / max(np.abs(matrix).max(), np.finfo(np.float64).tiny)
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    total = singular.sum()
+    if total == 0.0:
+        return 0.0
+    share = singular[singular > 0.0] / total
+    share = share[share > 0.0]
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def _standardized(matrix: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
+    """Centre and scale the columns; columns that are constant up to rounding become zero."""
+    largest = np.abs(matrix).max(axis=0)
+    matrix = matrix / np.where(largest > 0.0, largest, 1.0)
+    matrix = matrix - matrix.mean(axis=0)
+    scatter = matrix.std(axis=0)
+    varies = scatter > _ROUNDINGS * rounding
+    return np.where(varies, matrix, 0.0) / np.where(varies, scatter, 1.0)

@@ -1,0 +1,115 @@
+"""Rows of an array as a training sees them: split by content, read by whole batches."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Batches", "Rows", "split_rows"]
+
+
+def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split by content: a row's side depends on the row itself, not on its place in the array.
+
+    The rows with the smallest keyed digests validate, so that adding or reordering rows moves at
+    most as many rows across as were added, and copies of a row stay together but for the last.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...)
+    fraction : float in [0, 1)
+        Share that validates; more than zero means at least one row, and at least one row trains.
+    seed : int
+        Key of the digest: another seed is another split.
+
+    Returns
+    -------
+    train, valid : ndarray of int64
+        Sorted row numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> train, valid = split_rows(np.arange(10.0)[:, None], 0.2, seed=0)
+    >>> len(train), len(valid)
+    (8, 2)
+    """
+    n = len(rows)
+    if fraction == 0 or n < 2:
+        return np.arange(n), np.arange(0)
+    n_valid = min(max(1, round(fraction * n)), n - 1)
+    key = seed.to_bytes(8, "little")
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(row).data, key=key, digest_size=8).digest()
+        for row in rows
+    ]
+    order = np.argsort(np.array(digests, dtype="S8"), kind="stable")
+    return np.sort(order[n_valid:]), np.sort(order[:n_valid])
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of one array, and of targets where there are any, sliced by whole batches.
+
+    Parameters
+    ----------
+    X : ndarray or Tensor of shape (n, ...)
+    y : Tensor of shape (n, ...), optional
+    rows : ndarray of int64, optional
+        Which rows belong; default is all.
+    """
+
+    def __init__(
+        self, X: np.ndarray | Tensor, y: Tensor | None = None, rows: np.ndarray | None = None
+    ) -> None:
+        self.X = X
+        self.y = y
+        self.rows = torch.arange(len(X)) if rows is None else torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one batch; where there are no targets an empty tensor stands in."""
+        rows = self.rows[places]
+        X = self.X[rows.to(self.X.device)] if isinstance(self.X, Tensor) else self._read(rows)
+        y = torch.empty(0) if self.y is None else self.y[rows.to(self.y.device)]
+        return X, y
+
+    def _read(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.X[rows.numpy()]))
+
+
+class Batches:
+    """Iterate over a :class:`Rows` in whole batches; the last one may be smaller, none is lost.
+
+    Parameters
+    ----------
+    dataset : Rows
+    batch_size : int
+    generator : torch.Generator, optional
+        Shuffles each pass anew; without it the order is that of the rows.
+    """
+
+    def __init__(
+        self, dataset: Rows, batch_size: int, generator: torch.Generator | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.dataset)
+        if self.generator is None:
+            order = torch.arange(n)
+        else:
+            order = torch.randperm(n, generator=self.generator)
+        for places in order.split(self.batch_size):
+            yield self.dataset.__getitems__(places)

@@ -1,0 +1,99 @@
+"""The regression head's network and its losses, on parameters scaled to [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["LOSSES", "Head", "HeadLoss"]
+
+LOSSES = ("l1", "l2", "gaussian")
+# Log sigma of a parameter in units of its range: 0.1 % of it at the least. A free sigma would
+# chase single training rows to minus infinity.
+_LOG_SIGMA = (-7.0, 3.0)
+
+
+class Head(nn.Module):
+    """MLP from standardised summaries to the mean and log sigma of each parameter.
+
+    Parameters
+    ----------
+    n_summary : int
+    hidden_dims : sequence of int
+        Widths of the hidden layers.
+    n_parameters : int
+    gaussian : bool
+        Learn a sigma beside the mean.
+    bounded : bool
+        Keep means inside (0, 1) by a sigmoid.
+    dropout : float
+        Share of hidden units dropped in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> head = Head(8, (16,), 6, gaussian=True, bounded=True, dropout=0.0)
+    >>> mean, log_sigma = head(torch.zeros(5, 8))
+    >>> mean.shape, log_sigma.shape
+    (torch.Size([5, 6]), torch.Size([5, 6]))
+    """
+
+    def __init__(
+        self,
+        n_summary: int,
+        hidden_dims: Sequence[int],
+        n_parameters: int,
+        *,
+        gaussian: bool,
+        bounded: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        widths = [n_summary, *hidden_dims]
+        layers: list[nn.Module] = []
+        for inside, outside in pairwise(widths):
+            layers += [nn.Linear(inside, outside), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear(widths[-1], n_parameters * (2 if gaussian else 1)))
+        self.layers = nn.Sequential(*layers)
+        self.n_parameters = n_parameters
+        self.gaussian = gaussian
+        self.bounded = bounded
+
+    def forward(self, summaries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map (n, n_summary) to means and log sigmas (or None), each (n, n_parameters)."""
+        output = self.layers(summaries)
+        mean = output[:, : self.n_parameters]
+        if self.bounded:
+            mean = mean.sigmoid()
+        if not self.gaussian:
+            return mean, None
+        return mean, output[:, self.n_parameters :].clamp(*_LOG_SIGMA)
+
+
+class HeadLoss(nn.Module):
+    """Loss of a head's output against targets in the unit interval.
+
+    Parameters
+    ----------
+    loss : {"l1", "l2", "gaussian"}
+        "gaussian" is the negative log likelihood, up to a constant.
+    """
+
+    def __init__(self, loss: str) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: tuple[Tensor, Tensor | None], target: Tensor) -> Tensor:
+        """Return the mean over rows and parameters, in float32."""
+        mean, log_sigma = output
+        mean = mean.float()
+        if log_sigma is not None:
+            log_sigma = log_sigma.float()
+            pull = (target - mean) * (-log_sigma).exp()
+            return (log_sigma + 0.5 * pull.square()).mean()
+        return (functional.l1_loss if self.loss == "l1" else functional.mse_loss)(mean, target)

@@ -1,0 +1,7 @@
+"""Patches to tokens, JEPA pre-training, and the frozen summaries of light cones."""
+
+from skatr_sk.summaries.masking import BlockMask
+from skatr_sk.summaries.pretraining import CollapseWarning
+from skatr_sk.summaries.transformer import SKATRTransformer
+
+__all__ = ["BlockMask", "CollapseWarning", "SKATRTransformer"]

@@ -1,0 +1,162 @@
+"""Checks of SKATRTransformer's parameters, all problems in one message."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from skatr_sk._checks import Problems, nearest_divisors
+from skatr_sk._net import check_training
+from skatr_sk.summaries.encoding import POOLINGS, auto_patch_size
+from skatr_sk.summaries.jepa import LOSSES
+from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
+from skatr_sk.summaries.weights import Architecture
+
+__all__ = ["MASKS", "check_parameters", "resolve_masks", "resolve_patch_size", "same_architecture"]
+
+MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
+OBJECTIVES = ("jepa", "reconstruction")
+
+
+def check_parameters(estimator: Any) -> None:
+    """Check what can be known before the data.
+
+    Raises
+    ------
+    InvalidParameterError
+        Lists every wrong parameter.
+    """
+    problems = Problems(type(estimator).__name__)
+    check_training(problems, estimator)
+    for name in ("embed_dim", "depth", "n_heads", "predictor_dim", "checkpoint_every"):
+        problems.integer(name, getattr(estimator, name), 1)
+    problems.integer("predictor_depth", estimator.predictor_depth, 0)
+    dim, heads = estimator.embed_dim, estimator.n_heads
+    if isinstance(dim, int) and isinstance(heads, int) and heads > 0 and dim % heads:
+        mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
+        problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
+    problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")
+    problems.real("min_context", estimator.min_context, "(0, 1)")
+    problems.real("warmup", estimator.warmup, "[0, 1)")
+    problems.choice("pooling", estimator.pooling, POOLINGS)
+    problems.choice("objective", estimator.objective, OBJECTIVES)
+    problems.choice("loss", estimator.loss, tuple(LOSSES))
+    problems.flag("augment", estimator.augment)
+    problems.flag("normalize_targets", estimator.normalize_targets)
+    _check_masks(problems, estimator.masks)
+    _check_decay(problems, estimator.ema_decay)
+    _check_patch(problems, estimator.patch_size)
+    if estimator.brightness_range is not None:
+        _check_range(problems, estimator.brightness_range)
+    if estimator.checkpoint_dir is not None and not isinstance(
+        estimator.random_state, numbers.Integral
+    ):
+        problems.add(
+            "random_state", "an int with checkpoint_dir, to resume by", estimator.random_state
+        )
+    problems.raise_if_any()
+
+
+def _check_masks(problems: Problems, masks: Any) -> None:
+    if isinstance(masks, str):
+        problems.choice("masks", masks, tuple(MASKS))
+    elif not isinstance(masks, BlockMask) and not (
+        isinstance(masks, Sequence) and masks and all(isinstance(m, BlockMask) for m in masks)
+    ):
+        problems.add("masks", f"one of {sorted(MASKS)} or a list of BlockMask", masks)
+
+
+def _check_decay(problems: Problems, decay: Any) -> None:
+    ends = decay if isinstance(decay, Sequence) else (decay, decay)
+    if len(ends) != 2:
+        problems.add("ema_decay", "a number or a pair (start, end)", decay)
+        return
+    for end in ends:
+        problems.real("ema_decay", end, "[0, 1]")
+
+
+def _check_patch(problems: Problems, patch: Any) -> None:
+    if isinstance(patch, str):
+        problems.choice("patch_size", patch, ("auto",))
+        return
+    for size in patch if isinstance(patch, Sequence) else (patch,):
+        problems.integer("patch_size", size, 1)
+
+
+def _check_range(problems: Problems, bounds: Any) -> None:
+    expected = "None or (low, high) in mK with low < high"
+    if not (isinstance(bounds, Sequence) and len(bounds) == 2):
+        problems.add("brightness_range", expected, bounds)
+    elif not all(isinstance(b, numbers.Real) for b in bounds) or not bounds[0] < bounds[1]:
+        problems.add("brightness_range", expected, bounds)
+
+
+def resolve_masks(masks: str | BlockMask | Sequence[BlockMask]) -> tuple[BlockMask, ...]:
+    """Return the families of masks that a checked parameter stands for."""
+    if isinstance(masks, str):
+        return MASKS[masks]
+    return (masks,) if isinstance(masks, BlockMask) else tuple(masks)
+
+
+def resolve_patch_size(
+    patch: str | int | Sequence[int], field_shape: Sequence[int]
+) -> tuple[int, ...]:
+    """Return one patch size per axis of the field.
+
+    Raises
+    ------
+    ValueError
+        When the number of sizes is not the rank, a size does not divide its axis (with the axis
+        and the nearest divisors), or the field is a single patch.
+
+    Examples
+    --------
+    >>> resolve_patch_size((2, 2, 7), (14, 14, 90))
+    Traceback (most recent call last):
+    ...
+    ValueError: patch_size (2, 2, 7) does not divide fields of shape (14, 14, 90): axis 2 has 90 ...
+    """
+    shape = tuple(field_shape)
+    if isinstance(patch, str):
+        sizes = auto_patch_size(shape)
+    else:
+        sizes = (patch,) * len(shape) if isinstance(patch, int) else tuple(patch)
+    if len(sizes) != len(shape):
+        raise ValueError(
+            f"patch_size {sizes} has {len(sizes)} sizes, but fields of shape {shape} have "
+            f"{len(shape)} axes; give one size per axis."
+        )
+    wrong = [
+        f"axis {axis} has {n} cells, patches {p}: nearest divisors {nearest_divisors(n, p)}"
+        for axis, (n, p) in enumerate(zip(shape, sizes, strict=True))
+        if n % p
+    ]
+    if wrong:
+        raise ValueError(
+            f"patch_size {sizes} does not divide fields of shape {shape}: {'; '.join(wrong)}."
+        )
+    if sizes == shape:
+        cells = f"{shape[0]} feature(s)" if len(shape) == 1 else f"shape {shape}"
+        raise ValueError(
+            f"X has fields of {cells}, which is a single patch of {sizes}: nothing is left to "
+            "predict. Use smaller patches, or fields of at least 2 cells."
+        )
+    return sizes
+
+
+def same_architecture(estimator: Any, found: Architecture) -> None:
+    """Check that parameters changed from their defaults agree with loaded weights."""
+    problems = Problems(type(estimator).__name__)
+    defaults = inspect.signature(type(estimator)).parameters
+    for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio"):
+        given, stored = getattr(estimator, name), getattr(found, name)
+        if given == defaults[name].default:
+            continue
+        if name == "patch_size" and not isinstance(given, str):
+            given = resolve_patch_size(given, found.field_shape)
+        if given != stored:
+            mend = "leave it at its default to take what the file has"
+            problems.add(name, f"{stored!r} as in the weights file", given, mend)
+    problems.raise_if_any()

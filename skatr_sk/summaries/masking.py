@@ -1,0 +1,161 @@
+"""Which patches are seen and which are to be predicted: unions of blocks, drawn in one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks"]
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """A family of masks: the union of several blocks of patches is hidden.
+
+    Parameters
+    ----------
+    n_blocks : int
+        Blocks in the union.
+    scale : (float, float)
+        Range of the share of the sky (of a 1-D signal: of its axis) that one block covers.
+    aspect : (float, float)
+        Range of a block's width over its height, relative to the sky's.
+    depth : (float, float)
+        Range of the share of the line of sight that a block spans; (1, 1) is all of it. Only
+        light cones have both a sky and a line of sight; elsewhere it has no effect.
+
+    Examples
+    --------
+    >>> BlockMask(n_blocks=4, scale=(0.2, 0.3))
+    BlockMask(n_blocks=4, scale=(0.2, 0.3), aspect=(0.75, 1.5), depth=(1.0, 1.0))
+    """
+
+    n_blocks: int
+    scale: tuple[float, float]
+    aspect: tuple[float, float] = (0.75, 1.5)
+    depth: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not (isinstance(self.n_blocks, int) and self.n_blocks >= 1):
+            problems.append(f"n_blocks must be an integer >= 1, found {self.n_blocks!r}")
+        for name, upper in (("scale", 1.0), ("aspect", math.inf), ("depth", 1.0)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= upper:
+                problems.append(
+                    f"{name} must be a range (low, high) with 0 < low <= high <= {upper}, "
+                    f"found {(low, high)}"
+                )
+        if problems:
+            raise ValueError("BlockMask: " + "; ".join(problems) + ".")
+
+
+SHORT = BlockMask(n_blocks=8, scale=(0.1, 0.2))
+LONG = BlockMask(n_blocks=2, scale=(0.6, 0.8))
+
+
+def _uniform(
+    shape: Sequence[int], bounds: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    low, high = bounds
+    return low + (high - low) * torch.rand(tuple(shape), generator=generator)
+
+
+def _block_sides(
+    n: int, grid_shape: Sequence[int], mask: BlockMask, generator: torch.Generator
+) -> Tensor:
+    """Sides of the blocks in patches, of shape (n, n_blocks, rank)."""
+    drawn = (n, mask.n_blocks)
+    scale = _uniform(drawn, mask.scale, generator)
+    log_aspect = _uniform(drawn, (math.log(mask.aspect[0]), math.log(mask.aspect[1])), generator)
+    depth = _uniform(drawn, mask.depth, generator)
+    stretch = (log_aspect / 2).exp()
+    shares = {
+        1: [scale],
+        2: [scale.sqrt() / stretch, scale.sqrt() * stretch],
+        3: [scale.sqrt() / stretch, scale.sqrt() * stretch, depth],
+    }[len(grid_shape)]
+    size = torch.tensor(grid_shape, dtype=torch.float32)
+    return (torch.stack(shares, dim=-1) * size).round().clamp(min=torch.ones(()), max=size)
+
+
+def sample_masks(
+    n: int,
+    grid_shape: Sequence[int],
+    mask: BlockMask,
+    *,
+    min_context: float = 0.1,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Draw the visible and the hidden patches of ``n`` fields in one vectorised step.
+
+    Each field hides a union of blocks of its own; the context is the complement. So that the
+    fields of a batch share one shape, the batch hides as many patches as the union of its first
+    field does, at most ``1 - min_context`` of the grid: the other unions grow or shrink at their
+    rims until they have that size. No draw is thrown away and no context is ever empty.
+
+    Parameters
+    ----------
+    n : int
+        Number of fields.
+    grid_shape : sequence of int
+        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+    mask : BlockMask
+        Number and sizes of the blocks.
+    min_context : float
+        Smallest share of the patches that stays visible, in (0, 1).
+    generator : torch.Generator
+        Source of randomness, on the CPU.
+
+    Returns
+    -------
+    context_index, target_index : Tensor of int64, shapes (n, n_context) and (n, n_target)
+        Sorted indices of patches in C order; together each patch exactly once.
+
+    References
+    ----------
+    V-JEPA, arXiv:2404.08471, section 3.2 ("short-range" and "long-range" masks).
+
+    Examples
+    --------
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> context, target = sample_masks(4, (7, 7, 3), SHORT, generator=generator)
+    >>> context.shape[1] + target.shape[1]
+    147
+    """
+    rank = len(grid_shape)
+    sides = _block_sides(n, grid_shape, mask, generator)
+    size = torch.tensor(grid_shape, dtype=torch.float32)
+    place = torch.rand(sides.shape, generator=generator)
+    first = (place * (size - sides + 1)).floor().minimum(size - sides)
+    # Blocks that span the whole line of sight make every slice alike: draw one slice of columns.
+    drawn_rank = 2 if rank == 3 and mask.depth == (1.0, 1.0) else rank
+    # How far a patch lies outside a block (negative: inside), in patches, as the largest of the
+    # distances along the axes; the smallest over the blocks is the distance from the union.
+    outside = torch.full((), -math.inf)
+    for axis in range(drawn_rank):
+        centre = first[..., axis] + (sides[..., axis] - 1) / 2
+        coordinate = torch.arange(grid_shape[axis], dtype=torch.float32)
+        distance = (coordinate - centre[..., None]).abs() - sides[..., axis, None] / 2
+        spread = [1] * drawn_rank
+        spread[axis] = grid_shape[axis]
+        outside = torch.maximum(outside, distance.reshape(n, mask.n_blocks, *spread))
+    distance = outside.amin(dim=1).reshape(n, -1)
+    n_places = distance.shape[1]
+    n_hidden = int((distance[0] < 0).sum())
+    most = max(1, math.floor((1 - min_context) * n_places))
+    n_hidden = min(n_hidden, most, n_places - 1)
+    # Distances are multiples of a half: noise below that only settles ties.
+    order = (distance + 0.4 * torch.rand(distance.shape, generator=generator)).argsort(dim=1)
+    target = order[:, :n_hidden].sort(dim=1).values
+    context = order[:, n_hidden:].sort(dim=1).values
+    if drawn_rank < rank:
+        along = torch.arange(grid_shape[-1])
+        target = (target[..., None] * grid_shape[-1] + along).flatten(1)
+        context = (context[..., None] * grid_shape[-1] + along).flatten(1)
+    return context, target

@@ -1,0 +1,317 @@
+"""Pre-training: what a step sees, what an epoch records, and the run itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from skorch.callbacks import Callback
+from torch import Tensor
+
+from skatr_sk._callbacks import Checkpoint, Progress, SklearnProgress
+from skatr_sk._net import autocast, resolve_device, seeded, train
+from skatr_sk._rank import effective_rank
+from skatr_sk._rows import Rows, split_rows
+from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
+from skatr_sk.summaries._parameters import resolve_masks, resolve_patch_size
+from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
+from skatr_sk.summaries.masking import BlockMask, sample_masks
+from skatr_sk.summaries.vit import Encoder, Predictor, patchify
+from skatr_sk.summaries.weights import Architecture, FrozenEncoder
+
+__all__ = ["CollapseWarning", "EffectiveRank", "MovingTarget", "Views", "pretrain"]
+
+
+_FEWEST_RANKED = 16
+_HANDFUL = 3.0
+
+
+class CollapseWarning(UserWarning):
+    """The summaries vary along a handful of directions only: pre-training has collapsed."""
+
+
+class Views:
+    """Turn a batch of fields into patches and masks: what one step sees.
+
+    Parameters
+    ----------
+    field_shape, patch_size : sequence of int
+    masks : sequence of BlockMask
+        One prediction task each.
+    min_context : float
+    scaling : BrightnessScaling
+    augment : bool
+        Turn each training field by a sky symmetry of its own, before its patches are numbered, so
+        that context and target indices turn along.
+    seed : int
+        Training draws go on from it; every validation pass draws the same masks again, so that
+        validation losses compare.
+    """
+
+    def __init__(
+        self,
+        field_shape: Sequence[int],
+        patch_size: Sequence[int],
+        *,
+        masks: Sequence[BlockMask],
+        min_context: float,
+        scaling: BrightnessScaling,
+        augment: bool,
+        seed: int,
+    ) -> None:
+        self.patch_size = tuple(patch_size)
+        self.grid_shape = tuple(n // p for n, p in zip(field_shape, patch_size, strict=True))
+        self.masks = masks
+        self.min_context = min_context
+        self.scaling = scaling
+        self.symmetries = sky_symmetries(field_shape) if augment else sky_symmetries((1,))
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self._validation: torch.Generator | None = None
+
+    def _source(self, training: bool) -> torch.Generator:
+        if training:
+            self._validation = None
+            return self.generator
+        if self._validation is None:
+            self._validation = torch.Generator().manual_seed(self.seed + 1)
+        return self._validation
+
+    def __call__(
+        self, fields: Tensor, training: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Return patches of shape (n, n_patches, n_voxels) and (context, target) indices."""
+        generator, device, n = self._source(training), fields.device, len(fields)
+        if training and len(self.symmetries) > 1:
+            which = torch.randint(len(self.symmetries), (n,), generator=generator)
+            fields = apply_symmetries(fields, self.symmetries.to(device), which.to(device))
+        masks = []
+        for mask in self.masks:
+            pair = sample_masks(
+                n, self.grid_shape, mask, min_context=self.min_context, generator=generator
+            )
+            masks.append((pair[0].to(device), pair[1].to(device)))
+        return patchify(self.scaling(fields), self.patch_size), masks
+
+
+class MovingTarget(Callback):
+    """Let the target encoder follow the context encoder after each step.
+
+    Parameters
+    ----------
+    ema_decay : (float, float)
+        Decay of the moving average at the first and at the last step.
+    """
+
+    def __init__(self, ema_decay: tuple[float, float]) -> None:
+        self.ema_decay = ema_decay
+
+    def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
+        """Count the steps of the whole run."""
+        self.n_steps_ = net.max_epochs * net.n_batches(X)
+
+    def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
+        """Move the target."""
+        if training:
+            batches = len(net.history[-1, "batches"])
+            done = (len(net.history) - 1) * (self.n_steps_ // net.max_epochs) + batches
+            net.module_.update_target(ramp(*self.ema_decay, done / self.n_steps_))
+
+
+class EffectiveRank(Callback):
+    """Record the effective rank of the validation summaries, before training and after epochs.
+
+    Parameters
+    ----------
+    fields : ndarray of shape (n, *field_shape)
+        At most 512 of them are summarised.
+    scaling, patch_size, precision
+        As in the run.
+    """
+
+    MOST = 512
+
+    def __init__(
+        self,
+        fields: np.ndarray,
+        *,
+        scaling: BrightnessScaling,
+        patch_size: Sequence[int],
+        precision: str,
+    ) -> None:
+        self.fields = fields[: self.MOST]
+        self.scaling = scaling
+        self.patch_size = patch_size
+        self.precision = precision
+
+    def _rank(self, net: Any) -> float:
+        encoder = net.module_.context_encoder.eval()
+        device = torch.device(net.device)
+        summaries = encode(
+            encoder,
+            self.fields,
+            scaling=self.scaling,
+            patch_size=self.patch_size,
+            pooling="mean",
+            device=device,
+            autocast=autocast(device, self.precision),
+        )
+        return effective_rank(summaries)
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Measure the rank at initialisation, or read it from a resumed history."""
+        if len(net.history):
+            self.at_init_ = net.history[0, "effective_rank_at_init"]
+        else:
+            self.at_init_ = self._rank(net)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record the rank of this epoch."""
+        net.history.record("effective_rank", self._rank(net))
+        net.history.record("effective_rank_at_init", self.at_init_)
+
+
+def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
+    """Pre-train an encoder on fields with a transformer's checked parameters.
+
+    Parameters
+    ----------
+    transformer : SKATRTransformer
+    fields : ndarray of shape (n, *field_shape)
+
+    Returns
+    -------
+    FrozenEncoder
+    """
+    _warn_constant(fields)
+    architecture = Architecture(
+        field_shape=tuple(fields.shape[1:]),
+        patch_size=resolve_patch_size(transformer.patch_size, fields.shape[1:]),
+        embed_dim=transformer.embed_dim,
+        depth=transformer.depth,
+        n_heads=transformer.n_heads,
+        mlp_ratio=transformer.mlp_ratio,
+    )
+    seed = check_random_state(transformer.random_state).randint(2**31 - 1)
+    train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, seed)
+    if transformer.brightness_range is None:
+        scaling = BrightnessScaling.learn(fields, train_rows)
+    else:
+        scaling = BrightnessScaling.from_range(*transformer.brightness_range)
+    views = Views(
+        architecture.field_shape,
+        architecture.patch_size,
+        masks=resolve_masks(transformer.masks),
+        min_context=transformer.min_context,
+        scaling=scaling,
+        augment=transformer.augment,
+        seed=seed,
+    )
+    watched = (valid_rows if len(valid_rows) else train_rows)[: EffectiveRank.MOST]
+    rank = EffectiveRank(
+        fields[watched],
+        scaling=scaling,
+        patch_size=architecture.patch_size,
+        precision=transformer.precision,
+    )
+    decay = transformer.ema_decay
+    callbacks: list[Any] = [
+        MovingTarget(tuple(decay) if isinstance(decay, Sequence) else (decay, decay)),
+        rank,
+    ]
+    if transformer.checkpoint_dir is not None:
+        run = _run_identity(transformer, fields, seed)
+        callbacks.append(Checkpoint(transformer.checkpoint_dir, transformer.checkpoint_every, run))
+    if transformer.verbose:
+        callbacks.append(Progress(type(transformer).__name__))
+    callbacks += SklearnProgress.of(transformer, transformer.max_epochs)
+    device = resolve_device(transformer.device)
+    with seeded(seed, device):
+        encoder = architecture.build()
+        history = train(
+            _objective(transformer, encoder, architecture),
+            JEPALoss(transformer.loss),
+            Rows(fields, rows=train_rows),
+            Rows(fields, rows=valid_rows) if len(valid_rows) else None,
+            device=device,
+            precision=transformer.precision,
+            max_epochs=transformer.max_epochs,
+            batch_size=transformer.batch_size,
+            learning_rate=transformer.learning_rate,
+            weight_decay=transformer.weight_decay,
+            patience=transformer.patience,
+            seed=seed,
+            schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
+            prepare=views,
+            callbacks=callbacks,
+            user_callbacks=transformer.callbacks,
+        )
+    _warn_collapse(history, len(watched))
+    return FrozenEncoder(architecture, scaling, encoder, history)
+
+
+def _objective(
+    transformer: Any, encoder: Encoder, architecture: Architecture
+) -> JEPA | MaskedReconstruction:
+    """Put the predictor beside the encoder, for tokens or for voxels."""
+    jepa = transformer.objective == "jepa"
+    dim = transformer.predictor_dim
+    predictor = Predictor(
+        transformer.embed_dim,
+        transformer.embed_dim if jepa else math.prod(architecture.patch_size),
+        architecture.grid_shape,
+        predictor_dim=dim,
+        depth=transformer.predictor_depth,
+        # Heads at least 24 wide: narrower ones spend their time in softmax, not in products.
+        n_heads=max((h for h in range(1, dim // 24 + 1) if dim % h == 0), default=1),
+        mlp_ratio=transformer.mlp_ratio,
+    )
+    objective = JEPA if jepa else MaskedReconstruction
+    return objective(encoder, predictor, normalize_targets=transformer.normalize_targets)
+
+
+def _run_identity(transformer: Any, fields: np.ndarray, seed: int) -> str:
+    """Say what makes a run the same run: all that its result depends on."""
+    ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device"}
+    settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
+    digest = hashlib.blake2b(np.ascontiguousarray(fields).data, digest_size=8).hexdigest()
+    settings |= {"random_state": seed, "X": f"{fields.shape} {fields.dtype} {digest}"}
+    return json.dumps(settings, default=repr, sort_keys=True)
+
+
+def _warn_collapse(history: list[dict[str, Any]], n_watched: int) -> None:
+    """Warn when the summaries end on a handful of directions."""
+    last = history[-1]
+    rank, at_init = last["effective_rank"], last["effective_rank_at_init"]
+    # The rank of a few fields is small whatever the encoder: nothing can be said.
+    if n_watched >= _FEWEST_RANKED and rank < _HANDFUL and rank < at_init / 2:
+        warnings.warn(
+            f"The summaries have collapsed: their effective rank fell from {at_init:.1f} at "
+            f"initialisation to {rank:.1f}. They tell light cones apart along a handful of "
+            "directions only. Bring back what prevents it (ema_decay near 1, predictor_depth >= 1, "
+            "normalize_targets=True), then try a lower learning_rate or fewer epochs.",
+            CollapseWarning,
+            stacklevel=5,
+        )
+
+
+def _warn_constant(fields: np.ndarray) -> None:
+    """Warn of fields without any structure."""
+    flat = fields.reshape(len(fields), -1)
+    constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
+    if constant.size:
+        first = ", ".join(map(str, constant[:5]))
+        warnings.warn(
+            f"X has {constant.size} of {len(fields)} constant fields (first rows: {first}); there "
+            "is nothing to learn from them. Check how they were made or read.",
+            UserWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,328 @@
+"""SKATRTransformer: fit pre-trains without labels, transform gives frozen summaries."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skatr_sk._callbacks import CallbackSupportMixin, with_callbacks
+from skatr_sk._checks import check_fields, unchanged_on_error
+from skatr_sk._net import autocast, resolve_device
+from skatr_sk.summaries._parameters import check_parameters, same_architecture
+from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.masking import BlockMask
+from skatr_sk.summaries.pretraining import pretrain
+from skatr_sk.summaries.weights import FrozenEncoder, read_encoder, write_encoder
+
+__all__ = ["SKATRTransformer"]
+
+
+class SKATRTransformer(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Self-supervised summaries of light cones, maps or global signals.
+
+    ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
+    architecture (JEPA) learns to predict the tokens of hidden patches from visible ones.
+    ``transform`` then gives the mean of its tokens, frozen, as the summary of a field.
+
+    Parameters
+    ----------
+    patch_size : "auto", int or tuple of int, default="auto"
+        Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
+        cut the field into about 512 tokens.
+    embed_dim : int, default=144
+        Width of a token, and length of a summary. The paper's summaries have 360.
+    depth : int, default=4
+        Transformer blocks of the encoder.
+    n_heads : int, default=4
+        Attention heads; divides ``embed_dim``.
+    mlp_ratio : float, default=2.0
+        Hidden width of a block's MLP over ``embed_dim``.
+    pooling : {"mean", "max", "tokens"}, default="mean"
+        How ``transform`` pools the tokens; "tokens" keeps them all.
+    objective : {"jepa", "reconstruction"}, default="jepa"
+        Predict the tokens of an averaged encoder [1]_ [2]_, or the voxels themselves [4]_.
+    predictor_dim, predictor_depth : int, default=48 and 4
+        Width and blocks of the predictor.
+    masks : {"multiblock", "short", "long"}, BlockMask or list of BlockMask, default="multiblock"
+        What is hidden. "short" is the union of 8 blocks of 10 to 20 % of the sky, "long" of 2
+        blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.
+    min_context : float, default=0.15
+        Smallest share of the patches that stays visible, in (0, 1).
+    ema_decay : float or (float, float), default=(0.996, 1.0)
+        Decay of the target encoder's moving average, in [0, 1], constant or rising from the first
+        value to the second. 1.0 keeps a fixed random target, 0.0 makes it the context encoder.
+    normalize_targets : bool, default=True
+        Layer-normalise each target token before the loss [3]_.
+    loss : {"l1", "l2", "smooth_l1"}, default="l1"
+        Distance between predicted and target tokens.
+    augment : bool, default=True
+        Turn every training field by a random sky symmetry; the line of sight is never reversed.
+    max_epochs : int, default=100
+        Passes over the training fields.
+    batch_size : int, default=64
+        Fields in a step.
+    learning_rate, weight_decay : float, default=1e-3 and 1e-3
+        Of AdamW; the rate warms up linearly and then falls along a cosine to zero.
+    warmup : float, default=0.1
+        Share of the steps that warm up, in [0, 1).
+    validation_fraction : float, default=0.1
+        Share of the fields, in [0, 1), on which the loss and the effective rank are followed.
+        They are chosen by content: a field's side does not depend on its row.
+    patience : int or None, default=None
+        Epochs without a better validation loss before the run stops and the best epoch comes
+        back. The loss of a JEPA moves with its target and is a poor guide to the best summaries,
+        so that the default trains to the end.
+    brightness_range : (float, float) or None, default=None
+        Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_); None learns a symmetric
+        logarithm from the training fields, for it suits the long tail of absorption.
+    weights : path or None, default=None
+        A file written by :meth:`save`: ``fit`` then loads and checks it and trains nothing.
+    checkpoint_dir : path or None, default=None
+        Folder where the state of the run is kept; an interrupted ``fit`` goes on from it. Needs
+        an int as ``random_state``.
+    checkpoint_every : int, default=10
+        Epochs between two checkpoints.
+    device : str, default="auto"
+        Where to compute; "auto" is CUDA when there is one.
+    precision : {"auto", "float32", "bf16"}, default="auto"
+        "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
+    callbacks : list of skorch callbacks or None, default=None
+        Called during the pre-training, after the transformer's own.
+    verbose : int, default=0
+        1 shows a progress bar with losses, effective rank and the time left.
+    random_state : int, RandomState instance or None, default=None
+        Fixes weights, masks, batches and the validation split; the same int gives the same
+        result on the same device.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+        The frozen context encoder, on the CPU.
+    architecture_ : Architecture
+        Its sizes, among them the patch size that "auto" chose.
+    scaling_ : BrightnessScaling
+        From mK to what the encoder sees.
+    history_ : list of dict
+        One an epoch: ``epoch, train_loss, valid_loss, effective_rank, effective_rank_at_init,
+        seconds``.
+    field_shape_in_ : tuple of int
+        Shape of one field.
+    n_features_in_ : int
+        Length of the first field axis, as scikit-learn counts it.
+
+    References
+    ----------
+    .. [1] Ore, Heneka, Plehn, "SKATR: A self-supervised summary transformer for SKA",
+       SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
+    .. [2] Assran et al., "Self-supervised learning from images with a joint-embedding predictive
+       architecture", arXiv:2301.08243.
+    .. [3] Bardes et al., "Revisiting feature prediction for learning visual representations from
+       video" (V-JEPA), arXiv:2404.08471.
+    .. [4] He et al., "Masked autoencoders are scalable vision learners", arXiv:2111.06377.
+
+    Examples
+    --------
+    >>> from skatr_sk import SKATRTransformer, load_lightcones
+    >>> cones = load_lightcones().data[:16]
+    >>> skatr = SKATRTransformer(
+    ...     patch_size=(2, 2, 45), embed_dim=16, depth=1, predictor_depth=1, max_epochs=1,
+    ...     random_state=0,
+    ... )
+    >>> skatr.fit_transform(cones).shape
+    (16, 16)
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: str | int | tuple[int, ...] = "auto",
+        embed_dim: int = 144,
+        depth: int = 4,
+        n_heads: int = 4,
+        mlp_ratio: float = 2.0,
+        pooling: str = "mean",
+        objective: str = "jepa",
+        predictor_dim: int = 48,
+        predictor_depth: int = 4,
+        masks: str | BlockMask | Sequence[BlockMask] = "multiblock",
+        min_context: float = 0.15,
+        ema_decay: float | tuple[float, float] = (0.996, 1.0),
+        normalize_targets: bool = True,
+        loss: str = "l1",
+        augment: bool = True,
+        max_epochs: int = 100,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-3,
+        warmup: float = 0.1,
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        brightness_range: tuple[float, float] | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        device: str = "auto",
+        precision: str = "auto",
+        callbacks: Sequence[Any] | None = None,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
+        self.depth = depth
+        self.n_heads = n_heads
+        self.mlp_ratio = mlp_ratio
+        self.pooling = pooling
+        self.objective = objective
+        self.predictor_dim = predictor_dim
+        self.predictor_depth = predictor_depth
+        self.masks = masks
+        self.min_context = min_context
+        self.ema_decay = ema_decay
+        self.normalize_targets = normalize_targets
+        self.loss = loss
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.brightness_range = brightness_range
+        self.weights = weights
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_every = checkpoint_every
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Pre-train on fields without labels, or load ``weights``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, *field_shape)
+            Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When parameters, `X` or the weights file are not as expected; nothing is changed then.
+        """
+        with unchanged_on_error(self):
+            check_parameters(self)
+            fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
+            if self.weights is not None:
+                self._adopt(read_encoder(self.weights))
+            else:
+                self._adopt(pretrain(self, fields))
+        return self
+
+    def _adopt(self, frozen: FrozenEncoder) -> None:
+        """Become the transformer of a frozen encoder."""
+        same_architecture(self, frozen.architecture)
+        found = getattr(self, "field_shape_in_", frozen.architecture.field_shape)
+        if found != frozen.architecture.field_shape:
+            raise ValueError(
+                f"X has fields of shape {found}, but the weights in {self.weights!r} are for "
+                f"fields of shape {frozen.architecture.field_shape}; resample X to that grid."
+            )
+        self.encoder_ = frozen.encoder.requires_grad_(False)
+        self.architecture_ = frozen.architecture
+        self.scaling_ = frozen.scaling
+        self.history_ = frozen.history
+        self._n_features_out = frozen.architecture.embed_dim
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Summarise fields with the frozen encoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, *field_shape)
+            In mK, of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, embed_dim), float32
+            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim). A row depends on its field
+            alone, not on those beside it.
+        """
+        check_is_fitted(self)
+        check_parameters(self)
+        fields = check_fields(self, X, reset=False)
+        device = resolve_device(self.device)
+        # The fitted encoder stays where it is; a copy of its small weights does the work elsewhere.
+        encoder = self.encoder_
+        if device.type != "cpu":
+            encoder = copy.deepcopy(encoder).to(device)
+        return encode(
+            encoder,
+            fields,
+            scaling=self.scaling_,
+            patch_size=self.architecture_.patch_size,
+            pooling=self.pooling,
+            device=device,
+            autocast=autocast(device, self.precision),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the frozen encoder, its scaling and its history as one safetensors file.
+
+        Parameters
+        ----------
+        path : path
+            Replaced whole or not at all; its folder must exist.
+        """
+        check_is_fitted(self)
+        frozen = FrozenEncoder(self.architecture_, self.scaling_, self.encoder_, self.history_)
+        write_encoder(path, frozen)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Return a fitted transformer from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path : path
+            Becomes the parameter ``weights``, so that a clone loads the same file.
+        **parameters
+            Others, such as ``device`` or ``pooling``.
+
+        Returns
+        -------
+        SKATRTransformer
+        """
+        transformer = cls(weights=os.fspath(path), **parameters)
+        check_parameters(transformer)
+        transformer._adopt(read_encoder(path))
+        transformer.field_shape_in_ = transformer.architecture_.field_shape
+        transformer.n_features_in_ = transformer.field_shape_in_[0]
+        return transformer
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "encoder_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # summaries are float32
+        tags.input_tags.three_d_array = True
+        return tags

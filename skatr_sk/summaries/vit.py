@@ -1,0 +1,283 @@
+"""The vision transformer: patches of a field, position code, encoder and predictor.
+
+Rank-generic: a *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal
+``(n_z,)``, cut into equal patches whose flattened voxels become tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
+
+
+def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
+    """Cut fields into patches.
+
+    Parameters
+    ----------
+    fields : Tensor of shape (n, *field_shape)
+    patch_size : sequence of int
+        One size per axis of the field; each divides its axis.
+
+    Returns
+    -------
+    Tensor of shape (n, n_patches, n_voxels)
+        Patches in C order of the patch grid, each with its voxels in C order.
+
+    Examples
+    --------
+    >>> import torch
+    >>> patchify(torch.arange(8.0).reshape(1, 2, 4), (2, 2))
+    tensor([[[0., 1., 4., 5.],
+             [2., 3., 6., 7.]]])
+    """
+    rank = len(patch_size)
+    split = [s for n, p in zip(fields.shape[1:], patch_size, strict=True) for s in (n // p, p)]
+    grid_axes = [1 + 2 * i for i in range(rank)]
+    voxel_axes = [2 + 2 * i for i in range(rank)]
+    cut = fields.reshape(len(fields), *split).permute(0, *grid_axes, *voxel_axes)
+    return cut.reshape(len(fields), -1, math.prod(patch_size))
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Take the tokens named by ``index`` of each field.
+
+    Parameters
+    ----------
+    tokens : Tensor of shape (n, n_patches, dim) or (n_patches, dim)
+        A table without the first axis is shared by all fields.
+    index : Tensor of int64, shape (n, n_kept)
+
+    Returns
+    -------
+    Tensor of shape (n, n_kept, dim)
+
+    Examples
+    --------
+    >>> import torch
+    >>> gather_tokens(torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[2, 0]]))
+    tensor([[[4., 5.],
+             [0., 1.]]])
+    """
+    if tokens.ndim == 2:
+        return functional.embedding(index, tokens)
+    # One row gather on the flattened table moves whole tokens; torch.gather would need an index
+    # as large as the result.
+    n, n_patches, dim = tokens.shape
+    offsets = torch.arange(n, device=index.device).unsqueeze(1) * n_patches
+    return functional.embedding(index + offsets, tokens.reshape(n * n_patches, dim))
+
+
+class PositionCode(nn.Module):
+    """Sine and cosine code of a patch's place, per axis, with learnable frequencies.
+
+    An axis of ``n`` patches starts with frequencies spaced geometrically from pi / n, which makes
+    the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every place has
+    a code of its own at every grid size. Axes of a single patch get no features.
+
+    Parameters
+    ----------
+    grid_shape : sequence of int
+        Number of patches on each axis.
+    dim : int
+        Features of the code; at least two for each axis of more than one patch.
+
+    References
+    ----------
+    SKATR, arXiv:2410.18899, section 3.1.
+
+    Examples
+    --------
+    >>> PositionCode((7, 7, 9), 48)().shape
+    torch.Size([441, 48])
+    """
+
+    def __init__(self, grid_shape: Sequence[int], dim: int) -> None:
+        super().__init__()
+        coded = [axis for axis, n in enumerate(grid_shape) if n > 1] or [0]
+        n_pairs = dim // 2
+        if n_pairs < len(coded):
+            raise ValueError(
+                f"A position code over {len(coded)} axes needs at least {2 * len(coded)} features, "
+                f"found {dim}; use a larger width."
+            )
+        self.dim = dim
+        grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
+        self.register_buffer("places", grid.reshape(-1, len(grid_shape)), persistent=False)
+        axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
+        self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
+        frequencies = [
+            torch.logspace(
+                math.log10(math.pi / grid_shape[axis]),
+                math.log10(math.pi / 2),
+                int((axis_of_pair == i).sum()),
+            )
+            for i, axis in enumerate(coded)
+        ]
+        self.frequencies = nn.Parameter(torch.cat(frequencies))
+
+    places: Tensor
+    axes: Tensor
+
+    def forward(self) -> Tensor:
+        """Return the code of every patch, of shape (n_patches, dim)."""
+        phase = self.places[:, self.axes] * self.frequencies
+        code = torch.cat([phase.sin(), phase.cos()], dim=1)
+        return functional.pad(code, (0, self.dim - code.shape[1]))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block: attention and MLP, each on a residual branch.
+
+    Parameters
+    ----------
+    dim, n_heads : int
+        Width, and the attention heads that divide it.
+    mlp_ratio : float
+        Hidden width of the MLP over ``dim``.
+    """
+
+    def __init__(self, dim: int, n_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        hidden = max(1, round(dim * mlp_ratio))
+        self.norm_attention = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens of shape (n, n_tokens, dim) to the same shape."""
+        n, n_tokens, dim = tokens.shape
+        qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(n, n_tokens, dim))
+        return tokens + self.mlp(self.norm_mlp(tokens))
+
+
+class Encoder(nn.Module):
+    """Patches to tokens: linear embedding, position code, pre-norm blocks, final norm.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Voxels in a patch.
+    grid_shape : sequence of int
+        Patches on each axis.
+    embed_dim, depth, n_heads, mlp_ratio
+        Width of a token, number of blocks, heads of a block, width of its MLP over ``embed_dim``.
+
+    References
+    ----------
+    SKATR, arXiv:2410.18899, section 3.1 and table 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> encoder = Encoder(8, (3, 3), embed_dim=16, depth=2, n_heads=4, mlp_ratio=2.0)
+    >>> encoder(torch.zeros(5, 9, 8)).shape
+    torch.Size([5, 9, 16])
+    """
+
+    def __init__(
+        self,
+        n_voxels: int,
+        grid_shape: Sequence[int],
+        *,
+        embed_dim: int,
+        depth: int,
+        n_heads: int,
+        mlp_ratio: float,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(n_voxels, embed_dim)
+        self.position = PositionCode(grid_shape, embed_dim)
+        self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+        """Encode patches, or only those that ``index`` names.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (n, n_patches, n_voxels)
+        index : Tensor of int64, shape (n, n_kept), optional
+            Patches are gathered before they are embedded: what is hidden costs nothing.
+
+        Returns
+        -------
+        Tensor of shape (n, n_kept or n_patches, embed_dim)
+        """
+        code = self.position()
+        if index is not None:
+            patches, code = gather_tokens(patches, index), gather_tokens(code, index)
+        return self.norm(self.blocks(self.embed(patches) + code))
+
+
+class Predictor(nn.Module):
+    """Predict the tokens of hidden patches from the tokens of visible ones.
+
+    A learned mask token plus the place of a hidden patch asks for it; a narrow transformer over
+    visible and asked-for tokens answers.
+
+    Parameters
+    ----------
+    embed_dim, target_dim : int
+        Width of the encoder's tokens, and of what is predicted.
+    grid_shape : sequence of int
+        Patches on each axis.
+    predictor_dim, depth, n_heads, mlp_ratio
+        The sizes of its own blocks.
+
+    References
+    ----------
+    I-JEPA, arXiv:2301.08243, section 3; SKATR, arXiv:2410.18899, section 3.2.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        target_dim: int,
+        grid_shape: Sequence[int],
+        *,
+        predictor_dim: int,
+        depth: int,
+        n_heads: int,
+        mlp_ratio: float,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(embed_dim, predictor_dim)
+        self.position = PositionCode(grid_shape, predictor_dim)
+        self.mask_token = nn.Parameter(torch.zeros(predictor_dim))
+        self.blocks = nn.Sequential(
+            *(Block(predictor_dim, n_heads, mlp_ratio) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(predictor_dim)
+        self.out = nn.Linear(predictor_dim, target_dim)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
+        """Predict the tokens at ``target_index``.
+
+        Parameters
+        ----------
+        context : Tensor of shape (n, n_context, embed_dim)
+        context_index, target_index : Tensor of int64, shapes (n, n_context) and (n, n_target)
+
+        Returns
+        -------
+        Tensor of shape (n, n_target, target_dim)
+        """
+        code = self.position()
+        seen = self.embed(context) + gather_tokens(code, context_index)
+        asked = self.mask_token + gather_tokens(code, target_index)
+        tokens = self.blocks(torch.cat([seen, asked.to(seen.dtype)], dim=1))
+        return self.out(self.norm(tokens[:, context.shape[1] :]))

@@ -1,0 +1,95 @@
+"""What every test gets: marks handled, a seeded generator, global state guarded, figures closed."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib, doctests included
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+# The ratios of the benchmarks and the time limits of the suite are stated for two threads.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items):
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if BENCHMARKS in item.path.parents:
+            item.add_marker("benchmark")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+
+
+def _global_state():
+    """Everything that the package promises to leave as it was, comparable with ==."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the legacy generator is the point)
+    state = {
+        "numpy's global generator": (name, keys.tobytes(), *rest),
+        "torch's global generator": torch.get_rng_state().numpy().tobytes(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's deterministic flag": torch.are_deterministic_algorithms_enabled(),
+    }
+    if torch.cuda.is_available():
+        state["torch's CUDA generator"] = torch.cuda.get_rng_state().numpy().tobytes()
+    return state
+
+
+def _restore(state):
+    name, keys, *rest = state["numpy's global generator"]
+    np.random.set_state((name, np.frombuffer(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(_byte_tensor(state["torch's global generator"]))
+    torch.set_default_dtype(state["torch's default dtype"])
+    torch.set_num_threads(state["torch's number of threads"])
+    torch.use_deterministic_algorithms(state["torch's deterministic flag"])
+    if "torch's CUDA generator" in state:
+        torch.cuda.set_rng_state(_byte_tensor(state["torch's CUDA generator"]))
+
+
+def _byte_tensor(data):
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _global_state_is_kept(request):
+    """Fail a test that leaves global state changed; mend it, so that no other test suffers."""
+    before = _global_state()
+    yield
+    after = _global_state()
+    changed = [what for what in before if before[what] != after[what]]
+    if not changed:
+        return
+    _restore(before)
+    if not request.node.get_closest_marker("changes_global_state"):
+        pytest.fail(
+            f"the test changed {', '.join(changed)}. If the test itself draws (it builds a bare "
+            "torch module, say), let it use the fixture `torch_seed` or `rng`; else the package "
+            "does not keep its promise.",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def torch_seed():
+    """Seed torch's global generators for this test alone, for code that draws from them openly."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield 0

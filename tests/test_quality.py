@@ -1,0 +1,127 @@
+"""Lint, format and types; the commands that README and CI share; pins; no path of one machine."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_INSTALL = 'python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ".[{extra}]" && '
+RUN_COMMAND = _INSTALL.format(extra="plots") + ".venv/bin/python examples/plot_quickstart.py"
+TEST_COMMAND = _INSTALL.format(extra="test") + ".venv/bin/python -m pytest"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ruff", "check", "--output-format=concise", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy", "skatr_sk"),
+    ],
+    ids=" ".join,
+)
+def test_tool_finds_nothing(arguments):
+    if importlib.util.find_spec(arguments[0]) is None:
+        pytest.skip(f'{arguments[0]} is not installed; pip install "skatr_sk[test]" brings it')
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(arguments)}:\n{done.stdout}"
+
+
+def _lines(name):
+    return [line.strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("command", [RUN_COMMAND, TEST_COMMAND], ids=["run", "test"])
+def test_readme_shows_the_command(command):
+    assert command in _lines("README.md")
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    lines = [line for line in _lines(".ci/run") if line and not line.startswith("#")]
+    assert lines[-1] == TEST_COMMAND
+
+
+def _project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _direct_requirements():
+    project = _project()
+    extras = project["optional-dependencies"]
+    given = [*project["dependencies"], *extras["plots"], *extras["pandas"], *extras["test"]]
+    own = canonicalize_name(project["name"])
+    requirements = [Requirement(text) for text in given]
+    return [found for found in requirements if canonicalize_name(found.name) != own]
+
+
+def _pins():
+    pins = {}
+    for line in _lines("constraints.txt"):
+        if line and not line.startswith("#"):
+            name, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()
+            pins[canonicalize_name(name)] = version
+    return pins
+
+
+@pytest.mark.parametrize("requirement", _direct_requirements(), ids=str)
+def test_constraints_pin_what_the_project_requires(requirement):
+    version = _pins().get(canonicalize_name(requirement.name))
+    assert version is not None, f"constraints.txt does not pin {requirement.name}"
+    assert requirement.specifier.contains(version), f"{requirement} excludes the pin {version}"
+
+
+def test_torch_is_pinned_without_a_local_label():
+    # "2.13.0+cpu" satisfies the pin, so a machine without a GPU can take the smaller build.
+    assert _pins()["torch"] == "2.13.0"
+
+
+# A path below a home directory or a scratch directory, not the tail of a URL or a relative path.
+MACHINE_PATH = re.compile(
+    r"(?<![\w./:)}-])(?:/(?:home|Users|root|work|tmp|mnt|scratch|opt)/[\w.-]|[A-Z]:\\Users\\)"
+)
+
+
+def _repository_files():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def _text(path):
+    data = path.read_bytes()
+    return "" if b"\0" in data else data.decode("utf-8", errors="replace")
+
+
+def test_no_file_holds_a_path_of_one_machine():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in _repository_files()
+        for number, line in enumerate(_text(path).splitlines(), start=1)
+        if MACHINE_PATH.search(line)
+    ]
+    assert not found, "absolute paths of one machine:\n" + "\n".join(found)
+
+
+def test_the_search_for_machine_paths_sees_one():
+    assert MACHINE_PATH.search("see " + "/".join(["", "home", "someone", "data.h5"]))
+    assert not MACHINE_PATH.search("https://example.org" + "/".join(["", "home", "page"]))

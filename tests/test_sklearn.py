@@ -1,0 +1,33 @@
+"""scikit-learn's own estimator checks, on small estimators that train for a moment."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skatr_sk import LightconeRegressor, SKATRTransformer
+
+
+def small_transformer():
+    return SKATRTransformer(
+        embed_dim=8,
+        depth=1,
+        n_heads=2,
+        predictor_dim=8,
+        predictor_depth=1,
+        max_epochs=2,
+        batch_size=32,
+        device="cpu",
+    )
+
+
+def small_regressor():
+    return LightconeRegressor(
+        hidden_dims=(16,), max_epochs=60, learning_rate=1e-2, patience=None, device="cpu"
+    )
+
+
+# Some of scikit-learn's checks draw from numpy's global generator themselves; that ours do not is
+# tested in test_contract.py.
+@pytest.mark.changes_global_state
+@parametrize_with_checks([small_transformer(), small_regressor()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
