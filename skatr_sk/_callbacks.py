@@ -58,7 +58,8 @@ class Schedule(Callback):
     Parameters
     ----------
     share : callable
-        Share of the peak learning rate at a progress in (0, 1].
+        Share of the peak learning rate at a progress in (0, 1). A step counts at its middle, so
+        that no step is lost to a rate of zero at either end, not even that of a run of one.
     """
 
     def __init__(self, share: Callable[[float], float]) -> None:
@@ -73,7 +74,7 @@ class Schedule(Callback):
         if training:
             # Counted from the history, so that a resumed run goes on where it was.
             done = (len(net.history) - 1) * self.n_batches_ + len(net.history[-1, "batches"])
-            rate = net.lr * self.share(done / (net.max_epochs * self.n_batches_))
+            rate = net.lr * self.share((done - 0.5) / (net.max_epochs * self.n_batches_))
             for group in net.optimizer_.param_groups:
                 group["lr"] = rate
 
@@ -189,10 +190,10 @@ class Checkpoint(Callback):
                 tensors = {key: stream.get_tensor(key) for key in stream.keys()}
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise ValueError(f"{self.path} is no readable checkpoint: {error}. {advice}") from error
-        if header["run"] != self.run or header["format"] != _CHECKPOINT_FORMAT:
+        if header.get("run") != self.run or header.get("format") != _CHECKPOINT_FORMAT:
             raise ValueError(
-                f"{self.path} belongs to another run: found {header['run']}, expected {self.run}. "
-                + advice
+                f"{self.path} belongs to another run: found {header.get('run')}, expected "
+                f"{self.run}. {advice}"
             )
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
@@ -206,7 +207,8 @@ class Checkpoint(Callback):
             state["state"].setdefault(int(index), {})[name] = value
         net.optimizer_.load_state_dict(state)
         for name, generator in self._generators(net).items():
-            generator.set_state(tensors[f"generator.{name}"])
+            if f"generator.{name}" in tensors:  # a run may go on on another device
+                generator.set_state(tensors[f"generator.{name}"])
         net.history.extend(header["history"])
         net.stop_ = header["stopped"]
         stopper = self._stopper(net)

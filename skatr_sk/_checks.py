@@ -18,6 +18,7 @@ __all__ = [
     "check_bounds",
     "check_fields",
     "check_finite_rows",
+    "check_numbers",
     "nearest_divisors",
     "spell",
     "unchanged_on_error",
@@ -25,6 +26,17 @@ __all__ = [
 
 _FLOATS = (np.float32, np.float64, np.float16)
 _MAX_RANK = 3
+# What other libraries call some of our options.
+_ALIASES = {
+    "average": "mean",
+    "avg": "mean",
+    "bfloat16": "bf16",
+    "gpu": "cuda",
+    "huber": "smooth_l1",
+    "mae": "l1",
+    "mse": "l2",
+    "nll": "gaussian",
+}
 
 
 class InvalidParameterError(ValueError, TypeError):
@@ -106,7 +118,10 @@ def spell(found: object, options: Iterable[str]) -> str:
     >>> spell("smoothl1", ["l1", "l2", "smooth_l1"])
     "did you mean 'smooth_l1'?"
     """
-    near = difflib.get_close_matches(str(found).lower(), list(options), n=1, cutoff=0.5)
+    options, lower = list(options), str(found).lower()
+    near = difflib.get_close_matches(lower, options, n=1, cutoff=0.5)
+    if _ALIASES.get(lower) in options:
+        near = [_ALIASES[lower]]
     return f"did you mean {near[0]!r}?" if near else ""
 
 
@@ -166,6 +181,46 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
         )
 
 
+def check_numbers(values: Any, name: str) -> Any:
+    """Return an array-like with a shape; raise where it cannot hold real numbers.
+
+    Parameters
+    ----------
+    values : array-like
+        What has a shape (an array, a DataFrame, a memory map) comes back as it is.
+    name : str
+        How the message calls it.
+
+    Examples
+    --------
+    >>> check_numbers(["1", "2"], "y")
+    Traceback (most recent call last):
+    ...
+    TypeError: y has dtype <U1; expected real numbers. Convert it first, for ...
+    """
+    if not hasattr(values, "shape"):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} is not one array of numbers ({error}). Its rows must have equal shapes: "
+                "stack them with numpy.stack."
+            ) from error
+    dtype = getattr(values, "dtype", None)
+    kind = getattr(dtype, "kind", "")
+    if kind == "c":
+        raise ValueError(
+            f"Complex data not supported: {name} has dtype {dtype}; expected real numbers. "
+            f"Take {name}.real if the imaginary part is zero."
+        )
+    if kind in ("U", "S", "M", "m", "V"):
+        raise TypeError(
+            f"{name} has dtype {dtype}; expected real numbers. Convert it first, for instance "
+            f"with numpy.asarray({name}, dtype=float)."
+        )
+    return values
+
+
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> np.ndarray:
     """Check light cones, maps or signals, and remember or compare the field's shape.
 
@@ -185,8 +240,7 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
     -------
     ndarray of shape (n, *field_shape)
     """
-    if not hasattr(X, "shape"):
-        X = np.asarray(X)
+    X = check_numbers(X, "X")
     shape = tuple(X.shape)
     fitted = None if reset else getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
@@ -198,7 +252,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
                 f"(n, {', '.join(str(n) for n in fitted)}). Resample the fields to that grid, "
                 "or fit again on the new one."
             )
-    if len(shape) > 2 and getattr(X, "dtype", np.dtype(float)).kind == "O":
+    kind = getattr(getattr(X, "dtype", None), "kind", "")
+    if kind == "O" and len(shape) not in (0, 2):
         raise TypeError(
             f"X has dtype object and shape {shape}; light cones must be one array of numbers: "
             "stack fields of equal shape with numpy.stack."

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from sklearn.utils import check_random_state
 from skorch import NeuralNet
 from skorch.helper import predefined_split
 from torch import Tensor
 
 from skatr_sk._callbacks import EarlyStopping, Schedule, StopTraining
-from skatr_sk._checks import Problems
+from skatr_sk._checks import Problems, spell
 from skatr_sk._rows import Batches, Rows
 
 __all__ = [
@@ -46,11 +47,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wrong = f"expected {DEVICE_HINT}, found {device!r}"
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(f"expected {DEVICE_HINT}, found {device!r} ({error})") from error
+    except (RuntimeError, TypeError) as error:
+        hint = spell(device, ("auto", "cpu", "cuda"))
+        raise ValueError(wrong + (f"; {hint}" if hint else "")) from error
+    try:
+        # The values must come back: the device "meta" takes them and has none.
+        torch.zeros(1, device=resolved).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{wrong} ({reason})") from error
     return resolved
 
 
@@ -62,15 +70,22 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def check_training(problems: Problems, estimator: Any) -> None:
     """Note what is wrong with the parameters that every trained estimator has."""
-    problems.integer("max_epochs", estimator.max_epochs, 1)
+    problems.integer("max_epochs", estimator.max_epochs, 0)
     problems.integer("batch_size", estimator.batch_size, 1)
     problems.real("learning_rate", estimator.learning_rate, "(0, inf)")
     problems.real("weight_decay", estimator.weight_decay, "[0, inf)")
     problems.real("validation_fraction", estimator.validation_fraction, "[0, 1)")
     problems.integer("patience", estimator.patience, 1, optional=True)
     problems.choice("precision", estimator.precision, PRECISIONS)
-    problems.integer("verbose", int(estimator.verbose), 0)
-    if not isinstance(estimator.callbacks, Sequence | None):
+    # A flag counts as a level of 0 or 1.
+    verbose = estimator.verbose
+    problems.integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+    try:
+        check_random_state(estimator.random_state)
+    except ValueError:
+        expected = "an int in [0, 2**32), a numpy RandomState or None"
+        problems.add("random_state", expected, estimator.random_state)
+    if isinstance(estimator.callbacks, str) or not isinstance(estimator.callbacks, Sequence | None):
         problems.add("callbacks", "a list of skorch callbacks or None", estimator.callbacks)
     try:
         resolve_device(estimator.device)

@@ -202,12 +202,7 @@ class ParameterScorer:
     Parameters
     ----------
     names : sequence of str
-        Names of the parameters, in the order of the columns of ``y``.
-
-    Attributes
-    ----------
-    names : tuple of str
-        The same names.
+        Names of the parameters, in the order of the columns of ``y``; stored as a tuple.
 
     Raises
     ------
@@ -254,10 +249,8 @@ class ParameterScorer:
         r2 = r2_per_parameter(true, pred)
         mare = np.asarray(mean_absolute_relative_error(true, pred, multioutput="raw_values"))
         scores = {"r2": float(r2.mean()), "neg_mean_absolute_relative_error": -float(mare.mean())}
-        scores |= {f"r2_{name}": float(value) for name, value in zip(self.names, r2, strict=True)}
-        scores |= {
-            f"mare_{name}": float(value) for name, value in zip(self.names, mare, strict=True)
-        }
+        for name, gain, error in zip(self.names, r2, mare, strict=True):
+            scores |= {f"r2_{name}": float(gain), f"mare_{name}": float(error)}
         return scores
 
     def __repr__(self) -> str:

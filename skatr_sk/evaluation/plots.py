@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["RecoveryDisplay"]
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,6 @@ _LABELS = {
     "log10_T_vir": (r"$\log_{10} T_\mathrm{vir}$", "K"),
     "zeta": (r"$\zeta$", ""),
 }
-_KINDS = ("auto", "scatter", "density")
 _MANY_POINTS = 2000
 _STYLES: dict[str, dict[str, Any]] = {
     "scatter": {"color": "tab:blue", "s": 14, "alpha": 0.6, "linewidth": 0},
@@ -73,9 +73,7 @@ class RecoveryDisplay:
     --------
     >>> from skatr_sk.evaluation import RecoveryDisplay
     >>> y_true, y_pred = [[0.2, 10], [0.3, 80], [0.4, 90]], [[0.2, 12], [0.3, 70], [0.3, 99]]
-    >>> display = RecoveryDisplay.from_predictions(
-    ...     y_true, y_pred, parameter_names=["Omega_m", "zeta"]
-    ... )
+    >>> display = RecoveryDisplay.from_predictions(y_true, y_pred, bounds=[[0.1, 0.5], [5, 250]])
     >>> display.axes_.shape
     (2, 2)
     """
@@ -133,7 +131,7 @@ class RecoveryDisplay:
             When data, names, units, bounds, axes or options do not fit each other.
         """
         plt = _import_pyplot(f"{type(self).__name__}.plot")
-        metrics._check_choice("kind", kind, _KINDS)
+        metrics._check_choice("kind", kind, ("auto", "scatter", "density"))
         styles = _styles(scatter_kwargs, density_kwargs, errorbar_kwargs, line_kwargs)
         true, pred = metrics._check_targets(self.y_true, self.y_pred)
         std = None if self.y_std is None else metrics._check_targets(true, self.y_std, "y_std")[1]
@@ -285,10 +283,9 @@ def _check_bounds(bounds: ArrayLike | None, n_parameters: int) -> NDArray[np.flo
 
 def _check_axes(ax: Any, n_parameters: int) -> NDArray[np.object_]:
     axes = np.asarray(ax, dtype=object)
-    if axes.shape == (2,) and n_parameters == 1:
-        axes = axes[:, np.newaxis]
+    axes = axes[:, np.newaxis] if axes.shape == (2,) and n_parameters == 1 else axes
     if axes.shape != (2, n_parameters) or not all(hasattr(each, "hexbin") for each in axes.flat):
-        found = f"an array of shape {axes.shape}" if axes.ndim else f"a single {type(ax).__name__}"
+        found = f"an array of shape {axes.shape}" if axes.ndim else repr(ax)
         raise ValueError(
             f"ax is {found}, expected Axes of shape (2, {n_parameters}), recovery above residual; "
             f"make them with plt.subplots(2, {n_parameters}), or leave ax out."
@@ -316,21 +313,17 @@ def _labels(
     names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
 ) -> list[tuple[str, str]]:
     """Symbol and unit of each parameter, ready to draw."""
-    names = metrics._check_names(
-        "parameter_names",
-        [f"parameter {i}" for i in range(n_parameters)] if names is None else names,
-    )
+    names = [f"parameter {i}" for i in range(n_parameters)] if names is None else names
+    names = metrics._check_names("parameter_names", names)
     known = [_LABELS.get(name.replace(" ", "_"), (name, "")) for name in names]
     units = [unit for _, unit in known] if units is None else list(units)
     for what, found in (("parameter_names", names), ("parameter_units", units)):
-        if len(found) != n_parameters:
-            raise ValueError(f"{what} is {list(found)}, expected one for each of {n_parameters}.")
+        if len(found) != n_parameters or not all(isinstance(each, str) for each in found):
+            raise ValueError(f"{what} is {list(found)}, expected {n_parameters} strings.")
     # The logarithm is part of the symbol already.
-    plain = [unit[6:-1] if unit.startswith("log10(") else unit for unit in units]
-    return [
-        (symbol, unit.replace("Msun", r"M$_\odot$"))
-        for (symbol, _), unit in zip(known, plain, strict=True)
-    ]
+    units = [re.sub(r"^log10\((.*)\)$", r"\1", unit) for unit in units]
+    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
+    return [(symbol, unit) for (symbol, _), unit in zip(known, units, strict=True)]
 
 
 def _styles(*given: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -339,7 +332,7 @@ def _styles(*given: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     for (name, defaults), user in zip(_STYLES.items(), given, strict=True):
         replaced = {_ALIASES.get(key, key) for key in user or {}}
         kept = {key: value for key, value in defaults.items() if key not in replaced}
-        styles[name] = {**kept, **(user or {})}
+        styles[name] = kept | dict(user or {})
     return styles
 
 

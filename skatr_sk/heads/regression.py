@@ -13,7 +13,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._callbacks import CallbackSupportMixin, Progress, SklearnProgress, with_callbacks
-from skatr_sk._checks import Problems, check_bounds, check_finite_rows, unchanged_on_error
+from skatr_sk._checks import (
+    Problems,
+    check_bounds,
+    check_finite_rows,
+    check_numbers,
+    unchanged_on_error,
+)
 from skatr_sk._net import check_training, resolve_device, seeded, train
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
@@ -154,6 +160,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         self._check_parameters(None)
+        X, y = _check_pair(X, y)
         checked: np.ndarray
         checked, y = validate_data(
             self,
@@ -240,6 +247,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
             raise ValueError(
                 f"return_std=True needs a head fitted with loss='gaussian', found {self.loss!r}."
             )
+        X = check_numbers(X, "X")
         checked: np.ndarray = validate_data(
             self, X, reset=False, dtype=(np.float64, np.float32), ensure_all_finite=False
         )
@@ -247,7 +255,10 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         summaries = torch.from_numpy((checked - self.summary_mean_) / self.summary_scale_)
         with torch.inference_mode():
             unit, log_sigma = self.head_(summaries.double())
-        mean = self._shaped(self.scaling_.from_unit(unit.numpy()))
+        values = self.scaling_.from_unit(unit.numpy())
+        if self.head_.bounded:  # against the last digit's rounding
+            values = np.clip(values, self.scaling_.low, self.scaling_.high)
+        mean = self._shaped(values)
         if not return_std:
             return mean
         return mean, self._shaped(log_sigma.exp().numpy() * self.scaling_.width)
@@ -259,11 +270,12 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         """Check the constructor's parameters; return the bounds as an array, or None."""
         problems = Problems(type(self).__name__)
         check_training(problems, self)
-        if not isinstance(self.hidden_dims, Sequence):
-            problems.add("hidden_dims", "a tuple of integers >= 1", self.hidden_dims)
-        else:
+        widths = Problems("")
+        if isinstance(self.hidden_dims, Sequence):
             for width in self.hidden_dims:
-                problems.integer("hidden_dims", width, 1)
+                widths.integer("", width, 1)
+        if widths.messages or not isinstance(self.hidden_dims, Sequence):
+            problems.add("hidden_dims", "a tuple of integers >= 1", self.hidden_dims)
         problems.choice("loss", self.loss, LOSSES)
         problems.real("dropout", self.dropout, "[0, 1)")
         bounds = check_bounds(problems, "target_bounds", self.target_bounds, n_parameters)
@@ -281,6 +293,21 @@ def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # What is within the rounding of the type is no variation, and must not be blown up to one.
     constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
     return mean, np.where(constant, 1.0, scale)
+
+
+def _check_pair(X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
+    """Check what scikit-learn's own checks say without the rows or the mend."""
+    X = check_numbers(X, "X")
+    if y is None or 0 in np.shape(X):
+        return X, y  # scikit-learn says it well
+    y = check_numbers(y, "y")
+    if np.ndim(X) and np.ndim(y) and len(y) != np.shape(X)[0]:
+        raise ValueError(
+            f"y has {len(y)} rows, but X has {np.shape(X)[0]}: expected one row of parameters for "
+            "each row of X, in the same order."
+        )
+    check_finite_rows(np.asarray(y), "y", "values")
+    return X, y
 
 
 def _check_inside(targets: np.ndarray, bounds: np.ndarray) -> None:

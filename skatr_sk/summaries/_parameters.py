@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +16,14 @@ from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["MASKS", "check_parameters", "resolve_masks", "resolve_patch_size", "same_architecture"]
+__all__ = [
+    "MASKS",
+    "check_parameters",
+    "check_widths",
+    "resolve_masks",
+    "resolve_patch_size",
+    "same_architecture",
+]
 
 MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 OBJECTIVES = ("jepa", "reconstruction")
@@ -34,7 +43,8 @@ def check_parameters(estimator: Any) -> None:
         problems.integer(name, getattr(estimator, name), 1)
     problems.integer("predictor_depth", estimator.predictor_depth, 0)
     dim, heads = estimator.embed_dim, estimator.n_heads
-    if isinstance(dim, int) and isinstance(heads, int) and heads > 0 and dim % heads:
+    integers = all(isinstance(v, numbers.Integral) and v is not True for v in (dim, heads))
+    if integers and dim > 0 and heads > 0 and dim % heads:
         mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
         problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
     problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")
@@ -50,6 +60,10 @@ def check_parameters(estimator: Any) -> None:
     _check_patch(problems, estimator.patch_size)
     if estimator.brightness_range is not None:
         _check_range(problems, estimator.brightness_range)
+    for name in ("weights", "checkpoint_dir"):
+        path = getattr(estimator, name)
+        if not isinstance(path, str | os.PathLike | None):
+            problems.add(name, "a path or None", path)
     if estimator.checkpoint_dir is not None and not isinstance(
         estimator.random_state, numbers.Integral
     ):
@@ -69,8 +83,8 @@ def _check_masks(problems: Problems, masks: Any) -> None:
 
 
 def _check_decay(problems: Problems, decay: Any) -> None:
-    ends = decay if isinstance(decay, Sequence) else (decay, decay)
-    if len(ends) != 2:
+    ends = decay if isinstance(decay, Sequence) else (decay,)
+    if isinstance(decay, str) or (isinstance(decay, Sequence) and len(ends) != 2):
         problems.add("ema_decay", "a number or a pair (start, end)", decay)
         return
     for end in ends:
@@ -81,16 +95,19 @@ def _check_patch(problems: Problems, patch: Any) -> None:
     if isinstance(patch, str):
         problems.choice("patch_size", patch, ("auto",))
         return
+    sizes = Problems("")
     for size in patch if isinstance(patch, Sequence) else (patch,):
-        problems.integer("patch_size", size, 1)
+        sizes.integer("", size, 1)
+    if sizes.messages:
+        expected = "'auto', an integer >= 1 or a tuple of one for each axis of the field"
+        problems.add("patch_size", expected, patch)
 
 
 def _check_range(problems: Problems, bounds: Any) -> None:
-    expected = "None or (low, high) in mK with low < high"
-    if not (isinstance(bounds, Sequence) and len(bounds) == 2):
-        problems.add("brightness_range", expected, bounds)
-    elif not all(isinstance(b, numbers.Real) for b in bounds) or not bounds[0] < bounds[1]:
-        problems.add("brightness_range", expected, bounds)
+    valid = isinstance(bounds, Sequence) and len(bounds) == 2
+    valid = valid and all(isinstance(b, numbers.Real) and math.isfinite(b) for b in bounds)
+    if not (valid and bounds[0] < bounds[1]):
+        problems.add("brightness_range", "None or finite (low, high) in mK, low < high", bounds)
 
 
 def resolve_masks(masks: str | BlockMask | Sequence[BlockMask]) -> tuple[BlockMask, ...]:
@@ -122,7 +139,8 @@ def resolve_patch_size(
     if isinstance(patch, str):
         sizes = auto_patch_size(shape)
     else:
-        sizes = (patch,) * len(shape) if isinstance(patch, int) else tuple(patch)
+        given = patch if isinstance(patch, Sequence) else (patch,) * len(shape)
+        sizes = tuple(int(size) for size in given)
     if len(sizes) != len(shape):
         raise ValueError(
             f"patch_size {sizes} has {len(sizes)} sizes, but fields of shape {shape} have "
@@ -144,6 +162,17 @@ def resolve_patch_size(
             "predict. Use smaller patches, or fields of at least 2 cells."
         )
     return sizes
+
+
+def check_widths(estimator: Any, grid_shape: Sequence[int]) -> None:
+    """Check that tokens are wide enough to tell the places of a grid of patches apart."""
+    problems = Problems(type(estimator).__name__)
+    fewest = 2 * sum(n > 1 for n in grid_shape)
+    for name in ("embed_dim", "predictor_dim"):
+        if getattr(estimator, name) < fewest:
+            expected = f"at least {fewest}, two features for each axis of the {grid_shape} patches"
+            problems.add(name, expected, getattr(estimator, name))
+    problems.raise_if_any()
 
 
 def same_architecture(estimator: Any, found: Architecture) -> None:

@@ -21,7 +21,8 @@ class BlockMask:
     n_blocks : int
         Blocks in the union.
     scale : (float, float)
-        Range of the share of the sky (of a 1-D signal: of its axis) that one block covers.
+        Range of the share of the sky that one block covers; of the line of sight where there is
+        no sky, or a single patch of it.
     aspect : (float, float)
         Range of a block's width over its height, relative to the sky's.
     depth : (float, float)
@@ -128,6 +129,9 @@ def sample_masks(
     >>> context.shape[1] + target.shape[1]
     147
     """
+    if math.prod(grid_shape[:-1]) == 1:
+        # Without a sky to hide there is the line of sight: a cone of one column is a signal.
+        grid_shape = grid_shape[-1:]
     rank = len(grid_shape)
     sides = _block_sides(n, grid_shape, mask, generator)
     size = torch.tensor(grid_shape, dtype=torch.float32)

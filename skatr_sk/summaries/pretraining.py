@@ -20,7 +20,7 @@ from skatr_sk._net import autocast, resolve_device, seeded, train
 from skatr_sk._rank import effective_rank
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
-from skatr_sk.summaries._parameters import resolve_masks, resolve_patch_size
+from skatr_sk.summaries._parameters import check_widths, resolve_masks, resolve_patch_size
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
 from skatr_sk.summaries.masking import BlockMask, sample_masks
@@ -195,11 +195,13 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
     architecture = Architecture(
         field_shape=tuple(fields.shape[1:]),
         patch_size=resolve_patch_size(transformer.patch_size, fields.shape[1:]),
-        embed_dim=transformer.embed_dim,
-        depth=transformer.depth,
-        n_heads=transformer.n_heads,
-        mlp_ratio=transformer.mlp_ratio,
+        # Plain numbers: a search hands in numpy's, which JSON does not know.
+        embed_dim=int(transformer.embed_dim),
+        depth=int(transformer.depth),
+        n_heads=int(transformer.n_heads),
+        mlp_ratio=float(transformer.mlp_ratio),
     )
+    check_widths(transformer, architecture.grid_shape)
     seed = check_random_state(transformer.random_state).randint(2**31 - 1)
     train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, seed)
     if transformer.brightness_range is None:
@@ -254,7 +256,8 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
             callbacks=callbacks,
             user_callbacks=transformer.callbacks,
         )
-    _warn_collapse(history, len(watched))
+    if history:
+        _warn_collapse(history[-1], len(watched))
     return FrozenEncoder(architecture, scaling, encoder, history)
 
 
@@ -287,9 +290,8 @@ def _run_identity(transformer: Any, fields: np.ndarray, seed: int) -> str:
     return json.dumps(settings, default=repr, sort_keys=True)
 
 
-def _warn_collapse(history: list[dict[str, Any]], n_watched: int) -> None:
+def _warn_collapse(last: dict[str, Any], n_watched: int) -> None:
     """Warn when the summaries end on a handful of directions."""
-    last = history[-1]
     rank, at_init = last["effective_rank"], last["effective_rank_at_init"]
     # The rank of a few fields is small whatever the encoder: nothing can be said.
     if n_watched >= _FEWEST_RANKED and rank < _HANDFUL and rank < at_init / 2:

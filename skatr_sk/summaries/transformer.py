@@ -67,7 +67,8 @@ class SKATRTransformer(
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
     max_epochs : int, default=100
-        Passes over the training fields.
+        Passes over the training fields. 0 keeps the random initial weights: the baseline that
+        every pre-training must beat.
     batch_size : int, default=64
         Fields in a step.
     learning_rate, weight_decay : float, default=1e-3 and 1e-3

@@ -144,7 +144,14 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         history = list(header["history"])
         with torch.random.fork_rng(devices=[]):
             encoder = architecture.build()
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"{source} has a header that cannot be used: {error}.") from error
     _check_tensors(source, encoder, tensors)
     encoder.load_state_dict(tensors)

@@ -1,0 +1,213 @@
+"""Patches, position code, encoder and predictor."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from skatr_sk.summaries.jepa import JEPA, JEPALoss
+from skatr_sk.summaries.masking import BlockMask, sample_masks
+from skatr_sk.summaries.vit import Encoder, PositionCode, Predictor, gather_tokens, patchify
+
+SIZES = dict(embed_dim=12, depth=2, n_heads=3, mlp_ratio=2.0)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def permutations(n, length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(length, generator=generator) for _ in range(n)])
+
+
+@pytest.mark.parametrize(
+    ("field_shape", "patch_size"),
+    [((12,), (3,)), ((4, 6), (2, 3)), ((4, 6, 10), (2, 3, 5)), ((3, 2, 4), (1, 2, 4))],
+)
+def test_patchify_equals_an_explicit_loop(field_shape, patch_size):
+    fields = torch.arange(2.0 * math.prod(field_shape)).reshape(2, *field_shape)
+    grid = [n // p for n, p in zip(field_shape, patch_size, strict=True)]
+    expected = []
+    for field in fields:
+        patches = []
+        for place in itertools.product(*map(range, grid)):
+            voxels = []
+            for offset in itertools.product(*map(range, patch_size)):
+                cell = tuple(
+                    i * p + o for i, p, o in zip(place, patch_size, offset, strict=True)
+                )
+                voxels.append(field[cell].item())
+            patches.append(voxels)
+        expected.append(patches)
+    assert patchify(fields, patch_size).tolist() == expected
+
+
+def test_gather_tokens_equals_torch_gather():
+    tokens, index = draw(3, 7, 5), permutations(3, 7)[:, :4]
+    expected = tokens.gather(1, index[..., None].expand(-1, -1, 5))
+    assert torch.equal(gather_tokens(tokens, index), expected)
+
+
+def test_gather_tokens_shares_a_table():
+    table, index = draw(7, 5), permutations(3, 7)[:, :4]
+    expected = table.expand(3, -1, -1).gather(1, index[..., None].expand(-1, -1, 5))
+    assert torch.equal(gather_tokens(table, index), expected)
+
+
+def test_gather_tokens_sends_gradients_to_the_gathered_alone():
+    tokens = draw(2, 4, 3).requires_grad_()
+    gather_tokens(tokens, torch.tensor([[3, 0], [1, 2]])).sum().backward()
+    assert tokens.grad[..., 0].tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+
+
+GRIDS = [
+    (2,),
+    (3,),
+    (512,),
+    (2, 2),
+    (7, 7),
+    (13, 11),
+    (1, 9),
+    (7, 7, 10),
+    (7, 7, 47),
+    (28, 28, 47),
+    (5, 7, 11),
+    (1, 1, 8),
+    (4, 1, 6),
+    (2, 3, 1),
+]
+
+
+@pytest.mark.parametrize("dim", [48, 144])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_every_place_has_a_code_of_its_own(grid, dim):
+    code = PositionCode(grid, dim)().detach()
+    assert code.shape == (math.prod(grid), dim)
+    # Distinct by far more than rounding: equal after rounding to 1e-3 would be no code.
+    assert len((code * 1e3).round().unique(dim=0)) == len(code)
+
+
+@pytest.mark.parametrize("dim", [48, 144])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_neighbours_differ_by_a_sensible_amount(grid, dim):
+    code = PositionCode(grid, dim)().detach().reshape(*grid, dim)
+    for axis, n in enumerate(grid):
+        if n == 1:
+            continue
+        step = (code.narrow(axis, 1, n - 1) - code.narrow(axis, 0, n - 1)).norm(dim=-1)
+        # A quarter turn of a unit vector moves it by sqrt(2); the whole code has norm sqrt(dim/2),
+        # so that no step can exceed sqrt(2 dim).
+        assert step.min() > 1.41
+        assert step.max() < math.sqrt(2 * dim)
+        # The code is that of a torus-free grid: one step looks alike everywhere on it.
+        assert torch.allclose(step, step.mean(), rtol=1e-3)
+
+
+def test_no_feature_is_wasted():
+    code = PositionCode((7, 7, 10), 48)().detach()
+    assert (code.std(dim=0) > 0.1).all()
+
+
+def test_an_odd_width_keeps_its_width():
+    assert PositionCode((5,), 7)().shape == (5, 7)
+
+
+def test_a_width_too_small_for_the_axes_is_refused():
+    with pytest.raises(ValueError, match="at least 6 features, found 4; use a larger width"):
+        PositionCode((4, 4, 4), 4)
+
+
+def test_frequencies_are_learnable_and_places_are_not():
+    code = PositionCode((7, 7, 10), 48)
+    assert [name for name, _ in code.named_parameters()] == ["frequencies"]
+    code().square().mul(torch.arange(48)).sum().backward()
+    # Place (0, ..., 0) has phase zero and no gradient; every frequency has other places.
+    assert (code.frequencies.grad != 0).all()
+
+
+def test_encoder_embeds_only_what_it_gathers(torch_seed):
+    encoder = Encoder(4, (3, 5), **SIZES | {"depth": 0})
+    patches, index = draw(2, 15, 4), permutations(2, 15)[:, :6]
+    whole = encoder(patches)
+    expected = whole.gather(1, index[..., None].expand(-1, -1, 12))
+    torch.testing.assert_close(encoder(patches, index), expected)
+    seen = []
+    encoder.embed.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].shape))
+    encoder(patches, index)
+    assert seen == [(2, 6, 4)]
+
+
+def test_encoder_does_not_see_what_is_hidden(torch_seed):
+    encoder = Encoder(4, (3, 5), **SIZES)
+    patches, index = draw(2, 15, 4), permutations(2, 15)
+    context, hidden = index[:, :6], index[:, 6:]
+    changed = patches.scatter(1, hidden[..., None].expand(-1, -1, 4), 100.0)
+    assert not torch.equal(changed, patches)
+    assert torch.equal(encoder(changed, context), encoder(patches, context))
+
+
+def test_tokens_follow_patches_that_move_with_their_places(torch_seed):
+    encoder = Encoder(4, (3, 5), **SIZES)
+    patches, order = draw(2, 15, 4), permutations(2, 15)
+    expected = encoder(patches).gather(1, order[..., None].expand(-1, -1, 12))
+    torch.testing.assert_close(encoder(patches, order), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_order_matters_through_the_position_code_alone(torch_seed, monkeypatch):
+    encoder = Encoder(4, (3, 5), **SIZES)
+    patches = draw(2, 15, 4)
+    shuffled = gather_tokens(patches, permutations(2, 15))
+
+    def change():
+        before, after = encoder(patches).mean(dim=1), encoder(shuffled).mean(dim=1)
+        return (after - before).abs().max().item()
+
+    assert change() > 1e-2
+    monkeypatch.setattr(PositionCode, "forward", lambda self: torch.zeros(15, self.dim))
+    assert change() < 1e-5
+
+
+@pytest.mark.parametrize("grid", [(9,), (4, 4), (3, 3, 4)], ids=str)
+def test_gradients_reach_every_trainable_parameter(grid, torch_seed):
+    encoder = Encoder(5, grid, **SIZES)
+    predictor = Predictor(
+        12, 12, grid, predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0
+    )
+    jepa = JEPA(encoder, predictor)
+    generator = torch.Generator().manual_seed(0)
+    masks = [sample_masks(4, grid, BlockMask(2, (0.3, 0.5)), generator=generator)]
+    JEPALoss("l1")(jepa(draw(4, math.prod(grid), 5), masks)).backward()
+    without = [
+        name
+        for part in (jepa.context_encoder, jepa.predictor)
+        for name, p in part.named_parameters()
+        if p.grad is None or not (p.grad != 0).any()
+    ]
+    assert without == []
+    assert all(p.grad is None for p in jepa.target_encoder.parameters())
+
+
+def test_predictor_keeps_unequal_sizes_apart(torch_seed):
+    # No two of: fields, context, targets, widths, patches.
+    predictor = Predictor(
+        12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=1.5
+    )
+    index = permutations(3, 20)
+    predicted = predictor(draw(3, 6, 12), index[:, :6], index[:, 6:17])
+    assert predicted.shape == (3, 11, 7)
+
+
+def test_predictions_differ_by_place_and_depend_on_the_context(torch_seed):
+    predictor = Predictor(
+        12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=2.0
+    )
+    index, context = permutations(3, 20), draw(3, 6, 12)
+    predicted = predictor(context, index[:, :6], index[:, 6:])
+    assert predicted.std(dim=1).min() > 1e-3
+    other = predictor(context + draw(3, 6, 12, seed=1), index[:, :6], index[:, 6:])
+    assert not torch.allclose(other, predicted, atol=1e-3)
+    # Targets asked for in another order answer in that order.
+    turned = predictor(context, index[:, :6], index[:, 6:].flip(1))
+    torch.testing.assert_close(turned.flip(1), predicted, rtol=1e-4, atol=1e-5)
