@@ -54,12 +54,12 @@ class Problems:
     Examples
     --------
     >>> problems = Problems("LightconeRegressor")
-    >>> problems.choice("loss", "l3", ["l1", "l2", "gaussian"])
+    >>> problems.choice("loss", "gausian", ["l1", "l2", "gaussian"])
     >>> problems.raise_if_any()
     Traceback (most recent call last):
     ...
     skatr_sk._checks.InvalidParameterError: LightconeRegressor has 1 invalid parameter:
-    - loss: expected one of 'l1', 'l2', 'gaussian', found 'l3'; did you mean 'l1'?
+    - loss: expected one of 'l1', 'l2', 'gaussian', found 'gausian'; did you mean 'gaussian'?
     """
 
     def __init__(self, owner: str) -> None:

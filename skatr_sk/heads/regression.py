@@ -301,9 +301,10 @@ def _check_pair(X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
     if y is None or 0 in np.shape(X):
         return X, y  # scikit-learn says it well
     y = check_numbers(y, "y")
-    if np.ndim(X) and np.ndim(y) and len(y) != np.shape(X)[0]:
+    n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
+    if n_rows and n_targets and n_rows != n_targets:
         raise ValueError(
-            f"y has {len(y)} rows, but X has {np.shape(X)[0]}: expected one row of parameters for "
+            f"y has {n_targets[0]} rows, but X has {n_rows[0]}: expected one row of parameters for "
             "each row of X, in the same order."
         )
     check_finite_rows(np.asarray(y), "y", "values")

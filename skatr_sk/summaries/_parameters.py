@@ -43,8 +43,8 @@ def check_parameters(estimator: Any) -> None:
         problems.integer(name, getattr(estimator, name), 1)
     problems.integer("predictor_depth", estimator.predictor_depth, 0)
     dim, heads = estimator.embed_dim, estimator.n_heads
-    integers = all(isinstance(v, numbers.Integral) and v is not True for v in (dim, heads))
-    if integers and dim > 0 and heads > 0 and dim % heads:
+    both_whole = isinstance(dim, numbers.Integral) and isinstance(heads, numbers.Integral)
+    if both_whole and dim > 1 and heads > 0 and dim % heads:
         mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
         problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
     problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")

@@ -112,14 +112,6 @@ def test_hidden_share_agrees_with_a_slow_reference(mask, grid):
     assert fast.std() == pytest.approx(slow.std().item(), rel=0.2, abs=0.005)
 
 
-def test_a_long_union_of_a_small_sky_is_as_large_as_stated():
-    # Without a cap the long union of a 7 x 7 sky covers 0.82 of the patches on average, and all
-    # of them in some 6 % of the draws; a tiny min_context caps these at 48 of 49 alone.
-    shares = share_hidden(LONG, (7, 7), 1000, min_context=1e-6)
-    assert shares.mean() == pytest.approx(0.82, abs=0.015)
-    assert (shares > 47.5 / 49).float().mean() == pytest.approx(0.07, abs=0.05)
-
-
 @pytest.mark.parametrize("min_context", [0.05, 0.15, 0.5, 0.9])
 @pytest.mark.parametrize("sky", [(4, 4), (7, 7)], ids=str)
 def test_the_context_keeps_its_share(sky, min_context):
@@ -169,7 +161,7 @@ def test_part_of_the_depth_cuts_lines_of_sight():
 @pytest.mark.parametrize("grid", [(40,), (7, 7), (7, 7, 3)], ids=str)
 def test_seeds_repeat_and_cones_differ(grid):
     first, again, other = (
-        sample_masks(6, grid, LONG, generator=seeded(seed)) for seed in (3, 3, 4)
+        sample_masks(6, grid, SHORT, generator=seeded(seed)) for seed in (3, 3, 4)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first[1].shape != other[1].shape or not torch.equal(first[1], other[1])
@@ -196,7 +188,8 @@ def test_masks_are_compact(mask):
     for _ in range(20):
         _, target = sample_masks(8, sky, mask, generator=generator)
         maps = as_maps(target, sky)
-        shuffled = torch.stack([m.flatten()[torch.randperm(144, generator=generator)] for m in maps])
+        order = torch.randperm(144, generator=generator)
+        shuffled = maps.flatten(1)[:, order]
         drawn.append(alike_neighbours(maps))
         scattered.append(alike_neighbours(shuffled.reshape(-1, *sky)))
     # Of the pairs of unlike neighbours that salt and pepper has, at most four in ten are left.
