@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -174,8 +175,11 @@ class Net(NeuralNet):
         """Call the callbacks, and end the training where one of them asks for it."""
         try:
             super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt:  # how skorch's own early stopping asks
-            if method_name != "on_epoch_end":
+        except KeyboardInterrupt as stop:
+            # A skorch callback stops the training by raising this in its own on_epoch_end. What
+            # comes from anywhere deeper is the user's interrupt.
+            *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
+            if frame.f_code.co_name != "on_epoch_end":
                 raise
             self.stop_ = True
         if method_name == "on_epoch_end" and self.stop_:
@@ -251,7 +255,7 @@ def train(
         optimizer__fused=True,
         lr=learning_rate,
         max_epochs=max_epochs,
-        batch_size=batch_size,
+        batch_size=int(batch_size),  # torch refuses numpy's, which a search hands in
         train_split=None if valid_rows is None else predefined_split(valid_rows),
         callbacks=[*parts, *(user_callbacks or ())],
         callbacks__print_log=None,

@@ -247,7 +247,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
             raise ValueError(
                 f"return_std=True needs a head fitted with loss='gaussian', found {self.loss!r}."
             )
-        X = check_numbers(X, "X")
+        X = _check_summaries(X)
         checked: np.ndarray = validate_data(
             self, X, reset=False, dtype=(np.float64, np.float32), ensure_all_finite=False
         )
@@ -295,9 +295,20 @@ def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(constant, 1.0, scale)
 
 
+def _check_summaries(X: ArrayLike) -> Any:
+    """Raise where the features are no numbers, or fields that no transformer has summarised."""
+    X = check_numbers(X, "X")
+    if np.ndim(X) > 2:
+        raise ValueError(
+            f"X must have shape (n, n_summary), found {np.shape(X)}: light cones and maps go "
+            "through SKATRTransformer (with pooling 'mean' or 'max') or another transformer first."
+        )
+    return X
+
+
 def _check_pair(X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
     """Check what scikit-learn's own checks say without the rows or the mend."""
-    X = check_numbers(X, "X")
+    X = _check_summaries(X)
     if y is None or 0 in np.shape(X):
         return X, y  # scikit-learn says it well
     y = check_numbers(y, "y")

@@ -167,11 +167,8 @@ class EffectiveRank(Callback):
         return effective_rank(summaries)
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Measure the rank at initialisation, or read it from a resumed history."""
-        if len(net.history):
-            self.at_init_ = net.history[0, "effective_rank_at_init"]
-        else:
-            self.at_init_ = self._rank(net)
+        """Measure the rank at initialisation; a run that resumes has the same initial weights."""
+        self.at_init_ = self._rank(net)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Record the rank of this epoch."""

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from skatr_sk._net import seeded, train
@@ -97,7 +98,24 @@ def test_target_keeps_to_itself(torch_seed):
     assert all(p.grad is not None for p in jepa.context_encoder.parameters())
 
 
-def run(ema_decay, *, max_epochs=3, fields=None, loss="l1", learning_rate=1e-2, augment=False):
+class Trained(Callback):
+    """Notes which tensors the optimiser has."""
+
+    def on_train_begin(self, net, **kwargs):
+        groups = net.optimizer_.param_groups
+        self.tensors = {p.data_ptr() for group in groups for p in group["params"]}
+
+
+def run(
+    ema_decay,
+    *,
+    callbacks=(),
+    max_epochs=3,
+    fields=None,
+    loss="l1",
+    learning_rate=1e-2,
+    augment=False,
+):
     """Train a JEPA with the trainer of the package; return it, a fresh one, and the history."""
     if fields is None:
         fields = np.random.default_rng(0).normal(size=(12, 8, 12)).astype(np.float32)
@@ -123,14 +141,17 @@ def run(ema_decay, *, max_epochs=3, fields=None, loss="l1", learning_rate=1e-2, 
             patience=None,
             seed=2,
             prepare=views,
-            callbacks=[MovingTarget((ema_decay, ema_decay))],
+            callbacks=[MovingTarget((ema_decay, ema_decay)), *callbacks],
         )
     return jepa, fresh, history
 
 
 def test_the_optimiser_leaves_the_target_alone():
     # Weight decay of 0.1 would show, had the optimiser got hold of it.
-    jepa, fresh, _ = run(ema_decay=1.0)
+    trained = Trained()
+    jepa, fresh, _ = run(ema_decay=1.0, callbacks=[trained])
+    wanted = [*jepa.context_encoder.parameters(), *jepa.predictor.parameters()]
+    assert trained.tensors == {p.data_ptr() for p in wanted}
     for name, p in jepa.target_encoder.named_parameters():
         assert torch.equal(p, fresh.target_encoder.get_parameter(name)), name
     for name, p in jepa.context_encoder.named_parameters():

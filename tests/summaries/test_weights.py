@@ -1,0 +1,337 @@
+"""Frozen encoders on disk, and pipelines that never train them again."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import Pipeline
+
+import skatr_sk
+from skatr_sk import SKATRTransformer
+from skatr_sk.summaries import pretraining, weights
+from skatr_sk.summaries.weights import read_encoder
+
+SMALL = dict(
+    embed_dim=8,
+    depth=1,
+    n_heads=2,
+    predictor_dim=8,
+    predictor_depth=1,
+    batch_size=16,
+    max_epochs=1,
+    device="cpu",
+    random_state=0,
+)
+SHAPES = {(8,): 2, (4, 6): (2, 3), (4, 4, 6): (2, 2, 3)}
+
+
+def fields(shape=(4, 6), n=20):
+    return np.random.default_rng(0).normal(size=(n, *shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return SKATRTransformer(**SMALL, patch_size=(2, 3)).fit(fields())
+
+
+@pytest.fixture
+def path(fitted, tmp_path):
+    fitted.save(tmp_path / "skatr.safetensors")
+    return tmp_path / "skatr.safetensors"
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(pretraining, "train", refuse)
+
+
+def rewrite(path, *, header=None, change=None, tensors=None):
+    """Write a weights file anew with parts of it changed."""
+    with safe_open(path, framework="pt") as stream:
+        found = json.loads(stream.metadata()["skatr_sk"])
+    found = header if header is not None else found
+    if change is not None:
+        change(found)
+    kept = load_file(path) if tensors is None else tensors(load_file(path))
+    save_file(kept, path, metadata={"skatr_sk": json.dumps(found)})
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "tokens"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_round_trip_keeps_every_bit(shape, pooling, tmp_path):
+    X = fields(shape)
+    fitted = SKATRTransformer(**SMALL, patch_size=SHAPES[shape], pooling=pooling).fit(X)
+    fitted.save(tmp_path / "w.safetensors")
+    loaded = SKATRTransformer.load(tmp_path / "w.safetensors", pooling=pooling, device="cpu")
+    expected = fitted.transform(X)
+    assert expected.std() > 0
+    np.testing.assert_array_equal(loaded.transform(X), expected)
+    assert loaded.history_ == fitted.history_
+    assert loaded.scaling_ == fitted.scaling_
+    assert loaded.architecture_ == fitted.architecture_
+    assert loaded.field_shape_in_ == shape
+    assert list(loaded.get_feature_names_out()) == list(fitted.get_feature_names_out())
+
+
+def test_a_loaded_transformer_is_saved_alike(path, tmp_path):
+    SKATRTransformer.load(path).save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_the_header_is_plain_json(path, fitted):
+    with safe_open(path, framework="np") as stream:
+        header = json.loads(stream.metadata()["skatr_sk"])
+        names = set(stream.keys())
+    assert header["version"] == skatr_sk.__version__
+    assert header["architecture"] == {
+        "field_shape": [4, 6],
+        "patch_size": [2, 3],
+        "embed_dim": 8,
+        "depth": 1,
+        "n_heads": 2,
+        "mlp_ratio": 2.0,
+    }
+    assert set(header["scaling"]) == {"softening", "offset", "scale"}
+    assert header["scaling"]["scale"] == fitted.scaling_.scale
+    assert header["history"] == fitted.history_
+    assert names == set(fitted.encoder_.state_dict())
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 100, 0.5, -8, -1])
+def test_truncated_files(path, keep):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*truncated.*Copy it again") as error:
+        read_encoder(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.random.default_rng(0).bytes(3000),
+        b"\x00" * 500,
+        b"\xff" * 500,
+        pickle.dumps({"weights": 1}),
+        b"{}",
+    ],
+    ids=["random", "zeros", "ones", "pickle", "text"],
+)
+def test_files_of_another_kind(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*SKATRTransformer\.save"):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_foreign_safetensors(path, metadata):
+    save_file({"weight": torch.zeros(3)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*without a skatr_sk header.*save"):
+        read_encoder(path)
+
+
+def set_to(key, value):
+    return lambda header: header.__setitem__(key, value)
+
+
+def architecture(**parts):
+    return lambda header: header["architecture"].update(parts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_to("architecture", None),
+        set_to("architecture", [1, 2]),
+        set_to("scaling", {"shift": 1}),
+        set_to("scaling", None),
+        set_to("history", 3),
+        set_to("format", "one"),
+        lambda header: header.pop("format"),
+        lambda header: header.pop("scaling"),
+        architecture(patch_size=[0, 3]),
+        architecture(patch_size=[2]),
+        architecture(patch_size=2),
+        architecture(embed_dim="wide"),
+        architecture(embed_dim=-8),
+        architecture(colour="red"),
+    ],
+)
+def test_headers_that_cannot_be_used(path, change):
+    rewrite(path, change=change)
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*header that cannot be used"):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize("header", [[], None, 3, "text"])
+def test_headers_of_another_kind(path, header):
+    with safe_open(path, framework="pt") as stream:
+        assert "skatr_sk" in stream.metadata()
+    save_file(load_file(path), path, metadata={"skatr_sk": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*header that cannot be used"):
+        read_encoder(path)
+
+
+def test_a_newer_format(path):
+    rewrite(path, change=lambda h: h.update(format=99, version="7.0"))
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*99 is newer.*upgrade.*by 7\.0"):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize("change", [architecture(embed_dim=16), architecture(depth=2)])
+def test_tensors_that_do_not_fit_the_header(path, change):
+    rewrite(path, change=change)
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*another architecture.*anew"):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "embed.bias"}, "embed.bias is missing"),
+        (lambda t: t | {"extra": torch.zeros(1)}, "extra is not part of it"),
+        (lambda t: t | {"embed.bias": torch.zeros(9)}, r"embed.bias has shape \(9,\).*\(8,\)"),
+        (lambda t: t | {"embed.bias": torch.full((8,), torch.nan)}, "embed.bias has NaN"),
+        (lambda t: t | {"norm.weight": torch.full((8,), torch.inf)}, "norm.weight has NaN or inf"),
+    ],
+)
+def test_damaged_tensors(path, damage, message):
+    rewrite(path, tensors=damage)
+    with pytest.raises(ValueError, match=r"skatr\.safetensors.*" + message):
+        read_encoder(path)
+
+
+@pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors", "."])
+def test_a_missing_file(tmp_path, missing):
+    name = os.fspath(tmp_path / missing)
+    with pytest.raises(FileNotFoundError, match="weights: expected a file, found none at") as error:
+        SKATRTransformer(weights=name).fit(fields())
+    assert repr(name) in str(error.value)
+
+
+def test_a_bad_file_changes_nothing(fitted, path):
+    transformer = clone(fitted).fit(fields())
+    before = transformer.transform(fields())
+    path.write_bytes(b"damaged")
+    transformer.set_params(weights=path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        transformer.fit(fields())
+    np.testing.assert_array_equal(transformer.transform(fields()), before)
+
+
+def test_nothing_is_unpickled(path, fitted, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    for owner, name in ((pickle, "load"), (pickle, "loads"), (torch, "load")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(pickle, "Unpickler", refuse)
+    loaded = SKATRTransformer.load(path)
+    np.testing.assert_array_equal(loaded.transform(fields()), fitted.transform(fields()))
+
+
+def test_a_failing_write_leaves_the_old_file(path, fitted, monkeypatch):
+    before = path.read_bytes()
+
+    def fail(tensors, filename, metadata=None):
+        filename.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(OSError, match="no space left"):
+        fitted.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+    with pytest.raises(OSError, match="no space left"):
+        fitted.save(path.with_name("new"))
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_an_interrupted_rename_leaves_the_old_file(path, fitted, monkeypatch):
+    before = path.read_bytes()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_folder_that_is_not_there(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder .*absent does not exist; create it first"):
+        fitted.save(tmp_path / "absent" / "w.safetensors")
+
+
+def test_weights_make_fit_load_and_train_nothing(path, fitted, no_training):
+    loaded = SKATRTransformer(weights=path).fit(fields())
+    np.testing.assert_array_equal(loaded.transform(fields()), fitted.transform(fields()))
+    # One field is enough where nothing is learned; the scaling is the file's.
+    few = SKATRTransformer(weights=path).fit(100 * fields(n=1))
+    np.testing.assert_array_equal(few.transform(fields()), fitted.transform(fields()))
+    with pytest.raises(AssertionError, match="trained again"):  # the guard is in place
+        clone(fitted).fit(fields())
+
+
+def test_fields_of_another_shape(path):
+    message = (
+        r"fields of shape \(6, 4\), but the weights in .*skatr\.safetensors.* are for fields of "
+        r"shape \(4, 6\); resample X to that grid"
+    )
+    with pytest.raises(ValueError, match=message):
+        SKATRTransformer(weights=path).fit(fields((6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(embed_dim=16), "embed_dim: expected 8 as in the weights file, found 16; leave it"),
+        (dict(depth=3), "depth: expected 1"),
+        (dict(n_heads=8, embed_dim=8), "n_heads: expected 2"),
+        (dict(mlp_ratio=3.0), "mlp_ratio: expected 2.0"),
+        (dict(patch_size=1), r"patch_size: expected \(2, 3\).*found \(1, 1\)"),
+        (dict(embed_dim=16, depth=3), "(?s)2 invalid parameters.*embed_dim.*depth"),
+    ],
+)
+def test_parameters_that_contradict_the_file(path, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        SKATRTransformer(weights=path, **parameters).fit(fields())
+    with pytest.raises(ValueError, match=message):
+        SKATRTransformer.load(path, **parameters)
+
+
+def test_parameters_that_agree_with_the_file(path, fitted, no_training):
+    same = SKATRTransformer(weights=path, embed_dim=8, depth=1, n_heads=2, patch_size=[2, 3])
+    np.testing.assert_array_equal(
+        same.fit(fields()).transform(fields()), fitted.transform(fields())
+    )
+
+
+def test_a_frozen_transformer_works_in_a_pipeline(fitted, no_training):
+    X, y = fields(), fields().mean(axis=(1, 2))
+    pipe = Pipeline([("skatr", FrozenEstimator(fitted)), ("head", Ridge())]).fit(X, y)
+    expected = Ridge().fit(fitted.transform(X), y).predict(fitted.transform(X))
+    np.testing.assert_allclose(pipe.predict(X), expected)
+    scores = cross_validate(pipe, X, y, cv=3, error_score="raise")
+    assert np.isfinite(scores["test_score"]).all()
+
+
+def test_a_search_over_heads_loads_and_never_trains(path, no_training):
+    X, y = fields(), fields().mean(axis=(1, 2))
+    pipe = Pipeline([("skatr", SKATRTransformer(weights=path)), ("head", Ridge())])
+    search = GridSearchCV(pipe, {"head__alpha": [0.1, 1.0]}, cv=2, error_score="raise").fit(X, y)
+    assert search.best_estimator_.predict(X).shape == (20,)

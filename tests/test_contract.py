@@ -1,0 +1,380 @@
+"""What scikit-learn's estimator checks cannot see: the contract of n-D input, files and devices."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import get_tags
+
+from skatr_sk import LightconeRegressor, SKATRTransformer
+from skatr_sk._net import autocast
+from skatr_sk.summaries import BlockMask
+from skatr_sk.summaries.encoding import encode
+
+# Sides differ, so that no two axes can be mistaken for each other.
+SHAPES = {"signal": (24,), "map": (8, 6), "cone": (6, 4, 8)}
+OTHER_SHAPES = {"signal": (6, 4, 8), "map": (10, 4), "cone": (24,)}
+FIELDS = list(SHAPES)
+ALL = [*FIELDS, "head"]
+
+
+def make(case, **parameters):
+    if case == "head":
+        small = dict(hidden_dims=(16,), max_epochs=20, learning_rate=1e-2)
+        return LightconeRegressor(**small | dict(device="cpu", random_state=0) | parameters)
+    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
+    small |= dict(predictor_depth=1, max_epochs=2, batch_size=8, device="cpu", random_state=0)
+    return SKATRTransformer(**small | parameters)
+
+
+def draw(case, n=20, other=False):
+    """Fields in mK, or summaries, whose values float16 holds exactly; and targets."""
+    shape = (OTHER_SHAPES if other else SHAPES).get(case, (3,) if other else (5,))
+    X = np.random.default_rng(1).normal(-20, 30, size=(n, *shape)).round().astype(np.float32)
+    return X, X.reshape(n, -1)[:, :2].astype(np.float64)
+
+
+def output(estimator, X):
+    return estimator.transform(X) if hasattr(estimator, "transform") else estimator.predict(X)
+
+
+def fitted(case, n=20, **parameters):
+    return make(case, **parameters).fit(*draw(case, n))
+
+
+@pytest.fixture(scope="module")
+def models():
+    """One fitted estimator a case, for tests that only read it."""
+    return {case: fitted(case) for case in ALL}
+
+
+@pytest.mark.parametrize("case", ALL)
+class TestEstimator:
+    def test_clone_is_unfitted_and_fits_alike(self, case, models):
+        X, y = draw(case)
+        cloned = clone(models[case])
+        assert cloned.get_params() == models[case].get_params()
+        with pytest.raises(NotFittedError):
+            output(cloned, X)
+        np.testing.assert_array_equal(output(cloned.fit(X, y), X), output(models[case], X))
+
+    def test_fit_leaves_the_parameters_alone(self, case):
+        if case == "head":
+            # Mutable values on purpose: they must be neither replaced nor written into.
+            given = dict(hidden_dims=[8, 4], target_bounds=[[-999.0, 999.0]] * 2, callbacks=[])
+        else:
+            given = dict(patch_size=[2] * len(SHAPES[case]), ema_decay=[0.9, 1.0], callbacks=[])
+            given |= dict(masks=[BlockMask(2, (0.2, 0.4))], brightness_range=[-120, 0])
+        estimator = make(case, **given)
+        before = estimator.get_params()
+        values = copy.deepcopy(given)
+        X, y = draw(case)
+        output(estimator.fit(X, y), X)
+        after = estimator.get_params()
+        assert before.keys() == after.keys()
+        assert all(after[name] is before[name] for name in before)
+        assert {name: after[name] for name in given} == values
+
+    def test_fit_leaves_the_data_alone(self, case):
+        X, y = draw(case)
+        X_before, y_before = X.copy(), y.copy()
+        output(make(case).fit(X, y), X)
+        np.testing.assert_array_equal(X, X_before)
+        np.testing.assert_array_equal(y, y_before)
+
+    def test_refit_on_another_shape_forgets_the_first(self, case):
+        X, y = draw(case, other=True)
+        again = output(fitted(case).fit(X, y), X)
+        np.testing.assert_array_equal(again, output(make(case).fit(X, y), X))
+
+    def test_same_seed_same_result(self, case, models):
+        X, _ = draw(case)
+        expected = output(models[case], X)
+        np.testing.assert_array_equal(output(fitted(case), X), expected)
+        instance = fitted(case, random_state=np.random.RandomState(0))
+        np.testing.assert_array_equal(output(instance, X), expected)
+        assert not np.allclose(output(fitted(case, random_state=1), X), expected, rtol=1e-3)
+
+    def test_the_result_does_not_hang_on_global_generators(self, case, models, torch_seed):
+        torch.manual_seed(123)
+        np.testing.assert_array_equal(
+            output(fitted(case), draw(case)[0]), output(models[case], draw(case)[0])
+        )
+
+    def test_global_generators_are_left_alone(self, case):
+        X, y = draw(case)
+        torch_before = torch.get_rng_state()
+        numpy_before = np.random.get_state()  # noqa: NPY002
+        output(make(case, random_state=3).fit(X, y), X)
+        assert torch.equal(torch.get_rng_state(), torch_before)
+        np.testing.assert_equal(np.random.get_state(), numpy_before)  # noqa: NPY002
+
+    @pytest.mark.changes_global_state  # None draws the seed from numpy's, as in scikit-learn
+    def test_without_a_seed_torch_is_left_alone_and_runs_differ(self, case):
+        X, _ = draw(case)
+        before = torch.get_rng_state()
+        results = [output(fitted(case, random_state=None), X) for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not np.array_equal(*results)
+
+    def test_pickle_and_joblib(self, case, models, tmp_path):
+        X, _ = draw(case)
+        expected = output(models[case], X)
+        np.testing.assert_array_equal(output(pickle.loads(pickle.dumps(models[case])), X), expected)
+        joblib.dump(models[case], tmp_path / "model.joblib")
+        loaded = joblib.load(tmp_path / "model.joblib")
+        np.testing.assert_array_equal(output(loaded, X), expected)
+        assert loaded.history_ == models[case].history_
+        refitted = loaded.fit(*draw(case, other=True))
+        assert refitted.n_features_in_ == draw(case, other=True)[0].shape[1]
+
+    def test_set_params_takes_effect_at_the_next_fit(self, case):
+        X, y = draw(case)
+        estimator = fitted(case).set_params(random_state=5).fit(X, y)
+        np.testing.assert_array_equal(output(estimator, X), output(fitted(case, random_state=5), X))
+
+    def test_not_fitted(self, case):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            output(make(case), draw(case)[0])
+
+    def test_integers_are_numbers(self, case, models):
+        X, _ = draw(case)
+        np.testing.assert_allclose(
+            output(models[case], X.astype(np.int16)), output(models[case], X), rtol=1e-6
+        )
+        assert np.isfinite(output(make(case).fit(X.astype(int), draw(case)[1]), X)).all()
+
+    def test_layout_and_type_do_not_matter(self, case, models, tmp_path):
+        X, _ = draw(case)
+        expected = output(models[case], X)
+        np.save(tmp_path / "X.npy", X)
+        padded = np.repeat(X, 2, axis=-1)
+        forms = {
+            "float16": X.astype(np.float16),
+            "float64": X.astype(np.float64),
+            "big-endian": X.astype(">f4"),
+            "Fortran": np.asfortranarray(X),
+            "strided": padded[..., ::2],
+            "reversed twice": np.ascontiguousarray(X[::-1])[::-1],
+            "memory map": np.load(tmp_path / "X.npy", mmap_mode="r"),
+            "nested list": X.tolist(),
+            "tensor": torch.from_numpy(X.copy()),
+        }
+        for name, form in forms.items():
+            found = output(models[case], form)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+    def test_fit_on_any_layout(self, case, models, tmp_path):
+        X, y = draw(case)
+        np.save(tmp_path / "X.npy", X)
+        mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+        padded = np.repeat(X, 2, axis=-1)
+        for form in (mapped, np.asfortranarray(X), padded[..., ::2]):
+            found = output(make(case).fit(form, y), X)
+            # Sums in another order round otherwise, no more.
+            np.testing.assert_allclose(found, output(models[case], X), rtol=1e-3, atol=1e-3)
+        half = make(case).fit(X.astype(np.float16), y)
+        assert np.isfinite(output(half, X)).all()
+
+    def test_a_row_does_not_depend_on_its_neighbours(self, case, models):
+        X, _ = draw(case)
+        whole = output(models[case], X)
+        shuffled = np.random.default_rng(0).permutation(len(X))
+        alone = np.concatenate([output(models[case], X[i : i + 1]) for i in range(len(X))])
+        np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            output(models[case], X[shuffled]), whole[shuffled], rtol=1e-5, atol=1e-6
+        )
+        assert np.ptp(whole, axis=0).min() > 1e-3  # the rows do differ
+
+    def test_history(self, case, models):
+        history = models[case].history_
+        keys = {"epoch", "train_loss", "valid_loss", "seconds"}
+        if case != "head":
+            keys |= {"effective_rank", "effective_rank_at_init"}
+        assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
+        assert len(history) == models[case].max_epochs
+        assert all(row.keys() == keys for row in history)
+        assert all(np.isfinite(list(row.values())).all() for row in history)
+
+
+@pytest.mark.parametrize("case", FIELDS)
+class TestTransformer:
+    def test_learned_shapes(self, case, models):
+        assert models[case].field_shape_in_ == SHAPES[case]
+        assert models[case].n_features_in_ == SHAPES[case][0]
+        assert not hasattr(models[case], "feature_names_in_")
+
+    def test_summaries(self, case, models):
+        summaries = models[case].transform(draw(case)[0])
+        assert summaries.shape == (20, 12)
+        assert summaries.dtype == np.float32
+
+    def test_pooling(self, case, models):
+        X, _ = draw(case)
+        n_tokens = np.prod([n // 2 for n in SHAPES[case]])
+        transformer = copy.deepcopy(models[case])
+        tokens = transformer.set_params(pooling="tokens").transform(X)
+        assert tokens.shape == (20, n_tokens, 12)
+        assert tokens.dtype == np.float32
+        highest = transformer.set_params(pooling="max").transform(X)
+        np.testing.assert_allclose(highest, tokens.max(axis=1), rtol=1e-5, atol=1e-6)
+        mean = models[case].transform(X)
+        np.testing.assert_allclose(mean, tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
+
+    def test_batch_size_of_the_encoder(self, case, models):
+        X, _ = draw(case)
+        model, device = models[case], torch.device("cpu")
+
+        def summaries(batch_size):
+            return encode(
+                model.encoder_,
+                X,
+                scaling=model.scaling_,
+                patch_size=model.architecture_.patch_size,
+                pooling="mean",
+                device=device,
+                autocast=autocast(device, "float32"),
+                batch_size=batch_size,
+            )
+
+        expected = model.transform(X)
+        for batch_size in (1, 7, None):
+            np.testing.assert_allclose(summaries(batch_size), expected, rtol=1e-5, atol=1e-6)
+
+    def test_feature_names_out_and_pandas(self, case, models):
+        pandas = pytest.importorskip("pandas")
+        X, _ = draw(case)
+        names = [f"skatrtransformer{i}" for i in range(12)]
+        assert models[case].get_feature_names_out().tolist() == names
+        transformer = clone(models[case]).set_output(transform="pandas")
+        frame = transformer.fit_transform(X)
+        assert isinstance(frame, pandas.DataFrame)
+        assert list(frame.columns) == names
+        np.testing.assert_array_equal(frame.to_numpy(), models[case].transform(X))
+
+    def test_y_is_ignored(self, case, models):
+        X, _ = draw(case)
+        found = make(case).fit_transform(X, np.arange(20))
+        np.testing.assert_array_equal(found, models[case].transform(X))
+
+    def test_bf16_is_close(self, case, models):
+        X, _ = draw(case)
+        half = copy.deepcopy(models[case]).set_params(precision="bf16").transform(X)
+        assert _cosine(half, models[case].transform(X)).min() > 0.99
+
+
+def test_feature_names_in():
+    pandas = pytest.importorskip("pandas")
+    X, y = draw("signal")
+    signals = pandas.DataFrame(X, columns=[f"z{i}" for i in range(24)])
+    model = make("signal").fit(signals)
+    assert model.feature_names_in_.tolist() == list(signals.columns)
+    np.testing.assert_array_equal(model.transform(signals), make("signal").fit_transform(X))
+    with pytest.raises(ValueError, match="feature names"):
+        model.transform(signals[signals.columns[::-1]])
+    head = make("head").fit(signals, y)
+    assert head.feature_names_in_.tolist() == list(signals.columns)
+    # A refit on a bare array forgets the names.
+    assert not hasattr(model.fit(X), "feature_names_in_")
+
+
+def test_pandas_output_feeds_the_head(models):
+    pytest.importorskip("pandas")
+    X, _ = draw("cone")
+    frame = clone(models["cone"]).set_output(transform="pandas").fit_transform(X)
+    head = make("head").fit(frame, np.arange(20.0))
+    assert head.feature_names_in_[0] == "skatrtransformer0"
+
+
+def test_tags():
+    transformer, head = get_tags(make("cone")), get_tags(make("head"))
+    assert transformer.transformer_tags is not None
+    assert transformer.input_tags.three_d_array and transformer.input_tags.two_d_array
+    assert not transformer.target_tags.required and transformer.requires_fit
+    assert transformer.transformer_tags.preserves_dtype == []
+    assert head.estimator_type == "regressor"
+    assert head.target_tags.required and head.target_tags.multi_output
+
+
+def _in_fresh_process(folder, hide_cuda=False):
+    """Load every model of a folder in a new interpreter, and write its output beside it."""
+    code = (
+        "import pathlib, sys, joblib, numpy as np\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.joblib')):\n"
+        "    model, X = joblib.load(path), np.load(path.with_suffix('.X.npy'))\n"
+        "    found = model.transform(X) if hasattr(model, 'transform') else model.predict(X)\n"
+        "    np.save(path.with_suffix('.out.npy'), found)\n"
+    )
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if hide_cuda else {})
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        check=True,
+        timeout=120,
+    )
+
+
+def test_files_load_in_a_fresh_process(models, tmp_path):
+    for case, model in models.items():
+        joblib.dump(model, tmp_path / f"{case}.joblib")
+        np.save(tmp_path / f"{case}.X.npy", draw(case)[0])
+    _in_fresh_process(tmp_path)
+    for case, model in models.items():
+        found = np.load(tmp_path / f"{case}.out.npy")
+        # Another process may run another number of threads, and so round otherwise.
+        np.testing.assert_allclose(found, output(model, draw(case)[0]), rtol=1e-5, atol=1e-6)
+
+
+def _cosine(a, b):
+    return (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "float32", "bf16"])
+@pytest.mark.parametrize("case", ALL)
+def test_fit_on_a_gpu(case, precision):
+    X, _ = draw(case)
+    cuda, cpu = torch.cuda.get_rng_state(), torch.get_rng_state()
+    model = fitted(case, device="cuda", precision=precision)
+    found = output(model, X)
+    assert np.isfinite(found).all()
+    assert torch.equal(torch.cuda.get_rng_state(), cuda)
+    assert torch.equal(torch.get_rng_state(), cpu)
+    trained = model.head_ if case == "head" else model.encoder_
+    assert {p.device.type for p in trained.parameters()} == {"cpu"}
+    assert {p.dtype for p in trained.parameters()} <= {torch.float32, torch.float64}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", FIELDS)
+def test_precisions_agree_on_a_gpu(case, models):
+    X, _ = draw(case)
+    model = copy.deepcopy(models[case])
+    full = model.set_params(device="cuda", precision="float32").transform(X)
+    half = model.set_params(precision="bf16").transform(X)
+    np.testing.assert_allclose(full, models[case].transform(X), rtol=1e-2, atol=1e-2)
+    assert _cosine(half, full).min() > 0.99
+    assert not np.array_equal(half, full)  # the precision did change
+
+
+@pytest.mark.gpu
+def test_gpu_models_load_without_a_gpu(tmp_path):
+    models = {case: fitted(case, device="auto") for case in ALL}
+    for case, model in models.items():
+        joblib.dump(model, tmp_path / f"{case}.joblib")
+        np.save(tmp_path / f"{case}.X.npy", draw(case)[0])
+    _in_fresh_process(tmp_path, hide_cuda=True)
+    for case, model in models.items():
+        found = np.load(tmp_path / f"{case}.out.npy")
+        np.testing.assert_allclose(found, output(model, draw(case)[0]), rtol=0.1, atol=0.1)
