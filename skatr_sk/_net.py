@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ __all__ = [
     "train",
 ]
 
+_ONE_AT_A_TIME = threading.RLock()
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
 
@@ -96,9 +98,12 @@ def check_training(problems: Problems, estimator: Any) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block; leave its global generators as they were."""
+    """Seed torch inside the block; leave its global generators as they were.
+
+    These generators belong to the whole process: threads that fit at once take turns.
+    """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         yield
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 _ROUNDINGS = 16.0
 
 
-def effective_rank(summaries: ArrayLike, *, standardize: bool = True) -> float:
+def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: float = 0.0) -> float:
     r"""Count the directions that a set of summaries really uses (RankMe).
 
     With the singular values :math:`\sigma_k` of the array and
@@ -29,6 +29,13 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True) -> float:
         offset nor one loud feature hides the others. Features that are constant, up to the rounding
         of the type that they came in, become zero. ``False`` takes the array as it is, as the
         reference does.
+
+    floor : float, default=0.0
+        With `standardize`, a feature whose standard deviation is below this share of the root mean
+        square of all entries counts as constant. An encoder that collapses shrinks all directions
+        alike, so that standardised by itself what is left looks as rich as ever: on Gaussian
+        random fields the rank without a floor stayed at 39 while the relative scatter fell from
+        0.2 to 0.003. The training history uses 0.01.
 
     Returns
     -------
@@ -87,10 +94,12 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True) -> float:
             f"rows: {', '.join(map(str, bad[:5]))}), expected finite numbers; leave those rows out."
         )
     # Scaling by the largest entry keeps sums of squares inside the range of float64.
+    largest = max(float(np.abs(matrix).max()), float(np.finfo(np.float64).tiny))
     if standardize:
-        matrix = _standardized(matrix, float(rounding))
+        least = floor * float(np.sqrt(np.mean(np.square(matrix / largest)))) * largest
+        matrix = _standardized(matrix, float(rounding), least)
     else:
-        matrix = matrix / max(np.abs(matrix).max(), np.finfo(np.float64).tiny)
+        matrix = matrix / largest
     singular = np.linalg.svd(matrix, compute_uv=False)
     total = singular.sum()
     if total == 0.0:
@@ -100,11 +109,13 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True) -> float:
     return float(np.exp(-np.sum(share * np.log(share))))
 
 
-def _standardized(matrix: NDArray[np.float64], rounding: float) -> NDArray[np.float64]:
-    """Centre and scale the columns; columns that are constant up to rounding become zero."""
+def _standardized(
+    matrix: NDArray[np.float64], rounding: float, least: float
+) -> NDArray[np.float64]:
+    """Centre and scale the columns; those that scatter by rounding or below `least` become zero."""
     largest = np.abs(matrix).max(axis=0)
     matrix = matrix / np.where(largest > 0.0, largest, 1.0)
     matrix = matrix - matrix.mean(axis=0)
     scatter = matrix.std(axis=0)
-    varies = scatter > _ROUNDINGS * rounding
+    varies = (scatter > _ROUNDINGS * rounding) & (scatter * largest >= least)
     return np.where(varies, matrix, 0.0) / np.where(varies, scatter, 1.0)

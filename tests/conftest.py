@@ -14,8 +14,8 @@ import torch
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
-# The ratios of the benchmarks and the time limits of the suite are stated for two threads.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The models of the tests are too small for two threads to pay; benchmarks set their own number.
+torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects

@@ -33,7 +33,12 @@ METRICS = "skatr_sk.evaluation.metrics"
 METRICS_MAY_IMPORT = {"numpy", "scipy", PACKAGE} | sys.stdlib_module_names
 METRICS_MAY_IMPORT_OF_THE_PACKAGE = {"skatr_sk._rank"}
 MIN_LINES, MAX_LINES = 60, 350
-ANY_SHAPE = {"__init__", "_files", "_rank", "_version"}  # last parts of names, free of the rules on shape
+ANY_SHAPE = {
+    "__init__",
+    "_files",
+    "_rank",
+    "_version",
+}  # last parts of names, free of the rules on shape
 
 IMPORT_NAMES = {"scikit-learn": "sklearn"}  # where it is not the distribution's
 

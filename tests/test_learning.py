@@ -1,11 +1,12 @@
 """Pre-training learns what mean and variance do not say, and collapse is seen where it happens."""
 
 import time
+import warnings
 
 import numpy as np
 import pytest
 
-from skatr_sk import SKATRTransformer
+from skatr_sk import CollapseWarning, SKATRTransformer
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 
 # Found on seeds 0 to 2; the seeds below were not used to find it.
@@ -57,6 +58,36 @@ def test_jepa_beats_random_weights(capsys):
             )
         assert trained > moments + 0.5
     with capsys.disabled():
-        print(f"\ngain {np.mean(gains):.3f} +- {np.std(gains, ddof=1):.3f}, {total:.0f} CPU s in all")
+        print(
+            f"\ngain {np.mean(gains):.3f} +- {np.std(gains, ddof=1):.3f}, {total:.0f} CPU s in all"
+        )
     assert min(gains) > 0.1
     assert total < 180
+
+
+COLLAPSE = dict(
+    predictor_depth=0,  # no predictor
+    ema_decay=0.0,  # a target without lag
+    normalize_targets=False,
+    max_epochs=6,
+    validation_fraction=0.2,
+    random_state=0,
+)
+
+
+def test_collapse_without_protections_is_seen_and_warned_of():
+    X, _ = gaussian_fields(600, seed=50)
+    with pytest.warns(CollapseWarning, match="effective rank fell from"):
+        skatr = SKATRTransformer(**(RECIPE | COLLAPSE)).fit(X)
+    last = skatr.history_[-1]
+    assert last["effective_rank_at_init"] > 20
+    assert last["effective_rank"] < 3
+
+
+def test_protections_keep_the_rank_and_the_peace():
+    X, _ = gaussian_fields(600, seed=50)
+    healthy = dict(max_epochs=6, validation_fraction=0.2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        skatr = SKATRTransformer(**(RECIPE | healthy)).fit(X)
+    assert skatr.history_[-1]["effective_rank"] > 10

@@ -94,7 +94,8 @@ class ParameterScaling:
     Parameters
     ----------
     low, high : ndarray of shape (n_parameters,)
-        Ends of the range of each parameter. Where they agree the width counts as one.
+        Ends of the range of each parameter. Where they agree the parameter is that value: it
+        becomes 0 in units of its range, and comes back as it was whatever is predicted.
 
     Examples
     --------
@@ -110,12 +111,11 @@ class ParameterScaling:
     @property
     def width(self) -> np.ndarray:
         """Width of each parameter's range, in its units."""
-        width = self.high - self.low
-        return np.where(width > 0, width, 1.0)
+        return self.high - self.low
 
     def to_unit(self, parameters: np.ndarray) -> np.ndarray:
         """Map (n, n_parameters) in physical units to the unit interval."""
-        return (parameters - self.low) / self.width
+        return (parameters - self.low) / np.where(self.width > 0, self.width, 1.0)
 
     def from_unit(self, unit: np.ndarray) -> np.ndarray:
         """Map (n, n_parameters) from the unit interval to physical units."""

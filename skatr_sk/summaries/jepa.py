@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
+from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, gather_tokens
 
 __all__ = ["JEPA", "LOSSES", "JEPALoss", "MaskedReconstruction", "cosine_schedule", "ramp"]
 
@@ -29,7 +29,7 @@ class JEPA(nn.Module):
     encoder : Encoder
         Becomes the context encoder; the target encoder starts as its copy and never gets a
         gradient.
-    predictor : Predictor
+    predictor : Predictor or MeanPredictor
     normalize_targets : bool
         Layer-normalise each target token before the loss, as V-JEPA does: otherwise shrinking all
         tokens is the easiest way to lower the loss.
@@ -41,7 +41,11 @@ class JEPA(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, predictor: Predictor, *, normalize_targets: bool = True
+        self,
+        encoder: Encoder,
+        predictor: Predictor | MeanPredictor,
+        *,
+        normalize_targets: bool = True,
     ) -> None:
         super().__init__()
         self.context_encoder = encoder

@@ -51,7 +51,8 @@ class SKATRTransformer(
     objective : {"jepa", "reconstruction"}, default="jepa"
         Predict the tokens of an averaged encoder [1]_ [2]_, or the voxels themselves [4]_.
     predictor_dim, predictor_depth : int, default=48 and 4
-        Width and blocks of the predictor.
+        Width and blocks of the predictor. Depth 0 leaves it out, and the mean of the visible
+        tokens predicts the hidden ones: an ablation that collapses.
     masks : {"multiblock", "short", "long"}, BlockMask or list of BlockMask, default="multiblock"
         What is hidden. "short" is the union of 8 blocks of 10 to 20 % of the sky, "long" of 2
         blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.

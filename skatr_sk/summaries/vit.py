@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
+__all__ = [
+    "Block",
+    "Encoder",
+    "MeanPredictor",
+    "PositionCode",
+    "Predictor",
+    "gather_tokens",
+    "patchify",
+]
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -281,3 +289,23 @@ class Predictor(nn.Module):
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = self.blocks(torch.cat([seen, asked.to(seen.dtype)], dim=1))
         return self.out(self.norm(tokens[:, context.shape[1] :]))
+
+
+class MeanPredictor(nn.Module):
+    """Predict every hidden token by the mean of the visible ones: what is left without a predictor.
+
+    An ablation. The easiest way to be right with it is to give all patches the same token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> places = torch.zeros(1, 3, dtype=torch.int64)
+    >>> MeanPredictor()(torch.tensor([[[1.0], [3.0]]]), places[:, :2], places)
+    tensor([[[2.],
+             [2.],
+             [2.]]])
+    """
+
+    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
+        """Return tokens of shape (n, n_target, embed_dim), as :meth:`Predictor.forward` does."""
+        return context.mean(dim=1, keepdim=True).expand(-1, target_index.shape[1], -1)

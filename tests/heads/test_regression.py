@@ -237,14 +237,21 @@ def test_a_callback_may_stop_the_training():
     assert len(head.history_) == 2
 
 
+@pytest.mark.parametrize("fraction", [0, 0.15])
+def test_a_fitted_head_drops_nothing(fraction):
+    X, y = smooth(60)
+    # Without a validation pass the last thing that the network saw was training.
+    head = quick(dropout=0.5, validation_fraction=fraction).fit(X, y)
+    assert not head.head_.training
+    np.testing.assert_array_equal(head.predict(X), head.predict(X))
+
+
 def test_dropout_acts_in_training_only():
     X, y = smooth()
     spy = Spy()
     head = regressor(dropout=0.5, max_epochs=10, callbacks=[spy]).fit(X, y)
     assert spy.modes == {(True, True), (False, False)}
-    assert not head.head_.training
     assert any(isinstance(layer, torch.nn.Dropout) for layer in head.head_.layers)
-    np.testing.assert_array_equal(head.predict(X), head.predict(X))
     # Half of the units missing costs the training loss, not the validation loss.
     assert head.history_[-1]["train_loss"] > 1.1 * head.history_[-1]["valid_loss"]
     plain = regressor(max_epochs=10).fit(X, y)
