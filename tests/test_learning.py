@@ -9,7 +9,8 @@ import pytest
 from skatr_sk import CollapseWarning, SKATRTransformer
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 
-# Found on seeds 0 to 2; the seeds below were not used to find it.
+# Found on seeds 0 to 2; the seeds below were not used to find it. On fields of 64 patches of 64
+# voxels: in smaller patches the local covariance says it all, and random features hold that.
 RECIPE = dict(
     patch_size=4,
     embed_dim=48,
@@ -26,19 +27,23 @@ RECIPE = dict(
 
 
 def probe_all(n, seed, max_epochs):
-    """Mean R2 of a ridge probe on trained and untrained summaries, and on mean and variance."""
+    """Mean R2 of a ridge probe on trained and untrained summaries, and on mean and variance.
+
+    Pre-training sees the first half of the fields, without labels, and the probe is fitted on it;
+    it is judged on the other half.
+    """
     X, y = gaussian_fields(n, seed)
     start = time.process_time()
-    trained = SKATRTransformer(**RECIPE, max_epochs=max_epochs, random_state=seed).fit(X)
+    trained = SKATRTransformer(**RECIPE, max_epochs=max_epochs, random_state=seed).fit(X[: n // 2])
     cpu_seconds = time.process_time() - start
-    untrained = SKATRTransformer(**RECIPE, max_epochs=0, random_state=seed).fit(X)
+    untrained = SKATRTransformer(**RECIPE, max_epochs=0, random_state=seed).fit(X[: n // 2])
     moments = np.column_stack([X.mean(axis=(1, 2, 3)), X.var(axis=(1, 2, 3))])
     features = (trained.transform(X), untrained.transform(X), moments)
     return [ridge_probe(Z, y).mean() for Z in features], cpu_seconds
 
 
 def test_jepa_beats_random_weights_short():
-    (trained, untrained, moments), _ = probe_all(1200, seed=10, max_epochs=6)
+    (trained, untrained, moments), _ = probe_all(2000, seed=10, max_epochs=10)
     assert trained > untrained + 0.1
     assert trained > moments + 0.4
 
@@ -48,7 +53,7 @@ def test_jepa_beats_random_weights(capsys):
     """The whole problem: 2000 fields, three seeds, three CPU minutes."""
     gains, total = [], 0.0
     for seed in (10, 11, 12):
-        (trained, untrained, moments), cpu_seconds = probe_all(2000, seed, max_epochs=13)
+        (trained, untrained, moments), cpu_seconds = probe_all(2000, seed, max_epochs=26)
         gains.append(trained - untrained)
         total += cpu_seconds
         with capsys.disabled():

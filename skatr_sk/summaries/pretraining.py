@@ -32,7 +32,7 @@ __all__ = ["CollapseWarning", "EffectiveRank", "MovingTarget", "Views", "pretrai
 
 _FEWEST_RANKED = 16
 _HANDFUL = 3.0
-_RANK_FLOOR = 0.01  # healthy summaries of Gaussian fields scatter by 2 to 30 %, collapsed by 0.5 %
+_RANK_FLOOR = 0.005  # features of healthy summaries scatter by 1 to 30 %, of collapsed ones by 0.3 %
 
 
 class CollapseWarning(UserWarning):
@@ -299,7 +299,7 @@ def _warn_collapse(last: dict[str, Any], n_watched: int) -> None:
         warnings.warn(
             f"The summaries have collapsed: their effective rank fell from {at_init:.1f} at "
             f"initialisation to {rank:.1f}, counting directions in which light cones differ by "
-            f"more than {_RANK_FLOOR:.0%} of a summary's size. Bring back what prevents it "
+            f"more than {_RANK_FLOOR:.1%} of a summary's size. Bring back what prevents it "
             "(ema_decay near 1, predictor_depth >= 1, normalize_targets=True), then try a lower "
             "learning_rate or fewer epochs.",
             CollapseWarning,

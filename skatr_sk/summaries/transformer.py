@@ -58,7 +58,7 @@ class SKATRTransformer(
         blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.
     min_context : float, default=0.15
         Smallest share of the patches that stays visible, in (0, 1).
-    ema_decay : float or (float, float), default=(0.996, 1.0)
+    ema_decay : float or (float, float), default=(0.99, 1.0)
         Decay of the target encoder's moving average, in [0, 1], constant or rising from the first
         value to the second. 1.0 keeps a fixed random target, 0.0 makes it the context encoder.
     normalize_targets : bool, default=True
@@ -157,7 +157,7 @@ class SKATRTransformer(
         predictor_depth: int = 4,
         masks: str | BlockMask | Sequence[BlockMask] = "multiblock",
         min_context: float = 0.15,
-        ema_decay: float | tuple[float, float] = (0.996, 1.0),
+        ema_decay: float | tuple[float, float] = (0.99, 1.0),
         normalize_targets: bool = True,
         loss: str = "l1",
         augment: bool = True,
