@@ -48,12 +48,13 @@ print(f"{len(cones.data)} light cones of {cones.data.shape[1:]} cells")
 # The pre-training sees every light cone and no label. ``max_epochs=0`` gives the same encoder
 # with its random initial weights.
 settings = dict(
-    patch_size=(2, 2, 9),
+    patch_size=(2, 2, 15),
     embed_dim=96,
     depth=2,
     predictor_dim=48,
     predictor_depth=2,
     batch_size=32,
+    learning_rate=3e-3,
     random_state=0,
 )
 start = time.perf_counter()
