@@ -212,6 +212,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
                 seed=seed,
                 callbacks=callbacks + SklearnProgress.of(self, self.max_epochs),
                 user_callbacks=self.callbacks,
+                small=True,
             )
         # In double precision a row's prediction does not depend on the rows beside it.
         self.head_ = head.double().requires_grad_(False)

@@ -32,7 +32,9 @@ __all__ = ["CollapseWarning", "EffectiveRank", "MovingTarget", "Views", "pretrai
 
 _FEWEST_RANKED = 16
 _HANDFUL = 3.0
-_RANK_FLOOR = 0.005  # features of healthy summaries scatter by 1 to 30 %, of collapsed ones by 0.3 %
+_RANK_FLOOR = (
+    0.005  # features of healthy summaries scatter by 1 to 30 %, of collapsed ones by 0.3 %
+)
 
 
 class CollapseWarning(UserWarning):
