@@ -11,7 +11,6 @@ It needs the full-size file, which is too large to come with the package.
 """
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from skatr_sk._files import write_whole
 from skatr_sk.lightcones.io import coarsen
 
 # 470 cells have no divisors between 10 and 47; 450 = 5 * 90 leaves an axis that patches of
@@ -31,15 +31,12 @@ BLOCK = (2, 2, 5)
 
 def bundle(source: Path, destination: Path) -> None:
     """Write the block means of `source` to `destination`, whole or not at all."""
-    beside = destination.with_name(f".{destination.name}.{os.getpid()}")
-    try:
-        with h5py.File(source, "r") as full, h5py.File(beside, "x") as small:
+
+    def write(beside: Path) -> None:
+        with h5py.File(source, "r") as full, h5py.File(beside, "w") as small:
             _write(full, small)
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, destination)
-    finally:
-        beside.unlink(missing_ok=True)
+
+    write_whole(destination, write)
 
 
 def _write(full: h5py.File, small: h5py.File) -> None:

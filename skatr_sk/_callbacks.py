@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import warnings
@@ -127,7 +128,7 @@ class Checkpoint(Callback):
     every : int
         Epochs between two writes.
     run : str
-        What identifies the run (parameters, shapes, seed): another run's file is refused.
+        What identifies the run (parameters, data, seed): another run has a file of its own.
     """
 
     def __init__(self, folder: str | Path, every: int, run: str) -> None:
@@ -137,8 +138,9 @@ class Checkpoint(Callback):
 
     @property
     def path(self) -> Path:
-        """File of the checkpoint."""
-        return Path(self.folder) / "checkpoint.safetensors"
+        """File of the checkpoint: one a run, so that the folds of a search can share a folder."""
+        digest = hashlib.blake2b(self.run.encode(), digest_size=8).hexdigest()
+        return Path(self.folder) / f"checkpoint-{digest}.safetensors"
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Resume where there is a file."""
@@ -162,8 +164,10 @@ class Checkpoint(Callback):
         generators = {"shuffle": net.generator_, "torch": torch.default_generator}
         if hasattr(net.prepare, "generator"):
             generators["prepare"] = net.prepare.generator
-        if torch.device(net.device).type == "cuda":
-            generators["cuda"] = torch.cuda.default_generators[torch.cuda.current_device()]
+        device = torch.device(net.device)
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            generators["cuda"] = torch.cuda.default_generators[index]
         return generators
 
     def _write(self, net: Any) -> None:
@@ -191,10 +195,7 @@ class Checkpoint(Callback):
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise ValueError(f"{self.path} is no readable checkpoint: {error}. {advice}") from error
         if header.get("run") != self.run or header.get("format") != _CHECKPOINT_FORMAT:
-            raise ValueError(
-                f"{self.path} belongs to another run: found {header.get('run')}, expected "
-                f"{self.run}. {advice}"
-            )
+            raise ValueError(f"{self.path} was not written by this run. {advice}")
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

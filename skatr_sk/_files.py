@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,11 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
         raise FileNotFoundError(
             f"Cannot write {path}: the folder {path.parent} does not exist; create it first."
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.is_dir():
+        raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
         write(temporary)
         with open(temporary, "rb+") as stream:

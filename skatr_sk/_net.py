@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.utils import check_random_state
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 from torch import Tensor
 
@@ -25,6 +27,7 @@ __all__ = [
     "Net",
     "autocast",
     "check_training",
+    "independent_seeds",
     "resolve_device",
     "seeded",
     "train",
@@ -62,7 +65,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         torch.zeros(1, device=resolved).cpu()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{wrong} ({reason})") from error
+        mend = "set_params(device='auto') takes what there is"
+        raise ValueError(f"{wrong} ({reason}); {mend}") from error
     return resolved
 
 
@@ -89,12 +93,31 @@ def check_training(problems: Problems, estimator: Any) -> None:
     except ValueError:
         expected = "an int in [0, 2**32), a numpy RandomState or None"
         problems.add("random_state", expected, estimator.random_state)
-    if isinstance(estimator.callbacks, str) or not isinstance(estimator.callbacks, Sequence | None):
-        problems.add("callbacks", "a list of skorch callbacks or None", estimator.callbacks)
+    callbacks = estimator.callbacks
+    listed = isinstance(callbacks, Sequence) and not isinstance(callbacks, str)
+    # skorch takes (name, callback) pairs as well
+    parts = (
+        [c[1] if isinstance(c, tuple) and len(c) == 2 else c for c in callbacks or ()]
+        if listed
+        else []
+    )
+    if not (callbacks is None or listed) or not all(isinstance(c, Callback) for c in parts):
+        problems.add("callbacks", "a list of instances of skorch callbacks or None", callbacks)
     try:
         resolve_device(estimator.device)
     except ValueError as error:
         problems.messages.append(f"device: {error}")
+
+
+def independent_seeds(seed: int, n: int) -> list[int]:
+    """Draw `n` seeds from one, so that generators seeded by them share no stream.
+
+    Examples
+    --------
+    >>> len(set(independent_seeds(0, 3)))
+    3
+    """
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(n)]
 
 
 @contextmanager
@@ -102,10 +125,14 @@ def one_thread(wanted: bool) -> Iterator[None]:
     """Compute in one thread inside the block, where wanted.
 
     Products of a few rows leave a second thread nothing to do but wait, and OpenMP waits by
-    spinning: beside another job a small head then trains ten to twenty times slower.
+    spinning: beside another job a small head then trains ten to twenty times slower. The number
+    belongs to the whole process, and comes back at the end.
     """
+    if not wanted:
+        yield
+        return
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if wanted else before)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -239,7 +266,7 @@ def train(
     user_callbacks: Sequence[Any] | None = None,
     small: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train a module and return its history, one dict an epoch.
+    """Train a module and return its history, one dict an epoch; "kept" marks its weights' epoch.
 
     Called inside :func:`seeded`. The module is trained in place and comes back on the CPU in
     evaluation mode: a fitted estimator then loads on a machine without the device.
@@ -267,11 +294,12 @@ def train(
         one thread.
     """
     parts: list[Any] = [*callbacks]
+    stopper = EarlyStopping(patience) if patience is not None and valid_rows is not None else None
     if schedule is not None:
         parts.append(Schedule(schedule))
-    if patience is not None and valid_rows is not None:
+    if stopper is not None:
         # First, so that a checkpoint of this epoch holds what it decided.
-        parts.insert(0, EarlyStopping(patience))
+        parts.insert(0, stopper)
     net = Net(
         module,
         criterion,
@@ -296,10 +324,11 @@ def train(
     if net.interrupted_:
         raise KeyboardInterrupt
     module.cpu().eval()
+    kept = len(net.history) if stopper is None else stopper.best_epoch_
     figures = ("train_loss", "valid_loss", "effective_rank", "effective_rank_at_init")
     return [
         {"epoch": row["epoch"]}
         | {name: float(row[name]) for name in figures if name in row}
-        | {"seconds": row["dur"]}
+        | {"seconds": row["dur"], "kept": row["epoch"] == kept}
         for row in net.history
     ]

@@ -14,7 +14,7 @@ __all__ = ["Batches", "Rows", "split_rows"]
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split by content: a row's side depends on the row itself, not on its place in the array.
+    """Split by content: a row's side depends on its values, not on its place or type.
 
     The rows with the smallest keyed digests validate, so that adding or reordering rows moves at
     most as many rows across as were added, and copies of a row stay together but for the last.
@@ -45,7 +45,9 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     n_valid = min(max(1, round(fraction * n)), n - 1)
     key = seed.to_bytes(8, "little")
     digests = [
-        hashlib.blake2b(np.ascontiguousarray(row).data, key=key, digest_size=8).digest()
+        hashlib.blake2b(
+            np.ascontiguousarray(row, dtype="<f4").data, key=key, digest_size=8
+        ).digest()
         for row in rows
     ]
     order = np.argsort(np.array(digests, dtype="S8"), kind="stable")

@@ -198,7 +198,7 @@ class TestEstimator:
 
     def test_history(self, case, models):
         history = models[case].history_
-        keys = {"epoch", "train_loss", "valid_loss", "seconds"}
+        keys = {"epoch", "train_loss", "valid_loss", "seconds", "kept"}
         if case != "head":
             keys |= {"effective_rank", "effective_rank_at_init"}
         assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))

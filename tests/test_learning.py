@@ -89,6 +89,13 @@ def test_collapse_without_protections_is_seen_and_warned_of():
     assert last["effective_rank"] < 3
 
 
+def test_collapse_of_few_fields_is_seen():
+    X, _ = gaussian_fields(120, seed=51)
+    few = COLLAPSE | dict(validation_fraction=0.1, max_epochs=25)
+    with pytest.warns(CollapseWarning):
+        SKATRTransformer(**(RECIPE | few)).fit(X)
+
+
 def test_protections_keep_the_rank_and_the_peace():
     X, _ = gaussian_fields(600, seed=50)
     healthy = dict(max_epochs=6, validation_fraction=0.2, random_state=0)

@@ -1,16 +1,20 @@
 """The trainer: rows, batches, seeds, failures, interrupts, resumed runs, progress."""
 
 import copy
+import json
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
 from skorch.callbacks import EarlyStopping as SkorchEarlyStopping
@@ -329,7 +333,7 @@ def test_without_patience_the_last_epoch_stays():
 
 def test_history_of_a_run():
     history = small().fit(fields()).history_
-    names = "epoch train_loss valid_loss effective_rank effective_rank_at_init seconds"
+    names = "epoch train_loss valid_loss effective_rank effective_rank_at_init seconds kept"
     assert all(list(row) == names.split() for row in history)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert len({row["effective_rank_at_init"] for row in history}) == 1
@@ -363,7 +367,7 @@ def test_a_resumed_run_equals_one_without_a_break(tmp_path, parameters, moment):
     kept = small(**parameters, checkpoint_dir=tmp_path / "run")
     with pytest.raises(Cut):
         kept.set_params(callbacks=[cut]).fit(fields())
-    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 1
     counted = Act("epoch", lambda net: None, at=0)
     kept.set_params(callbacks=[counted]).fit(fields())
     done = 2 if parameters["checkpoint_every"] == 2 else 3
@@ -396,7 +400,8 @@ def test_a_resumed_run_keeps_what_early_stopping_knew(tmp_path):
 
 def checkpointed(folder):
     transformer = small(checkpoint_dir=folder, checkpoint_every=1).fit(fields())
-    return transformer, folder / "checkpoint.safetensors"
+    (path,) = folder.glob("checkpoint-*.safetensors")
+    return transformer, path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "random", "foreign", "empty header"])
@@ -410,7 +415,7 @@ def test_a_damaged_checkpoint(tmp_path, damage):
     else:
         metadata = {"skatr_sk_checkpoint": "{}"} if damage == "empty header" else {"made": "by"}
         save_file(load_file(path), path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors.*Remove the file") as error:
+    with pytest.raises(ValueError, match=r"checkpoint-.*\.safetensors.*Remove the file") as error:
         transformer.fit(fields())
     assert str(path) in str(error.value)
 
@@ -419,12 +424,31 @@ def test_a_damaged_checkpoint(tmp_path, damage):
     "change", [dict(random_state=4), dict(learning_rate=1e-4), dict(max_epochs=9), "data"], ids=str
 )
 def test_a_checkpoint_of_another_run(tmp_path, change):
-    transformer, _ = checkpointed(tmp_path)
+    transformer, path = checkpointed(tmp_path)
+    before = path.read_bytes()
     X = fields(seed=1) if change == "data" else fields()
     if change != "data":
         transformer.set_params(**change)
-    with pytest.raises(ValueError, match="belongs to another run: found .*Remove the file"):
-        transformer.fit(X)
+    transformer.fit(X)
+    # It starts anew beside the first, which stays as it was.
+    assert len(list(tmp_path.glob("checkpoint-*.safetensors"))) == 2
+    assert path.read_bytes() == before
+    fresh = clone(transformer).set_params(checkpoint_dir=None).fit(X)
+    np.testing.assert_array_equal(transformer.transform(X), fresh.transform(X))
+
+
+def test_folds_share_a_checkpoint_folder(tmp_path):
+    pipe = Pipeline([("skatr", small(checkpoint_dir=tmp_path)), ("head", Ridge())])
+    X = fields()
+    assert len(cross_val_score(pipe, X, X[:, 0], cv=3)) == 3
+
+
+def test_a_file_under_the_name_of_another_run(tmp_path):
+    transformer, path = checkpointed(tmp_path)
+    header = json.dumps({"format": 1, "run": "another"})
+    save_file(load_file(path), path, metadata={"skatr_sk_checkpoint": header})
+    with pytest.raises(ValueError, match="was not written by this run. Remove the file"):
+        transformer.fit(fields())
 
 
 def test_a_checkpoint_of_another_kind_of_device(tmp_path):
@@ -534,3 +558,49 @@ def test_scikit_learns_progress_bar(inside, capfd):
     estimator.set_callbacks(bars).fit(fields(), fields()[:, 0])
     out, err = capfd.readouterr()
     assert "SKATRTransformer" in out + err
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+def test_threads_that_fit_and_load_at_once_do_not_disturb_each_other(tmp_path):
+    X = fields()
+    small().fit(X).save(tmp_path / "w.safetensors")
+    alone = small(random_state=1).fit(X).transform(X)
+    done = threading.Event()
+
+    def load():
+        while not done.is_set():
+            SKATRTransformer.load(tmp_path / "w.safetensors")
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            fits = [pool.submit(small(random_state=1).fit, X) for _ in range(4)]
+            results = [fit.result().transform(X) for fit in fits]
+    finally:
+        done.set()
+        loader.join()
+    for result in results:
+        np.testing.assert_array_equal(result, alone)
+
+
+def test_the_split_does_not_depend_on_the_type():
+    X = fields()
+    first, second = small(random_state=2).fit(X), small(random_state=2).fit(X.astype(np.float64))
+    np.testing.assert_allclose(first.transform(X), second.transform(X), rtol=1e-4, atol=1e-5)
+
+
+def test_the_kept_epoch_is_marked():
+    history = small(max_epochs=3).fit(fields()).history_
+    assert [row["kept"] for row in history] == [False, False, True]
+    stopped = small(max_epochs=40, patience=3, learning_rate=0.3).fit(fields()).history_
+    best = min(stopped, key=lambda row: row["valid_loss"])
+    assert [row["epoch"] for row in stopped if row["kept"]] == [best["epoch"]]
+
+
+def test_callbacks_must_be_instances():
+    for wrong in ([3], [SkorchEarlyStopping]):
+        with pytest.raises(ValueError, match="callbacks: expected a list of instances"):
+            small(callbacks=wrong).fit(fields())

@@ -20,7 +20,7 @@ from skatr_sk._checks import (
     check_numbers,
     unchanged_on_error,
 )
-from skatr_sk._net import check_training, resolve_device, seeded, train
+from skatr_sk._net import check_training, independent_seeds, resolve_device, seeded, train
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
 from skatr_sk.lightcones.scaling import ParameterScaling
@@ -79,7 +79,8 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
     summary_mean_, summary_scale_ : ndarray of shape (n_features_in_,)
         Of the features.
     history_ : list of dict
-        One an epoch: ``epoch, train_loss, valid_loss, seconds``.
+        One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
+        ``seconds`` and ``kept``, true for the epoch whose weights these are.
     n_features_in_ : int
         Length of a summary.
     feature_names_in_ : ndarray of str
@@ -181,14 +182,15 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
             scaling = ParameterScaling(bounds[:, 0], bounds[:, 1])
             _check_inside(targets, bounds)
         seed = check_random_state(self.random_state).randint(2**31 - 1)
-        train_rows, valid_rows = split_rows(checked, self.validation_fraction, seed)
+        split_seed, weights_seed, order_seed = independent_seeds(seed, 3)
+        train_rows, valid_rows = split_rows(checked, self.validation_fraction, split_seed)
         mean, scale = _moments(checked[train_rows])
         device = resolve_device(self.device)
         # Summaries are small: the whole of them waits on the device.
         summaries = torch.from_numpy(((checked - mean) / scale).astype(np.float32)).to(device)
         unit = torch.from_numpy(scaling.to_unit(targets).astype(np.float32)).to(device)
         callbacks: list[Any] = [Progress(type(self).__name__)] if self.verbose else []
-        with seeded(seed, device):
+        with seeded(weights_seed, device):
             head = Head(
                 checked.shape[1],
                 self.hidden_dims,
@@ -209,7 +211,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
                 learning_rate=self.learning_rate,
                 weight_decay=self.weight_decay,
                 patience=self.patience,
-                seed=seed,
+                seed=order_seed,
                 callbacks=callbacks + SklearnProgress.of(self, self.max_epochs),
                 user_callbacks=self.callbacks,
                 small=True,

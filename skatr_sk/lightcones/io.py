@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
+from skatr_sk._checks import nearest_divisors
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -70,7 +72,7 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
     sizes = _block_sizes(block, len(field_shape))
     problems = [
         f"block[{axis}] = {size} does not divide the {cells} cells of field axis {axis} "
-        f"(divisors nearest to it: {_nearest_divisors(cells, size)})"
+        f"(divisors nearest to it: {' and '.join(map(str, nearest_divisors(cells, size)))})"
         for axis, (size, cells) in enumerate(zip(sizes, field_shape, strict=True))
         if cells % size
     ]
@@ -101,14 +103,6 @@ def _block_sizes(block: SupportsIndex | Sequence[SupportsIndex], rank: int) -> t
     if min(sizes) < 1:
         raise ValueError(f"block sizes must be at least 1; found {block!r}.")
     return sizes
-
-
-def _nearest_divisors(cells: int, size: int) -> str:
-    """The divisors of `cells` on either side of `size`, for messages."""
-    divisors = [number for number in range(1, cells + 1) if cells % number == 0]
-    below = [number for number in divisors if number < size][-1:]
-    above = [number for number in divisors if number > size][:1]
-    return " and ".join(str(number) for number in below + above)
 
 
 @overload

@@ -9,12 +9,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from skatr_sk._checks import Problems, nearest_divisors
 from skatr_sk._net import check_training
+from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.encoding import POOLINGS, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
-from skatr_sk.summaries.weights import Architecture
+from skatr_sk.summaries.weights import FrozenEncoder
 
 __all__ = [
     "MASKS",
@@ -22,7 +25,7 @@ __all__ = [
     "check_widths",
     "resolve_masks",
     "resolve_patch_size",
-    "same_architecture",
+    "same_encoder",
 ]
 
 MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
@@ -81,16 +84,21 @@ def _check_masks(problems: Problems, masks: Any) -> None:
     elif not isinstance(masks, BlockMask) and not (
         isinstance(masks, Sequence) and masks and all(isinstance(m, BlockMask) for m in masks)
     ):
-        problems.add("masks", f"one of {sorted(MASKS)} or a list of BlockMask", masks)
+        expected = f"one of {sorted(MASKS)} or a list of BlockMask"
+        problems.add("masks", expected, masks, "'multiblock' is short and long blocks together")
 
 
 def _check_decay(problems: Problems, decay: Any) -> None:
-    ends = decay if isinstance(decay, Sequence) else (decay,)
-    if isinstance(decay, str) or (isinstance(decay, Sequence) and len(ends) != 2):
+    several = isinstance(decay, Sequence | np.ndarray)
+    ends = decay if several else (decay,)
+    if isinstance(decay, str) or (several and len(ends) != 2):
         problems.add("ema_decay", "a number or a pair (start, end)", decay)
         return
+    before = len(problems.messages)
     for end in ends:
         problems.real("ema_decay", end, "[0, 1]")
+    if len(problems.messages) == before and ends[0] > ends[-1]:
+        problems.add("ema_decay", "a pair that rises from start to end", decay)
 
 
 def _check_patch(problems: Problems, patch: Any) -> None:
@@ -98,7 +106,7 @@ def _check_patch(problems: Problems, patch: Any) -> None:
         problems.choice("patch_size", patch, ("auto",))
         return
     sizes = Problems("")
-    for size in patch if isinstance(patch, Sequence) else (patch,):
+    for size in patch if isinstance(patch, Sequence | np.ndarray) else (patch,):
         sizes.integer("", size, 1)
     if sizes.messages:
         expected = "'auto', an integer >= 1 or a tuple of one for each axis of the field"
@@ -106,7 +114,7 @@ def _check_patch(problems: Problems, patch: Any) -> None:
 
 
 def _check_range(problems: Problems, bounds: Any) -> None:
-    valid = isinstance(bounds, Sequence) and len(bounds) == 2
+    valid = isinstance(bounds, Sequence | np.ndarray) and len(bounds) == 2
     valid = valid and all(isinstance(b, numbers.Real) and math.isfinite(b) for b in bounds)
     if not (valid and bounds[0] < bounds[1]):
         problems.add("brightness_range", "None or finite (low, high) in mK, low < high", bounds)
@@ -177,8 +185,9 @@ def check_widths(estimator: Any, grid_shape: Sequence[int]) -> None:
     problems.raise_if_any()
 
 
-def same_architecture(estimator: Any, found: Architecture) -> None:
+def same_encoder(estimator: Any, frozen: FrozenEncoder) -> None:
     """Check that parameters changed from their defaults agree with loaded weights."""
+    found = frozen.architecture
     problems = Problems(type(estimator).__name__)
     defaults = inspect.signature(type(estimator)).parameters
     for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio"):
@@ -190,4 +199,8 @@ def same_architecture(estimator: Any, found: Architecture) -> None:
         if given != stored:
             mend = "leave it at its default to take what the file has"
             problems.add(name, f"{stored!r} as in the weights file", given, mend)
+    bounds = estimator.brightness_range
+    if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
+        mend = "leave it at None: the scaling is part of the weights"
+        problems.add("brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend)
     problems.raise_if_any()

@@ -93,6 +93,7 @@ def encode(
     device: torch.device,
     autocast: Any,
     batch_size: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Compute summaries of many fields, a bounded number at a time.
 
@@ -110,6 +111,8 @@ def encode(
         Sets the precision.
     batch_size : int, optional
         Fields at a time; the default suits the device's caches.
+    rows : ndarray of int64, optional
+        Which fields; default is all.
 
     Returns
     -------
@@ -121,10 +124,11 @@ def encode(
         batch_size = max(1, most // n_tokens)
     parts = []
     with autocast:
-        for start in range(0, len(fields), batch_size):
+        for start in range(0, len(fields) if rows is None else len(rows), batch_size):
+            part: Any = slice(start, start + batch_size)
+            chosen = fields[part if rows is None else rows[part]]
             # Memory maps may be read-only, which torch does not know: these are copied.
-            rows = np.require(fields[start : start + batch_size], requirements=["C", "W"])
-            batch = torch.from_numpy(rows)
+            batch = torch.from_numpy(np.require(chosen, requirements=["C", "W"]))
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
     summaries: np.ndarray = torch.cat(parts).numpy()

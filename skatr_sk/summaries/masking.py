@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -42,14 +43,16 @@ class BlockMask:
 
     def __post_init__(self) -> None:
         problems = []
-        if not (isinstance(self.n_blocks, int) and self.n_blocks >= 1):
+        if not (isinstance(self.n_blocks, Integral) and self.n_blocks >= 1):
             problems.append(f"n_blocks must be an integer >= 1, found {self.n_blocks!r}")
         for name, upper in (("scale", 1.0), ("aspect", math.inf), ("depth", 1.0)):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= upper:
+            pair = getattr(self, name)
+            valid = isinstance(pair, Sequence) and len(pair) == 2
+            valid = valid and all(isinstance(end, Real) for end in pair)
+            if not (valid and 0 < pair[0] <= pair[1] <= upper):
                 problems.append(
                     f"{name} must be a range (low, high) with 0 < low <= high <= {upper}, "
-                    f"found {(low, high)}"
+                    f"found {pair!r}"
                 )
         if problems:
             raise ValueError("BlockMask: " + "; ".join(problems) + ".")

@@ -16,7 +16,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from skatr_sk._callbacks import Checkpoint, Progress, SklearnProgress
-from skatr_sk._net import autocast, resolve_device, seeded, train
+from skatr_sk._net import autocast, independent_seeds, resolve_device, seeded, train
 from skatr_sk._rank import effective_rank
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
@@ -32,9 +32,11 @@ __all__ = ["CollapseWarning", "EffectiveRank", "MovingTarget", "Views", "pretrai
 
 _FEWEST_RANKED = 16
 _HANDFUL = 3.0
-_RANK_FLOOR = (
-    0.005  # features of healthy summaries scatter by 1 to 30 %, of collapsed ones by 0.3 %
-)
+# On Gaussian random fields healthy summaries scatter by 1 to 30 % of their size, collapsed ones by
+# 0.3 %; on real light cones those of random weights scatter by 9 % and more.
+_RANK_FLOOR = 0.005
+_MOST_RANKED = 512
+_TOPPED_UP = 128
 
 
 class CollapseWarning(UserWarning):
@@ -135,22 +137,23 @@ class EffectiveRank(Callback):
     Parameters
     ----------
     fields : ndarray of shape (n, *field_shape)
-        At most 512 of them are summarised.
+    rows : ndarray of int64
+        Which of them are summarised.
     scaling, patch_size, precision
         As in the run.
     """
 
-    MOST = 512
-
     def __init__(
         self,
         fields: np.ndarray,
+        rows: np.ndarray,
         *,
         scaling: BrightnessScaling,
         patch_size: Sequence[int],
         precision: str,
     ) -> None:
-        self.fields = fields[: self.MOST]
+        self.fields = fields
+        self.rows = rows
         self.scaling = scaling
         self.patch_size = patch_size
         self.precision = precision
@@ -161,6 +164,7 @@ class EffectiveRank(Callback):
         summaries = encode(
             encoder,
             self.fields,
+            rows=self.rows,
             scaling=self.scaling,
             patch_size=self.patch_size,
             pooling="mean",
@@ -203,7 +207,8 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
     )
     check_widths(transformer, architecture.grid_shape)
     seed = check_random_state(transformer.random_state).randint(2**31 - 1)
-    train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, seed)
+    split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
+    train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, split_seed)
     if transformer.brightness_range is None:
         scaling = BrightnessScaling.learn(fields, train_rows)
     else:
@@ -215,18 +220,20 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
         min_context=transformer.min_context,
         scaling=scaling,
         augment=transformer.augment,
-        seed=seed,
+        seed=views_seed,
     )
-    watched = (valid_rows if len(valid_rows) else train_rows)[: EffectiveRank.MOST]
+    # The rank of few fields is small whatever the encoder: training fields top them up.
+    watched = np.concatenate([valid_rows, train_rows])[: max(len(valid_rows), _TOPPED_UP)]
     rank = EffectiveRank(
-        fields[watched],
+        fields,
+        watched[:_MOST_RANKED],
         scaling=scaling,
         patch_size=architecture.patch_size,
         precision=transformer.precision,
     )
     decay = transformer.ema_decay
     callbacks: list[Any] = [
-        MovingTarget(tuple(decay) if isinstance(decay, Sequence) else (decay, decay)),
+        MovingTarget((decay, decay) if np.ndim(decay) == 0 else (decay[0], decay[1])),
         rank,
     ]
     if transformer.checkpoint_dir is not None:
@@ -236,7 +243,7 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
         callbacks.append(Progress(type(transformer).__name__))
     callbacks += SklearnProgress.of(transformer, transformer.max_epochs)
     device = resolve_device(transformer.device)
-    with seeded(seed, device):
+    with seeded(weights_seed, device):
         encoder = architecture.build()
         history = train(
             _objective(transformer, encoder, architecture),
@@ -250,15 +257,16 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
             learning_rate=transformer.learning_rate,
             weight_decay=transformer.weight_decay,
             patience=transformer.patience,
-            seed=seed,
+            seed=order_seed,
             schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
             prepare=views,
             callbacks=callbacks,
             user_callbacks=transformer.callbacks,
         )
-    if history:
-        _warn_collapse(history[-1], len(watched))
-    return FrozenEncoder(architecture, scaling, encoder, history)
+    for row in history:
+        if row["kept"]:
+            _warn_collapse(row, len(watched))
+    return FrozenEncoder(architecture, scaling, encoder, history, transformer.pooling)
 
 
 def _objective(
@@ -266,6 +274,13 @@ def _objective(
 ) -> JEPA | MaskedReconstruction:
     """Put the predictor beside the encoder, for tokens or for voxels."""
     normalize = transformer.normalize_targets
+    if transformer.objective == "reconstruction" and math.prod(architecture.patch_size) == 1:
+        if normalize:
+            raise ValueError(
+                f"objective='reconstruction' with normalize_targets=True has nothing to predict in "
+                f"patches of a single voxel (patch_size={architecture.patch_size}): normalised, "
+                "it is always 0. Use larger patches, or normalize_targets=False."
+            )
     if transformer.predictor_depth == 0:
         return JEPA(encoder, MeanPredictor(), normalize_targets=normalize)
     jepa = transformer.objective == "jepa"
@@ -286,7 +301,7 @@ def _objective(
 
 def _run_identity(transformer: Any, fields: np.ndarray, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
-    ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device"}
+    ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "pooling"}
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
     digest = hashlib.blake2b(np.ascontiguousarray(fields).data, digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {fields.dtype} {digest}"}

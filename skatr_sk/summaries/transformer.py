@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._callbacks import CallbackSupportMixin, with_callbacks
 from skatr_sk._checks import check_fields, unchanged_on_error
 from skatr_sk._net import autocast, resolve_device
-from skatr_sk.summaries._parameters import check_parameters, same_architecture
+from skatr_sk.summaries._parameters import check_parameters, same_encoder
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import pretrain
@@ -89,8 +90,7 @@ class SKATRTransformer(
     weights : path or None, default=None
         A file written by :meth:`save`: ``fit`` then loads and checks it and trains nothing.
     checkpoint_dir : path or None, default=None
-        Folder where the state of the run is kept; an interrupted ``fit`` goes on from it. Needs
-        an int as ``random_state``.
+        Where an interrupted ``fit`` left its state and goes on; needs an int `random_state`.
     checkpoint_every : int, default=10
         Epochs between two checkpoints.
     device : str, default="auto"
@@ -103,7 +103,7 @@ class SKATRTransformer(
         1 shows a progress bar with losses, effective rank and the time left.
     random_state : int, RandomState instance or None, default=None
         Fixes weights, masks, batches and the validation split; the same int gives the same
-        result on the same device.
+        result on the same CPU, and on a GPU up to the rounding of its parallel sums.
 
     Attributes
     ----------
@@ -114,8 +114,12 @@ class SKATRTransformer(
     scaling_ : BrightnessScaling
         From mK to what the encoder sees.
     history_ : list of dict
-        One an epoch: ``epoch, train_loss, valid_loss, effective_rank, effective_rank_at_init,
-        seconds``.
+        One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
+        ``effective_rank, effective_rank_at_init, seconds`` and ``kept``, true for the epoch whose
+        weights these are. The rank is that of standardised validation summaries, topped up by
+        training ones where these are few; features that scatter by less than 0.5 % of the
+        summaries' root mean square do not count (``floor=0.005`` in
+        :func:`~skatr_sk.evaluation.effective_rank`).
     field_shape_in_ : tuple of int
         Shape of one field.
     n_features_in_ : int
@@ -123,13 +127,10 @@ class SKATRTransformer(
 
     References
     ----------
-    .. [1] Ore, Heneka, Plehn, "SKATR: A self-supervised summary transformer for SKA",
-       SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
-    .. [2] Assran et al., "Self-supervised learning from images with a joint-embedding predictive
-       architecture", arXiv:2301.08243.
-    .. [3] Bardes et al., "Revisiting feature prediction for learning visual representations from
-       video" (V-JEPA), arXiv:2404.08471.
-    .. [4] He et al., "Masked autoencoders are scalable vision learners", arXiv:2111.06377.
+    .. [1] Ore, Heneka, Plehn (SKATR), SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
+    .. [2] Assran et al. (I-JEPA), arXiv:2301.08243.
+    .. [3] Bardes et al. (V-JEPA), arXiv:2404.08471.
+    .. [4] He et al. (masked autoencoders), arXiv:2111.06377.
 
     Examples
     --------
@@ -228,7 +229,7 @@ class SKATRTransformer(
         Raises
         ------
         ValueError
-            When parameters, `X` or the weights file are not as expected; nothing is changed then.
+            When parameters, `X` or weights are not as expected; nothing is changed then.
         """
         with unchanged_on_error(self):
             check_parameters(self)
@@ -241,7 +242,7 @@ class SKATRTransformer(
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
         """Become the transformer of a frozen encoder."""
-        same_architecture(self, frozen.architecture)
+        same_encoder(self, frozen)
         found = getattr(self, "field_shape_in_", frozen.architecture.field_shape)
         if found != frozen.architecture.field_shape:
             raise ValueError(
@@ -270,6 +271,9 @@ class SKATRTransformer(
         """
         check_is_fitted(self)
         check_parameters(self)
+        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if (wanted or get_config()["transform_output"]) != "default":
+            self._check_columns()
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
         # The fitted encoder stays where it is; a copy of its small weights does the work elsewhere.
@@ -286,6 +290,19 @@ class SKATRTransformer(
             autocast=autocast(device, self.precision),
         )
 
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
+        self._check_columns()
+        names: np.ndarray = super().get_feature_names_out(input_features)
+        return names
+
+    def _check_columns(self) -> None:
+        if self.pooling == "tokens":
+            raise ValueError(
+                "pooling='tokens' gives an array of three axes, which has no columns to name: use "
+                "pooling='mean' or 'max', or set_output(transform='default')."
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frozen encoder, its scaling and its history as one safetensors file.
 
@@ -295,7 +312,9 @@ class SKATRTransformer(
             Replaced whole or not at all; its folder must exist.
         """
         check_is_fitted(self)
-        frozen = FrozenEncoder(self.architecture_, self.scaling_, self.encoder_, self.history_)
+        frozen = FrozenEncoder(
+            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling
+        )
         write_encoder(path, frozen)
 
     @classmethod
@@ -307,15 +326,16 @@ class SKATRTransformer(
         path : path
             Becomes the parameter ``weights``, so that a clone loads the same file.
         **parameters
-            Others, such as ``device`` or ``pooling``.
+            Others, such as ``device``; ``pooling`` is that of the saved transformer unless given.
 
         Returns
         -------
         SKATRTransformer
         """
-        transformer = cls(weights=os.fspath(path), **parameters)
+        frozen = read_encoder(path)
+        transformer = cls(weights=os.fspath(path), **({"pooling": frozen.pooling} | parameters))
         check_parameters(transformer)
-        transformer._adopt(read_encoder(path))
+        transformer._adopt(frozen)
         transformer.field_shape_in_ = transformer.architecture_.field_shape
         transformer.n_features_in_ = transformer.field_shape_in_[0]
         return transformer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from skatr_sk._files import write_whole
+from skatr_sk._net import seeded
 from skatr_sk._version import __version__
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
@@ -54,11 +56,8 @@ class Architecture:
 
     def build(self) -> Encoder:
         """Return an encoder with random weights from torch's current generator."""
-        n_voxels = 1
-        for size in self.patch_size:
-            n_voxels *= size
         return Encoder(
-            n_voxels,
+            math.prod(self.patch_size),
             self.grid_shape,
             embed_dim=self.embed_dim,
             depth=self.depth,
@@ -78,12 +77,15 @@ class FrozenEncoder:
     encoder : Encoder
     history : list of dict
         Of the pre-training.
+    pooling : str
+        How its transformer pooled tokens.
     """
 
     architecture: Architecture
     scaling: BrightnessScaling
     encoder: Encoder
     history: list[dict[str, Any]]
+    pooling: str = "mean"
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
@@ -98,6 +100,7 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
         "architecture": dataclasses.asdict(frozen.architecture),
         "scaling": dataclasses.asdict(frozen.scaling),
         "history": frozen.history,
+        "pooling": frozen.pooling,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in frozen.encoder.state_dict().items()}
     metadata = {_KEY: json.dumps(header)}
@@ -141,8 +144,8 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             )
         architecture = _architecture(header["architecture"])
         scaling = BrightnessScaling(**header["scaling"])
-        history = list(header["history"])
-        with torch.random.fork_rng(devices=[]):
+        history, pooling = list(header["history"]), header["pooling"]
+        with seeded(0, torch.device("cpu")):  # these weights are replaced below
             encoder = architecture.build()
     except (
         ArithmeticError,
@@ -155,7 +158,7 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         raise ValueError(f"{source} has a header that cannot be used: {error}.") from error
     _check_tensors(source, encoder, tensors)
     encoder.load_state_dict(tensors)
-    return FrozenEncoder(architecture, scaling, encoder.eval(), history)
+    return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling)
 
 
 def _architecture(fields: Mapping[str, Any]) -> Architecture:

@@ -221,7 +221,7 @@ def test_history_and_callbacks():
     head = quick(callbacks=[spy]).fit(X, y)
     assert spy.epochs == len(head.history_) == 5
     for epoch, row in enumerate(head.history_, start=1):
-        assert list(row) == ["epoch", "train_loss", "valid_loss", "seconds"]
+        assert list(row) == ["epoch", "train_loss", "valid_loss", "seconds", "kept"]
         assert row["epoch"] == epoch
         assert isinstance(row["train_loss"], float) and row["seconds"] > 0
     assert (len(spy.train), len(spy.valid)) == (51, 9)
