@@ -8,6 +8,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skatr_sk.heads.pooling import make_pooling
+
 __all__ = ["LOSSES", "Head", "HeadLoss"]
 
 LOSSES = ("l1", "l2", "gaussian")
@@ -31,6 +33,8 @@ class Head(nn.Module):
         Keep means inside (0, 1) by a sigmoid.
     dropout : float
         Share of hidden units dropped in training.
+    pooling : {"mean", "attention"}
+        Of token summaries.
 
     Examples
     --------
@@ -50,8 +54,10 @@ class Head(nn.Module):
         gaussian: bool,
         bounded: bool,
         dropout: float,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
+        self.pooling = make_pooling(pooling, n_summary)
         widths = [n_summary, *hidden_dims]
         layers: list[nn.Module] = []
         for inside, outside in pairwise(widths):
@@ -65,8 +71,8 @@ class Head(nn.Module):
         self.bounded = bounded
 
     def forward(self, summaries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (n, n_summary) to means and log sigmas (or None), each (n, n_parameters)."""
-        output = self.layers(summaries)
+        """Map summaries or their tokens to means and log sigmas (or None), (n, n_parameters)."""
+        output = self.layers(self.pooling(summaries))
         mean = output[:, : self.n_parameters]
         if self.bounded:
             mean = mean.sigmoid()

@@ -118,9 +118,7 @@ def test_the_context_keeps_its_share(sky, min_context):
     generator, n_patches = seeded(), math.prod(sky)
     fewest = n_patches
     for _ in range(300):
-        context, target = sample_masks(
-            2, sky, LONG, min_context=min_context, generator=generator
-        )
+        context, target = sample_masks(2, sky, LONG, min_context=min_context, generator=generator)
         fewest = min(fewest, context.shape[1])
         assert target.shape[1] >= 1
     # Some of the draws reach the bound: it is honoured, not overdone.
@@ -176,8 +174,10 @@ def test_one_generator_goes_on():
 
 def alike_neighbours(maps):
     """Share of pairs of neighbours on the sky of one kind."""
-    same = [(maps.narrow(a, 1, maps.shape[a] - 1) == maps.narrow(a, 0, maps.shape[a] - 1))
-            for a in (1, 2)]
+    same = [
+        (maps.narrow(a, 1, maps.shape[a] - 1) == maps.narrow(a, 0, maps.shape[a] - 1))
+        for a in (1, 2)
+    ]
     return torch.cat([s.flatten(1) for s in same], dim=1).float().mean().item()
 
 

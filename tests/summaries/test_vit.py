@@ -35,9 +35,7 @@ def test_patchify_equals_an_explicit_loop(field_shape, patch_size):
         for place in itertools.product(*map(range, grid)):
             voxels = []
             for offset in itertools.product(*map(range, patch_size)):
-                cell = tuple(
-                    i * p + o for i, p, o in zip(place, patch_size, offset, strict=True)
-                )
+                cell = tuple(i * p + o for i, p, o in zip(place, patch_size, offset, strict=True))
                 voxels.append(field[cell].item())
             patches.append(voxels)
         expected.append(patches)
@@ -172,9 +170,7 @@ def test_order_matters_through_the_position_code_alone(torch_seed, monkeypatch):
 @pytest.mark.parametrize("grid", [(9,), (4, 4), (3, 3, 4)], ids=str)
 def test_gradients_reach_every_trainable_parameter(grid, torch_seed):
     encoder = Encoder(5, grid, **SIZES)
-    predictor = Predictor(
-        12, 12, grid, predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0
-    )
+    predictor = Predictor(12, 12, grid, predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0)
     jepa = JEPA(encoder, predictor)
     generator = torch.Generator().manual_seed(0)
     masks = [sample_masks(4, grid, BlockMask(2, (0.3, 0.5)), generator=generator)]
@@ -191,18 +187,14 @@ def test_gradients_reach_every_trainable_parameter(grid, torch_seed):
 
 def test_predictor_keeps_unequal_sizes_apart(torch_seed):
     # No two of: fields, context, targets, widths, patches.
-    predictor = Predictor(
-        12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=1.5
-    )
+    predictor = Predictor(12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=1.5)
     index = permutations(3, 20)
     predicted = predictor(draw(3, 6, 12), index[:, :6], index[:, 6:17])
     assert predicted.shape == (3, 11, 7)
 
 
 def test_predictions_differ_by_place_and_depend_on_the_context(torch_seed):
-    predictor = Predictor(
-        12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=2.0
-    )
+    predictor = Predictor(12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=2.0)
     index, context = permutations(3, 20), draw(3, 6, 12)
     predicted = predictor(context, index[:, :6], index[:, 6:])
     assert predicted.std(dim=1).min() > 1e-3
