@@ -24,6 +24,9 @@ MAX_BINS = 500  # the narrowest bins must leave room for the others
 # of nflows' inverse is (d0 (1 - u) - d1 u)^2 + 4 s^2 u (1 - u) >= 0 for knot slopes d0, d1 and a
 # mean slope s of the bin; in float32 it needs d / s below about 1e6. This bound keeps it below 1e4.
 _MAX_LOGIT = 8.0
+# Adam moves every weight alike: this factor lets the splines move slower than the affine layer, and
+# bend a Gaussian only where the data ask for it.
+_LOGIT_SCALE = 0.05
 # Slope one at the knots: the spline of equal bins is then the identity.
 _UNIT_SLOPE = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
 # Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
@@ -213,7 +216,7 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        logits = _MAX_LOGIT * torch.tanh(transform_params / _MAX_LOGIT)
+        logits = _MAX_LOGIT * torch.tanh(_LOGIT_SCALE / _MAX_LOGIT * transform_params)
         n_bins = self.num_bins
         slopes = functional.pad(logits[..., 2 * n_bins :], (1, 1)) + _UNIT_SLOPE
         # Every value goes through the spline, those outside pulled to its edge, and keep theirs:
