@@ -88,7 +88,7 @@ def test_linear_gaussian(n_parameters, bounded):
     """5,000 simulations: within 0.05 nats a parameter, C2ST at most 0.55, calibrated."""
     problem = LinearGaussian(n_parameters, bounded)
     X, y = problem.draw(5000, seed=0)
-    epochs = 20 if n_parameters == 1 else 40
+    epochs = 10 if n_parameters == 1 else 40 if bounded else 20
     posterior = PosteriorEstimator(
         prior_bounds=problem.bounds, max_epochs=epochs, device="cpu", random_state=0
     ).fit(X, y)
