@@ -19,7 +19,7 @@ _METHODS = ("highest_density", "tarp", "ranks")
 _TITLES = {
     "highest_density": "highest-density regions",
     "tarp": "TARP regions",
-    "ranks": "share of samples below the truth",
+    "ranks": "rank of the truth / number of samples",
 }
 _LINE = {"linewidth": 1.6}
 _BAND = {"color": "0.5", "alpha": 0.22, "linewidth": 0}
@@ -36,8 +36,8 @@ class CoverageDisplay:
     ----------
     curves : dict of str to Coverage
         What is drawn, with the names of the legend.
-    xlabel : str, default="credibility"
-        Label of the horizontal axis.
+    xlabel, ylabel : str, default="credibility" and "expected coverage"
+        Labels of the axes.
 
     Attributes
     ----------
@@ -62,9 +62,16 @@ class CoverageDisplay:
     [True, False]
     """
 
-    def __init__(self, *, curves: Mapping[str, Coverage], xlabel: str = "credibility") -> None:
+    def __init__(
+        self,
+        *,
+        curves: Mapping[str, Coverage],
+        xlabel: str = "credibility",
+        ylabel: str = "expected coverage",
+    ) -> None:
         self.curves = curves
         self.xlabel = xlabel
+        self.ylabel = ylabel
 
     def plot(
         self,
@@ -113,7 +120,7 @@ class CoverageDisplay:
             self.lines_ += ax.plot(curve.credibility, curve.coverage - base, **line)
         ax.plot([0, 1], [0, 0] if difference else [0, 1], **_DIAGONAL)
         ax.set(xlim=(0, 1), xlabel=self.xlabel)
-        ax.set_ylabel("coverage minus credibility" if difference else "expected coverage")
+        ax.set_ylabel("coverage minus credibility" if difference else self.ylabel)
         if not difference:
             ax.set(ylim=(0, 1), aspect="equal")
         # A curve that sags leaves the upper left free, one that bulges the lower right.
@@ -127,6 +134,7 @@ class CoverageDisplay:
         *,
         confidence: float = 0.99,
         xlabel: str = "credibility",
+        ylabel: str = "expected coverage",
         ax: Any = None,
         **kwargs: Any,
     ) -> CoverageDisplay:
@@ -138,7 +146,8 @@ class CoverageDisplay:
             From ``highest_density_levels``, ``tarp_levels``, or ranks over their maximum.
         confidence : float, default=0.99
             Of the uniform band.
-        xlabel : str
+        xlabel, ylabel : str
+            Labels of the axes.
         ax, **kwargs
             As for :meth:`plot`.
         """
@@ -147,7 +156,7 @@ class CoverageDisplay:
             str(name): expected_coverage(each, confidence=confidence)
             for name, each in named.items()
         }
-        return cls(curves=curves, xlabel=xlabel).plot(ax=ax, **kwargs)
+        return cls(curves=curves, xlabel=xlabel, ylabel=ylabel).plot(ax=ax, **kwargs)
 
     @classmethod
     def from_samples(
@@ -183,7 +192,7 @@ class CoverageDisplay:
             labels = _labels(parameter_names, None, ranks.shape[1])
             shares = ranks / np.shape(samples)[1]
             levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
-        return cls.from_levels(levels, **{"xlabel": _xlabel(method), **kwargs})
+        return cls.from_levels(levels, **{**_axes_labels(method), **kwargs})
 
     @classmethod
     def from_estimator(
@@ -222,8 +231,10 @@ class CoverageDisplay:
         if levels is None:
             return cls.from_samples(samples, y, method=method, random_state=random_state, **kwargs)
         named = {"highest density": levels}
-        return cls.from_levels(named, **{"xlabel": _xlabel(method), **kwargs})
+        return cls.from_levels(named, **{**_axes_labels(method), **kwargs})
 
 
-def _xlabel(method: str) -> str:
-    return f"credibility of {_TITLES[method]}" if method != "ranks" else _TITLES[method]
+def _axes_labels(method: str) -> dict[str, str]:
+    if method == "ranks":
+        return {"xlabel": _TITLES[method], "ylabel": "cumulative share of light cones"}
+    return {"xlabel": f"credibility of {_TITLES[method]}"}

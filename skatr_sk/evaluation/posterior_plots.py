@@ -176,10 +176,10 @@ class PosteriorDisplay:
                     axes.set_yticks([])
                 else:
                     axes.set_ylim(*spans[row])
-                    axes.locator_params(axis="y", nbins=4)
+                    axes.locator_params(axis="y", nbins=4, prune="both")
                     if truth is not None:
                         axes.axhline(truth[row], **_TRUTH)
-                axes.locator_params(axis="x", nbins=4)
+                axes.locator_params(axis="x", nbins=4, prune="both")
                 axes.tick_params(labelsize="small", labelbottom=row == n - 1)
                 axes.tick_params(axis="x", labelrotation=40)
                 axes.tick_params(axis="y", labelleft=column == 0 and row > 0)
@@ -316,10 +316,12 @@ def _spans(
 
 
 def _make_axes(plt: Any, n: int) -> NDArray[np.object_]:
-    size = 1.55 * n + 1.0 if n > 1 else 4.0
-    figure = plt.figure(figsize=(size, size), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    grid = figure.add_gridspec(n, n)
+    size = 1.35 * n + 1.2 if n > 1 else 4.0
+    figure = plt.figure(figsize=(size, size))
+    # Room in inches for labels at the left and below; panels that nearly touch.
+    low, high = 0.95 / size, 1 - 0.12 / size
+    gaps = {"wspace": 0.07, "hspace": 0.07}
+    grid = figure.add_gridspec(n, n, left=low, right=high, bottom=low, top=high, **gaps)
     axes = np.full((n, n), None, dtype=object)
     for row in range(n):
         for column in range(row + 1):
