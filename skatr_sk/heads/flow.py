@@ -216,7 +216,7 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        logits = _MAX_LOGIT * torch.tanh(_LOGIT_SCALE / _MAX_LOGIT * transform_params)
+        logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
         n_bins = self.num_bins
         slopes = functional.pad(logits[..., 2 * n_bins :], (1, 1)) + _UNIT_SLOPE
         # Every value goes through the spline, those outside pulled to its edge, and keep theirs:
@@ -247,9 +247,9 @@ class _Conditioner(nn.Module):
         self.number = number
         # A single parameter reads no other, and all its samples share the context's spline.
         self.first = nn.Linear(n_in, hidden_dims[0], bias=False) if n_in else None
-        layers: list[nn.Module] = [nn.ReLU()]
+        layers: list[nn.Module] = [nn.ReLU(inplace=True)]
         for inside, outside in pairwise(hidden_dims):
-            layers += [nn.Linear(inside, outside), nn.ReLU()]
+            layers += [nn.Linear(inside, outside), nn.ReLU(inplace=True)]
         self.rest = nn.Sequential(*layers, _zeroed(nn.Linear(hidden_dims[-1], n_out)))
 
     def forward(self, inputs: Tensor, context: Context) -> Tensor:

@@ -46,7 +46,7 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
         that are pooled already count as one token.
-    dropout : float, default=0.0
+    dropout : float, default=0.05
         Share of hidden units of the summary's embedding dropped in training, in [0, 1).
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage [3]_; 10 is a strong one. 0 is plain maximum
@@ -59,7 +59,7 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         Rows in a step.
     learning_rate, weight_decay : float, default=5e-3 and 1.0
         Of AdamW. The strong decay is what keeps a flow from fitting single simulations.
-    validation_fraction : float, default=0.15
+    validation_fraction : float, default=0.1
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
         for `max_epochs`.
     patience : int or None, default=20
@@ -135,14 +135,14 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         n_bins: int = 10,
         hidden_dims: tuple[int, ...] = (128, 128),
         pooling: str = "mean",
-        dropout: float = 0.0,
+        dropout: float = 0.05,
         calibration_weight: float = 0.0,
         calibration: str = "conservative",
         max_epochs: int = 60,
         batch_size: int = 128,
         learning_rate: float = 5e-3,
         weight_decay: float = 1.0,
-        validation_fraction: float = 0.15,
+        validation_fraction: float = 0.1,
         patience: int | None = 20,
         device: str = "auto",
         precision: str = "auto",

@@ -155,6 +155,7 @@ def z_scored(width=1.0):
     return (samples - mean) / scale, ((true[:, None] - mean) / scale)[:, 0], references
 
 
+@pytest.mark.changes_global_state  # tarp's doing
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
 def test_agrees_with_tarp(width):
     tarp = pytest.importorskip("tarp")
