@@ -27,7 +27,7 @@ def small_regressor():
 
 def small_posterior():
     return PosteriorEstimator(
-        n_blocks=2, n_bins=4, hidden_dims=(8,), max_epochs=3, patience=None, device="cpu"
+        n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=2, patience=None, device="cpu"
     )
 
 

@@ -256,7 +256,8 @@ class _Conditioner(nn.Module):
         hidden = context.hidden[:, self.number].unsqueeze(1)
         if self.first is None:
             n_samples = len(inputs) // len(hidden)
-            output: Tensor = self.rest(hidden).expand(-1, n_samples, -1)
+            # A copy: the activations that follow write in place.
+            output: Tensor = self.rest(hidden.clone()).expand(-1, n_samples, -1)
         else:
             output = self.rest(hidden + self.first(inputs).unflatten(0, (len(hidden), -1)))
         return output.flatten(0, 1)

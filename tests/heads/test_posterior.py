@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
 SMALL |= dict(device="cpu", random_state=0)
@@ -381,6 +381,17 @@ def test_attention_finds_the_token_that_matters(head):
         pooled = head(**same | dict(max_epochs=1)).fit(tokens[:50, 0], y[:50])
         assert pooled.predict(tokens[:3, 0]).shape == (3,)
     assert errors["attention"] < 0.7 * errors["mean"]
+
+
+def test_tokens_of_the_transformer_in_a_pipeline():
+    rng = np.random.default_rng(0)
+    fields, y = rng.normal(-20, 30, size=(40, 4, 4, 8)).astype(np.float32), rng.uniform(size=40)
+    skatr = SKATRTransformer(
+        patch_size=2, embed_dim=8, depth=1, n_heads=2, pooling="tokens", max_epochs=0, device="cpu"
+    )
+    pipe = make_pipeline(skatr, make(pooling="attention", prior_bounds=[[0, 1]])).fit(fields, y)
+    assert pipe.predict(fields[:3]).shape == (3,)
+    assert np.isfinite(pipe.score(fields, y))
 
 
 @pytest.mark.parametrize("calibration", ["conservative", "symmetric"])
