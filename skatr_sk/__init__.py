@@ -5,7 +5,8 @@ The way of the data is the layout of the package:
 1. :mod:`skatr_sk.lightcones` reads light cones ``(n, n_x, n_y, n_z)`` in mK and scales them;
 2. :mod:`skatr_sk.summaries` pre-trains an encoder without labels and freezes it
    (:class:`SKATRTransformer`);
-3. :mod:`skatr_sk.heads` learns parameters from summaries (:class:`LightconeRegressor`);
+3. :mod:`skatr_sk.heads` learns parameters from summaries (:class:`LightconeRegressor`), or their
+   whole posterior (:class:`PosteriorEstimator`);
 4. :mod:`skatr_sk.evaluation` judges and draws.
 
 >>> from sklearn.pipeline import make_pipeline
@@ -15,7 +16,7 @@ The way of the data is the layout of the package:
 """
 
 from skatr_sk._version import __version__
-from skatr_sk.heads import LightconeRegressor
+from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
 from skatr_sk.lightcones import load_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
@@ -23,6 +24,7 @@ __all__ = [
     "BlockMask",
     "CollapseWarning",
     "LightconeRegressor",
+    "PosteriorEstimator",
     "SKATRTransformer",
     "__version__",
     "load_lightcones",

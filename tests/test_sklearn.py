@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skatr_sk import LightconeRegressor, SKATRTransformer
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 
 
 def small_transformer():
@@ -25,9 +25,15 @@ def small_regressor():
     )
 
 
+def small_posterior():
+    return PosteriorEstimator(
+        n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=2, patience=None, device="cpu"
+    )
+
+
 # Some of scikit-learn's checks draw from numpy's global generator themselves; that ours do not is
 # tested in test_contract.py.
 @pytest.mark.changes_global_state
-@parametrize_with_checks([small_transformer(), small_regressor()])
+@parametrize_with_checks([small_transformer(), small_regressor(), small_posterior()])
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -1,9 +1,21 @@
-"""Judge recovered parameters and summaries, and draw them.
+"""Judge recovered parameters, posteriors and summaries, and draw them.
 
-:mod:`~skatr_sk.evaluation.metrics` needs numpy only; the displays of
-:mod:`~skatr_sk.evaluation.plots` import matplotlib when they draw.
+:mod:`~skatr_sk.evaluation.metrics`, :mod:`~skatr_sk.evaluation.calibration` and
+:mod:`~skatr_sk.evaluation.coverage` need numpy and scipy only; the displays of
+:mod:`~skatr_sk.evaluation.plots`, :mod:`~skatr_sk.evaluation.posterior_plots`,
+:mod:`~skatr_sk.evaluation.marginal_plots` and :mod:`~skatr_sk.evaluation.coverage_plots` import
+matplotlib when they draw.
 """
 
+from skatr_sk.evaluation.calibration import (
+    highest_density_levels,
+    posterior_draws,
+    sbc_ranks,
+    tarp_levels,
+)
+from skatr_sk.evaluation.coverage import Coverage, coverage_band, expected_coverage
+from skatr_sk.evaluation.coverage_plots import CoverageDisplay
+from skatr_sk.evaluation.marginal_plots import MarginalsDisplay
 from skatr_sk.evaluation.metrics import (
     ParameterScorer,
     effective_rank,
@@ -12,12 +24,23 @@ from skatr_sk.evaluation.metrics import (
     r2_per_parameter,
 )
 from skatr_sk.evaluation.plots import RecoveryDisplay
+from skatr_sk.evaluation.posterior_plots import PosteriorDisplay
 
 __all__ = [
+    "Coverage",
+    "CoverageDisplay",
+    "MarginalsDisplay",
     "ParameterScorer",
+    "PosteriorDisplay",
     "RecoveryDisplay",
+    "coverage_band",
     "effective_rank",
+    "expected_coverage",
+    "highest_density_levels",
     "mean_absolute_relative_error",
     "neg_mean_absolute_relative_error_scorer",
+    "posterior_draws",
     "r2_per_parameter",
+    "sbc_ranks",
+    "tarp_levels",
 ]

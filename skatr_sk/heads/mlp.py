@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from skatr_sk.heads.pooling import make_pooling
 
 __all__ = ["LOSSES", "Head", "HeadLoss"]
 
@@ -31,14 +34,15 @@ class Head(nn.Module):
         Keep means inside (0, 1) by a sigmoid.
     dropout : float
         Share of hidden units dropped in training.
+    pooling : {"mean", "attention"}
+        Of token summaries.
 
     Examples
     --------
     >>> import torch
     >>> head = Head(8, (16,), 6, gaussian=True, bounded=True, dropout=0.0)
-    >>> mean, log_sigma = head(torch.zeros(5, 8))
-    >>> mean.shape, log_sigma.shape
-    (torch.Size([5, 6]), torch.Size([5, 6]))
+    >>> head(torch.zeros(5, 8)).shape
+    torch.Size([5, 12])
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class Head(nn.Module):
         gaussian: bool,
         bounded: bool,
         dropout: float,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
+        self.pooling = make_pooling(pooling, n_summary)
         widths = [n_summary, *hidden_dims]
         layers: list[nn.Module] = []
         for inside, outside in pairwise(widths):
@@ -64,15 +70,17 @@ class Head(nn.Module):
         self.gaussian = gaussian
         self.bounded = bounded
 
-    def forward(self, summaries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (n, n_summary) to means and log sigmas (or None), each (n, n_parameters)."""
-        output = self.layers(summaries)
-        mean = output[:, : self.n_parameters]
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Map summaries or their tokens to means, and log sigmas behind them where learned.
+
+        One tensor of shape (n, n_parameters) or (n, 2 n_parameters), as skorch's scoring callbacks
+        expect of a module.
+        """
+        output = self.layers(self.pooling(summaries))
+        mean, log_sigma = output.tensor_split([self.n_parameters], dim=1)
         if self.bounded:
             mean = mean.sigmoid()
-        if not self.gaussian:
-            return mean, None
-        return mean, output[:, self.n_parameters :].clamp(*_LOG_SIGMA)
+        return torch.cat([mean, log_sigma.clamp(*_LOG_SIGMA)], dim=1) if self.gaussian else mean
 
 
 class HeadLoss(nn.Module):
@@ -88,12 +96,10 @@ class HeadLoss(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, output: tuple[Tensor, Tensor | None], target: Tensor) -> Tensor:
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean over rows and parameters, in float32."""
-        mean, log_sigma = output
-        mean = mean.float()
-        if log_sigma is not None:
-            log_sigma = log_sigma.float()
+        mean, log_sigma = output.float().tensor_split([target.shape[1]], dim=1)
+        if self.loss == "gaussian":
             pull = (target - mean) * (-log_sigma).exp()
             return (log_sigma + 0.5 * pull.square()).mean()
         return (functional.l1_loss if self.loss == "l1" else functional.mse_loss)(mean, target)

@@ -8,27 +8,20 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import MultiOutputMixin, RegressorMixin
 
-from skatr_sk._callbacks import CallbackSupportMixin, Progress, SklearnProgress, with_callbacks
-from skatr_sk._checks import (
-    Problems,
-    check_bounds,
-    check_finite_rows,
-    check_numbers,
-    unchanged_on_error,
-)
-from skatr_sk._net import check_training, independent_seeds, resolve_device, seeded, train
-from skatr_sk._rows import Rows, split_rows
+from skatr_sk._callbacks import with_callbacks
+from skatr_sk._checks import Problems, check_bounds, unchanged_on_error
+from skatr_sk.heads._base import SummaryHead, check_inside
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
 from skatr_sk.lightcones.scaling import ParameterScaling
 
 __all__ = ["LightconeRegressor"]
 
+_BATCH = 1024  # rows predicted at once
 
-class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin, BaseEstimator):
+
+class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     """Regress parameters from summaries with a small neural network.
 
     Takes any array of features: frozen summaries of :class:`SKATRTransformer`, or what another
@@ -45,6 +38,9 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
     target_bounds : array-like of shape (n_parameters, 2) or None, default=None
         Bounds of a uniform prior, in the parameters' units: predictions stay inside. None scales
         by the range of the training targets, and predictions may leave it.
+    pooling : {"mean", "attention"}, default="mean"
+        Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
+        that are pooled already count as one token.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     max_epochs : int, default=1000
@@ -76,13 +72,15 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         The trained network, on the CPU.
     scaling_ : ParameterScaling
         Of the targets.
-    summary_mean_, summary_scale_ : ndarray of shape (n_features_in_,)
-        Of the features.
+    summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
+        Of the features, of tokens over all of them.
+    field_shape_in_ : tuple of int
+        Shape of one summary.
     history_ : list of dict
         One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
         ``seconds`` and ``kept``, true for the epoch whose weights these are.
     n_features_in_ : int
-        Length of a summary.
+        Length of a summary, or the number of tokens.
     feature_names_in_ : ndarray of str
         Names of the features, where the input had names.
 
@@ -107,6 +105,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         hidden_dims: tuple[int, ...] = (360, 360),
         loss: str = "l1",
         target_bounds: ArrayLike | None = None,
+        pooling: str = "mean",
         dropout: float = 0.0,
         max_epochs: int = 1000,
         batch_size: int = 32,
@@ -123,6 +122,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         self.hidden_dims = hidden_dims
         self.loss = loss
         self.target_bounds = target_bounds
+        self.pooling = pooling
         self.dropout = dropout
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -142,7 +142,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
 
         Parameters
         ----------
-        X : array-like of shape (n, n_summary)
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
         y : array-like of shape (n,) or (n, n_parameters)
             In the parameters' own units; predictions come back in this shape.
 
@@ -161,67 +161,31 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         self._check_parameters(None)
-        X, y = _check_pair(X, y)
-        checked: np.ndarray
-        checked, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=(np.float64, np.float32),
-            ensure_all_finite=False,
-            multi_output=True,
-            y_numeric=True,
-            ensure_min_samples=2,
-        )
-        check_finite_rows(checked, "X", "summaries")
-        targets = np.asarray(y, dtype=np.float64).reshape(len(checked), -1)
+        summaries, given = self._check_training_data(X, y)
+        targets = given.reshape(len(given), -1)
         bounds = self._check_parameters(targets.shape[1])
         if bounds is None:
             scaling = ParameterScaling(targets.min(axis=0), targets.max(axis=0))
         else:
             scaling = ParameterScaling(bounds[:, 0], bounds[:, 1])
-            _check_inside(targets, bounds)
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        split_seed, weights_seed, order_seed = independent_seeds(seed, 3)
-        train_rows, valid_rows = split_rows(checked, self.validation_fraction, split_seed)
-        mean, scale = _moments(checked[train_rows])
-        device = resolve_device(self.device)
-        # Summaries are small: the whole of them waits on the device.
-        summaries = torch.from_numpy(((checked - mean) / scale).astype(np.float32)).to(device)
-        unit = torch.from_numpy(scaling.to_unit(targets).astype(np.float32)).to(device)
-        callbacks: list[Any] = [Progress(type(self).__name__)] if self.verbose else []
-        with seeded(weights_seed, device):
-            head = Head(
-                checked.shape[1],
+            check_inside(targets, bounds, "target_bounds")
+
+        def build() -> Head:
+            return Head(
+                summaries.shape[-1],
                 self.hidden_dims,
                 targets.shape[1],
                 gaussian=self.loss == "gaussian",
                 bounded=bounds is not None,
                 dropout=self.dropout,
+                pooling=self.pooling,
             )
-            history = train(
-                head,
-                HeadLoss(self.loss),
-                Rows(summaries, unit, train_rows),
-                Rows(summaries, unit, valid_rows) if len(valid_rows) else None,
-                device=device,
-                precision=self.precision,
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                patience=self.patience,
-                seed=order_seed,
-                callbacks=callbacks + SklearnProgress.of(self, self.max_epochs),
-                user_callbacks=self.callbacks,
-                small=True,
-            )
-        # In double precision a row's prediction does not depend on the rows beside it.
-        self.head_ = head.double().requires_grad_(False)
+
+        rows = self._split(summaries)
+        head = self._train(build, HeadLoss(self.loss), summaries, scaling.to_unit(targets), *rows)
+        self.head_ = head.double()
         self.scaling_ = scaling
-        self.summary_mean_, self.summary_scale_ = mean, scale
-        self.history_ = history
-        self._one_dimensional = np.ndim(y) == 1
+        self._one_dimensional = given.ndim == 1
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
@@ -234,7 +198,7 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
 
         Parameters
         ----------
-        X : array-like of shape (n, n_summary)
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
         return_std : bool, default=False
             Also return the standard deviations; needs ``loss="gaussian"``.
 
@@ -245,19 +209,15 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
         std : ndarray of the same shape
             Only with `return_std`.
         """
-        check_is_fitted(self)
+        summaries = self._check_new(X)
         if return_std and not self.head_.gaussian:
             raise ValueError(
-                f"return_std=True needs a head fitted with loss='gaussian', found {self.loss!r}."
+                "return_std=True needs a head that was fitted with loss='gaussian', and this one "
+                "learned no standard deviation: fit again with loss='gaussian'."
             )
-        X = _check_summaries(X)
-        checked: np.ndarray = validate_data(
-            self, X, reset=False, dtype=(np.float64, np.float32), ensure_all_finite=False
-        )
-        check_finite_rows(checked, "X", "summaries")
-        summaries = torch.from_numpy((checked - self.summary_mean_) / self.summary_scale_)
         with torch.inference_mode():
-            unit, log_sigma = self.head_(summaries.double())
+            outputs = [self.head_(batch) for batch in self._batches(summaries, _BATCH)]
+        unit, log_sigma = torch.cat(outputs).tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
         if self.head_.bounded:  # against the last digit's rounding
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
@@ -266,73 +226,11 @@ class LightconeRegressor(CallbackSupportMixin, MultiOutputMixin, RegressorMixin,
             return mean
         return mean, self._shaped(log_sigma.exp().numpy() * self.scaling_.width)
 
-    def _shaped(self, values: np.ndarray) -> np.ndarray:
-        return values[:, 0] if self._one_dimensional else values
-
     def _check_parameters(self, n_parameters: int | None) -> np.ndarray | None:
         """Check the constructor's parameters; return the bounds as an array, or None."""
         problems = Problems(type(self).__name__)
-        check_training(problems, self)
-        widths = Problems("")
-        if isinstance(self.hidden_dims, Sequence):
-            for width in self.hidden_dims:
-                widths.integer("", width, 1)
-        if widths.messages or not isinstance(self.hidden_dims, Sequence):
-            problems.add("hidden_dims", "a tuple of integers >= 1", self.hidden_dims)
+        self._check_head(problems)
         problems.choice("loss", self.loss, LOSSES)
-        problems.real("dropout", self.dropout, "[0, 1)")
         bounds = check_bounds(problems, "target_bounds", self.target_bounds, n_parameters)
         problems.raise_if_any()
         return bounds
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "head_")
-
-
-def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of each feature; a constant feature gets unit scale."""
-    mean = X.mean(axis=0, dtype=np.float64)
-    scale = X.std(axis=0, dtype=np.float64)
-    # What is within the rounding of the type is no variation, and must not be blown up to one.
-    constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
-    return mean, np.where(constant, 1.0, scale)
-
-
-def _check_summaries(X: ArrayLike) -> Any:
-    """Raise where the features are no numbers, or fields that no transformer has summarised."""
-    X = check_numbers(X, "X")
-    if np.ndim(X) > 2:
-        raise ValueError(
-            f"X must have shape (n, n_summary), found {np.shape(X)}: light cones and maps go "
-            "through SKATRTransformer (with pooling 'mean' or 'max') or another transformer first."
-        )
-    return X
-
-
-def _check_pair(X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
-    """Check what scikit-learn's own checks say without the rows or the mend."""
-    X = _check_summaries(X)
-    if y is None or 0 in np.shape(X):
-        return X, y  # scikit-learn says it well
-    y = check_numbers(y, "y")
-    n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
-    if n_rows and n_targets and n_rows != n_targets:
-        raise ValueError(
-            f"y has {n_targets[0]} rows, but X has {n_rows[0]}: expected one row of parameters for "
-            "each row of X, in the same order."
-        )
-    check_finite_rows(np.asarray(y), "y", "values")
-    return X, y
-
-
-def _check_inside(targets: np.ndarray, bounds: np.ndarray) -> None:
-    """Raise where targets lie outside their bounds, naming the first rows."""
-    outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])
-    if outside.any():
-        rows = np.flatnonzero(outside.any(axis=1))
-        columns = np.flatnonzero(outside.any(axis=0)).tolist()
-        raise ValueError(
-            f"y lies outside target_bounds in {len(rows)} of {len(targets)} rows, the first of "
-            f"them {', '.join(map(str, rows[:5]))}, in parameters {columns}: widen the bounds "
-            f"{bounds.tolist()} or drop these rows."
-        )

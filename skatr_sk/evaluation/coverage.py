@@ -1,0 +1,132 @@
+"""Expected coverage of credible regions, and the band that chance allows."""
+
+from __future__ import annotations
+
+__all__ = ["Coverage", "coverage_band", "expected_coverage"]
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.special import kolmogi
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Expected coverage against nominal credibility, with the band of a calibrated posterior.
+
+    Attributes
+    ----------
+    credibility : ndarray of shape (n_levels,)
+        Nominal, from 0 to 1.
+    coverage : ndarray of shape (n_levels,)
+        Share of the light cones whose truth lies in the region of that credibility. Below the
+        diagonal the posterior is too narrow, or shifted; above it is too wide.
+    low, high : ndarray of shape (n_levels,)
+        Uniform band: a calibrated posterior stays inside it, at all levels at once, with
+        probability `confidence`.
+    confidence : float
+    p_value : float
+        Of the largest distance from the diagonal, if the posterior is calibrated.
+    """
+
+    credibility: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    confidence: float
+    p_value: float
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the coverage stays inside the band at every level."""
+        return bool(((self.low <= self.coverage) & (self.coverage <= self.high)).all())
+
+
+def expected_coverage(
+    levels: ArrayLike, *, n_levels: int = 101, confidence: float = 0.99
+) -> Coverage:
+    """Expected coverage of credible regions, from the levels of the truths.
+
+    Parameters
+    ----------
+    levels : array-like of shape (n_lightcones,)
+        From :func:`tarp_levels`, :func:`highest_density_levels`, or ranks over their maximum; in
+        [0, 1].
+    n_levels : int, default=101
+        Points of the curve.
+    confidence : float in (0, 1), default=0.99
+        Of the uniform band.
+
+    Returns
+    -------
+    Coverage
+
+    Raises
+    ------
+    ValueError
+        When levels are not in [0, 1], or an option is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skatr_sk.evaluation import expected_coverage
+    >>> overconfident = expected_coverage(np.linspace(0.5, 1, 100))  # truths far out
+    >>> overconfident.calibrated, bool(overconfident.coverage[50] < 0.1)
+    (False, True)
+    """
+    levels = np.asarray(levels, dtype=np.float64)
+    if levels.ndim != 1 or levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
+        raise ValueError(
+            f"levels has shape {levels.shape}, expected one number in [0, 1] for each light cone."
+        )
+    if n_levels < 2:
+        raise ValueError(f"n_levels is {n_levels}, expected at least 2.")
+    credibility = np.linspace(0.0, 1.0, n_levels)
+    ordered = np.sort(levels)
+    # Levels are shares of a finite number of samples: a truth on the edge of a region is half in.
+    inside = np.searchsorted(ordered, credibility, side="right")
+    strictly = np.searchsorted(ordered, credibility, side="left")
+    coverage = (inside + strictly) / (2 * len(levels))
+    coverage[0], coverage[-1] = 0.0, 1.0
+    half = coverage_band(len(levels), confidence)
+    return Coverage(
+        credibility,
+        coverage,
+        np.clip(credibility - half, 0.0, 1.0),
+        np.clip(credibility + half, 0.0, 1.0),
+        confidence,
+        float(stats.kstest(levels, "uniform").pvalue),
+    )
+
+
+def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
+    """Half width of the uniform band around the diagonal, for so many light cones.
+
+    The largest distance of an empirical distribution from its own (Kolmogorov).
+
+    Parameters
+    ----------
+    n_lightcones : int
+    confidence : float in (0, 1), default=0.99
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from skatr_sk.evaluation import coverage_band
+    >>> round(coverage_band(1000), 4)
+    0.0513
+    """
+    if n_lightcones < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            f"n_lightcones is {n_lightcones}, confidence {confidence}; expected at least 1 and a "
+            "number in (0, 1)."
+        )
+    # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
+    root = math.sqrt(n_lightcones)
+    return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))

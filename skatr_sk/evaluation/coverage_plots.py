@@ -1,0 +1,240 @@
+"""CoverageDisplay: expected coverage against nominal credibility."""
+
+from __future__ import annotations
+
+__all__ = ["CoverageDisplay"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skatr_sk.evaluation import metrics
+from skatr_sk.evaluation.calibration import posterior_draws, sbc_ranks, tarp_levels
+from skatr_sk.evaluation.coverage import Coverage, expected_coverage
+from skatr_sk.evaluation.plots import _import_pyplot, _labels
+
+_METHODS = ("highest_density", "tarp", "ranks")
+_TITLES = {
+    "highest_density": "highest-density regions",
+    "tarp": "TARP regions",
+    "ranks": "rank of the truth / number of samples",
+}
+_LINE = {"linewidth": 1.6}
+_BAND = {"color": "0.5", "alpha": 0.22, "linewidth": 0}
+_DIAGONAL = {"color": "black", "linestyle": "--", "linewidth": 1}
+
+
+class CoverageDisplay:
+    """Expected coverage of credible regions, with the uniform band of a calibrated posterior.
+
+    A curve below the diagonal means a posterior that is too narrow or shifted, above it one that is
+    too wide. Make it with :meth:`from_levels`, :meth:`from_samples` or :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    curves : dict of str to Coverage
+        What is drawn, with the names of the legend.
+    xlabel, ylabel : str, default="credibility" and "expected coverage"
+        Labels of the axes.
+
+    Attributes
+    ----------
+    figure_, ax_ : matplotlib Figure and Axes
+    lines_ : list of Line2D
+        One a curve.
+    bands_ : list
+        One for each distinct number of light cones.
+
+    References
+    ----------
+    Hermans et al., arXiv:2110.06581; Lemos et al., arXiv:2302.03026; Talts et al.,
+    arXiv:1804.06788.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skatr_sk.evaluation import CoverageDisplay
+    >>> levels = np.random.default_rng(0).uniform(size=200)
+    >>> display = CoverageDisplay.from_levels({"calibrated": levels, "narrow": levels**0.5})
+    >>> [curve.calibrated for curve in display.curves.values()]
+    [True, False]
+    """
+
+    def __init__(
+        self,
+        *,
+        curves: Mapping[str, Coverage],
+        xlabel: str = "credibility",
+        ylabel: str = "expected coverage",
+    ) -> None:
+        self.curves = curves
+        self.xlabel = xlabel
+        self.ylabel = ylabel
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        kind: str = "coverage",
+        line_kwargs: Mapping[str, Any] | None = None,
+        band_kwargs: Mapping[str, Any] | None = None,
+    ) -> CoverageDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+            By default those of a new figure.
+        kind : {"coverage", "difference"}, default="coverage"
+            The coverage, or what it has more than nominal, which shows small deviations.
+        line_kwargs, band_kwargs : dict, default=None
+            Passed on to ``Axes.plot`` and ``Axes.fill_between``.
+
+        Returns
+        -------
+        display : CoverageDisplay
+        """
+        plt = _import_pyplot(f"{type(self).__name__}.plot")
+        metrics._check_choice("kind", kind, ("coverage", "difference"))
+        if not isinstance(self.curves, Mapping) or not self.curves:
+            raise ValueError(f"curves is {self.curves!r}, expected a dict of name to Coverage.")
+        if ax is None:
+            _, ax = plt.subplots(figsize=(4.4, 4.2), layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_: list[Any] = []
+        self.bands_: list[Any] = []
+        difference = kind == "difference"
+        drawn: set[tuple[float, ...]] = set()
+        for name, curve in self.curves.items():
+            base = curve.credibility if difference else 0.0
+            key = tuple(curve.high)
+            if key not in drawn:
+                drawn.add(key)
+                label = f"{curve.confidence:.0%} band if calibrated" if len(drawn) == 1 else None
+                band = {**_BAND, "label": label, **dict(band_kwargs or {})}
+                edges = curve.low - base, curve.high - base
+                self.bands_.append(ax.fill_between(curve.credibility, *edges, **band))
+            line = {**_LINE, "label": name, **dict(line_kwargs or {})}
+            self.lines_ += ax.plot(curve.credibility, curve.coverage - base, **line)
+        ax.plot([0, 1], [0, 0] if difference else [0, 1], **_DIAGONAL)
+        ax.set(xlim=(0, 1), xlabel=self.xlabel)
+        ax.set_ylabel("coverage minus credibility" if difference else self.ylabel)
+        if not difference:
+            ax.set(ylim=(0, 1), aspect="equal")
+        # A curve that sags leaves the upper left free, one that bulges the lower right.
+        ax.legend(loc="best", fontsize="small", frameon=False)
+        return self
+
+    @classmethod
+    def from_levels(
+        cls,
+        levels: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        confidence: float = 0.99,
+        xlabel: str = "credibility",
+        ylabel: str = "expected coverage",
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> CoverageDisplay:
+        """Draw from credibility levels of the truths, and return the display.
+
+        Parameters
+        ----------
+        levels : array-like of shape (n_lightcones,), or a dict of names to such
+            From ``highest_density_levels``, ``tarp_levels``, or ranks over their maximum.
+        confidence : float, default=0.99
+            Of the uniform band.
+        xlabel, ylabel : str
+            Labels of the axes.
+        ax, **kwargs
+            As for :meth:`plot`.
+        """
+        named = levels if isinstance(levels, Mapping) else {"posterior": levels}
+        curves = {
+            str(name): expected_coverage(each, confidence=confidence)
+            for name, each in named.items()
+        }
+        return cls(curves=curves, xlabel=xlabel, ylabel=ylabel).plot(ax=ax, **kwargs)
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: ArrayLike,
+        y_true: ArrayLike,
+        *,
+        method: str = "tarp",
+        parameter_names: Sequence[str] | None = None,
+        random_state: int | np.random.Generator | None = 0,
+        **kwargs: Any,
+    ) -> CoverageDisplay:
+        """Draw from posterior samples, and return the display.
+
+        Parameters
+        ----------
+        samples : array-like of shape (n_lightcones, n_samples, n_parameters)
+        y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
+        method : {"tarp", "ranks"}, default="tarp"
+            One curve of the joint posterior, or one of the ranks of each parameter.
+        parameter_names : sequence of str, default=None
+            For the legend of "ranks".
+        random_state : int, Generator or None, default=0
+            Of TARP's references.
+        **kwargs
+            As for :meth:`from_levels`.
+        """
+        metrics._check_choice("method", method, _METHODS[1:])
+        if method == "tarp":
+            levels = {"TARP": tarp_levels(samples, y_true, random_state=random_state)}
+        else:
+            ranks = sbc_ranks(samples, y_true)
+            labels = _labels(parameter_names, None, ranks.shape[1])
+            shares = ranks / np.shape(samples)[1]
+            levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
+        return cls.from_levels(levels, **{**_axes_labels(method), **kwargs})
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        method: str = "highest_density",
+        n_samples: int = 500,
+        random_state: Any = 0,
+        **kwargs: Any,
+    ) -> CoverageDisplay:
+        """Sample a fitted posterior, draw, and return the display.
+
+        Parameters
+        ----------
+        estimator : fitted PosteriorEstimator, or a Pipeline that ends in one
+        X : array-like of shape (n_lightcones, ...)
+            Light cones, or their summaries, that it was not fitted on.
+        y : array-like of shape (n_lightcones, n_parameters)
+            True parameters.
+        method : {"highest_density", "tarp", "ranks"}, default="highest_density"
+        n_samples : int, default=500
+            For each light cone.
+        random_state : int, Generator or None, default=0
+        **kwargs
+            As for :meth:`from_samples` and :meth:`from_levels`.
+        """
+        _import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
+        metrics._check_choice("method", method, _METHODS)
+        wanted = y if method == "highest_density" else None
+        samples, levels = posterior_draws(
+            estimator, X, n_samples=n_samples, y=wanted, random_state=random_state
+        )
+        if levels is None:
+            return cls.from_samples(samples, y, method=method, random_state=random_state, **kwargs)
+        named = {"highest density": levels}
+        return cls.from_levels(named, **{**_axes_labels(method), **kwargs})
+
+
+def _axes_labels(method: str) -> dict[str, str]:
+    if method == "ranks":
+        return {"xlabel": _TITLES[method], "ylabel": "cumulative share of light cones"}
+    return {"xlabel": f"credibility of {_TITLES[method]}"}

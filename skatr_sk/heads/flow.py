@@ -1,0 +1,270 @@
+"""The conditional normalising flow: the only module that knows nflows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from nflows.transforms.base import CompositeTransform, Transform
+from nflows.transforms.coupling import PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms.splines.rational_quadratic import rational_quadratic_spline
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["MAX_BINS", "ConditionalFlow", "Context", "coupling_masks"]
+
+# Splines act between -5 and 5 standard deviations and are the identity beyond.
+_TAIL_BOUND = 5.0
+_MIN_BIN = _MIN_DERIVATIVE = 1e-3
+MAX_BINS = 500  # the narrowest bins must leave room for the others
+# Unnormalised widths, heights and derivatives stay within it. In exact arithmetic the discriminant
+# of nflows' inverse is (d0 (1 - u) - d1 u)^2 + 4 s^2 u (1 - u) >= 0 for knot slopes d0, d1 and a
+# mean slope s of the bin; in float32 it needs d / s below about 1e6. This bound keeps it below 1e4.
+_MAX_LOGIT = 8.0
+# Adam moves every weight alike: this factor lets the splines move slower than the affine layer, and
+# bend a Gaussian only where the data ask for it.
+_LOGIT_SCALE = 0.05
+# Slope one at the knots: the spline of equal bins is then the identity.
+_UNIT_SLOPE = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
+# Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
+_LOG_SCALE, _SLOPE = 6.0, 30.0
+
+
+class Context(NamedTuple):
+    """What the flow needs of a summary, computed once for all of its samples.
+
+    Attributes
+    ----------
+    hidden : Tensor of shape (n, n_blocks, width)
+        Into the first hidden layer of each block's conditioner.
+    shift : Tensor of shape (n, n_parameters)
+    triangle : Tensor of shape (n, n_parameters, n_parameters)
+        Lower triangular: the flow's first layer is ``triangle @ (y - shift)``.
+    """
+
+    hidden: Tensor
+    shift: Tensor
+    triangle: Tensor
+
+
+class ConditionalFlow(nn.Module):
+    r"""Density of parameters given a summary: a Gaussian, bent by rational-quadratic splines.
+
+    From the parameters to standard normal noise, in this order: an affine layer, whose shift and
+    lower triangular matrix come from the summary, and coupling blocks of monotonic
+    rational-quadratic splines [1]_. The affine layer alone is a Gaussian posterior with full
+    covariance; it brings any posterior, however narrow, to where the splines act. At initialisation
+    every layer is the identity.
+
+    Parameters
+    ----------
+    n_parameters, n_summary : int
+    n_blocks : int
+        Spline blocks. Blocks come in pairs that swap the part that is bent and the part that is
+        read; the parts of a pair follow one binary digit of the parameters' numbers [2]_, so that
+        any two parameters are in different parts somewhere.
+    n_bins : int
+        Bins of a spline.
+    hidden_dims : sequence of int
+        Widths of each conditioner's hidden layers; the first also that of the context's.
+    dropout : float
+        Share of the hidden units of the context dropped in training.
+
+    Notes
+    -----
+    Shapes are the same everywhere, cones first: points ``(n, n_samples, n_parameters)`` and their
+    log densities ``(n, n_samples)``, whatever nflows does. One parameter has no partner to couple
+    to: its splines depend on the summary alone.
+
+    References
+    ----------
+    .. [1] Durkan et al., "Neural Spline Flows", arXiv:1906.04032.
+    .. [2] Gao et al., "i-flow", arXiv:2001.05486, section III.
+
+    Examples
+    --------
+    >>> import torch
+    >>> flow = ConditionalFlow(2, 8, n_blocks=2, n_bins=4, hidden_dims=(16,), dropout=0.0)
+    >>> context = flow.context(torch.zeros(3, 8))
+    >>> points, log_prob = flow.sample_and_log_prob(torch.zeros(3, 5, 2), context)
+    >>> points.shape, log_prob.shape
+    (torch.Size([3, 5, 2]), torch.Size([3, 5]))
+    """
+
+    below: Tensor
+
+    def __init__(
+        self,
+        n_parameters: int,
+        n_summary: int,
+        *,
+        n_blocks: int,
+        n_bins: int,
+        hidden_dims: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.n_parameters, self.n_blocks = n_parameters, n_blocks
+        width = hidden_dims[0]
+        self.embedding = nn.Sequential(
+            nn.Linear(n_summary, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
+        self.to_hidden = nn.Linear(width, n_blocks * width)
+        n_triangle = n_parameters * (n_parameters + 1) // 2
+        self.to_affine = _zeroed(nn.Linear(width, n_parameters + n_triangle))
+        below = torch.tril_indices(n_parameters, n_parameters)
+        self.register_buffer("below", below, persistent=False)
+        blocks = [
+            _Coupling(mask, k, n_bins, hidden_dims)
+            for k, mask in enumerate(coupling_masks(n_parameters, n_blocks))
+        ]
+        self.transform = CompositeTransform([_Affine(), *blocks])
+
+    def context(self, summaries: Tensor) -> Context:
+        """Compute what the flow needs of summaries of shape (n, n_summary)."""
+        embedded = functional.gelu(self.embedding(summaries))
+        hidden = self.to_hidden(embedded).unflatten(1, (self.n_blocks, -1))
+        affine = self.to_affine(embedded)
+        # From here on in the flow's own precision: densities need float32.
+        hidden, affine = hidden.to(self.dtype), affine.to(self.dtype)
+        shift, entries = affine[:, : self.n_parameters], affine[:, self.n_parameters :]
+        rows, columns = self.below
+        # A positive diagonal times a unit triangle, both bounded smoothly: what strong correlation
+        # needs, without a matrix that float32 could not invert.
+        scales = (_LOG_SCALE * torch.tanh(entries[:, rows == columns] / _LOG_SCALE)).exp()
+        slopes = _SLOPE * torch.tanh(entries / _SLOPE)
+        unit = entries.new_zeros(len(entries), self.n_parameters, self.n_parameters)
+        unit[:, rows, columns] = torch.where(rows == columns, torch.ones_like(slopes), slopes)
+        return Context(hidden, shift, scales.unsqueeze(2) * unit)
+
+    def log_prob(self, points: Tensor, context: Context) -> Tensor:
+        """Log densities of shape (n, m) at points of shape (n, m, n_parameters)."""
+        noise, log_jacobian = self.transform(points.flatten(0, 1), context)
+        return (self._base(noise) + log_jacobian).unflatten(0, points.shape[:2])
+
+    def sample_and_log_prob(self, noise: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Turn normal noise of shape (n, m, n_parameters) into samples and log densities."""
+        flat = noise.flatten(0, 1)
+        points, log_jacobian = self.transform.inverse(flat, context)
+        log_prob = (self._base(flat) - log_jacobian).unflatten(0, noise.shape[:2])
+        return points.unflatten(0, noise.shape[:2]), log_prob
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.to_affine.weight.dtype
+
+    @staticmethod
+    def _base(noise: Tensor) -> Tensor:
+        constant = 0.5 * noise.shape[1] * math.log(2 * math.pi)
+        return -0.5 * noise.square().sum(dim=1) - constant
+
+
+def coupling_masks(n_parameters: int, n_blocks: int) -> list[Tensor]:
+    """Tell for each block which parameters it bends (1) and which it reads (0).
+
+    Examples
+    --------
+    >>> [mask.tolist() for mask in coupling_masks(3, 4)]
+    [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
+    """
+    numbers = torch.arange(n_parameters)
+    if n_parameters == 1:
+        return [torch.ones(1, dtype=torch.int64)] * n_blocks
+    n_digits = (n_parameters - 1).bit_length()
+    digits = [(numbers >> (k // 2 % n_digits)) & 1 for k in range(n_blocks)]
+    return [1 - digit if k % 2 else digit for k, digit in enumerate(digits)]
+
+
+class _Affine(Transform):
+    """The affine layer; its matrix and shift come from the context."""
+
+    def forward(self, inputs: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        points = inputs.unflatten(0, (len(context.shift), -1)) - context.shift.unsqueeze(1)
+        return (points @ context.triangle.mT).flatten(0, 1), self._log_scale(inputs, context)
+
+    def inverse(self, inputs: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        points = inputs.unflatten(0, (len(context.shift), -1))
+        solved = torch.linalg.solve_triangular(context.triangle, points.mT, upper=False).mT
+        flat = (solved + context.shift.unsqueeze(1)).flatten(0, 1)
+        return flat, -self._log_scale(inputs, context)
+
+    @staticmethod
+    def _log_scale(inputs: Tensor, context: Context) -> Tensor:
+        log_scale = context.triangle.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        return log_scale.repeat_interleave(len(inputs) // len(log_scale))
+
+
+class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
+    """A spline block that never meets nflows' assertions, and treats tails without gathering."""
+
+    def __init__(self, mask: Tensor, number: int, n_bins: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__(
+            mask,
+            lambda n_in, n_out: _Conditioner(n_in, n_out, number, hidden_dims),
+            num_bins=n_bins,
+            tails="linear",
+            tail_bound=_TAIL_BOUND,
+            min_bin_width=_MIN_BIN,
+            min_bin_height=_MIN_BIN,
+            min_derivative=_MIN_DERIVATIVE,
+        )
+
+    def _piecewise_cdf(
+        self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
+        n_bins = self.num_bins
+        slopes = functional.pad(logits[..., 2 * n_bins :], (1, 1)) + _UNIT_SLOPE
+        # Every value goes through the spline, those outside pulled to its edge, and keep theirs:
+        # cheaper than to gather and scatter those inside.
+        outputs, log_jacobian = rational_quadratic_spline(
+            inputs.clamp(-_TAIL_BOUND, _TAIL_BOUND),
+            logits[..., :n_bins],
+            logits[..., n_bins : 2 * n_bins],
+            slopes,
+            inverse=inverse,
+            left=-_TAIL_BOUND,
+            right=_TAIL_BOUND,
+            bottom=-_TAIL_BOUND,
+            top=_TAIL_BOUND,
+            min_bin_width=_MIN_BIN,
+            min_bin_height=_MIN_BIN,
+            min_derivative=_MIN_DERIVATIVE,
+        )
+        inside = inputs.abs() < _TAIL_BOUND
+        return torch.where(inside, outputs, inputs), log_jacobian * inside
+
+
+class _Conditioner(nn.Module):
+    """Spline parameters of a block from the parameters that it reads and from the context."""
+
+    def __init__(self, n_in: int, n_out: int, number: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        self.number = number
+        # A single parameter reads no other, and all its samples share the context's spline.
+        self.first = nn.Linear(n_in, hidden_dims[0], bias=False) if n_in else None
+        layers: list[nn.Module] = [nn.ReLU(inplace=True)]
+        for inside, outside in pairwise(hidden_dims):
+            layers += [nn.Linear(inside, outside), nn.ReLU(inplace=True)]
+        self.rest = nn.Sequential(*layers, _zeroed(nn.Linear(hidden_dims[-1], n_out)))
+
+    def forward(self, inputs: Tensor, context: Context) -> Tensor:
+        hidden = context.hidden[:, self.number].unsqueeze(1)
+        if self.first is None:
+            n_samples = len(inputs) // len(hidden)
+            # A copy: the activations that follow write in place.
+            output: Tensor = self.rest(hidden.clone()).expand(-1, n_samples, -1)
+        else:
+            output = self.rest(hidden + self.first(inputs).unflatten(0, (len(hidden), -1)))
+        return output.flatten(0, 1)
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    """Start a layer at zero, so that what follows starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

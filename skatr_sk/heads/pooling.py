@@ -1,0 +1,77 @@
+"""Token summaries to one vector a light cone: plain means, or learned attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["POOLINGS", "AttentivePooling", "MeanPooling", "make_pooling"]
+
+POOLINGS = ("mean", "attention")
+
+
+class MeanPooling(nn.Module):
+    """Mean over the tokens: (n, n_tokens, dim) to (n, dim); what is pooled stays as it is."""
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Pool."""
+        return summaries.mean(dim=1) if summaries.ndim == 3 else summaries
+
+
+class AttentivePooling(nn.Module):
+    """Cross-attention of one learned query to the tokens, and a residual MLP.
+
+    Starts as the plain mean: the query is zero, values and output are the identity, and the MLP
+    ends in zeros. What is pooled already, (n, dim), counts as one token.
+
+    Parameters
+    ----------
+    dim : int
+        Width of a token.
+    n_heads : int, optional
+        By default the largest of 8, 4, 2 and 1 that divides `dim`.
+
+    References
+    ----------
+    .. [1] Bardes et al., "V-JEPA", arXiv:2404.08471 (attentive probing).
+
+    Examples
+    --------
+    >>> import torch
+    >>> AttentivePooling(12)(torch.zeros(5, 7, 12)).shape
+    torch.Size([5, 12])
+    """
+
+    def __init__(self, dim: int, n_heads: int | None = None) -> None:
+        super().__init__()
+        self.n_heads = n_heads or next(n for n in (8, 4, 2, 1) if dim % n == 0)
+        self.query = nn.Parameter(torch.zeros(dim))
+        self.keys = nn.Linear(dim, dim)
+        self.values = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        for layer in (self.values, self.output):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for parameter in self.mlp[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Pool (n, n_tokens, dim), or (n, dim), to (n, dim)."""
+        tokens = summaries if summaries.ndim == 3 else summaries.unsqueeze(1)
+        n = len(tokens)
+        query = self.query.expand(n, 1, -1).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        keys, values = (
+            layer(tokens).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for layer in (self.keys, self.values)
+        )
+        attended = functional.scaled_dot_product_attention(query, keys, values)
+        pooled = self.output(attended.transpose(1, 2).flatten(1))
+        return pooled + self.mlp(self.norm(pooled))
+
+
+def make_pooling(pooling: str, dim: int) -> nn.Module:
+    """Build the pooling of a head from its parameter."""
+    return AttentivePooling(dim) if pooling == "attention" else MeanPooling()

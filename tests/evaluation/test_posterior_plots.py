@@ -1,0 +1,172 @@
+"""CoverageDisplay, PosteriorDisplay, MarginalsDisplay: what they draw, keep and refuse."""
+
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skatr_sk import PosteriorEstimator
+from skatr_sk.evaluation import CoverageDisplay, MarginalsDisplay, PosteriorDisplay
+
+NAMES = ["Omega_m", "zeta"]
+BOUNDS = [[0.2, 0.4], [10.0, 250.0]]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rng = np.random.default_rng(0)
+    y = rng.uniform(*np.transpose(BOUNDS), size=(300, 2))
+    X = y / [0.2, 240] + 0.1 * rng.normal(size=y.shape)
+    head = PosteriorEstimator(
+        prior_bounds=BOUNDS,
+        parameter_names=NAMES,
+        n_blocks=2,
+        hidden_dims=(16,),
+        max_epochs=20,
+        device="cpu",
+        random_state=0,
+    )
+    return make_pipeline(StandardScaler(), head).fit(X, y), X, y
+
+
+def draws(n=40, m=300, seed=0):
+    rng = np.random.default_rng(seed)
+    centre = rng.normal(size=(n, 1, 2))
+    true = (centre + 0.2 * rng.normal(size=(n, 1, 2)))[:, 0]
+    return centre + 0.2 * rng.normal(size=(n, m, 2)), true
+
+
+def test_corner_shows_the_density(rng):
+    samples = rng.normal(size=(50_000, 2)) @ [[1, 0.8], [0, 0.6]]
+    display = PosteriorDisplay.from_samples(samples, y_true=[0.5, -0.5], smoothing=1.0)
+    assert display.axes_[0, 1] is None
+    line = display.axes_[0, 0].lines[0].get_xydata()
+    width = np.diff(line[:2, 0])[0]
+    np.testing.assert_allclose(display.densities_["posterior"].sum(axis=1)[0] * width, 1)
+    normal = np.exp(-0.5 * line[:, 0] ** 2) / np.sqrt(2 * np.pi)
+    np.testing.assert_allclose(line[:, 1], normal, atol=0.02)
+    lines = display.axes_[1, 0].lines
+    assert {tuple(each.get_xdata()) for each in lines} >= {(0.5, 0.5)}
+    assert display.axes_[1, 0].get_xlim() == display.axes_[0, 0].get_xlim()
+
+
+def test_contours_hold_their_share(rng):
+    from matplotlib.contour import QuadContourSet
+
+    samples = rng.normal(size=(100_000, 2))
+    display = PosteriorDisplay.from_samples(samples, levels=[0.68])
+    contours = [c for c in display.axes_[1, 0].collections if isinstance(c, QuadContourSet)]
+    (outline,) = (c for c in contours if not c.filled)
+    vertices = np.concatenate([path.vertices for path in outline.get_paths()])
+    radius = np.sqrt(-2 * np.log(1 - 0.68))  # of a circle with 68 % of a normal density
+    np.testing.assert_allclose(np.hypot(*vertices.T), radius, rtol=0.12)
+
+
+def test_corner_respects_the_prior_edge(rng):
+    """A density that piles up at an edge is not smoothed across it."""
+    samples = np.abs(rng.normal(size=(50_000, 1)))
+    display = PosteriorDisplay.from_samples(samples, bounds=[[0, 4]])
+    density = display.densities_["posterior"][0]
+    assert display.axes_[0, 0].get_xlim() == (0, 4)
+    assert density[0] == pytest.approx(np.sqrt(2 / np.pi), rel=0.05)
+
+
+def test_corner_overlays_several(rng):
+    samples = {"first": rng.normal(size=(900, 3)), "second": rng.normal(size=(500, 3))}
+    display = PosteriorDisplay.from_samples(samples, colors=["red", "blue"])
+    assert list(display.densities_) == ["first", "second"]
+    legend = display.figure_.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["first", "second"]
+    assert [line.get_color() for line in display.axes_[2, 2].lines] == ["red", "blue"]
+
+
+def test_corner_from_an_estimator(fitted):
+    pipe, X, y = fitted
+    display = PosteriorDisplay.from_estimator(pipe, X[:1], y[0], n_samples=500)
+    assert display.axes_[1, 0].get_xlabel() == r"$\Omega_m$"
+    assert display.axes_[1, 0].get_xlim() == tuple(BOUNDS[0])
+    both = PosteriorDisplay.from_estimator({"a": pipe, "b": pipe}, X[:1], n_samples=500)
+    assert list(both.densities_) == ["a", "b"]
+
+
+def test_axes_of_the_user():
+    samples, true = draws()
+    _, axes = plt.subplots(2, 2)
+    assert PosteriorDisplay.from_samples(samples[0], axes=axes).axes_ is axes
+    _, axes = plt.subplots(1, 2)
+    assert MarginalsDisplay.from_samples(samples, true, axes=axes).axes_[1] is axes[1]
+    _, ax = plt.subplots()
+    assert CoverageDisplay.from_samples(samples, true, ax=ax).ax_ is ax
+
+
+def test_marginals_show_quantiles_and_coverage():
+    samples, true = draws(n=400)
+    display = MarginalsDisplay.from_samples(samples, true, parameter_names=NAMES)
+    np.testing.assert_allclose(display.quantiles_[2], np.median(samples, axis=1))
+    np.testing.assert_allclose(display.coverage_[0], 0.68, atol=0.08)
+    np.testing.assert_allclose(display.coverage_[1], 0.95, atol=0.05)
+    dots = display.axes_[1].lines[0].get_xydata()
+    np.testing.assert_allclose(dots, np.stack([true[:, 1], display.quantiles_[2, :, 1]], axis=1))
+    assert f"68 %: {display.coverage_[0, 0]:.0%}" in display.axes_[0].texts[0].get_text()
+    assert display.axes_[0].get_xlabel() == r"true $\Omega_m$"
+
+
+def test_marginals_and_coverage_from_an_estimator(fitted):
+    pipe, X, y = fitted
+    marginals = MarginalsDisplay.from_estimator(pipe, X[:30], y[:30], n_samples=100)
+    assert marginals.axes_[1].get_xlabel() == r"true $\zeta$"
+    for method, curves in (("highest_density", 1), ("tarp", 1), ("ranks", 2)):
+        display = CoverageDisplay.from_estimator(pipe, X[:90], y[:90], method=method, n_samples=100)
+        assert len(display.lines_) == curves
+
+
+def test_coverage_curves_and_band(rng):
+    levels = rng.uniform(size=300)
+    display = CoverageDisplay.from_levels({"good": levels, "narrow": np.sqrt(levels)})
+    good, narrow = display.curves.values()
+    assert good.calibrated and not narrow.calibrated
+    np.testing.assert_array_equal(display.lines_[1].get_ydata(), narrow.coverage)
+    assert len(display.bands_) == 1  # of the same number of cones
+    difference = display.plot(kind="difference")
+    np.testing.assert_allclose(difference.lines_[0].get_ydata(), good.coverage - good.credibility)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: PosteriorDisplay.from_samples(np.zeros((3, 4, 2))), "samples of one light cone"),
+        (lambda: PosteriorDisplay.from_samples(np.full((3, 2), np.nan)), "NaN"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), y_true=[1.0]), r"expected \(3,\)"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), levels=[1.5]), "levels"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), smoothing=-1), "smoothing"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), axes=[1]), r"subplots\(3, 3\)"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(2), parameter_names=["a"]), "2 strings"),
+        (lambda: PosteriorDisplay.from_estimator(None, np.eye(2)), "X has 2 rows"),
+        (lambda: MarginalsDisplay.from_samples(*draws(), axes=[1]), "expected 2"),
+        (lambda: CoverageDisplay.from_samples(*draws(), method="trap"), "Did you mean 'tarp'"),
+        (lambda: CoverageDisplay(curves={}).plot(), "curves is"),
+        (lambda: CoverageDisplay.from_levels([0.5], kind="cover"), "Did you mean 'coverage'"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_estimators_without_samples_are_named():
+    with pytest.raises(TypeError, match="StandardScaler has no sample_log_prob"):
+        MarginalsDisplay.from_estimator(StandardScaler(), np.eye(2), np.eye(2))
+
+
+def test_matplotlib_is_asked_for_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    for call in (
+        lambda: PosteriorDisplay.from_samples(np.eye(2)),
+        lambda: MarginalsDisplay.from_samples(*draws()),
+        lambda: CoverageDisplay.from_levels([0.5]),
+    ):
+        with pytest.raises(ImportError, match=r'pip install "skatr_sk\[plots\]"'):
+            call()

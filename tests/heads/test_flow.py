@@ -1,0 +1,138 @@
+"""The flow itself: identity at the start, exact inverses, pinned shapes, no assertion of nflows."""
+
+import inspect
+
+import pytest
+import torch
+
+from skatr_sk.heads import flow as flow_module
+from skatr_sk.heads.flow import ConditionalFlow, coupling_masks
+
+DIMENSIONS = [1, 2, 3, 6]
+
+
+def make(n_parameters, n_summary=4, **parameters):
+    small = dict(n_blocks=6, n_bins=10, hidden_dims=(16, 16), dropout=0.0)
+    return ConditionalFlow(n_parameters, n_summary, **small | parameters)
+
+
+def enlarge(flow, scale, affine=1.0):
+    """Random weights of a given size: at initialisation the flow is the identity."""
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.normal_(0, scale)
+        for parameter in flow.to_affine.parameters():
+            parameter.mul_(affine)
+    return flow
+
+
+@pytest.mark.parametrize("n_parameters", DIMENSIONS)
+def test_starts_as_the_identity(n_parameters, torch_seed):
+    flow = make(n_parameters)
+    noise = torch.randn(3, 5, n_parameters)
+    points, log_prob = flow.sample_and_log_prob(noise, flow.context(torch.randn(3, 4)))
+    torch.testing.assert_close(points, noise)
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(dim=2)
+    torch.testing.assert_close(log_prob, base)
+
+
+@pytest.mark.parametrize("n_parameters", DIMENSIONS)
+def test_shapes_put_the_cones_first(n_parameters, torch_seed):
+    """Unequal numbers, and each row under its own context, not its neighbour's."""
+    flow = enlarge(make(n_parameters), 0.5, affine=0.3).double()
+    summaries = torch.randn(3, 4, dtype=torch.float64)
+    noise = torch.randn(3, 7, n_parameters, dtype=torch.float64)
+    points, log_prob = flow.sample_and_log_prob(noise, flow.context(summaries))
+    assert points.shape == (3, 7, n_parameters)
+    assert log_prob.shape == (3, 7)
+    for row in range(3):
+        context = flow.context(summaries[row : row + 1])
+        alone, log_alone = flow.sample_and_log_prob(noise[row : row + 1, 2:4], context)
+        torch.testing.assert_close(alone[0], points[row, 2:4])
+        torch.testing.assert_close(log_alone[0], log_prob[row, 2:4])
+    same = noise[:1].expand(2, -1, -1)
+    first, second = flow.sample_and_log_prob(same, flow.context(summaries[:2]))[0]
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("n_parameters", DIMENSIONS)
+def test_log_prob_is_that_of_the_samples(n_parameters, torch_seed):
+    flow = enlarge(make(n_parameters), 0.5, affine=0.3).double()
+    context = flow.context(torch.randn(5, 4, dtype=torch.float64))
+    noise = torch.randn(5, 40, n_parameters, dtype=torch.float64)
+    points, log_prob = flow.sample_and_log_prob(noise, context)
+    torch.testing.assert_close(flow.log_prob(points, context), log_prob, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("n_parameters", [1, 3])
+def test_log_prob_has_the_right_jacobian(n_parameters, torch_seed):
+    """Against the determinant that automatic differentiation finds."""
+    flow = enlarge(make(n_parameters), 0.5, affine=0.3).double()
+    context = flow.context(torch.randn(1, 4, dtype=torch.float64))
+    noise = torch.randn(n_parameters, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda z: flow.sample_and_log_prob(z[None, None], context)[0][0, 0], noise
+    )
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum()
+    log_prob = flow.sample_and_log_prob(noise[None, None], context)[1][0, 0]
+    torch.testing.assert_close(log_prob, base - torch.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_a_coordinate_beyond_the_splines_leaves_the_others_bent(torch_seed):
+    flow = enlarge(make(2, n_blocks=2), 1.0, affine=0.0)
+    context = flow.context(torch.randn(1, 4))
+    far = torch.tensor([[[0.5, 50.0]]])
+    points = flow.sample_and_log_prob(far, context)[0]
+    assert points[0, 0, 1] == 50.0
+    assert abs(points[0, 0, 0] - 0.5) > 1e-4
+
+
+@pytest.mark.parametrize("n_parameters", range(2, 10))
+def test_any_two_parameters_are_parted(n_parameters):
+    masks = torch.stack(coupling_masks(n_parameters, 8))
+    apart = (masks[:, :, None] != masks[:, None, :]).any(dim=0)
+    assert (apart | torch.eye(n_parameters, dtype=torch.bool)).all()
+    assert (masks.sum(dim=1) % n_parameters != 0).all()  # no block bends all or none
+    assert (masks[::2] + masks[1::2] == 1).all()  # pairs swap
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("n_batches", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_large_weights_raise_nothing(scale, n_batches, torch_seed):
+    """Round trips of 20,000 points: nflows' `discriminant >= 0` and domain checks stay silent."""
+    for k in range(n_batches):
+        torch.manual_seed(k)
+        flow = enlarge(make(3, n_blocks=2), scale)
+        with torch.inference_mode():
+            context = flow.context(torch.randn(20, 4))
+            noise = 3 * torch.randn(20, 1000, 3)
+            points, log_prob = flow.sample_and_log_prob(noise, context)
+            again = flow.log_prob(points, context)
+        assert torch.isfinite(points).all()
+        assert torch.isfinite(log_prob).all()
+        assert torch.isfinite(again).all()
+
+
+def test_unbounded_logits_would_raise(torch_seed, monkeypatch):
+    """The stress above is not vacuous: without the bound nflows' assertion fires."""
+    monkeypatch.setattr(flow_module, "_MAX_LOGIT", 1e7)
+    with pytest.raises(AssertionError), torch.inference_mode():
+        for k in range(20):
+            torch.manual_seed(k)
+            flow = enlarge(make(3, n_blocks=2), 100.0)
+            context = flow.context(torch.randn(20, 4))
+            flow.sample_and_log_prob(3 * torch.randn(20, 1000, 3), context)
+
+
+def test_keeps_clear_of_deprecated_parts(torch_seed):
+    assert "LULinear" not in inspect.getsource(flow_module)
+    kinds = {type(module).__name__ for module in make(3).modules()}
+    assert "LULinear" not in kinds
+
+
+def test_flow_keeps_float32_under_autocast(torch_seed):
+    flow = make(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        context = flow.context(torch.randn(3, 4))
+    assert {part.dtype for part in context} == {torch.float32}
+    assert flow.log_prob(torch.randn(3, 1, 2), context).dtype == torch.float32

@@ -1,0 +1,526 @@
+"""PosteriorEstimator: known posteriors, prior edges, shapes, the estimator's contract, messages."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import multivariate_normal, norm
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
+
+SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
+SMALL |= dict(device="cpu", random_state=0)
+
+
+def make(**parameters):
+    return PosteriorEstimator(**SMALL | parameters)
+
+
+class LinearGaussian:
+    """y from a standard normal or a box, x = y + correlated noise: the posterior is known."""
+
+    def __init__(self, n_parameters, bounded, noise=0.3, correlation=0.9):
+        self.d, self.bounded = n_parameters, bounded
+        shape = (1 - correlation) * np.eye(n_parameters) + correlation
+        self.noise = noise**2 * (shape if n_parameters > 1 else np.eye(1))
+        self.bounds = np.tile([-1.0, 1.0], (n_parameters, 1)) if bounded else None
+        precision = np.linalg.inv(self.noise)
+        self.covariance = np.linalg.inv(precision + (0 if bounded else 1) * np.eye(n_parameters))
+        self.gain = self.covariance @ precision
+
+    def draw(self, n, seed):
+        rng = np.random.default_rng(seed)
+        shape = (n, self.d)
+        y = rng.uniform(-1, 1, shape) if self.bounded else rng.normal(size=shape)
+        return y + rng.multivariate_normal(np.zeros(self.d), self.noise, n), y
+
+    def log_prob(self, X, y):
+        mean = X @ self.gain.T
+        log_prob = multivariate_normal(np.zeros(self.d), self.covariance).logpdf(y - mean)
+        if self.bounded:
+            box = multivariate_normal(np.zeros(self.d), self.covariance, abseps=1e-4)
+            mass = [box.cdf(1 - m, lower_limit=-1 - m, rng=0) for m in mean]
+            log_prob = log_prob - np.log(mass)
+        return log_prob
+
+    def sample(self, X, seed):
+        """One exact draw for each row of X, by rejection where there is a box."""
+        rng = np.random.default_rng(seed)
+        mean, todo = X @ self.gain.T, np.arange(len(X))
+        y = np.empty_like(mean)
+        while todo.size:
+            y[todo] = mean[todo] + rng.multivariate_normal(
+                np.zeros(self.d), self.covariance, todo.size
+            )
+            todo = todo[(np.abs(y[todo]) > 1).any(axis=1)] if self.bounded else todo[:0]
+        return y
+
+
+def c2st(first, second):
+    """Accuracy of a classifier on held-out halves; 0.5 is what equal distributions give."""
+    X = np.concatenate([first, second])
+    label = np.repeat([0, 1], [len(first), len(second)])
+    order = np.random.default_rng(0).permutation(len(X))
+    X, label = StandardScaler().fit_transform(X)[order], label[order]
+    half = len(X) // 2
+    classifier = MLPClassifier((64, 64), early_stopping=True, max_iter=60, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stops before it has converged
+        return classifier.fit(X[:half], label[:half]).score(X[half:], label[half:])
+
+
+CASES = [(1, False), (1, True), (6, False), (6, True)]
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "bounded"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if case == (6, True) else []) for case in CASES],
+)
+def test_linear_gaussian(n_parameters, bounded):
+    """5,000 simulations: within 0.05 nats a parameter, C2ST at most 0.55, calibrated."""
+    problem = LinearGaussian(n_parameters, bounded)
+    X, y = problem.draw(5000, seed=0)
+    epochs = 10 if n_parameters == 1 else 40 if bounded else 20
+    posterior = PosteriorEstimator(
+        prior_bounds=problem.bounds, max_epochs=epochs, device="cpu", random_state=0
+    ).fit(X, y)
+    X_test, y_test = problem.draw(1000, seed=1)
+    gap = (problem.log_prob(X_test, y_test).mean() - posterior.score(X_test, y_test)) / n_parameters
+    print(f"gap {gap:.4f} nats a parameter")
+    assert gap < 0.05
+
+    X_pairs, _ = problem.draw(4000, seed=2)
+    root = np.linalg.cholesky(problem.covariance)
+
+    def features(points):
+        return np.concatenate(
+            [(points - X_pairs @ problem.gain.T) @ np.linalg.inv(root).T, X_pairs], axis=1
+        )
+
+    ours = posterior.sample(X_pairs, 1, random_state=0)[:, 0]
+    accuracy = c2st(features(ours), features(problem.sample(X_pairs, seed=3)))
+    print(f"C2ST {accuracy:.4f}")
+    assert accuracy < 0.55
+
+    # Shares of samples at a higher density than the truth are uniform: a Kolmogorov-Smirnov band.
+    samples, log_prob = posterior.sample_log_prob(X_test, 200, random_state=0)
+    levels = np.sort((log_prob > posterior.log_prob(X_test, y_test)[:, None]).mean(axis=1))
+    uniform = (np.arange(len(levels)) + 0.5) / len(levels)
+    print(f"coverage off by {np.abs(levels - uniform).max():.4f}")
+    assert np.abs(levels - uniform).max() < 1.63 / np.sqrt(len(levels)) + 1 / 200
+
+
+def piled_up(n, n_parameters, seed=0):
+    """Parameters in [0, 1], most of whose posteriors lean on an edge."""
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(0, 1, (n, n_parameters))
+    return np.clip(y, 0.1, 0.9) + 0.02 * rng.normal(size=y.shape), y
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def edge_posterior(request):
+    X, y = piled_up(2000, request.param)
+    bounds = np.tile([0.0, 1.0], (request.param, 1))
+    return make(prior_bounds=bounds, max_epochs=15, n_blocks=4).fit(X, y)
+
+
+def test_samples_stay_in_the_box(edge_posterior):
+    """A million of them, at an edge."""
+    X = np.full((100, edge_posterior.n_parameters_), 0.05)
+    samples = edge_posterior.sample(X, 10_000, random_state=0)
+    assert samples.size >= 10**6
+    assert ((samples > 0) & (samples < 1)).all()
+    assert (samples < 0.2).mean() > 0.9  # it does lean on the edge
+
+
+def test_density_integrates_to_one(edge_posterior):
+    d = edge_posterior.n_parameters_
+    # Midpoints of cells that are finer towards the edges.
+    edges = 0.5 - 0.5 * np.cos(np.pi * np.linspace(0, 1, 2001 if d == 1 else 301))
+    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    grid = np.stack(np.meshgrid(*[middle] * d, indexing="ij"), axis=-1).reshape(1, -1, d)
+    volume = np.prod(np.meshgrid(*[width] * d, indexing="ij"), axis=0).ravel()
+    for x in (0.05, 0.5):
+        density = np.exp(edge_posterior.log_prob(np.full((1, d), x), grid)[0])
+        assert density @ volume == pytest.approx(1, abs=0.01)
+
+
+def test_density_is_zero_outside_the_box(edge_posterior):
+    d = edge_posterior.n_parameters_
+    X = np.full((3, d), 0.5)
+    y = np.full((3, d), 0.5)
+    y[1, 0], y[2, 0] = -0.01, 1.0
+    log_prob = edge_posterior.log_prob(X, y)
+    assert log_prob[1] == -np.inf
+    assert np.isfinite(log_prob[[0, 2]]).all()  # the edge itself belongs to the box
+    with pytest.warns(UserWarning, match="in 1 of 3 rows, the first of them 1"):
+        assert edge_posterior.score(X, y) == -np.inf
+
+
+def test_log_prob_equals_that_of_the_samples(edge_posterior):
+    """Unequal numbers of cones and samples."""
+    d = edge_posterior.n_parameters_
+    X, _ = piled_up(7, d, seed=1)
+    samples, log_prob = edge_posterior.sample_log_prob(X, 3000, random_state=0)
+    assert samples.shape == (7, 3000, d)
+    assert log_prob.shape == (7, 3000)
+    np.testing.assert_allclose(edge_posterior.log_prob(X, samples), log_prob, atol=1e-3)
+    one_each = edge_posterior.log_prob(X, samples[:, 5])
+    assert one_each.shape == (7,)
+    np.testing.assert_allclose(one_each, log_prob[:, 5], atol=1e-3)
+
+
+def test_samples_pulled_in_from_an_edge_have_the_density_there():
+    """Most of the data lie nearer to the edge than is told apart, and so do some samples."""
+    X, y = piled_up(500, 1)
+    X, y = X * 0 + 1, np.where(y < 0.7, 1e-9, y)
+    posterior = make(prior_bounds=[[0, 1]], max_epochs=30).fit(X, y)
+    samples, log_prob = posterior.sample_log_prob(X[:3], 2000, random_state=0)
+    assert (samples < 1.01e-7).any()
+    np.testing.assert_allclose(posterior.log_prob(X[:3], samples), log_prob, atol=1e-3)
+
+
+def problem_in_units(n=400, seed=0):
+    """Two parameters in awkward units, the second unbounded."""
+    rng = np.random.default_rng(seed)
+    y = np.stack([rng.uniform(1e3, 1e3 + 1e-3, n), 50 * rng.normal(size=n)], axis=1)
+    noise = rng.normal(size=(n, 3))
+    return np.stack([1e3 * (y[:, 0] - 1e3), y[:, 1] / 50, y[:, 1] / 50], axis=1) + 0.1 * noise, y
+
+
+MIXED = [[1e3, 1e3 + 1e-3], [-np.inf, np.inf]]
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return make(prior_bounds=MIXED, max_epochs=30).fit(*problem_in_units())
+
+
+def test_density_is_in_the_units_of_y(mixed):
+    """The prior's own density is what a posterior must beat; units of 1e-3 and 50 move both."""
+    X, y = problem_in_units(seed=1)
+    prior = -np.log(1e-3) + norm(0, 50).logpdf(y[:, 1]).mean()
+    assert mixed.score(X, y) > prior + 2
+    samples = mixed.sample(X, 300, random_state=0)
+    assert ((samples[..., 0] > 1e3) & (samples[..., 0] < 1e3 + 1e-3)).all()
+    np.testing.assert_allclose(mixed.prior_bounds_, MIXED)
+
+
+def test_without_training_the_density_is_the_prior():
+    y = np.random.default_rng(0).uniform(2, 4, (20_000, 2))
+    posterior = make(prior_bounds=[[2, 4]] * 2, max_epochs=0).fit(y, y)
+    np.testing.assert_allclose(posterior.log_prob(y[:9], y[:9]), -2 * np.log(2), atol=0.05)
+
+
+def test_data_bounds():
+    X, y = problem_in_units()
+    posterior = make(prior_bounds="data").fit(X, y)
+    np.testing.assert_array_equal(posterior.prior_bounds_, np.stack([y.min(0), y.max(0)], axis=1))
+    assert np.isfinite(posterior.log_prob(X, y)).all()  # the extremes lie on the edges
+    samples = posterior.sample(X, 50, random_state=0)
+    assert ((samples > y.min(0)) & (samples < y.max(0))).all()
+
+
+def test_predictions_are_moments_and_quantiles_of_the_samples(mixed):
+    X, y = problem_in_units(n=40, seed=2)
+    samples = mixed.sample(X, 20_000, random_state=0)
+    mean, std = mixed.predict(X, return_std=True)
+    assert mean.shape == std.shape == y.shape
+    np.testing.assert_array_equal(mixed.predict(X), mean)
+    scale = samples.std(axis=1)
+    np.testing.assert_array_less(np.abs(mean - samples.mean(axis=1)) / scale, 0.06)
+    np.testing.assert_allclose(std, scale, rtol=0.1)
+    quantiles = mixed.predict_quantiles(X, [0.1, 0.5, 0.9])
+    assert quantiles.shape == (40, 3, 2)
+    wanted = np.quantile(samples, [0.1, 0.5, 0.9], axis=1).transpose(1, 0, 2)
+    assert (np.abs(quantiles - wanted) / scale[:, None]).max() < 0.15
+    np.testing.assert_array_equal(mixed.predict_quantiles(X, 0.5), quantiles[:, 1])
+
+
+def test_one_dimensional_targets_come_back_so():
+    X, y = problem_in_units()
+    posterior = make().fit(X, y[:, 1])
+    assert posterior.predict(X[:5]).shape == (5,)
+    assert posterior.predict_quantiles(X[:5], [0.2, 0.8]).shape == (5, 2)
+    assert posterior.predict_quantiles(X[:5], 0.2).shape == (5,)
+    assert posterior.sample(X[:5], 7).shape == (5, 7, 1)
+    assert posterior.log_prob(X[:5], y[:5, 1]).shape == (5,)
+    column = make().fit(X, y[:, 1:])
+    assert column.predict(X[:5]).shape == (5, 1)
+    assert column.predict_quantiles(X[:5], [0.2, 0.8]).shape == (5, 2, 1)
+
+
+def test_batches_leave_no_trace(mixed, monkeypatch):
+    X, y = problem_in_units(n=11)
+    whole = mixed.sample_log_prob(X, 30, random_state=0)
+    means, log_prob = mixed.predict(X), mixed.log_prob(X, y)
+    for points in (7, 64):  # parts of a row's samples; some rows
+        monkeypatch.setattr("skatr_sk.heads._draws._POINTS", points)
+        for ours, theirs in zip(mixed.sample_log_prob(X, 30, random_state=0), whole, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
+        np.testing.assert_allclose(mixed.predict(X), means, rtol=1e-12)
+        np.testing.assert_allclose(mixed.log_prob(X, y), log_prob, rtol=1e-9)
+    np.testing.assert_allclose(mixed.predict(X[4:6]), means[4:6], rtol=1e-12)
+
+
+def test_random_state_of_samples(mixed):
+    X, _ = problem_in_units(n=3)
+    first = mixed.sample(X, 5, random_state=1)
+    np.testing.assert_array_equal(mixed.sample(X, 5, random_state=1), first)
+    assert not np.array_equal(mixed.sample(X, 5, random_state=2), first)
+    assert not np.array_equal(mixed.sample(X, 5), mixed.sample(X, 5))
+    generator = np.random.default_rng(1)
+    np.testing.assert_array_equal(mixed.sample(X, 5, random_state=generator), first)
+    state = np.random.RandomState(0)
+    assert not np.array_equal(*(mixed.sample(X, 5, random_state=state) for _ in range(2)))
+
+
+# --- the contract of an estimator
+
+
+def test_same_seed_same_result_and_global_generators_untouched():
+    X, y = problem_in_units()
+    ours, again, other = (make(random_state=s).fit(X, y).predict(X) for s in (1, 1, 2))
+    np.testing.assert_array_equal(ours, again)
+    assert not np.array_equal(ours, other)
+
+
+def test_fit_leaves_the_parameters_alone():
+    X, y = problem_in_units()
+    given = dict(prior_bounds=[list(pair) for pair in MIXED], hidden_dims=[8], callbacks=[])
+    posterior = make(**given)
+    before = posterior.get_params()
+    posterior.fit(X, y)
+    after = posterior.get_params()
+    assert all(after[name] is before[name] for name in before)
+    assert given["prior_bounds"] == MIXED
+    assert clone(posterior).get_params() == before
+
+
+def test_refit_on_another_shape():
+    X, y = problem_in_units()
+    posterior = make().fit(X, y)
+    posterior.fit(X[:, :2], y[:, 1])
+    assert posterior.predict(X[:, :2]).shape == (len(X),)
+    posterior.fit(X, y)
+    np.testing.assert_array_equal(posterior.predict(X), make().fit(X, y).predict(X))
+
+
+def test_a_failed_fit_changes_nothing(mixed):
+    X, y = problem_in_units()
+    posterior = pickle.loads(pickle.dumps(mixed))
+    before = posterior.predict(X)
+    with pytest.raises(ValueError, match="NaN"):
+        posterior.fit(X[:, :2], np.full(len(X), np.nan))
+    np.testing.assert_array_equal(posterior.predict(X), before)
+
+
+def test_pickle(mixed):
+    X, y = problem_in_units()
+    loaded = pickle.loads(pickle.dumps(mixed))
+    np.testing.assert_array_equal(loaded.log_prob(X, y), mixed.log_prob(X, y))
+
+
+def test_weights_rest_on_the_cpu(mixed):
+    assert {p.device.type for p in mixed.net_.parameters()} == {"cpu"}
+    assert not any(p.requires_grad for p in mixed.net_.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_on_a_gpu(precision):
+    X, y = problem_in_units()
+    posterior = make(device="cuda", precision=precision, max_epochs=30).fit(X, y)
+    there = posterior.score(X, y)
+    assert there > make(max_epochs=0).fit(X, y).score(X, y) + 1
+    posterior = pickle.loads(pickle.dumps(posterior)).set_params(device="cpu")
+    assert posterior.score(X, y) == pytest.approx(there, abs=1e-6)
+    assert {p.device.type for p in posterior.net_.parameters()} == {"cpu"}
+
+
+def test_in_a_search():
+    """The score is a likelihood: a search maximises it."""
+    X, y = problem_in_units(200)
+    pipe = make_pipeline(StandardScaler(), make())
+    grid = {"posteriorestimator__max_epochs": [0, 10], "posteriorestimator__n_blocks": [1]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
+    assert search.best_params_["posteriorestimator__max_epochs"] == 10
+    assert cross_val_score(pipe, X, y, cv=2).shape == (2,)
+    assert cross_val_predict(pipe, X, y, cv=2).shape == y.shape
+
+
+@pytest.mark.parametrize(
+    "head",
+    [make, lambda **p: LightconeRegressor(hidden_dims=(16,), learning_rate=1e-2, **p)],
+    ids=["posterior", "regressor"],
+)
+def test_attention_finds_the_token_that_matters(head):
+    """One token of twelve, marked in its first feature, holds the parameter."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=600)
+    tokens = rng.normal(size=(600, 12, 8))
+    tokens[..., 0] = 0
+    where = rng.integers(12, size=600)
+    tokens[np.arange(600), where, 0] = 3
+    tokens[np.arange(600), where, 1] = y
+    errors = {}
+    for pooling in ("mean", "attention"):
+        same = dict(pooling=pooling, max_epochs=60, device="cpu", random_state=0)
+        fitted = head(**same).fit(tokens[:500], y[:500])
+        errors[pooling] = np.abs(fitted.predict(tokens[500:]) - y[500:]).mean()
+        with pytest.raises(ValueError, match=r"shape \(11, 8\), but .* \(12, 8\)"):
+            fitted.predict(tokens[:5, :11])
+        pooled = head(**same | dict(max_epochs=1)).fit(tokens[:50, 0], y[:50])
+        assert pooled.predict(tokens[:3, 0]).shape == (3,)
+    assert errors["attention"] < 0.7 * errors["mean"]
+
+
+def test_tokens_of_the_transformer_in_a_pipeline():
+    rng = np.random.default_rng(0)
+    fields, y = rng.normal(-20, 30, size=(40, 4, 4, 8)).astype(np.float32), rng.uniform(size=40)
+    skatr = SKATRTransformer(
+        patch_size=2, embed_dim=8, depth=1, n_heads=2, pooling="tokens", max_epochs=0, device="cpu"
+    )
+    pipe = make_pipeline(skatr, make(pooling="attention", prior_bounds=[[0, 1]])).fit(fields, y)
+    assert pipe.predict(fields[:3]).shape == (3,)
+    assert np.isfinite(pipe.score(fields, y))
+
+
+@pytest.mark.parametrize("calibration", ["conservative", "symmetric"])
+def test_calibration_widens_an_overfitted_posterior(calibration):
+    """Trained far too long on few rows, the flow is too narrow; the penalty counters it."""
+    problem = LinearGaussian(2, bounded=False)
+    X, y = problem.draw(60, seed=0)
+    X_test, y_test = problem.draw(500, seed=1)
+    levels = {}
+    for weight in (0.0, 20.0):
+        posterior = make(
+            hidden_dims=(64,),
+            max_epochs=80,
+            batch_size=60,
+            validation_fraction=0,
+            calibration_weight=weight,
+            calibration=calibration,
+        ).fit(X, y)
+        _, log_prob = posterior.sample_log_prob(X_test, 100, random_state=0)
+        truth = posterior.log_prob(X_test, y_test)[:, None]
+        levels[weight] = (log_prob > truth).mean()
+    assert levels[0.0] > 0.55  # the truth lies too far out
+    assert levels[20.0] < levels[0.0] - 0.01
+
+
+def test_names():
+    X, y = problem_in_units()
+    frame = pd.DataFrame(y, columns=["Omega_m", "zeta"])
+    assert make().fit(X, frame).parameter_names_ == ["Omega_m", "zeta"]
+    assert make().fit(X, y).parameter_names_ == ["parameter 0", "parameter 1"]
+    named = make(parameter_names=("a", "b")).fit(X, frame)
+    assert named.parameter_names_ == ["a", "b"]
+    draws = named.to_dict(X[:3], 5, random_state=0)
+    np.testing.assert_array_equal(draws["b"], named.sample(X[:3], 5, random_state=0)[..., 1])
+
+
+def test_to_arviz(mixed):
+    pytest.importorskip("arviz")
+    X, _ = problem_in_units(n=3)
+    samples, log_prob = mixed.sample_log_prob(X, 5, random_state=0)
+    data = mixed.to_arviz(X, 5, random_state=0)
+    assert data.posterior["parameter 0"].dims == ("chain", "draw", "lightcone")
+    np.testing.assert_array_equal(data.posterior["parameter 1"][0].T, samples[..., 1])
+    np.testing.assert_array_equal(data.sample_stats["lp"][0].T, log_prob)
+
+
+def test_to_getdist(mixed):
+    pytest.importorskip("getdist")
+    X, _ = problem_in_units(n=3)
+    samples, _ = mixed.sample_log_prob(X, 50, random_state=0)
+    chains = mixed.to_getdist(X, 50, random_state=0)
+    assert len(chains) == 3
+    np.testing.assert_array_equal(chains[1].samples, samples[1])
+    assert chains[0].ranges.getLower("parameter_0") == 1e3
+    assert chains[0].ranges.getLower("parameter_1") is None
+
+
+@pytest.mark.parametrize("package", ["arviz", "getdist"])
+def test_a_missing_extra_says_how_to_install_it(mixed, package, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    X, _ = problem_in_units(n=3)
+    with pytest.raises(ImportError, match=rf'pip install "skatr_sk\[{package}\]"'):
+        getattr(mixed, f"to_{package}")(X, 5)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(prior_bounds=[[0, 1], [0, 0]]), r"prior_bounds: .*see \[1\].*no width"),
+        (dict(prior_bounds=[[0, np.inf], [0, 1]]), r"prior_bounds: .*see \[0\]"),
+        (dict(prior_bounds=[[0, 1]]), r"prior_bounds: .*\(2, 2\).* found \(1, 2\)"),
+        (dict(prior_bounds="dta"), "did you mean 'data'"),
+        (dict(prior_bounds=[[1e3, 2e3], [-1, 1]]), r"outside prior_bounds in \d+ of 400 rows, the"),
+        (dict(parameter_names=["a"]), "parameter_names is .* expected 2 distinct"),
+        (dict(n_blocks=0), "n_blocks: expected an integer >= 1, found 0"),
+        (dict(n_bins=1), "n_bins: expected an integer >= 2"),
+        (dict(n_bins=1000), "n_bins: expected at most 500"),
+        (dict(hidden_dims=()), "hidden_dims: expected at least one width"),
+        (dict(pooling="atention"), "did you mean 'attention'"),
+        (dict(calibration="sym"), "did you mean 'symmetric'"),
+        (dict(calibration_weight=-1), "calibration_weight: expected a number"),
+        (dict(n_blocks=0, dropout=1.0, max_epochs=-1), "3 invalid parameters"),
+    ],
+)
+def test_wrong_parameters(change, message):
+    with pytest.raises(ValueError, match=message):
+        make(**change).fit(*problem_in_units())
+
+
+def test_wrong_training_data():
+    X, y = problem_in_units()
+    cases = [
+        (X[:2], y[:2], "n_samples=2 rows cannot be split"),
+        (X, np.where(np.arange(2) == 1, 7.0, y), r"never varies in 1 of 2.*column 1\) = 7"),
+        (X, np.where(np.arange(len(y))[:, None] == 3, np.nan, y), "y has NaN .* first of them 3"),
+        (np.where(np.arange(3) == 1, np.inf, X), y, "X has NaN or infinite summaries"),
+        (X, y[:-1], "y has 399 rows, but X has 400"),
+        (X[:, None, None], y, "light cones go through SKATRTransformer"),
+    ]
+    for bad_X, bad_y, message in cases:
+        with pytest.raises(ValueError, match=message):
+            make().fit(bad_X, bad_y)
+
+
+def test_wrong_calls(mixed):
+    X, y = problem_in_units(n=5)
+    for n_samples in (0, -1, 2.5, True):
+        for call in (mixed.sample, mixed.sample_log_prob, mixed.to_dict):
+            with pytest.raises(ValueError, match="n_samples is .* expected an integer >= 1"):
+                call(X, n_samples)
+        with pytest.raises(ValueError, match="n_samples"):
+            mixed.predict(X, n_samples=n_samples)
+    with pytest.raises(ValueError, match=r"y has shape \(4, 2\), expected \(5, 2\)"):
+        mixed.log_prob(X, y[:4])
+    with pytest.raises(ValueError, match="one truth for each row"):
+        mixed.score(X, y[:, None].repeat(3, axis=1))
+    with pytest.raises(ValueError, match=r"q is .* expected a number in \[0, 1\]"):
+        mixed.predict_quantiles(X, [0.5, 1.5])
+    with pytest.raises(ValueError, match="random_state is 'x'"):
+        mixed.sample(X, 3, random_state="x")
+    with pytest.raises(ValueError, match="y has NaN"):
+        mixed.log_prob(X, y * np.nan)
+
+
+def test_precision_of_the_flow_is_float32_in_bf16_training():
+    X, y = problem_in_units()
+    posterior = make(precision="bf16", max_epochs=30).fit(X, y)
+    assert {p.dtype for p in posterior.net_.parameters()} == {torch.float32}
+    assert posterior.score(X, y) > make(max_epochs=0).fit(X, y).score(X, y) + 1
