@@ -30,9 +30,9 @@ class SKATRTransformer(
 ):
     """Self-supervised summaries of light cones, maps or global signals.
 
-    ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive architecture
-    (JEPA) learns to predict the tokens of hidden patches from visible ones. ``transform`` then gives
-    the mean of the frozen encoder's tokens.
+    ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
+    architecture learns to predict the tokens of hidden patches from visible ones. ``transform``
+    gives the mean of the frozen encoder's tokens.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class SKATRTransformer(
     batch_size : int, default=64
         Fields in a step.
     learning_rate, weight_decay : float, default=1e-3 and 1e-3
-        Of AdamW; the rate warms up linearly and then falls along a cosine to zero.
+        Of AdamW; the rate warms up linearly, then falls along a cosine to zero.
     warmup : float, default=0.1
         Share of the steps that warm up, in [0, 1).
     validation_fraction : float, default=0.1
@@ -103,8 +103,8 @@ class SKATRTransformer(
     verbose : int, default=0
         1 shows a bar with losses, effective rank and the time left.
     random_state : int, RandomState instance or None, default=None
-        Fixes weights, masks, batches and the validation split; the same int gives the same
-        result on the same CPU, and on a GPU up to the rounding of its parallel sums.
+        Fixes weights, masks, batches and split: the same int gives the same result on the same
+        CPU, and on a GPU up to the rounding of its parallel sums.
 
     Attributes
     ----------
@@ -267,8 +267,7 @@ class SKATRTransformer(
         Returns
         -------
         ndarray of shape (n, embed_dim), float32
-            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim). A row depends on its field
-            alone, not on those beside it.
+            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim).
         """
         check_is_fitted(self)
         check_parameters(self)
