@@ -249,6 +249,11 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
     fitted = None if reset else getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is not None and len(shape) > 1 and (len(shape) > 2 or len(fitted) > 1):
+        if shape == tuple(fitted):
+            raise ValueError(
+                f"X has shape {shape}, which is that of one field: expected (n, *{shape}). Pass a "
+                "single field as X[None]."
+            )
         if shape[1:] != tuple(fitted):
             raise ValueError(
                 f"X has fields of shape {shape[1:]}, but this {type(estimator).__name__} was "

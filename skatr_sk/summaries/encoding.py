@@ -30,7 +30,9 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> t
     Among the divisors of the axes: as near to the budget as possible, with patches as cubic as
     possible, the two at one exchange rate (a factor e in the number of tokens weighs as much as a
     factor e^2 in the scatter of the sides), and at least six patches across each sky axis where it
-    has as many cells, so that blocks of the sky can be hidden.
+    has as many cells, so that blocks of the sky can be hidden. On small fields the budget shrinks
+    to one token for 16 cells (4 of a signal), but not below 16: patches of a single cell have no
+    structure of their own.
 
     Parameters
     ----------
@@ -47,10 +49,11 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> t
     --------
     >>> auto_patch_size((14, 14, 90))
     (2, 2, 9)
-    >>> auto_patch_size((7,))
-    (1,)
+    >>> auto_patch_size((24, 24))
+    (4, 4)
     """
     rank = len(field_shape)
+    budget = min(budget, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
     choices = []
     for axis, n in enumerate(field_shape):
         fewest = min(n, 6) if rank > 1 and axis < 2 else 1

@@ -31,14 +31,14 @@ class SKATRTransformer(
     """Self-supervised summaries of light cones, maps or global signals.
 
     ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
-    architecture (JEPA) learns to predict the tokens of hidden patches from visible ones.
-    ``transform`` then gives the mean of its tokens, frozen, as the summary of a field.
+    architecture learns to predict the tokens of hidden patches from visible ones. ``transform``
+    gives the mean of the frozen encoder's tokens.
 
     Parameters
     ----------
     patch_size : "auto", int or tuple of int, default="auto"
         Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
-        cut the field into about 512 tokens.
+        cut the field into about 512 tokens, fewer of small fields.
     embed_dim : int, default=144
         Width of a token, and length of a summary. The paper's summaries have 360.
     depth : int, default=4
@@ -74,7 +74,7 @@ class SKATRTransformer(
     batch_size : int, default=64
         Fields in a step.
     learning_rate, weight_decay : float, default=1e-3 and 1e-3
-        Of AdamW; the rate warms up linearly and then falls along a cosine to zero.
+        Of AdamW; the rate warms up linearly, then falls along a cosine to zero.
     warmup : float, default=0.1
         Share of the steps that warm up, in [0, 1).
     validation_fraction : float, default=0.1
@@ -88,7 +88,8 @@ class SKATRTransformer(
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_); None learns a symmetric
         logarithm from the training fields, for it suits the long tail of absorption.
     weights : path or None, default=None
-        A file written by :meth:`save`: ``fit`` then loads and checks it and trains nothing.
+        A file written by :meth:`save`: ``fit`` then loads it and trains nothing. (Give new weights
+        a new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
     checkpoint_dir : path or None, default=None
         Where an interrupted ``fit`` left its state and goes on; needs an int `random_state`.
     checkpoint_every : int, default=10
@@ -98,12 +99,12 @@ class SKATRTransformer(
     precision : {"auto", "float32", "bf16"}, default="auto"
         "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
     callbacks : list of skorch callbacks or None, default=None
-        Called during the pre-training, after the transformer's own.
+        Called after the transformer's own.
     verbose : int, default=0
-        1 shows a progress bar with losses, effective rank and the time left.
+        1 shows a bar with losses, effective rank and the time left.
     random_state : int, RandomState instance or None, default=None
-        Fixes weights, masks, batches and the validation split; the same int gives the same
-        result on the same CPU, and on a GPU up to the rounding of its parallel sums.
+        Fixes weights, masks, batches and split: the same int gives the same result on the same
+        CPU, and on a GPU up to the rounding of its parallel sums.
 
     Attributes
     ----------
@@ -112,7 +113,7 @@ class SKATRTransformer(
     architecture_ : Architecture
         Its sizes, among them the patch size that "auto" chose.
     scaling_ : BrightnessScaling
-        From mK to what the encoder sees.
+        From mK to the encoder.
     history_ : list of dict
         One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
         ``effective_rank, effective_rank_at_init, seconds`` and ``kept``, true for the epoch whose
@@ -266,8 +267,7 @@ class SKATRTransformer(
         Returns
         -------
         ndarray of shape (n, embed_dim), float32
-            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim). A row depends on its field
-            alone, not on those beside it.
+            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim).
         """
         check_is_fitted(self)
         check_parameters(self)
