@@ -117,41 +117,45 @@ def in_box(y):
 
 def test_epoch(capsys):
     X, y = problem()
-    rates = [matmul_rate()]
-    ours = PosteriorEstimator(
-        batch_size=32, max_epochs=4, validation_fraction=0, device="cpu", random_state=0
-    ).fit(X, y)
-    rates.append(matmul_rate())
-    seconds = statistics.median(row["seconds"] for row in ours.history_[1:])
     inputs = torch.from_numpy(X), in_box(y)
-    totals = [total for total, _ in bare_epochs(*inputs, *(part[:9] for part in inputs), 3)]
-    bare = statistics.median(np.diff(totals))
+    rates, ours, bare = [matmul_rate()], [], []
+    for _ in range(2):  # in turns; the least is what other processes disturbed least
+        fitted = PosteriorEstimator(
+            batch_size=32, max_epochs=3, validation_fraction=0, device="cpu", random_state=0
+        ).fit(X, y)
+        ours += [row["seconds"] for row in fitted.history_]
+        totals = [total for total, _ in bare_epochs(*inputs, *(part[:9] for part in inputs), 3)]
+        bare += np.diff([0.0, *totals]).tolist()
+        rates.append(matmul_rate())
+    seconds, bare_seconds = min(ours), min(bare)
     with capsys.disabled():
-        print(f"\nepoch at batch 32: {seconds / bare:.2f} of bare nflows ({bare:.2f} s)")
-    report(capsys, "epoch of the posterior at batch 32", seconds, rates, 440, limit=1.1)
-    assert seconds <= 1.1 * bare
+        ratio = seconds / bare_seconds
+        print(f"\nepoch at batch 32: {ratio:.2f} of bare nflows ({bare_seconds:.2f} s)")
+    report(capsys, "epoch of the posterior at batch 32", seconds, [max(rates)], 440, limit=1.1)
+    assert seconds <= 1.1 * bare_seconds
 
 
 def test_time_to_the_log_probability_of_the_bare_loop(capsys):
-    """The default settings against the best of 25 epochs of the bare loop."""
+    """The default settings against the best of 12 epochs of the bare loop, which then overfits."""
     X, y = problem()
     X_valid, y_valid = problem(1000, seed=1)
     free = in_box(y), in_box(y_valid)
     runs = list(
-        bare_epochs(torch.from_numpy(X), free[0], torch.from_numpy(X_valid), free[1], n_epochs=25)
+        bare_epochs(torch.from_numpy(X), free[0], torch.from_numpy(X_valid), free[1], n_epochs=12)
     )
     best = max(value for _, value in runs)
     bare_seconds = next(seconds for seconds, value in runs if value == best)
-    start = time.perf_counter()
     ours = PosteriorEstimator(prior_bounds=[[-1, 1]] * 6, device="cpu", random_state=0).fit(X, y)
-    seconds = time.perf_counter() - start
     # The density of the unbounded parameters, as that of the bare loop.
     _, log_jacobian = ours.space_.to_free(y_valid)
-    scale = np.log(ours.space_.scale).sum()
-    value = ours.score(X_valid, y_valid) - log_jacobian.mean() - scale
+    log_scale = np.log(ours.space_.scale).sum()
+    value = ours.score(X_valid, y_valid) - log_jacobian.mean() - log_scale
+    spent = np.cumsum([row["seconds"] for row in ours.history_])
+    reached = [-row["valid_loss"] - log_scale >= best for row in ours.history_]
+    seconds = spent[reached.index(True)] if any(reached) else np.inf
     with capsys.disabled():
         print(
-            f"\ndefaults: {value:.2f} nats in {seconds:.1f} s, {len(ours.history_)} epochs; "
+            f"\ndefaults: {best:.2f} nats in {seconds:.1f} s, {value:.2f} in {spent[-1]:.1f} s; "
             f"bare nflows at batch 32: {best:.2f} nats in {bare_seconds:.1f} s"
         )
     assert value >= best

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
-SMALL |= dict(device="cpu", random_state=0)
+SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
 
 
 def make(**parameters):
@@ -88,9 +88,15 @@ def test_linear_gaussian(n_parameters, bounded):
     """5,000 simulations: within 0.05 nats a parameter, C2ST at most 0.55, calibrated."""
     problem = LinearGaussian(n_parameters, bounded)
     X, y = problem.draw(5000, seed=0)
-    epochs = 10 if n_parameters == 1 else 40 if bounded else 20
+    # Six noisy numbers are the whole summary: little dropout, and the more epochs the less Gaussian.
+    epochs = 10 if n_parameters == 1 else 60 if bounded else 20
     posterior = PosteriorEstimator(
-        prior_bounds=problem.bounds, max_epochs=epochs, device="cpu", random_state=0
+        prior_bounds=problem.bounds,
+        max_epochs=epochs,
+        learning_rate=5e-3,
+        dropout=0.05,
+        device="cpu",
+        random_state=0,
     ).fit(X, y)
     X_test, y_test = problem.draw(1000, seed=1)
     gap = (problem.log_prob(X_test, y_test).mean() - posterior.score(X_test, y_test)) / n_parameters
