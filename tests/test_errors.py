@@ -286,7 +286,7 @@ def test_predict_on_what_the_head_has_not_seen(fitted_regressor):
 
 
 def test_std_needs_a_gaussian_head(fitted_regressor):
-    said = ("return_std=True", "loss='gaussian'", "'l1'")
+    said = ("return_std=True", "fitted with loss='gaussian'", "fit again with loss='gaussian'")
     refused(lambda: fitted_regressor.predict(summaries()[0], return_std=True), ValueError, *said)
 
 
@@ -325,6 +325,7 @@ STRINGS = [
     ("transformer", "device", "gpu", "cuda"),
     ("regressor", "loss", "gausian", "gaussian"),
     ("regressor", "loss", "mse", "l2"),
+    ("regressor", "pooling", "atention", "attention"),
     ("regressor", "precision", "fp32", "float32"),
     ("regressor", "device", "CPU:", "cpu"),
 ]

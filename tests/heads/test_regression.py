@@ -67,7 +67,7 @@ def test_learns_a_known_function(loss, bounded):
 def test_l1_goes_to_the_median_and_l2_to_the_mean(loss, expected, rng):
     X, y = rng.normal(size=(4000, 1)), rng.exponential(size=4000)
     head = regressor(
-        loss=loss, hidden_dims=(), max_epochs=30, batch_size=200, learning_rate=4e-3, patience=None
+        loss=loss, hidden_dims=(), max_epochs=200, batch_size=400, learning_rate=2e-3, patience=None
     )
     assert head.fit(X, y).predict(np.zeros((1, 1)))[0] == pytest.approx(expected, abs=0.08)
 
