@@ -88,13 +88,13 @@ def test_linear_gaussian(n_parameters, bounded):
     """5,000 simulations: within 0.05 nats a parameter, C2ST at most 0.55, calibrated."""
     problem = LinearGaussian(n_parameters, bounded)
     X, y = problem.draw(5000, seed=0)
-    # Six noisy numbers are the whole summary: little dropout, and the more epochs the less Gaussian.
+    # Every number of the summary counts: no dropout.
     epochs = 10 if n_parameters == 1 else 60 if bounded else 20
     posterior = PosteriorEstimator(
         prior_bounds=problem.bounds,
         max_epochs=epochs,
         learning_rate=5e-3,
-        dropout=0.05,
+        dropout=0.0,
         device="cpu",
         random_state=0,
     ).fit(X, y)
@@ -407,7 +407,7 @@ def test_calibration_widens_an_overfitted_posterior(calibration):
     X, y = problem.draw(60, seed=0)
     X_test, y_test = problem.draw(500, seed=1)
     levels = {}
-    for weight in (0.0, 20.0):
+    for weight in (0.0, 60.0):
         posterior = make(
             hidden_dims=(64,),
             max_epochs=80,
@@ -420,7 +420,7 @@ def test_calibration_widens_an_overfitted_posterior(calibration):
         truth = posterior.log_prob(X_test, y_test)[:, None]
         levels[weight] = (log_prob > truth).mean()
     assert levels[0.0] > 0.55  # the truth lies too far out
-    assert levels[20.0] < levels[0.0] - 0.01
+    assert levels[60.0] < levels[0.0] - 0.01
 
 
 def test_names():
