@@ -125,3 +125,12 @@ def test_no_file_holds_a_path_of_one_machine():
 def test_the_search_for_machine_paths_sees_one():
     assert MACHINE_PATH.search("see " + "/".join(["", "home", "someone", "data.h5"]))
     assert not MACHINE_PATH.search("https://example.org" + "/".join(["", "home", "page"]))
+
+
+def test_readme_has_no_place_left_to_fill():
+    assert (
+        re.findall(
+            r"^[A-Z_]+_TABLE$|\bTODO\b|\| XAVIER", (ROOT / "README.md").read_text(), flags=re.M
+        )
+        == []
+    )
