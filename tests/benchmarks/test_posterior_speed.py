@@ -13,7 +13,6 @@ import statistics
 import time
 
 import numpy as np
-import pytest
 import torch
 from nflows.distributions.normal import StandardNormal
 from nflows.flows.base import Flow
@@ -26,40 +25,9 @@ from nflows.transforms import (
 from nflows.utils import create_alternating_binary_mask
 
 from skatr_sk import PosteriorEstimator
+from tests.benchmarks.matmul import matmul_rate, report
 
-N_THREADS, SIZE = 2, 2048
 N, N_SUMMARY, N_PARAMETERS = 3750, 360, 6
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(N_THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
-def matmul_rate():
-    """Rate of a square matrix product in GFLOP/s: the median of some, after a warm-up."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.rand(2, SIZE, SIZE, generator=generator)
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return 2 * SIZE**3 / statistics.median(seconds[1:]) / 1e9
-
-
-def report(capsys, what, seconds, rates, theirs, limit):
-    rate = statistics.mean(rates)
-    cost = seconds * rate
-    with capsys.disabled():
-        print(
-            f"\n{what}: {seconds:.3f} s = {cost:.0f} GFLOP at {rate:.0f} GFLOP/s, "
-            f"{cost / theirs:.2f} of {theirs} (limit {limit:.2f})"
-        )
-    assert cost <= limit * theirs
 
 
 def problem(n=N, seed=0):

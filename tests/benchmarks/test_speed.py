@@ -20,29 +20,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk import LightconeRegressor, SKATRTransformer
 from skatr_sk.summaries.masking import LONG, SHORT, sample_masks
-
-N_THREADS = 2
-SIZE = 2048
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(N_THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
-def matmul_rate():
-    """Rate of a square matrix product in GFLOP/s: the median of some, after a warm-up."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.rand(2, SIZE, SIZE, generator=generator)
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - start)
-    return 2 * SIZE**3 / statistics.median(seconds[1:]) / 1e9
+from tests.benchmarks.matmul import matmul_rate, report
 
 
 class StepTimes(Callback):
@@ -61,19 +39,6 @@ class StepTimes(Callback):
         self.last = now
 
 
-def report(capsys, what, seconds, rates, theirs, limit):
-    """Print the cost beside theirs and hold it to a limit."""
-    rate = statistics.mean(rates)
-    cost = seconds * rate
-    with capsys.disabled():
-        print(
-            f"\n{what}: {seconds:.4f} s = {cost:.1f} GFLOP at {rate:.0f} GFLOP/s, "
-            f"{cost / theirs:.2f} of {theirs} (limit {limit:.2f})"
-        )
-    assert cost <= limit * theirs
-    return cost
-
-
 def cones(n, *field_shape):
     return np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
 
@@ -85,11 +50,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("what", STEPS)
-def test_pretraining_step(what, capsys):
-    field_shape, patch_size, embed_dim, batch_size, n_steps, theirs = STEPS[what]
+def step_seconds(field_shape, patch_size, embed_dim, batch_size, n_steps):
+    """Median seconds of a pre-training step."""
     times = StepTimes()
-    rates = [matmul_rate()]
     SKATRTransformer(
         patch_size=patch_size,
         embed_dim=embed_dim,
@@ -100,8 +63,16 @@ def test_pretraining_step(what, capsys):
         device="cpu",
         random_state=0,
     ).fit(cones(batch_size * n_steps, *field_shape))
+    return statistics.median(times.seconds)
+
+
+@pytest.mark.parametrize("what", STEPS)
+def test_pretraining_step(what, capsys):
+    *sizes, theirs = STEPS[what]
+    rates = [matmul_rate()]
+    seconds = step_seconds(*sizes)
     rates.append(matmul_rate())
-    report(capsys, what, statistics.median(times.seconds), rates, theirs, limit=1 / 3)
+    report(capsys, what, seconds, rates, theirs, limit=1 / 3)
 
 
 def test_transform(capsys, benchmark):
@@ -131,17 +102,7 @@ def test_head_epoch(capsys):
 def test_masks_are_free(capsys):
     """Sampling the two masks of a step, beside that step."""
     field_shape, patch_size, embed_dim, batch_size, n_steps, _ = next(iter(STEPS.values()))
-    times = StepTimes()
-    SKATRTransformer(
-        patch_size=patch_size,
-        embed_dim=embed_dim,
-        max_epochs=1,
-        batch_size=batch_size,
-        validation_fraction=0,
-        callbacks=[times],
-        device="cpu",
-        random_state=0,
-    ).fit(cones(batch_size * n_steps, *field_shape))
+    step = step_seconds(field_shape, patch_size, embed_dim, batch_size, n_steps)
     generator = torch.Generator().manual_seed(0)
     grid_shape = tuple(n // p for n, p in zip(field_shape, patch_size, strict=True))
     seconds = []
@@ -150,7 +111,7 @@ def test_masks_are_free(capsys):
         for mask in (SHORT, LONG):
             sample_masks(batch_size, grid_shape, mask, generator=generator)
         seconds.append(time.perf_counter() - start)
-    share = statistics.median(seconds) / statistics.median(times.seconds)
+    share = statistics.median(seconds) / step
     with capsys.disabled():
         print(f"\nmask sampling: {share:.2%} of a step (limit 2 %)")
     assert share <= 0.02
