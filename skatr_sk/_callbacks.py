@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger("skatr_sk.training")
-_CHECKPOINT_FORMAT = 1
+_CHECKPOINT_FORMAT = 2
 
 
 class StopTraining(KeyboardInterrupt):

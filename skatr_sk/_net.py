@@ -191,6 +191,14 @@ class Net(NeuralNet):
         """Yield what has a gradient: the EMA target has none and takes no optimiser state."""
         return ((k, p) for k, p in super().get_all_learnable_params() if p.requires_grad)
 
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, Any]:
+        """Let matrices decay; biases and scales only place the data and would pull them to zero."""
+        named = list(named_parameters)
+        _, kwargs = super().get_params_for_optimizer(prefix, named)
+        decaying = [p for _, p in named if p.ndim > 1]
+        free = [p for _, p in named if p.ndim <= 1]
+        return ([{"params": decaying}, {"params": free, "weight_decay": 0.0}],), kwargs
+
     def get_iterator(self, dataset: Rows, training: bool = False) -> Batches:
         """Return the batches of a pass, shuffled in training."""
         return Batches(dataset, self.batch_size, self.generator_ if training else None)
@@ -277,7 +285,7 @@ def train(
         What is trained, and ``criterion(module(...), y)``, the loss.
     train_rows, valid_rows : Rows
     device, precision, max_epochs, batch_size, learning_rate, weight_decay
-        Of the run; the optimiser is AdamW.
+        Of the run; the optimiser is AdamW, and only matrices decay.
     patience : int or None
         Epochs without a better validation loss before the best epoch's weights come back; None
         trains to the end and keeps the last.

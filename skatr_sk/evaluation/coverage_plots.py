@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skatr_sk.evaluation import metrics
+from skatr_sk.evaluation._panels import import_pyplot, parameter_labels
 from skatr_sk.evaluation.calibration import posterior_draws, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
-from skatr_sk.evaluation.plots import _import_pyplot, _labels
 
 _METHODS = ("highest_density", "tarp", "ranks")
 _TITLES = {
@@ -96,7 +96,7 @@ class CoverageDisplay:
         -------
         display : CoverageDisplay
         """
-        plt = _import_pyplot(f"{type(self).__name__}.plot")
+        plt = import_pyplot(f"{type(self).__name__}.plot")
         metrics._check_choice("kind", kind, ("coverage", "difference"))
         if not isinstance(self.curves, Mapping) or not self.curves:
             raise ValueError(f"curves is {self.curves!r}, expected a dict of name to Coverage.")
@@ -189,7 +189,7 @@ class CoverageDisplay:
             levels = {"TARP": tarp_levels(samples, y_true, random_state=random_state)}
         else:
             ranks = sbc_ranks(samples, y_true)
-            labels = _labels(parameter_names, None, ranks.shape[1])
+            labels = parameter_labels(parameter_names, None, ranks.shape[1])
             shares = ranks / np.shape(samples)[1]
             levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
         return cls.from_levels(levels, **{**_axes_labels(method), **kwargs})
@@ -222,7 +222,7 @@ class CoverageDisplay:
         **kwargs
             As for :meth:`from_samples` and :meth:`from_levels`.
         """
-        _import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
+        import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
         metrics._check_choice("method", method, _METHODS)
         wanted = y if method == "highest_density" else None
         samples, levels = posterior_draws(

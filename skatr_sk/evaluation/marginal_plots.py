@@ -4,18 +4,26 @@ from __future__ import annotations
 
 __all__ = ["MarginalsDisplay"]
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skatr_sk.evaluation._panels import (
+    EDGE,
+    SCORE_BOX,
+    TRUTH,
+    check_bounds,
+    check_panels,
+    import_pyplot,
+    panel_grid,
+    parameter_labels,
+    prior_of,
+)
 from skatr_sk.evaluation.calibration import _check_samples, posterior_draws
-from skatr_sk.evaluation.plots import _EDGE, _check_bounds, _import_pyplot, _labels
 
 _STYLE = {"color": "tab:blue"}
-_TRUTH = {"color": "black", "linewidth": 1.0, "linestyle": "--", "alpha": 0.8}
 _INTERVALS = (0.68, 0.95)
 
 
@@ -92,11 +100,11 @@ class MarginalsDisplay:
         -------
         display : MarginalsDisplay
         """
-        plt = _import_pyplot(f"{type(self).__name__}.plot")
+        plt = import_pyplot(f"{type(self).__name__}.plot")
         samples, true = _check_samples(self.samples, self.y_true)
         n = true.shape[1]
-        labels = _labels(self.parameter_names, self.parameter_units, n)
-        bounds = _check_bounds(self.bounds, n)
+        labels = parameter_labels(self.parameter_names, self.parameter_units, n)
+        bounds = check_bounds(self.bounds, n)
         tails = [(1 - share) / 2 for share in _INTERVALS]
         shares = [tails[1], tails[0], 0.5, 1 - tails[0], 1 - tails[1]]
         self.quantiles_ = np.quantile(samples, shares, axis=1)
@@ -104,7 +112,7 @@ class MarginalsDisplay:
         inner = (q[1] <= true) & (true <= q[3])
         outer = (q[0] <= true) & (true <= q[4])
         self.coverage_ = np.stack([inner.mean(axis=0), outer.mean(axis=0)])
-        self.axes_ = _make_axes(plt, n) if axes is None else _check_axes(axes, n)
+        self.axes_ = panel_grid(plt, n) if axes is None else check_panels(axes, n)
         self.figure_ = self.axes_[0].figure
         style = {**_STYLE, **dict(style_kwargs or {})}
         # Many cones lie over each other: fainter and thinner lines keep the crowd legible.
@@ -133,10 +141,10 @@ class MarginalsDisplay:
         low, high = values.min(), values.max()
         margin = 0.04 * (high - low) or 1.0
         span = (low - margin, high + margin)
-        axes.plot(span, span, **_TRUTH)
+        axes.plot(span, span, **TRUTH)
         for edge in edges[np.isfinite(edges)]:
-            axes.axhline(edge, **_EDGE)
-            axes.axvline(edge, **_EDGE)
+            axes.axhline(edge, **EDGE)
+            axes.axvline(edge, **EDGE)
         axes.set(xlim=span, ylim=span)
         axes.set_aspect("equal")
         axes.locator_params(nbins=5)
@@ -148,7 +156,7 @@ class MarginalsDisplay:
             transform=axes.transAxes,
             va="top",
             fontsize="small",
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2},
+            bbox=SCORE_BOX,
         )
 
     @classmethod
@@ -207,31 +215,6 @@ class MarginalsDisplay:
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
-        _import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
+        import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
         samples, _ = posterior_draws(estimator, X, n_samples=n_samples, random_state=random_state)
-        final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-        kwargs.setdefault("parameter_names", getattr(final, "parameter_names_", None))
-        kwargs.setdefault("bounds", getattr(final, "prior_bounds_", None))
-        return cls.from_samples(samples, y, **kwargs)
-
-
-def _make_axes(plt: Any, n: int) -> NDArray[np.object_]:
-    n_columns = n if n <= 3 else math.ceil(math.sqrt(n))
-    n_rows = math.ceil(n / n_columns)
-    figure, grid = plt.subplots(
-        n_rows,
-        n_columns,
-        figsize=(3.3 * n_columns, 3.3 * n_rows),
-        layout="constrained",
-        squeeze=False,
-    )
-    for spare in grid.ravel()[n:]:
-        figure.delaxes(spare)
-    return grid.ravel()[:n]
-
-
-def _check_axes(given: Any, n: int) -> NDArray[np.object_]:
-    axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
-    if len(axes) != n or not all(hasattr(each, "vlines") for each in axes):
-        raise ValueError(f"axes holds {len(axes)} Axes, expected {n}: one for each parameter.")
-    return axes
+        return cls.from_samples(samples, y, **(prior_of(estimator) | kwargs))

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["RecoveryDisplay"]
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,16 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk.evaluation import metrics
+from skatr_sk.evaluation._panels import (
+    EDGE,
+    SCORE_BOX,
+    check_bounds,
+    import_pyplot,
+    n_columns,
+    parameter_labels,
+)
 
-# Symbol and unit of the six standard parameters; other names are drawn as they are.
-_LABELS = {
-    "m_WDM": (r"$m_\mathrm{WDM}$", "keV"),
-    "Omega_m": (r"$\Omega_m$", ""),
-    "E_0": (r"$E_0$", "eV"),
-    "log10_L_X": (r"$\log_{10} L_X$", "erg/s/(Msun/yr)"),
-    "log10_T_vir": (r"$\log_{10} T_\mathrm{vir}$", "K"),
-    "zeta": (r"$\zeta$", ""),
-}
 _MANY_POINTS = 2000
 _STYLES: dict[str, dict[str, Any]] = {
     "scatter": {"color": "tab:blue", "s": 14, "alpha": 0.6, "linewidth": 0},
@@ -30,7 +28,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "errorbar": {"ecolor": "tab:blue", "elinewidth": 0.8, "alpha": 0.35, "zorder": 1},
     "line": {"color": "black", "linestyle": "--", "linewidth": 1, "alpha": 0.8},
 }
-_EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
 _ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
 
 
@@ -130,7 +127,7 @@ class RecoveryDisplay:
         TypeError, ValueError
             When data, names, units, bounds, axes or options do not fit each other.
         """
-        plt = _import_pyplot(f"{type(self).__name__}.plot")
+        plt = import_pyplot(f"{type(self).__name__}.plot")
         metrics._check_choice("kind", kind, ("auto", "scatter", "density"))
         styles = _styles(scatter_kwargs, density_kwargs, errorbar_kwargs, line_kwargs)
         true, pred = metrics._check_targets(self.y_true, self.y_pred)
@@ -139,8 +136,8 @@ class RecoveryDisplay:
             rows = metrics._first(np.nonzero(std < 0)[0])
             raise ValueError(f"y_std is negative in rows {rows}, expected deviations >= 0.")
         n_parameters = true.shape[1]
-        labels = _labels(self.parameter_names, self.parameter_units, n_parameters)
-        bounds = _check_bounds(self.bounds, n_parameters)
+        labels = parameter_labels(self.parameter_names, self.parameter_units, n_parameters)
+        bounds = check_bounds(self.bounds, n_parameters)
         dense = kind == "density" or (kind == "auto" and len(true) > _MANY_POINTS)
         self.axes_ = _make_axes(plt, n_parameters) if ax is None else _check_axes(ax, n_parameters)
         self.figure_ = self.axes_[0, 0].figure
@@ -171,9 +168,9 @@ class RecoveryDisplay:
                 ideal = (0.0, 0.0) if row else span
                 self.lines_[at] = axes.plot(span, ideal, **styles["line"])[0]
                 for edge in bounds[i][np.isfinite(bounds[i])]:
-                    axes.axvline(edge, **_EDGE)
+                    axes.axvline(edge, **EDGE)
                     if row == 0:
-                        axes.axhline(edge, **_EDGE)
+                        axes.axhline(edge, **EDGE)
                 axes.set(xlim=span, ylim=limits)
                 axes.locator_params(axis="x", nbins=5)
                 axes.locator_params(axis="y", nbins=3 if row else 5)
@@ -191,8 +188,9 @@ class RecoveryDisplay:
         scores += [f"MARE = {mare:.3g}"] if np.isfinite(mare) else []
         # The upper left corner is the farthest from the diagonal.
         place = {"x": 0.04, "y": 0.96, "ha": "left", "va": "top", "transform": main.transAxes}
-        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
-        self.texts_.append(main.text(s="\n".join(scores), fontsize="small", bbox=box, **place))
+        self.texts_.append(
+            main.text(s="\n".join(scores), fontsize="small", bbox=SCORE_BOX, **place)
+        )
 
     @classmethod
     def from_predictions(
@@ -244,7 +242,7 @@ class RecoveryDisplay:
         **kwargs
             As for :meth:`from_predictions`: ``parameter_names``, ``bounds``, ``ax``, ``kind``, ...
         """
-        _import_pyplot(f"{cls.__name__}.from_estimator")  # before the prediction's long wait
+        import_pyplot(f"{cls.__name__}.from_estimator")  # before the prediction's long wait
         if not return_std:
             return cls.from_predictions(y, estimator.predict(X), **kwargs)
         try:
@@ -260,27 +258,6 @@ class RecoveryDisplay:
         return cls.from_predictions(y, mean, y_std=std, **kwargs)
 
 
-def _import_pyplot(caller: str) -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f'{caller} needs matplotlib, which is not installed: pip install "skatr_sk[plots]".'
-        ) from error
-    return plt
-
-
-def _check_bounds(bounds: ArrayLike | None, n_parameters: int) -> NDArray[np.float64]:
-    """Prior edges of shape (n_parameters, 2), NaN where there are none."""
-    edges = np.full((n_parameters, 2), np.nan) if bounds is None else np.asarray(bounds, np.float64)
-    if edges.shape != (n_parameters, 2) or (edges[:, 0] >= edges[:, 1]).any():
-        raise ValueError(
-            f"bounds is {edges.tolist()}, expected lower < upper for each of {n_parameters} "
-            f"parameters, shape ({n_parameters}, 2)."
-        )
-    return np.where(np.isfinite(edges), edges, np.nan)
-
-
 def _check_axes(ax: Any, n_parameters: int) -> NDArray[np.object_]:
     axes = np.asarray(ax, dtype=object)
     axes = axes[:, np.newaxis] if axes.shape == (2,) and n_parameters == 1 else axes
@@ -294,36 +271,19 @@ def _check_axes(ax: Any, n_parameters: int) -> NDArray[np.object_]:
 
 
 def _make_axes(plt: Any, n_parameters: int) -> NDArray[np.object_]:
-    n_columns = n_parameters if n_parameters <= 3 else math.ceil(math.sqrt(n_parameters))
-    n_rows = math.ceil(n_parameters / n_columns)
+    columns = n_columns(n_parameters)
+    n_rows = math.ceil(n_parameters / columns)
     heights = ([3, 1, 0.15] * n_rows)[:-1]  # the third is room between the pairs
-    figure = plt.figure(figsize=(3.3 * n_columns, 3.9 * n_rows), layout="constrained")
+    figure = plt.figure(figsize=(3.3 * columns, 3.9 * n_rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.025, hspace=0.0)
-    grid = figure.add_gridspec(len(heights), n_columns, height_ratios=heights)
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     axes = np.empty((2, n_parameters), dtype=object)
     for i in range(n_parameters):
-        row, column = divmod(i, n_columns)
+        row, column = divmod(i, columns)
         axes[0, i] = figure.add_subplot(grid[3 * row, column])
         axes[1, i] = figure.add_subplot(grid[3 * row + 1, column], sharex=axes[0, i])
     figure.align_ylabels(axes.ravel().tolist())
     return axes
-
-
-def _labels(
-    names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
-) -> list[tuple[str, str]]:
-    """Symbol and unit of each parameter, ready to draw."""
-    names = [f"parameter {i}" for i in range(n_parameters)] if names is None else names
-    names = metrics._check_names("parameter_names", names)
-    known = [_LABELS.get(name.replace(" ", "_"), (name, "")) for name in names]
-    units = [unit for _, unit in known] if units is None else list(units)
-    for what, found in (("parameter_names", names), ("parameter_units", units)):
-        if len(found) != n_parameters or not all(isinstance(each, str) for each in found):
-            raise ValueError(f"{what} is {list(found)}, expected {n_parameters} strings.")
-    # The logarithm is part of the symbol already.
-    units = [re.sub(r"^log10\((.*)\)$", r"\1", unit) for unit in units]
-    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
-    return [(symbol, unit) for (symbol, _), unit in zip(known, units, strict=True)]
 
 
 def _styles(*given: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

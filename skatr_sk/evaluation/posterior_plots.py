@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
+from skatr_sk.evaluation._panels import (
+    TRUTH,
+    check_bounds,
+    check_corner,
+    corner_grid,
+    import_pyplot,
+    parameter_labels,
+    prior_of,
+)
 from skatr_sk.evaluation.calibration import posterior_draws
-from skatr_sk.evaluation.plots import _check_bounds, _import_pyplot, _labels
 
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
-_TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
 _BINS = 60
 
 
@@ -72,7 +79,11 @@ class PosteriorDisplay:
         self.levels = levels
 
     def plot(
-        self, axes: Any = None, *, colors: Sequence[Any] | None = None, smoothing: float = 1.5
+        self,
+        axes: Any = None,
+        *,
+        colors: Sequence[Any] | None = None,
+        smoothing: float | None = None,
     ) -> PosteriorDisplay:
         """Draw the panels.
 
@@ -82,20 +93,21 @@ class PosteriorDisplay:
             By default those of a new figure.
         colors : sequence of colours, default=None
             One for each posterior.
-        smoothing : float, default=1.5
-            Width of the Gaussian that smooths the histograms, in bins of a sixtieth of an axis.
+        smoothing : float, default=None
+            Width of the Gaussian that smooths the histograms, in bins of a sixtieth of an axis; by
+            default that of Scott's rule for the spread and the number of the samples.
 
         Returns
         -------
         display : PosteriorDisplay
         """
-        plt = _import_pyplot(f"{type(self).__name__}.plot")
+        plt = import_pyplot(f"{type(self).__name__}.plot")
         posteriors, truth, bounds, labels = self._check()
         n = len(labels)
-        if not smoothing >= 0:
+        if smoothing is not None and not smoothing >= 0:
             raise ValueError(f"smoothing is {smoothing!r}, expected a number >= 0.")
         colors = _COLORS if colors is None else colors
-        self.axes_ = _make_axes(plt, n) if axes is None else _check_axes(axes, n)
+        self.axes_ = corner_grid(plt, n) if axes is None else check_corner(axes, n)
         self.figure_ = self.axes_[0, 0].figure
         spans = _spans(posteriors, truth, bounds)
         self.densities_: dict[str, NDArray[np.float64]] = {}
@@ -122,10 +134,11 @@ class PosteriorDisplay:
         span: NDArray[np.float64],
         name: str,
         color: Any,
-        smoothing: float,
+        smoothing: float | None,
     ) -> None:
         counts, edges = np.histogram(points, bins=_BINS, range=(span[0], span[1]))
-        density = gaussian_filter(counts.astype(float), smoothing, mode="reflect")
+        width = _scott(points[:, None], span[None]) if smoothing is None else smoothing
+        density = gaussian_filter(counts.astype(float), width, mode="reflect")
         density /= density.sum() * (edges[1] - edges[0])
         middle = (edges[1:] + edges[:-1]) / 2
         self.densities_[name][row] = density
@@ -140,11 +153,12 @@ class PosteriorDisplay:
         pair: NDArray[np.float64],
         spans: NDArray[np.float64],
         color: Any,
-        smoothing: float,
+        smoothing: float | None,
     ) -> None:
         ranges = spans[[column, row]]
         counts, x, y = np.histogram2d(pair[:, 0], pair[:, 1], bins=_BINS, range=ranges)
-        density = gaussian_filter(counts, smoothing, mode="reflect")
+        width = _scott(pair, ranges) if smoothing is None else smoothing
+        density = gaussian_filter(counts, width, mode="reflect")
         heights = _heights(density, self.levels)
         if not len(heights):
             return
@@ -170,7 +184,7 @@ class PosteriorDisplay:
                 axes = self.axes_[row, column]
                 axes.set_xlim(*spans[column])
                 if truth is not None:
-                    axes.axvline(truth[column], **_TRUTH)
+                    axes.axvline(truth[column], **TRUTH)
                 if row == column:
                     axes.set_ylim(bottom=0)
                     axes.set_yticks([])
@@ -178,7 +192,7 @@ class PosteriorDisplay:
                     axes.set_ylim(*spans[row])
                     axes.locator_params(axis="y", nbins=4, prune="both")
                     if truth is not None:
-                        axes.axhline(truth[row], **_TRUTH)
+                        axes.axhline(truth[row], **TRUTH)
                 axes.locator_params(axis="x", nbins=4, prune="both")
                 axes.tick_params(labelsize="small", labelbottom=row == n - 1)
                 axes.tick_params(axis="x", labelrotation=40)
@@ -215,8 +229,8 @@ class PosteriorDisplay:
             raise ValueError(f"y_true has shape {truth.shape}, expected ({n},): of one light cone.")
         if not len(self.levels) or not all(0 < level < 1 for level in self.levels):
             raise ValueError(f"levels is {self.levels!r}, expected numbers in (0, 1).")
-        labels = _labels(self.parameter_names, self.parameter_units, n)
-        return posteriors, truth, _check_bounds(self.bounds, n), labels
+        labels = parameter_labels(self.parameter_names, self.parameter_units, n)
+        return posteriors, truth, check_bounds(self.bounds, n), labels
 
     @classmethod
     def from_samples(
@@ -275,7 +289,7 @@ class PosteriorDisplay:
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
-        _import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
+        import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
         if len(X) != 1:  # type: ignore[arg-type]
             raise ValueError(f"X has {len(X)} rows, expected one light cone: X[:1].")  # type: ignore[arg-type]
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
@@ -283,11 +297,15 @@ class PosteriorDisplay:
         for name, each in named.items():
             drawn, _ = posterior_draws(each, X, n_samples=n_samples, random_state=random_state)
             samples[name] = drawn[0]
-            final = each.steps[-1][1] if hasattr(each, "steps") else each
-            kwargs.setdefault("parameter_names", getattr(final, "parameter_names_", None))
-            kwargs.setdefault("bounds", getattr(final, "prior_bounds_", None))
+            kwargs = prior_of(each) | kwargs
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
         return cls.from_samples(samples, y_true=truth, **kwargs)
+
+
+def _scott(points: NDArray[np.float64], spans: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Widths in bins by Scott's rule for points of shape (n, n_axes)."""
+    n, n_axes = points.shape
+    return _BINS * points.std(axis=0) / np.ptp(spans, axis=1) * n ** (-1 / (n_axes + 4))
 
 
 def _heights(density: NDArray[np.float64], levels: Sequence[float]) -> NDArray[np.float64]:
@@ -313,33 +331,3 @@ def _spans(
     low, high = low - margin, high + margin
     finite = np.isfinite(bounds)
     return np.where(finite, bounds, np.stack([low, high], axis=1))
-
-
-def _make_axes(plt: Any, n: int) -> NDArray[np.object_]:
-    size = 1.35 * n + 1.2 if n > 1 else 4.0
-    figure = plt.figure(figsize=(size, size))
-    # Room in inches for labels at the left and below; panels that nearly touch.
-    low, high = 0.95 / size, 1 - 0.12 / size
-    gaps = {"wspace": 0.07, "hspace": 0.07}
-    grid = figure.add_gridspec(n, n, left=low, right=high, bottom=low, top=high, **gaps)
-    axes = np.full((n, n), None, dtype=object)
-    for row in range(n):
-        for column in range(row + 1):
-            axes[row, column] = figure.add_subplot(grid[row, column])
-    return axes
-
-
-def _check_axes(given: Any, n: int) -> NDArray[np.object_]:
-    axes = np.asarray(given, dtype=object)
-    axes = axes.reshape(1, 1) if n == 1 and axes.size == 1 else axes
-    lower = [axes[i, j] for i in range(n) for j in range(i + 1)] if axes.shape == (n, n) else []
-    if not lower or not all(hasattr(each, "contourf") for each in lower):
-        raise ValueError(
-            f"axes has shape {axes.shape}, expected Axes of shape ({n}, {n}): make them with "
-            f"plt.subplots({n}, {n}), or leave axes out."
-        )
-    for i in range(n):
-        for j in range(i + 1, n):
-            if axes[i, j] is not None:
-                axes[i, j].set_axis_off()
-    return axes

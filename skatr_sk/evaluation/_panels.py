@@ -1,0 +1,150 @@
+"""What the displays share: matplotlib, labels, edges of the prior, and grids of panels."""
+
+from __future__ import annotations
+
+__all__ = [
+    "EDGE",
+    "SCORE_BOX",
+    "TRUTH",
+    "check_bounds",
+    "check_corner",
+    "check_panels",
+    "corner_grid",
+    "import_pyplot",
+    "n_columns",
+    "panel_grid",
+    "parameter_labels",
+    "prior_of",
+]
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skatr_sk.evaluation import metrics
+
+# Symbol and unit of the six standard parameters; other names are drawn as they are.
+_LABELS = {
+    "m_WDM": (r"$m_\mathrm{WDM}$", "keV"),
+    "Omega_m": (r"$\Omega_m$", ""),
+    "E_0": (r"$E_0$", "eV"),
+    "log10_L_X": (r"$\log_{10} L_X$", "erg/s/(Msun/yr)"),
+    "log10_T_vir": (r"$\log_{10} T_\mathrm{vir}$", "K"),
+    "zeta": (r"$\zeta$", ""),
+}
+EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
+TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
+SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
+
+
+def import_pyplot(caller: str) -> Any:
+    """Pyplot, or the sentence that says how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs matplotlib, which is not installed: pip install "skatr_sk[plots]".'
+        ) from error
+    return plt
+
+
+def check_bounds(bounds: ArrayLike | None, n_parameters: int) -> NDArray[np.float64]:
+    """Prior edges of shape (n_parameters, 2), NaN where there are none."""
+    edges = np.full((n_parameters, 2), np.nan) if bounds is None else np.asarray(bounds, np.float64)
+    if edges.shape != (n_parameters, 2) or (edges[:, 0] >= edges[:, 1]).any():
+        raise ValueError(
+            f"bounds is {edges.tolist()}, expected lower < upper for each of {n_parameters} "
+            f"parameters, shape ({n_parameters}, 2)."
+        )
+    return np.where(np.isfinite(edges), edges, np.nan)
+
+
+def parameter_labels(
+    names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
+) -> list[tuple[str, str]]:
+    """Symbol and unit of each parameter, ready to draw."""
+    names = [f"parameter {i}" for i in range(n_parameters)] if names is None else names
+    names = metrics._check_names("parameter_names", names)
+    known = [_LABELS.get(name.replace(" ", "_"), (name, "")) for name in names]
+    units = [unit for _, unit in known] if units is None else list(units)
+    for what, found in (("parameter_names", names), ("parameter_units", units)):
+        if len(found) != n_parameters or not all(isinstance(each, str) for each in found):
+            raise ValueError(f"{what} is {list(found)}, expected {n_parameters} strings.")
+    # The logarithm is part of the symbol already.
+    units = [re.sub(r"^log10\((.*)\)$", r"\1", unit) for unit in units]
+    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
+    return [(symbol, unit) for (symbol, _), unit in zip(known, units, strict=True)]
+
+
+def prior_of(estimator: Any) -> dict[str, Any]:
+    """Names and prior edges that a fitted posterior, or a Pipeline that ends in one, knows."""
+    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    return {
+        "parameter_names": getattr(final, "parameter_names_", None),
+        "bounds": getattr(final, "prior_bounds_", None),
+    }
+
+
+def n_columns(n_parameters: int) -> int:
+    """Panels in a row: up to three in one row, six as two rows of three."""
+    return n_parameters if n_parameters <= 3 else math.ceil(math.sqrt(n_parameters))
+
+
+def panel_grid(plt: Any, n: int) -> NDArray[np.object_]:
+    """Axes of one panel a parameter, in a new figure."""
+    columns = n_columns(n)
+    n_rows = math.ceil(n / columns)
+    figure, grid = plt.subplots(
+        n_rows,
+        columns,
+        figsize=(3.3 * columns, 3.3 * n_rows),
+        layout="constrained",
+        squeeze=False,
+    )
+    for spare in grid.ravel()[n:]:
+        figure.delaxes(spare)
+    return grid.ravel()[:n]
+
+
+def check_panels(given: Any, n: int) -> NDArray[np.object_]:
+    """Axes handed in by the user, one for each parameter."""
+    axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
+    if len(axes) != n or not all(hasattr(each, "vlines") for each in axes):
+        raise ValueError(f"axes holds {len(axes)} Axes, expected {n}: one for each parameter.")
+    return axes
+
+
+def corner_grid(plt: Any, n: int) -> NDArray[np.object_]:
+    """Axes on and below the diagonal, in a new figure; None above it."""
+    size = 1.35 * n + 1.2 if n > 1 else 4.0
+    figure = plt.figure(figsize=(size, size))
+    # Room in inches for labels at the left and below; panels that nearly touch.
+    low, high = 0.95 / size, 1 - 0.12 / size
+    gaps = {"wspace": 0.07, "hspace": 0.07}
+    grid = figure.add_gridspec(n, n, left=low, right=high, bottom=low, top=high, **gaps)
+    axes = np.full((n, n), None, dtype=object)
+    for row in range(n):
+        for column in range(row + 1):
+            axes[row, column] = figure.add_subplot(grid[row, column])
+    return axes
+
+
+def check_corner(given: Any, n: int) -> NDArray[np.object_]:
+    """Axes of a corner plot handed in by the user; those above the diagonal are switched off."""
+    axes = np.asarray(given, dtype=object)
+    axes = axes.reshape(1, 1) if n == 1 and axes.size == 1 else axes
+    lower = [axes[i, j] for i in range(n) for j in range(i + 1)] if axes.shape == (n, n) else []
+    if not lower or not all(hasattr(each, "contourf") for each in lower):
+        raise ValueError(
+            f"axes has shape {axes.shape}, expected Axes of shape ({n}, {n}): make them with "
+            f"plt.subplots({n}, {n}), or leave axes out."
+        )
+    for i in range(n):
+        for j in range(i + 1, n):
+            if axes[i, j] is not None:
+                axes[i, j].set_axis_off()
+    return axes
