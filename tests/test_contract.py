@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
-from skatr_sk import LightconeRegressor, SKATRTransformer
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 from skatr_sk._net import autocast
 from skatr_sk.summaries import BlockMask
 from skatr_sk.summaries.encoding import encode
@@ -24,13 +24,17 @@ from skatr_sk.summaries.encoding import encode
 SHAPES = {"signal": (24,), "map": (8, 6), "cone": (6, 4, 8)}
 OTHER_SHAPES = {"signal": (6, 4, 8), "map": (10, 4), "cone": (24,)}
 FIELDS = list(SHAPES)
-ALL = [*FIELDS, "head"]
+HEADS = ["head", "posterior"]
+ALL = [*FIELDS, *HEADS]
 
 
 def make(case, **parameters):
-    if case == "head":
+    if case in HEADS:
         small = dict(hidden_dims=(16,), max_epochs=20, learning_rate=1e-2)
-        return LightconeRegressor(**small | dict(device="cpu", random_state=0) | parameters)
+        small |= dict(device="cpu", random_state=0)
+        if case == "posterior":
+            return PosteriorEstimator(**small | dict(n_blocks=2, n_bins=4) | parameters)
+        return LightconeRegressor(**small | parameters)
     small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
     small |= dict(predictor_depth=1, max_epochs=2, batch_size=8, device="cpu", random_state=0)
     return SKATRTransformer(**small | parameters)
@@ -68,9 +72,10 @@ class TestEstimator:
         np.testing.assert_array_equal(output(cloned.fit(X, y), X), output(models[case], X))
 
     def test_fit_leaves_the_parameters_alone(self, case):
-        if case == "head":
+        if case in HEADS:
+            bounds = "target_bounds" if case == "head" else "prior_bounds"
             # Mutable values on purpose: they must be neither replaced nor written into.
-            given = dict(hidden_dims=[8, 4], target_bounds=[[-999.0, 999.0]] * 2, callbacks=[])
+            given = {"hidden_dims": [8, 4], bounds: [[-999.0, 999.0]] * 2, "callbacks": []}
         else:
             given = dict(patch_size=[2] * len(SHAPES[case]), ema_decay=[0.9, 1.0], callbacks=[])
             given |= dict(masks=[BlockMask(2, (0.2, 0.4))], brightness_range=[-120, 0])
@@ -199,7 +204,7 @@ class TestEstimator:
     def test_history(self, case, models):
         history = models[case].history_
         keys = {"epoch", "train_loss", "valid_loss", "seconds", "kept"}
-        if case != "head":
+        if case not in HEADS:
             keys |= {"effective_rank", "effective_rank_at_init"}
         assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
         assert len(history) == models[case].max_epochs
@@ -351,7 +356,8 @@ def test_fit_on_a_gpu(case, precision):
     assert np.isfinite(found).all()
     assert torch.equal(torch.cuda.get_rng_state(), cuda)
     assert torch.equal(torch.get_rng_state(), cpu)
-    trained = model.head_ if case == "head" else model.encoder_
+    trained = {"head": "head_", "posterior": "net_"}.get(case, "encoder_")
+    trained = getattr(model, trained)
     assert {p.device.type for p in trained.parameters()} == {"cpu"}
     assert {p.dtype for p in trained.parameters()} <= {torch.float32, torch.float64}
 
