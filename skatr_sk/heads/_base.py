@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from skatr_sk.heads.pooling import POOLINGS
 
 __all__ = ["SummaryHead", "check_inside"]
 
+_NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
@@ -133,7 +135,9 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         """Standardise the summaries, build the network and train it; note what was learned."""
         mean, scale = _moments(summaries[train_rows])
         device = resolve_device(self.device)
-        rows = torch.from_numpy(((summaries - mean) / scale).astype(np.float32))
+        rows = torch.empty(summaries.shape)
+        for part in _parts(summaries):
+            rows[part] = torch.from_numpy((summaries[part] - mean) / scale)
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         rows = rows.to(device) if rows.ndim == 2 else rows
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
@@ -187,11 +191,18 @@ def _check_summaries(X: ArrayLike) -> Any:
     return X
 
 
+def _parts(X: np.ndarray) -> Iterator[slice]:
+    """Slices of some rows: tokens take memory, and float64 copies of all of them twice as much."""
+    step = max(1, _NUMBERS // max(1, X[:1].size))
+    return (slice(start, start + step) for start in range(0, len(X), step))
+
+
 def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of each feature over rows and tokens; a constant one gets unit scale."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)
-    scale = X.std(axis=axes, dtype=np.float64)
+    squares = sum(np.square(X[part] - mean).sum(axis=axes) for part in _parts(X))
+    scale = np.sqrt(squares / math.prod(X.shape[:-1]))
     # What is within the rounding of the type is no variation, and must not be blown up to one.
     constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
     return mean, np.where(constant, 1.0, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import numbers
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from skatr_sk.heads.flow import ConditionalFlow, Context
 from skatr_sk.heads.npe import PosteriorNet
 from skatr_sk.heads.space import ParameterSpace
 
-__all__ = ["PosteriorDraws"]
+__all__ = ["PosteriorDraws", "check_order"]
 
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
-_ROWS = 256  # summaries embedded at once
+_ROWS = 256  # summaries embedded at once, and no more than this many numbers of them
+_NUMBERS = 4_000_000
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
 
 
@@ -56,12 +57,11 @@ class PosteriorDraws(SummaryHead):
         summaries = self._check_new(X)
         given = self._check_points(y, len(summaries))
         points = given[:, np.newaxis] if given.ndim == 2 else given
-        free, log_jacobian = self.space_.to_free(points)
         log_prob = np.empty(points.shape[:2])
-        for (rows, columns), context, flow in self._passes(summaries, points.shape[1], True):
-            inputs = torch.from_numpy(free[rows, columns]).to(context.shift.device)
-            log_prob[rows, columns] = flow.log_prob(inputs, context).cpu().numpy()
-        log_prob += log_jacobian
+        for at, context, flow in self._passes(summaries, points.shape[1], True):
+            free, log_jacobian = self.space_.to_free(points[at])
+            inputs = torch.from_numpy(free).to(context.shift.device)
+            log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
         return log_prob[:, 0] if given.ndim == 2 else log_prob
 
     def sample(
@@ -133,6 +133,35 @@ class PosteriorDraws(SummaryHead):
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
         return samples, log_prob
 
+    def predict_quantiles(
+        self, X: ArrayLike, q: ArrayLike = (0.16, 0.5, 0.84), *, n_samples: int = 512
+    ) -> np.ndarray:
+        """Predict marginal quantiles of the posterior, from the same points as ``predict``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        q : float or array-like of shape (n_quantiles,), default=(0.16, 0.5, 0.84)
+            In [0, 1].
+        n_samples : int, default=512
+            Points for each posterior.
+
+        Returns
+        -------
+        ndarray of shape (n, n_quantiles, n_parameters)
+            Without the axis of quantiles for a single number `q`, and without that of parameters
+            for 1-D targets.
+        """
+        try:
+            levels = np.asarray(q, dtype=np.float64)
+        except (TypeError, ValueError):
+            levels = np.empty(0)
+        if levels.ndim > 1 or levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
+            raise ValueError(f"q is {q!r}, expected a number in [0, 1] or a list of such.")
+        parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
+        quantiles = np.concatenate(parts, axis=levels.ndim)
+        return self._shaped(np.moveaxis(quantiles, 0, 1) if levels.ndim else quantiles)
+
     def to_dict(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: Any = None
     ) -> dict[str, NDArray[np.float64]]:
@@ -191,7 +220,8 @@ class PosteriorDraws(SummaryHead):
         device = resolve_device(self.device)
         precise = copy.deepcopy(self.net_).to(device).double()
         flow = precise.flow if double else copy.deepcopy(self.net_.flow).to(device)
-        n_rows = min(_ROWS, max(1, _POINTS // n_samples))
+        each = max(1, summaries[:1].size)
+        n_rows = min(_ROWS, max(1, _POINTS // n_samples), max(1, _NUMBERS // each))
         bar = tqdm(
             total=len(summaries),
             desc="posterior",
@@ -211,10 +241,12 @@ class PosteriorDraws(SummaryHead):
 
     def _check_points(self, y: ArrayLike, n: int) -> NDArray[np.float64]:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
+        check_order(y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
         check_finite_rows(y, "y", "values")
         points = y[:, np.newaxis] if y.ndim == 1 else y
-        if points.ndim not in (2, 3) or len(points) != n or points.shape[-1] != self.n_parameters_:
+        shaped = points.ndim in (2, 3) and points.shape[-1] == self.n_parameters_
+        if not shaped or len(points) != n or 0 in points.shape:
             raise ValueError(
                 f"y has shape {y.shape}, expected ({n}, {self.n_parameters_}) or ({n}, n_samples, "
                 f"{self.n_parameters_}): parameters for each row of X, in the order of fit."
@@ -227,13 +259,24 @@ class PosteriorDraws(SummaryHead):
             warnings.warn(
                 f"y lies outside the prior box in {rows.size} of {len(log_prob)} rows, the first "
                 f"of them {', '.join(map(str, rows[:5]))}: their density is zero and the score "
-                "-inf. Give prior_bounds that hold every parameter.",
+                "-inf. Give the bounds of the prior that y was drawn from; prior_bounds='data' are "
+                "those of the training rows alone.",
                 UserWarning,
                 stacklevel=3,
             )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")
+
+
+def check_order(y: Any, names: Sequence[str]) -> None:
+    """Raise where a table holds the parameters in another order than the estimator has them."""
+    columns = [str(column) for column in getattr(y, "columns", ())]
+    if columns != list(names) and sorted(columns) == sorted(names):
+        raise ValueError(
+            f"y has the columns {columns}, but the parameters' order is {list(names)}: "
+            f"pass y[{list(names)}]."
+        )
 
 
 def _check_n_samples(n_samples: Any) -> None:

@@ -30,7 +30,7 @@ _LOGIT_SCALE = 0.05
 # Slope one at the knots: the spline of equal bins is then the identity.
 _UNIT_SLOPE = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
 # Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
-_LOG_SCALE, _SLOPE = 6.0, 30.0
+_LOG_SCALE, _SLOPE = 12.0, 30.0
 
 
 class Context(NamedTuple):
@@ -56,8 +56,8 @@ class ConditionalFlow(nn.Module):
     From the parameters to standard normal noise, in this order: an affine layer, whose shift and
     lower triangular matrix come from the summary, and coupling blocks of monotonic
     rational-quadratic splines [1]_. The affine layer alone is a Gaussian posterior with full
-    covariance; it brings any posterior, however narrow, to where the splines act. At initialisation
-    every layer is the identity.
+    covariance; it brings posteriors down to e^-12 of the prior's width to where the splines act.
+    At initialisation every layer is the identity.
 
     Parameters
     ----------
@@ -235,6 +235,10 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
             min_bin_height=_MIN_BIN,
             min_derivative=_MIN_DERIVATIVE,
         )
+        if inverse and not torch.isfinite(log_jacobian).all():
+            # In float32 a root can lie so far outside its bin that the slope there is negative,
+            # while the point itself is right: the slopes come from the way forward instead.
+            log_jacobian = -self._piecewise_cdf(outputs, transform_params)[1]
         inside = inputs.abs() < _TAIL_BOUND
         return torch.where(inside, outputs, inputs), log_jacobian * inside
 

@@ -15,6 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
+from skatr_sk.heads.npe import coverage_penalty
+from skatr_sk.heads.space import ParameterSpace
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
 SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
@@ -185,14 +187,60 @@ def test_log_prob_equals_that_of_the_samples(edge_posterior):
     np.testing.assert_allclose(one_each, log_prob[:, 5], atol=1e-3)
 
 
-def test_samples_pulled_in_from_an_edge_have_the_density_there():
-    """Most of the data lie nearer to the edge than is told apart, and so do some samples."""
-    X, y = piled_up(500, 1)
-    X, y = X * 0 + 1, np.where(y < 0.7, 1e-9, y)
-    posterior = make(prior_bounds=[[0, 1]], max_epochs=30).fit(X, y)
-    samples, log_prob = posterior.sample_log_prob(X[:3], 2000, random_state=0)
-    assert (samples < 1.01e-7).any()
-    np.testing.assert_allclose(posterior.log_prob(X[:3], samples), log_prob, atol=1e-3)
+def heap(rng, n):
+    """A third of the parameters lie exactly at the lower edge."""
+    y = rng.uniform(0, 1, n)
+    return np.where(rng.random(n) < 0.3, 0.0, y), 1.0
+
+
+def design(rng, n):
+    """A grid that reaches both edges."""
+    return rng.choice([0, 0.25, 0.5, 0.75, 1], n), 1.0
+
+
+def decades(rng, n):
+    """Uniform in the logarithm, in a box that is not; what is seen says where."""
+    y = 10 ** rng.uniform(-8, 0, n)
+    return y, np.log10(y) + 0.5 * rng.normal(size=n)
+
+
+@pytest.fixture(scope="module", params=[heap, design, decades])
+def at_the_edge(request):
+    y, X = request.param(np.random.default_rng(0), 1000)
+    X = np.broadcast_to(X, len(y))[:, None]
+    fitted = make(prior_bounds=[[0, 1]], max_epochs=30).fit(X, y)
+    return fitted, np.full((1, 1), -8.0 if request.param is decades else 1.0)
+
+
+def test_density_at_the_edge_integrates_to_one(at_the_edge):
+    """On nodes that reach 1e-12 of the box on either side."""
+    posterior, X = at_the_edge
+    logit = np.linspace(-28, 28, 20_001)
+    low, high = 1 / (1 + np.exp(-logit)), 1 / (1 + np.exp(logit))
+    width = np.where(logit[1:] <= 0, np.diff(low), -np.diff(high))
+    middle = 1 / (1 + np.exp(-(logit[1:] + logit[:-1]) / 2))
+    density = np.exp(posterior.log_prob(X, middle[None, :, None])[0])
+    assert density @ width == pytest.approx(1, abs=0.01)
+
+
+def test_samples_pulled_in_from_an_edge_have_the_density_there(at_the_edge):
+    posterior, X = at_the_edge
+    samples, log_prob = posterior.sample_log_prob(X, 5000, random_state=0)
+    assert ((samples > 0) & (samples < 1)).all()
+    np.testing.assert_allclose(posterior.log_prob(X, samples), log_prob, atol=1e-3)
+
+
+def test_what_leaves_the_flow_far_out_stays_in_the_box():
+    """Far beyond the edges, in boxes whose edges are large beside their width."""
+    bounds = np.array([[0.0, 1.0], [-1.0, 0.0], [1e3, 1e3 + 1e-3], [38.0, 42.0]])
+    y = np.random.default_rng(0).uniform(bounds[:, 0], bounds[:, 1], (50, 4))
+    space = ParameterSpace.learn(y, bounds)
+    free = np.array([-1e3, -7.0, 7.0, 1e3])[:, None].repeat(4, axis=1)
+    points = space.from_free(free)
+    assert ((points > bounds[:, 0]) & (points < bounds[:, 1])).all()
+    assert space.beyond_edge(free).all()
+    again, log_jacobian = space.to_free(points)
+    assert np.isfinite(again).all() and np.isfinite(log_jacobian).all()
 
 
 def problem_in_units(n=400, seed=0):
@@ -431,6 +479,57 @@ def test_calibration_widens_an_overfitted_posterior(calibration):
     assert levels[60.0] < levels[0.0] - 0.01
 
 
+def test_symmetric_calibration_also_narrows():
+    """Truths in the middle of wide densities: only the symmetric penalty minds."""
+    too_wide, too_narrow = torch.zeros(40, 1), torch.full((40, 1), -9.0)
+    levels = torch.linspace(-4, -1, 30).expand(40, -1)
+    assert coverage_penalty(too_wide, levels, "conservative") == 0
+    assert coverage_penalty(too_wide, levels, "symmetric") > 0.2
+    for calibration in ("conservative", "symmetric"):
+        assert coverage_penalty(too_narrow, levels, calibration) > 0.2
+
+
+def test_a_row_of_no_weight_may_lie_outside_the_box(mixed):
+    X, y = problem_in_units(n=5)
+    y[2, 0] = 0.0
+    weight = np.arange(5.0) - 2.0
+    weight = np.where(np.arange(5) == 2, 0.0, np.abs(weight))
+    log_prob = mixed.log_prob(X, y)
+    wanted = np.average(np.delete(log_prob, 2), weights=np.delete(weight, 2))
+    assert mixed.score(X, y, sample_weight=weight) == pytest.approx(wanted)
+
+
+def test_a_table_in_another_order_is_refused():
+    X, y = problem_in_units()
+    frame = pd.DataFrame(y, columns=["a", "b"])
+    posterior = make(max_epochs=1).fit(X, frame)
+    assert np.isfinite(posterior.score(X, frame))
+    for call in (
+        lambda: posterior.score(X, frame[["b", "a"]]),
+        lambda: make(parameter_names=["b", "a"]).fit(X, frame),
+    ):
+        with pytest.raises(ValueError, match=r"columns \['.', '.'\], but the parameters' order"):
+            call()
+    assert make(parameter_names=["c", "d"], max_epochs=1).fit(X, frame).parameter_names_ == [
+        "c",
+        "d",
+    ]
+
+
+def test_memory_bounds_leave_no_trace(monkeypatch):
+    """Tokens are standardised and embedded in parts."""
+    rng = np.random.default_rng(0)
+    tokens, y = rng.normal(size=(60, 4, 3)).astype(np.float32), rng.normal(size=60)
+    whole = make(max_epochs=3).fit(tokens, y)
+    expected = whole.log_prob(tokens, y)
+    for module in ("_base", "_draws"):
+        monkeypatch.setattr(f"skatr_sk.heads.{module}._NUMBERS", 40)
+    parts = make(max_epochs=3).fit(tokens, y)
+    np.testing.assert_allclose(parts.summary_scale_, whole.summary_scale_, rtol=1e-12)
+    np.testing.assert_allclose(parts.summary_scale_, tokens.std(axis=(0, 1)), rtol=0.05)
+    np.testing.assert_allclose(parts.log_prob(tokens, y), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_names():
     X, y = problem_in_units()
     frame = pd.DataFrame(y, columns=["Omega_m", "zeta"])
@@ -478,14 +577,17 @@ def test_a_missing_extra_says_how_to_install_it(mixed, package, monkeypatch):
     ("change", "message"),
     [
         (dict(prior_bounds=[[0, 1], [0, 0]]), r"prior_bounds: .*see \[1\].*no width"),
-        (dict(prior_bounds=[[0, np.inf], [0, 1]]), r"prior_bounds: .*see \[0\]"),
+        (dict(prior_bounds=[[0, 1], [1, 0]]), r"prior_bounds: .*see \[1\].*swapped"),
+        (dict(prior_bounds=[[0, np.inf], [0, 1]]), r"prior_bounds: .*see \[0\].*two ends"),
+        (dict(prior_bounds=[[1e9, 1e9 + 1e-6], [0, 1]]), r"prior_bounds: .*1e8 float64 steps"),
+        (dict(prior_bounds=[[0, 1e12], [-1e4, 1e4]]), r"far wider than y: 'parameter 0' covers"),
         (dict(prior_bounds=[[0, 1]]), r"prior_bounds: .*\(2, 2\).* found \(1, 2\)"),
         (dict(prior_bounds="dta"), "did you mean 'data'"),
         (dict(prior_bounds=[[1e3, 2e3], [-1, 1]]), r"outside prior_bounds in \d+ of 400 rows, the"),
         (dict(parameter_names=["a"]), "parameter_names is .* expected 2 distinct"),
         (dict(n_blocks=0), "n_blocks: expected an integer >= 1, found 0"),
         (dict(n_bins=1), "n_bins: expected an integer >= 2"),
-        (dict(n_bins=1000), "n_bins: expected at most 500"),
+        (dict(n_bins=np.int64(1000)), "n_bins: expected at most 500"),
         (dict(hidden_dims=()), "hidden_dims: expected at least one width"),
         (dict(pooling="atention"), "did you mean 'attention'"),
         (dict(calibration="sym"), "did you mean 'symmetric'"),
@@ -503,6 +605,7 @@ def test_wrong_training_data():
     cases = [
         (X[:2], y[:2], "n_samples=2 rows cannot be split"),
         (X, np.where(np.arange(2) == 1, 7.0, y), r"never varies in 1 of 2.*column 1\) = 7"),
+        (X, y * [1e-200, 1], "varies by less than 1e-100 in 'parameter 0' by"),
         (X, np.where(np.arange(len(y))[:, None] == 3, np.nan, y), "y has NaN .* first of them 3"),
         (np.where(np.arange(3) == 1, np.inf, X), y, "X has NaN or infinite summaries"),
         (X, y[:-1], "y has 399 rows, but X has 400"),
@@ -525,8 +628,19 @@ def test_wrong_calls(mixed):
         mixed.log_prob(X, y[:4])
     with pytest.raises(ValueError, match="one truth for each row"):
         mixed.score(X, y[:, None].repeat(3, axis=1))
-    with pytest.raises(ValueError, match=r"q is .* expected a number in \[0, 1\]"):
-        mixed.predict_quantiles(X, [0.5, 1.5])
+    with pytest.raises(ValueError, match=r"y has shape \(5, 0, 2\), expected \(5, 2\) or"):
+        mixed.log_prob(X, np.zeros((5, 0, 2)))
+    for q in ([0.5, 1.5], "median"):
+        with pytest.raises(ValueError, match=r"q is .* expected a number in \[0, 1\]"):
+            mixed.predict_quantiles(X, q)
+    for weight, message in [
+        (np.ones(3), "sample_weight"),
+        (np.zeros(5), "zero"),
+        (-np.ones(5), "[Nn]egative"),
+        (np.full(5, np.nan), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            mixed.score(X, y, sample_weight=weight)
     with pytest.raises(ValueError, match="random_state is 'x'"):
         mixed.sample(X, 3, random_state="x")
     with pytest.raises(ValueError, match="y has NaN"):
