@@ -55,7 +55,7 @@ def interpolate(x: Tensor, start: float, step: float, table: Tensor) -> Tensor:
     -------
     Tensor of the shape of `x`
     """
-    place = ((x - start) / step).clamp(0, table.shape[1] - 1).flatten(1)
+    place = ((x.to(table) - start) / step).clamp(0, table.shape[1] - 1).flatten(1)
     low = place.long().clamp(max=table.shape[1] - 2)
     below, above = table.gather(1, low), table.gather(1, low + 1)
     return torch.lerp(below, above, place - low).view(x.shape)
@@ -88,10 +88,10 @@ class Cosmology:
     --------
     >>> import torch
     >>> cosmology = Cosmology(torch.tensor([0.31]), torch.tensor([float("inf")]))
-    >>> cosmology.sigma(torch.tensor([8 / 0.6766])).item()  # in spheres of 8 Mpc/h
+    >>> cosmology.sigma(torch.tensor([[8 / 0.6766]])).item()  # in spheres of 8 Mpc/h
     0.810
-    >>> round(cosmology.distance(torch.tensor([5.0])).item())  # Mpc
-    7945
+    >>> round(cosmology.distance(torch.tensor([[5.0]])).item())  # Mpc
+    7943
     """
 
     def __init__(self, omega_m: Tensor, m_wdm: Tensor) -> None:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from skatr_sk.lightcones._cosmology import Cosmology, top_hat
+from skatr_sk.lightcones._reionisation import CELL_RADIUS
 
-__all__ = ["Grid", "InitialConditions"]
+__all__ = ["Grid", "InitialConditions", "smooth"]
 
-_FINE = 3  # the matter is laid out on a grid finer by this factor, and put into cells as clouds
+_FINE = 3  # the matter is laid out on a grid that is finer by this factor
+_FIRST_Z = 300.0  # where the displacements begin
+_EMPTIEST = -0.98  # lowest density contrast when densities grow in place
 
 
 class Grid:
@@ -43,35 +46,52 @@ class Grid:
         squared = k_x**2 + k_y**2 + k_z**2
         self.k = squared.sqrt().to(device)
         self.mu_squared = (k_z**2 / squared.clamp(min=1e-12)).float().to(device)
-        self.images, self.weights = (t.to(device) for t in self._aliases(k_x, k_y, k_z))
+        self.directions = [
+            (k / squared.clamp(min=1e-12)).float().to(device) for k in (k_x, k_y, k_z)
+        ]
+        aliases = [t.to(device) for t in self._aliases(k_x, k_y, k_z)]
+        self._images, self._displacement, self._mass = aliases
 
-    def _aliases(self, *k: Tensor) -> tuple[Tensor, Tensor]:
-        """Wave numbers that a cell cannot tell apart, and what clouds in cells leave of each.
+    def _aliases(self, *k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Wave numbers that a cell cannot tell apart, and what is left of each of them.
 
-        Clouds of the size of a cell, counted in cells, are the density times a triangle along
-        each axis. Wave numbers that agree within a cell's resolution add up.
+        Matter sits on a grid that is finer by `_FINE`. A cell moves with the velocity in a sphere
+        of its volume (a field over k squared), and has the mass that is in it.
         """
-        images, weights = [], []
+        images, displacement, mass = [], [], []
+        base = _squared(*k)
         for shift in itertools.product(range(-(_FINE // 2), _FINE // 2 + 1), repeat=3):
             moved = [a + 2 * math.pi / self.cell * s for a, s in zip(k, shift, strict=True)]
-            half = [torch.sinc(a * self.cell / (2 * math.pi)) for a in moved]
-            images.append(sum(a**2 for a in moved) ** 0.5)
-            weights.append((half[0] * half[1] * half[2]) ** 4)
-        return torch.stack(images), torch.stack(weights)
+            squared = _squared(*moved)
+            images.append(squared.sqrt())
+            sphere = top_hat(images[-1] * CELL_RADIUS * self.cell)
+            displacement.append(sphere**2 * base / squared.clamp(min=1e-12))
+            cube = [torch.sinc(a * self.cell / (2 * math.pi)) for a in moved]
+            mass.append((cube[0] * cube[1] * cube[2]) ** 2)
+        return torch.stack(images), torch.stack(displacement), torch.stack(mass)
 
-    def power(self, cosmology: Cosmology) -> Tensor:
-        """Power of the gridded density of today, Mpc^3, shape (n, *rfft shape); no mean."""
+    def amplitudes(self, cosmology: Cosmology) -> tuple[Tensor, Tensor]:
+        """Standard deviations of today's modes, for unit noise; each (n, *rfft shape), float32.
+
+        Returns
+        -------
+        displacement : Tensor
+            Of minus the divergence of the displacement of cells.
+        mass : Tensor
+            Of the density contrast in cells.
+        """
         # Many wave numbers are equal by symmetry: look each up once.
         unique, inverse = self._unique_images
         values = cosmology.power(unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1))
-        power = (values[:, inverse] * self.weights).sum(1)
-        power[:, 0, 0, 0] = 0
-        return power
+        power = values[:, inverse] / self.cell**3
+        power[..., 0, 0, 0] = 0
+        displacement = (power * self._displacement).sum(1).sqrt()
+        return displacement.float(), (power * self._mass).sum(1).sqrt().float()
 
     @functools.cached_property
     def _unique_images(self) -> tuple[Tensor, Tensor]:
         spacing = 2 * math.pi / (self.cell * max(self.shape)) * 1e-3
-        labels = (self.images / spacing).round().long()
+        labels = (self._images / spacing).round().long()
         unique, inverse = torch.unique(labels, return_inverse=True)
         return unique.double() * spacing, inverse
 
@@ -85,7 +105,10 @@ class Grid:
 
 
 class InitialConditions:
-    """Linear density and velocity gradient, extrapolated to today.
+    """Matter in cells, moved along straight lines from a Gaussian beginning.
+
+    The approximation of Zel'dovich 1970: every cell's mass travels by the linear displacement at
+    its place, as a cube, and is shared out to the cells that it ends in.
 
     Parameters
     ----------
@@ -94,32 +117,86 @@ class InitialConditions:
         Of n light cones.
     noise : Tensor of shape (n, *grid.shape)
         Unit normal, independent in every cell.
-
-    Examples
-    --------
-    >>> noise = torch.randn(1, 28, 28, 28, generator=torch.Generator().manual_seed(0))
-    >>> cosmology = Cosmology(torch.tensor([0.3]), torch.tensor([float("inf")]))
-    >>> initial = InitialConditions(Grid((28, 28, 28), 200 / 28, torch.device("cpu")), cosmology, noise)
-    >>> initial.smoothed([torch.ones(())]).std().item()
-    0.8
+    linear : bool, default=False
+        Let densities grow in place instead.
     """
 
-    def __init__(self, grid: Grid, cosmology: Cosmology, noise: Tensor) -> None:
+    def __init__(
+        self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool = False
+    ) -> None:
         self.grid = grid
-        scale = (grid.power(cosmology) / grid.cell**3).sqrt().float()
-        self._modes = torch.fft.rfftn(noise, dim=(-3, -2, -1)) * scale
+        self._linear = linear
+        white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
+        displacement, mass = grid.amplitudes(cosmology)
+        self._mass = self._to_cells(white * mass)  # density contrast of today, in place
+        begin = torch.full((len(noise),), _FIRST_Z, dtype=torch.float64, device=noise.device)
+        self._first_growth = cosmology.growth(begin).to(noise.dtype)
+        if not linear:
+            modes = white * displacement
+            # Displacement psi with div psi = -delta, in cells.
+            self._moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
 
     def _to_cells(self, modes: Tensor) -> Tensor:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
 
-    def smoothed(self, filters: list[Tensor]) -> Tensor:
-        """Density contrast under each filter, shape (n, n_filters, *grid.shape)."""
-        return torch.stack([self._to_cells(self._modes * each) for each in filters], dim=1)
+    def density(self, growth: Tensor) -> Tensor:
+        """Density contrast at a growth factor of shape (n,); shape (n, *grid.shape)."""
+        growth = growth.to(self._mass.dtype).view(-1, 1, 1, 1)
+        if self._linear:
+            return (self._mass * growth).clamp(min=_EMPTIEST)
+        first = self._first_growth.view(-1, 1, 1, 1)
+        mass = 1 + first * self._mass
+        return self._share(mass, [move * (growth - first) for move in self._moves]) - 1
 
-    def stretch(self) -> Tensor:
-        """Density along the line of sight alone, shape (n, *grid.shape).
+    @staticmethod
+    def _share(mass: Tensor, moves: list[Tensor]) -> Tensor:
+        """Put moved cubes of mass into the cells that they overlap."""
+        weights = [_overlaps(move) for move in moves]
 
-        Times growth and its logarithmic slope it is minus the gradient of the peculiar velocity
-        along the line of sight, over the Hubble rate (Kaiser 1987).
-        """
-        return self._to_cells(self._modes * self.grid.mu_squared)
+        def along(axis: int, mass: Tensor) -> Tensor:
+            total: Tensor | None = None
+            for offset, weight in weights[axis]:
+                part = mass * weight
+                part = along(axis + 1, part) if axis < 2 else part
+                part = part.roll(offset, axis - 3) if offset else part
+                total = part if total is None else total + part
+            assert total is not None
+            return total
+
+        return along(0, mass)
+
+
+def _squared(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return x**2 + y**2 + z**2
+
+
+def _overlaps(move: Tensor) -> list[tuple[int, Tensor]]:
+    """Shares of a cube, a cell wide and moved by `move` cells, in the cells at each offset.
+
+    The cube is `_FINE` clouds along each axis, each as wide as a cell.
+    """
+    reach = math.ceil(float(move.abs().amax()) + (_FINE - 1) / (2 * _FINE))
+    shares = []
+    for offset in range(-reach, reach + 1):
+        share = torch.zeros_like(move)
+        for i in range(_FINE):
+            centre = (i - (_FINE - 1) / 2) / _FINE - offset
+            share += (1 - (move + centre).abs()).clamp(min=0)
+        shares.append((offset, share / _FINE))
+    return shares
+
+
+def smooth(density: Tensor, filters: Tensor) -> Tensor:
+    """Filter densities on many scales.
+
+    Parameters
+    ----------
+    density : Tensor of shape (n, *grid)
+    filters : Tensor of shape (n_filters, *rfft shape)
+
+    Returns
+    -------
+    Tensor of shape (n, n_filters, *grid)
+    """
+    modes = torch.fft.rfftn(density, dim=(-3, -2, -1))[:, None] * filters
+    return torch.fft.irfftn(modes, s=density.shape[1:], dim=(-3, -2, -1))

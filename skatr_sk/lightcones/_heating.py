@@ -112,14 +112,14 @@ def _spin_temperature(
     depth = 1e-7 * _LYMAN_DEPTH * HYDROGEN * BARYONS * (1 + z) ** 3 / expansion
     xi = (depth * (1 + delta) * (1 - gas.electrons) * inverse**2) ** (1 / 3)
     strength = 8 * math.pi * _LYMAN_CM**2 * _LYMAN_WIDTH * _T_21 / (9 * _A_10 * t_cmb)
-    strength = strength * flux / (1 + xi * (2.98394 + xi * (1.53583 + xi * 3.85289)))
+    coupling = strength * flux / (1 + xi * (2.98394 + xi * (1.53583 + xi * 3.85289)))
     plain = 1 - 0.0631789 * inverse + 0.115995 * inverse**2
     mixed = -0.401403 * inverse + 0.336463 * inverse**2
     colour = inverse - 0.405535 * inverse**2
     total = cmb / t_cmb + collisions * inverse
     t_spin = torch.full_like(delta, t_cmb)
     for _ in range(5):  # converges by a factor of ten or more each time
-        alpha = strength * (plain + mixed / t_spin)
+        alpha = coupling * (plain + mixed / t_spin)
         colours = alpha * (colour + 0.405535 * inverse / t_spin)
         t_spin = (cmb + alpha + collisions) / (total + colours)
     return t_spin.abs()

@@ -1,4 +1,4 @@
-"""What sources shine and what gas takes up: X-rays, Lyman series, collisions, secondary electrons."""
+"""What sources shine and gas takes up: X-rays, secondary electrons, Lyman series, collisions."""
 
 from __future__ import annotations
 

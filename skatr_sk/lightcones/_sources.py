@@ -1,4 +1,4 @@
-"""Galaxies on past shells around a point: how much matter collapses there, and what X-rays arrive."""
+"""Galaxies on past shells around a point: how much matter collapses, which X-rays arrive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shell_radii(cell: float) -> list[float]:
     Examples
     --------
     >>> [round(radius) for radius in shell_radii(200 / 28)]
-    [4, 7, 11, 18, 29, 47, 75, 121, 194, 311]
+    [4, 7, 11, 18, 29, 47, 76, 121, 194, 312]
     """
     smallest = CELL_RADIUS * cell
     ratio = (_LARGEST / smallest) ** (1 / _N_SHELLS)
@@ -52,12 +52,11 @@ class Haloes:
         self.cosmology = cosmology
         self.t_vir = t_vir
 
-    floor = True
-
     def sigma(self, z: Tensor) -> Tensor:
         """Standard deviation today on the scale of their mass; z and result of shape (n, ...)."""
         mass = self.cosmology.smallest_mass(z, self.t_vir)
-        if self.floor: mass = torch.maximum(mass, self.cosmology.jeans_mass().view(-1, *[1] * (z.ndim - 1)))
+        jeans = self.cosmology.jeans_mass().view(-1, *[1] * (z.ndim - 1))
+        mass = torch.maximum(mass, jeans)
         return self.cosmology.sigma(self.cosmology.radius(mass))
 
 
