@@ -55,7 +55,7 @@ def interpolate(x: Tensor, start: float, step: float, table: Tensor) -> Tensor:
     -------
     Tensor of the shape of `x`
     """
-    place = ((x.to(table) - start) / step).clamp(0, table.shape[1] - 1).flatten(1)
+    place = ((x.to(table) - start) / step).clamp(0, table.shape[1] - 1).reshape(len(table), -1)
     low = place.long().clamp(max=table.shape[1] - 2)
     below, above = table.gather(1, low), table.gather(1, low + 1)
     return torch.lerp(below, above, place - low).view(x.shape)
@@ -113,7 +113,7 @@ class Cosmology:
         self._ln_power = (self._norm[:, None] * power).clamp(min=1e-300).log()
         # Distances on a grid that is uniform in ln(1 + z).
         self._z_step = 0.004
-        ln_a = torch.arange(0, math.log(61.0), self._z_step, dtype=torch.float64, device=device)
+        ln_a = torch.arange(0, math.log(320.0), self._z_step, dtype=torch.float64, device=device)
         ln_a = ln_a.expand(len(omega_m), -1)
         a = ln_a.exp()  # 1 + z
         matter = self.omega_m[:, None] + _OMEGA_NEUTRINO
@@ -122,6 +122,9 @@ class Cosmology:
         steps = (integrand[:, 1:] + integrand[:, :-1]) / 2 * self._z_step
         self._distance = torch.nn.functional.pad(steps.cumsum(1), (1, 0))
         self._ln_a = ln_a
+        # Growth and its slope in ln(1 + z), where both are smooth.
+        self._growth = self._grow(ln_a.exp() - 1)
+        self._slope = torch.gradient(self._growth, spacing=self._z_step, dim=1, edge_order=2)[0]
 
     def _of(self, values: Tensor, like: Tensor) -> Tensor:
         """A number for each cosmology, shaped to go with `like`."""
@@ -181,8 +184,8 @@ class Cosmology:
         """Omega_m at a redshift."""
         return self._of(self.omega_m, z) * (1 + z) ** 3 / self.expansion(z) ** 2
 
-    def growth(self, z: Tensor) -> Tensor:
-        """Linear growth factor, 1 today."""
+    def _grow(self, z: Tensor) -> Tensor:
+        """Linear growth factor, from its formula."""
 
         def unscaled(omega: Tensor) -> Tensor:
             return 2.5 * omega / (1 / 70 + omega * (209 - omega) / 140 + omega ** (4 / 7))
@@ -190,12 +193,16 @@ class Cosmology:
         today = unscaled(self._of(self.omega_m, z))
         return unscaled(self.matter_fraction(z)) / (today * (1 + z))
 
+    def growth(self, z: Tensor) -> Tensor:
+        """Linear growth factor, 1 today."""
+        return interpolate((1 + z).log(), 0.0, self._z_step, self._growth)
+
     def growth_slope(self, z: Tensor) -> Tensor:
         """Derivative of the growth factor with respect to redshift; negative."""
-        return (self.growth(z + 1e-4) - self.growth(z - 1e-4)) / 2e-4
+        return interpolate((1 + z).log(), 0.0, self._z_step, self._slope) / (1 + z)
 
     def distance(self, z: Tensor) -> Tensor:
-        """Comoving distance in Mpc, up to a redshift of 60."""
+        """Comoving distance in Mpc."""
         return interpolate((1 + z).log(), 0.0, self._z_step, self._distance)
 
     def redshift(self, distance: Tensor) -> Tensor:

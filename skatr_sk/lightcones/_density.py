@@ -107,8 +107,8 @@ class Grid:
 class InitialConditions:
     """Matter in cells, moved along straight lines from a Gaussian beginning.
 
-    The approximation of Zel'dovich 1970: every cell's mass travels by the linear displacement at
-    its place, as a cube, and is shared out to the cells that it ends in.
+    The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
+    at its place, as a cube, and is shared out to the cells that it ends in.
 
     Parameters
     ----------
@@ -133,8 +133,9 @@ class InitialConditions:
         self._first_growth = cosmology.growth(begin).to(noise.dtype)
         if not linear:
             modes = white * displacement
-            # Displacement psi with div psi = -delta, in cells.
-            self._moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
+            # Displacement psi with div psi = -delta, in cells; axes of space in front.
+            parts = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
+            self._moves = torch.stack(parts)
 
     def _to_cells(self, modes: Tensor) -> Tensor:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
@@ -146,44 +147,65 @@ class InitialConditions:
             return (self._mass * growth).clamp(min=_EMPTIEST)
         first = self._first_growth.view(-1, 1, 1, 1)
         mass = 1 + first * self._mass
-        return self._share(mass, [move * (growth - first) for move in self._moves]) - 1
+        return _spread(mass, self._moves * (growth - first)) - 1
 
-    @staticmethod
-    def _share(mass: Tensor, moves: list[Tensor]) -> Tensor:
-        """Put moved cubes of mass into the cells that they overlap."""
-        weights = [_overlaps(move) for move in moves]
 
-        def along(axis: int, mass: Tensor) -> Tensor:
-            total: Tensor | None = None
-            for offset, weight in weights[axis]:
-                part = mass * weight
-                part = along(axis + 1, part) if axis < 2 else part
-                part = part.roll(offset, axis - 3) if offset else part
-                total = part if total is None else total + part
-            assert total is not None
-            return total
+def _spread(mass: Tensor, moves: Tensor) -> Tensor:
+    """Share moved masses out to the cells that they overlap.
 
-        return along(0, mass)
+    Parameters
+    ----------
+    mass : Tensor of shape (n, *grid)
+    moves : Tensor of shape (3, n, *grid)
+        Along each axis, in cells.
+    """
+    n, *sizes = mass.shape
+    reach, shares = _overlaps(moves)
+    # Into a box with margins, which are then folded back: space is periodic.
+    total = mass.new_zeros(n, *[size + 2 * reach for size in sizes])
+    offsets = range(2 * reach + 1)
+    for i in offsets:
+        along_x = mass * shares[i, 0]
+        for j in offsets:
+            along_xy = along_x * shares[j, 1]
+            for k in offsets:
+                place = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
+                total[:, *place].addcmul_(along_xy, shares[k, 2])
+    for axis, size in enumerate(sizes, start=1):
+        inner = total.narrow(axis, reach, size).clone()
+        # The margin before comes in again at the end, however small the box.
+        for start, width, to in ((0, reach, -reach), (size + reach, reach, 0)):
+            margin = total.narrow(axis, start, width)
+            index = (torch.arange(width, device=mass.device) + to) % size
+            inner.index_add_(axis, index, margin)
+        total = inner
+    return total
 
 
 def _squared(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     return x**2 + y**2 + z**2
 
 
-def _overlaps(move: Tensor) -> list[tuple[int, Tensor]]:
-    """Shares of a cube, a cell wide and moved by `move` cells, in the cells at each offset.
+def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
+    """Shares of cubes, a cell wide and moved by `moves` cells, in the cells around, per axis.
 
     The cube is `_FINE` clouds along each axis, each as wide as a cell.
+
+    Returns
+    -------
+    reach : int
+        Cells on either side that can get a share.
+    shares : Tensor of shape (2 * reach + 1, *moves.shape)
     """
-    reach = math.ceil(float(move.abs().amax()) + (_FINE - 1) / (2 * _FINE))
+    half = (_FINE - 1) / (2 * _FINE)
+    reach = max(1, math.ceil(float(moves.abs().amax()) + half))
     shares = []
     for offset in range(-reach, reach + 1):
-        share = torch.zeros_like(move)
-        for i in range(_FINE):
-            centre = (i - (_FINE - 1) / 2) / _FINE - offset
-            share += (1 - (move + centre).abs()).clamp(min=0)
-        shares.append((offset, share / _FINE))
-    return shares
+        clouds = [
+            (1 - (moves + (i / _FINE - half - offset)).abs_()).clamp_(min=0) for i in range(_FINE)
+        ]
+        shares.append(torch.stack(clouds).mean(0))
+    return reach, torch.stack(shares)
 
 
 def smooth(density: Tensor, filters: Tensor) -> Tensor:

@@ -91,21 +91,94 @@ def _cell_distances(cosmology: Cosmology, box: Box) -> Tensor:
 
 
 class _Plan(NamedTuple):
-    """What is the same for all light cones of a box."""
+    """What is the same for all light cones of a box; a cell itself passes its filter unsmoothed."""
 
     grid: Grid
     shells: list[float]
     bubbles: list[float]
-    filters: Tensor  # shells but the first, bubbles but the last, line of sight
+    shell_filters: Tensor  # the cell first; one more last, for the line of sight
+    bubble_filters: Tensor  # the cell last
 
 
 @functools.lru_cache(maxsize=4)
 def _plan(shape: tuple[int, int, int], cell_size: float, device: torch.device) -> _Plan:
     grid = Grid(shape, cell_size, device)
     shells, bubbles = shell_radii(cell_size), bubble_radii(cell_size)
-    filters = [grid.top_hat(radius) for radius in shells[1:]]
-    filters += [grid.sharp(radius) for radius in bubbles[:-1]]
-    return _Plan(grid, shells, bubbles, torch.stack([*filters, grid.mu_squared]))
+    cell = torch.ones_like(grid.mu_squared)
+    around = [cell, *(grid.top_hat(radius) for radius in shells[1:]), grid.mu_squared]
+    inside = [*(grid.sharp(radius) for radius in bubbles[:-1]), cell]
+    return _Plan(grid, shells, bubbles, torch.stack(around), torch.stack(inside))
+
+
+class _Universe:
+    """Some boxes, of one cosmology each, from the first gas on."""
+
+    def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
+        m_wdm, omega_m, energy, log_lx, log_t_vir, zeta = parameters.double().unbind(1)
+        self._device = parameters.device
+        self._plan = _plan(tuple(noise.shape[1:]), box.cell_size, self._device)
+        self.cosmology = Cosmology(omega_m, m_wdm)
+        self._haloes = Haloes(self.cosmology, 10**log_t_vir)
+        self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
+        self._energy, self._log_lx, self._zeta = energy, log_lx, zeta
+        self._shell_sigma = self._sigma(self._plan.shells)
+        self._bubble_sigma = self._sigma(self._plan.bubbles)
+        # Ionised share of the volume for the collapsed fraction, until all is ionised.
+        self._efficiency = torch.zeros_like(zeta)
+        self._gas: Gas | None = None
+        self._z = math.inf
+
+    def _sigma(self, radii: list[float]) -> Tensor:
+        values = torch.tensor(radii, dtype=torch.float64, device=self._device)
+        return self.cosmology.sigma(values.expand(len(self._zeta), -1))
+
+    def at(self, z: float) -> tuple[Tensor, Tensor]:
+        """Brightness, mK, and neutral fraction of every cell at the next redshift."""
+        at_z = torch.full((len(self._zeta), 1), z, dtype=torch.float64, device=self._device)
+        growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)
+        collapsed = self.cosmology.collapsed_fraction(at_z, sigma_min)[:, 0]
+        simple = self.cosmology.press_schechter(at_z, sigma_min)[:, 0]
+        delta = self._initial.density(growth)
+        density = delta / growth.float().view(-1, 1, 1, 1)  # of today, if it grew in place
+        around = smooth(density, self._plan.shell_filters)
+        if self._gas is None:
+            gas = first_gas(z, delta)
+        else:
+            gas = self._evolved(self._gas, z, density, around[:, :-1], collapsed, simple)
+        neutral = 1 - gas.electrons
+        photons = self._zeta * collapsed
+        if (photons > _UNTOUCHED).any():
+            bubbles = neutral_fraction(
+                smooth(density, self._plan.bubble_filters),
+                growth,
+                sigma_min[:, 0],
+                self._bubble_sigma,
+                collapsed,
+                self._zeta,
+                gas.electrons,
+            )
+            neutral = torch.where((photons > _UNTOUCHED).view(-1, 1, 1, 1), bubbles, neutral)
+        self._gas, self._z = gas, z
+        slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
+        gradient = slope.float().view(-1, 1, 1, 1) * around[:, -1]
+        gradient = gradient.clamp(-_STEEPEST, _STEEPEST)
+        scale = (0.015 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z)).sqrt()
+        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * scale.float().view(-1, 1, 1, 1)
+        contrast = (1 - T_CMB * (1 + z) / gas.t_spin) / (1 + gradient)
+        return scale * neutral * (1 + delta) * contrast, neutral
+
+    def _evolved(
+        self, gas: Gas, z: float, density: Tensor, around: Tensor, collapsed: Tensor, simple: Tensor
+    ) -> Gas:
+        """Gas at the next redshift, under the light of all shells around."""
+        electrons = gas.electrons.mean((1, 2, 3)).double()
+        ionised = self._zeta * collapsed / (1 - electrons)
+        share = self._zeta * collapsed / simple.clamp(min=1e-300)
+        self._efficiency = torch.where((ionised < 1) & (simple > 0), share, self._efficiency)
+        shells = shells_around(self._haloes, z, self._plan.shells, electrons, self._efficiency)
+        light = emission(self._haloes, shells, around, self._shell_sigma, simple > _DARK)
+        cosmology, energy, log_lx = self.cosmology, self._energy, self._log_lx
+        return evolve(gas, cosmology, z, self._z, density, shells, light, energy, log_lx)
 
 
 def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
@@ -123,62 +196,19 @@ def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
     -------
     Cones
     """
-    m_wdm, omega_m, energy, log_lx, log_t_vir, zeta = parameters.double().unbind(1)
-    n, device = len(parameters), parameters.device
-    plan = _plan(noise.shape[1:], box.cell_size, device)
-    cosmology = Cosmology(omega_m, m_wdm)
-    haloes = Haloes(cosmology, 10**log_t_vir)
-    initial = InitialConditions(plan.grid, cosmology, noise, linear=box.linear)
-
-    def scale(radii: list[float]) -> Tensor:
-        return cosmology.sigma(
-            torch.tensor(radii, dtype=torch.float64, device=device).expand(n, -1)
-        )
-
-    shell_sigma, bubble_sigma = scale(plan.shells), scale(plan.bubbles)
-    n_shells = len(plan.shells) - 1  # that are smoothed
-    efficiency = torch.zeros_like(zeta)
-    brightness, neutral = [], []
-    gas: Gas | None = None
+    universe = _Universe(parameters, noise, box)
+    boxes: list[Tensor] = []
+    neutral: list[Tensor] = []
     nodes = node_redshifts(box.redshift_min)
-    for z, z_before in zip(nodes, [math.nan, *nodes], strict=False):
-        at_z = torch.full((n, 1), z, dtype=torch.float64, device=device)
-        growth, sigma_min = cosmology.growth(at_z)[:, 0], haloes.sigma(at_z)
-        collapsed = cosmology.collapsed_fraction(at_z, sigma_min)[:, 0]
-        today = growth.float().view(-1, 1, 1, 1)
-        delta = initial.density(growth)
-        density = delta / today
-        smoothed = smooth(density, plan.filters)
-        if gas is None:
-            gas = first_gas(z, delta)
-        else:
-            simple = cosmology.press_schechter(at_z, sigma_min)[:, 0]
-            electrons = gas.electrons.mean((1, 2, 3)).double()
-            # The ionised share of the volume, until it is all.
-            ionised = zeta * collapsed / (1 - electrons)
-            share = ionised / simple.clamp(min=1e-300) * (1 - electrons)
-            efficiency = torch.where((ionised < 1) & (simple > 0), share, efficiency)
-            shells = shells_around(haloes, z, plan.shells, electrons, efficiency)
-            within = torch.cat([density[:, None], smoothed[:, :n_shells]], dim=1)
-            light = emission(haloes, shells, within, shell_sigma, simple > _DARK)
-            gas = evolve(gas, cosmology, z, z_before, density, shells, light, energy, log_lx)
-        x_neutral = 1 - gas.electrons
-        if (zeta * collapsed > _UNTOUCHED).any():
-            within = torch.cat([smoothed[:, n_shells:-1], density[:, None]], dim=1)
-            bubbles = neutral_fraction(
-                within, growth, sigma_min[:, 0], bubble_sigma, collapsed, zeta, gas.electrons
-            )
-            touched = (zeta * collapsed > _UNTOUCHED).view(-1, 1, 1, 1)
-            x_neutral = torch.where(touched, bubbles, x_neutral)
-        slope = -(1 + z) * cosmology.growth_slope(at_z)[:, 0]
-        gradient = (-slope.float().view(-1, 1, 1, 1) * smoothed[:, -1]).clamp(-_STEEPEST, _STEEPEST)
-        scale_mk = (
-            27 * (OMEGA_B * HUBBLE**2 / 0.023) * (0.015 / (omega_m * HUBBLE**2) * (1 + z)).sqrt()
-        )
-        contrast = (1 - T_CMB * (1 + z) / gas.t_spin) / (1 + gradient)
-        brightness.append(scale_mk.float().view(-1, 1, 1, 1) * x_neutral * (1 + delta) * contrast)
-        neutral.append(x_neutral.mean((1, 2, 3)))
-    return Cones(_through(brightness, nodes, cosmology, box), torch.stack(neutral, dim=1))
+    for z in nodes:
+        if neutral and not neutral[-1].any():  # once all is ionised it stays so, and dark
+            boxes.append(torch.zeros_like(boxes[-1]))
+            neutral.append(torch.zeros_like(neutral[-1]))
+            continue
+        brightness, fraction = universe.at(z)
+        boxes.append(brightness)
+        neutral.append(fraction.mean((1, 2, 3)))
+    return Cones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))
 
 
 def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box: Box) -> Tensor:
