@@ -178,7 +178,7 @@ def xray_tables(lowest: Tensor) -> Tensor:
         The integrals over frequency, up to 10 keV, of cross section times yield (erg, 1, 1) times
         a photon spectrum ``(energy / 1 eV)**-2``, at the ionised fractions `XRAY_ELECTRONS`.
     """
-    tables = _xray_tables().to(lowest.device)
+    lowest, tables = lowest.double(), _xray_tables().to(lowest.device)
     step = (_LN_ENERGY[1] - _LN_ENERGY[0]) / (_LN_ENERGY[2] - 1)
     place = ((lowest.log() - _LN_ENERGY[0]) / step).clamp(0, _LN_ENERGY[2] - 1)
     low = place.long().clamp(max=_LN_ENERGY[2] - 2)
