@@ -220,5 +220,7 @@ def smooth(density: Tensor, filters: Tensor) -> Tensor:
     -------
     Tensor of shape (n, n_filters, *grid)
     """
-    modes = torch.fft.rfftn(density, dim=(-3, -2, -1))[:, None] * filters
-    return torch.fft.irfftn(modes, s=density.shape[1:], dim=(-3, -2, -1))
+    modes = torch.view_as_real(torch.fft.rfftn(density, dim=(-3, -2, -1)))
+    # Real times real: a product with complex modes would first make the filters complex.
+    filtered = torch.view_as_complex(modes[:, None] * filters[..., None])
+    return torch.fft.irfftn(filtered, s=density.shape[1:], dim=(-3, -2, -1))

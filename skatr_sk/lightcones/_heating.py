@@ -132,15 +132,58 @@ def _xray_scale(z: float, energy: Tensor, log_lx: Tensor) -> Tensor:
     return per_hertz * _LIGHT * _F_STAR * OMEGA_B * _CRITICAL * (1 + z) ** 4
 
 
-def _at_electrons(rates: Tensor, electrons: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rates of shape (n, 3, n_electrons, ...) at the electron fraction of every cell."""
+class _Light(NamedTuple):
+    """What reaches the cells, each of shape (n, ...): by X-rays per nucleus, K/s, 1/s and flux.
+
+    Attributes
+    ----------
+    heat, ions, alpha : Tensor
+        Alpha is made in gas of the mean density.
+    continuum, injected : Tensor
+        Flux of stars, photons/cm^2/s/Hz/sr.
+    """
+
+    heat: Tensor
+    ions: Tensor
+    alpha: Tensor
+    continuum: Tensor
+    injected: Tensor
+
+
+def _light(
+    cosmology: Cosmology,
+    z: float,
+    shells: Shells,
+    emission: Tensor,
+    energy: Tensor,
+    log_lx: Tensor,
+    electrons: Tensor,
+) -> _Light:
+    """Sum the light of all shells, as one matrix product."""
+    at_z = torch.full((len(energy), 1), z, dtype=torch.float64, device=energy.device)
+    rate = _HUBBLE_TODAY * cosmology.expansion(at_z)[..., None]
+    # Tables for the electron fractions that there are.
     grid = XRAY_ELECTRONS.to(electrons)
     x = electrons.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
-    low = torch.bucketize(x, grid) - 1
-    share = (x - grid[low]) / (grid[low + 1] - grid[low])
+    first, last = (torch.bucketize(torch.stack(torch.aminmax(x)), grid) - 1).tolist()
+    grid = grid[first : last + 2]
+    tables = xray_tables(torch.maximum(shells.transparent, energy[:, None]))[..., first : last + 2]
+    tables = tables * _xray_scale(z, energy, log_lx)[:, None, None, None]
+    heat, ions, alpha = tables.unbind(2)
+    alpha = alpha * (_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
+    stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
+    stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
+    stars = stars * (_F_STAR * _LIGHT * BARYONS / (4 * math.pi))
+    # In kelvin, heat is within the range of float32.
+    weights = torch.cat([heat / _BOLTZMANN, ions, alpha, stars], dim=2).transpose(1, 2)
+    sums = weights.to(emission.dtype) @ emission.flatten(2)
+    sums = sums.unflatten(2, emission.shape[2:])
+    by_xrays = sums[:, :-2].unflatten(1, (3, -1))
+    low = (torch.bucketize(x, grid) - 1).clamp(min=0)
+    share = ((x - grid[low]) / (grid[low + 1] - grid[low]))[:, None]
     low = low[:, None, None].expand(-1, 3, -1, *x.shape[1:])
-    between = torch.lerp(rates.gather(2, low), rates.gather(2, low + 1), share[:, None, None])
-    return between[:, 0, 0], between[:, 1, 0], between[:, 2, 0]
+    low_end, high_end = by_xrays.gather(2, low)[:, :, 0], by_xrays.gather(2, low + 1)[:, :, 0]
+    return _Light(*torch.lerp(low_end, high_end, share).unbind(1), *sums[:, -2:].unbind(1))
 
 
 def evolve(
@@ -179,9 +222,8 @@ def evolve(
     Gas
         At `z`.
     """
-    n, n_shells = emission.shape[:2]
-    at_z = torch.full((n,), z, dtype=torch.float64, device=density.device)
-    shape = (n, *[1] * (density.ndim - 1))
+    at_z = torch.full((len(energy),), z, dtype=torch.float64, device=density.device)
+    shape = (-1, *[1] * (density.ndim - 1))
 
     def cells(values: Tensor) -> Tensor:
         return values.to(density.dtype).view(shape)
@@ -195,24 +237,10 @@ def evolve(
     t, x = gas.t_kinetic, gas.electrons
     baryons = BARYONS * (1 + z) ** 3
 
-    # All that depends on the sources alone, as one matrix product over the shells.
-    lowest = torch.maximum(shells.transparent, energy[:, None])
-    tables = xray_tables(lowest) * _xray_scale(z, energy, log_lx)[:, None, None, None]
-    tables[:, :, 2] *= (_LIGHT / (4 * math.pi * LYMAN_ALPHA) * baryons / rate)[:, None, None]
-    stars = torch.stack(lyman_series(at_z[:, None], shells.z), dim=2)
-    stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
-    stars = stars * (_F_STAR * _LIGHT * BARYONS / (4 * math.pi))
-    # Heat in units of k_B K, so that float32 holds it.
-    tables[:, :, 0] /= _BOLTZMANN
-    weights = torch.cat([tables.flatten(2), stars], dim=2).transpose(1, 2).to(density.dtype)
-    rates = (weights @ emission.flatten(2)).unflatten(2, density.shape[1:])
-    n_tables = 3 * len(XRAY_ELECTRONS)
-    heat, ions, alpha = _at_electrons(rates[:, :n_tables].unflatten(1, (3, -1)), x)
-    continuum, injected = rates[:, n_tables], rates[:, n_tables + 1]
-    flux = alpha * (1 + delta) + continuum + injected
-
+    light = _light(cosmology, z, shells, emission, energy, log_lx, x)
+    flux = light.alpha * (1 + delta) + light.continuum + light.injected
     recombined = recombination_rate(t) * _CLUMPING * HYDROGEN * x**2 * baryons * (1 + delta)
-    dx = (ions - recombined) * time_step
+    dx = (light.ions - recombined) * time_step
     # The microwave background couples less to a line that is thick.
     depth = 3 * _PLANCK * _A_10 * _LIGHT * _LAMBDA_21**2 / (32 * math.pi * _BOLTZMANN)
     tau = depth * HYDROGEN * baryons * (1 - x) / (gas.t_spin * expansion)
@@ -223,13 +251,13 @@ def evolve(
     compton = 1.51e-4 * _HUBBLE_TODAY / (HUBBLE * rate) * t_cmb**4 / (1 + z)
     change = change - cells(compton) * x / (1 + x + HELIUM) * (t_cmb - t) * dz
     per_particle = 2 / 3 / (1 + x)
-    change = change + heat * per_particle * time_step
+    change = change + light.heat * per_particle * time_step
     recoil = 0.75 * (t_cmb / _T_21) * _A_10 * HYDROGEN * (_PLANCK / _LAMBDA_21) ** 2 / _PROTON
     change = change + recoil / _BOLTZMANN * (1 + 2 * t / _T_21) * per_particle * time_step
     thickness = _LYMAN_DEPTH * HYDROGEN * baryons / expansion * (1 + delta) * (1 - x)
     gain, loss = lyman_heat(t, gas.t_spin, thickness)
     scattered = 4 * math.pi * LYMAN_ALPHA / (baryons * (1 + z) * _LIGHT) / (1 + delta)
-    lyman = (continuum * (gain / _BOLTZMANN) + injected * (loss / _BOLTZMANN)) * scattered
+    lyman = (light.continuum * gain + light.injected * loss) * (scattered / _BOLTZMANN)
     change = change - lyman * per_particle * dz
     electrons = (x + dx).clamp(0, 1 - 1e-7)
     t_new = torch.where(t < _HOTTEST, t + change, t)
