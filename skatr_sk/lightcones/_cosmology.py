@@ -14,7 +14,9 @@ from torch import Tensor
 __all__ = [
     "DELTA_CRITICAL",
     "HUBBLE",
+    "HUBBLE_RATE",
     "OMEGA_B",
+    "SPEED_OF_LIGHT",
     "Cosmology",
     "interpolate",
     "top_hat",
@@ -29,7 +31,8 @@ _OMEGA_RADIATION = 8.6e-5
 # Distances count photons, two massless neutrinos and one of 0.06 eV, which weighs as matter.
 _OMEGA_MASSLESS, _OMEGA_NEUTRINO = 7.9e-5, 1.41e-3
 _THETA_CMB = 2.728 / 2.7  # of Eisenstein and Hu
-_SPEED_OF_LIGHT = 299792.458  # km/s
+SPEED_OF_LIGHT = 2.99792458e10  # cm/s
+HUBBLE_RATE = 3.2408e-18 * HUBBLE  # today, 1/s
 _CRITICAL_DENSITY = 2.7754e11 * HUBBLE**2  # Msun / Mpc^3
 DELTA_CRITICAL = 1.68
 # Sheth and Tormen's mass function with the constants of Jenkins et al. 2001
@@ -118,7 +121,7 @@ class Cosmology:
         a = ln_a.exp()  # 1 + z
         matter = self.omega_m[:, None] + _OMEGA_NEUTRINO
         expansion = matter * a**3 + _OMEGA_MASSLESS * a**4 + 1 - matter - _OMEGA_MASSLESS
-        integrand = _SPEED_OF_LIGHT * a / (100 * HUBBLE * expansion.sqrt())
+        integrand = 1e-5 * SPEED_OF_LIGHT * a / (100 * HUBBLE * expansion.sqrt())  # Mpc
         steps = (integrand[:, 1:] + integrand[:, :-1]) / 2 * self._z_step
         self._distance = torch.nn.functional.pad(steps.cumsum(1), (1, 0))
         self._ln_a = ln_a

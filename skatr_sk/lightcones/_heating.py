@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import HUBBLE, OMEGA_B, Cosmology
+from skatr_sk.lightcones._cosmology import HUBBLE, HUBBLE_RATE, OMEGA_B, SPEED_OF_LIGHT, Cosmology
 from skatr_sk.lightcones._radiation import (
     BARYONS,
     HELIUM,
@@ -36,9 +36,7 @@ _A_10 = 2.85e-15  # 1/s
 _LAMBDA_21 = 21.106114  # cm
 _BOLTZMANN = 1.380658e-16  # erg / K
 _PLANCK = 6.62607e-27  # erg s
-_LIGHT = 2.99792458e10  # cm / s
 _PROTON = 1.67262e-24  # g
-_HUBBLE_TODAY = HUBBLE * 3.2407e-18  # 1/s
 _CRITICAL = 1.8784e-29 * HUBBLE**2 / 1.989e33  # Msun / cm^3
 _YEAR = 3.15569e7  # s
 _EV_HZ = 2.417989e14
@@ -118,7 +116,7 @@ def _spin_temperature(
     colour = inverse - 0.405535 * inverse**2
     total = cmb / t_cmb + collisions * inverse
     t_spin = torch.full_like(delta, t_cmb)
-    for _ in range(5):  # converges by a factor of ten or more each time
+    for _ in range(5):  # to 0.01 mK; each brings a factor of eight
         alpha = coupling * (plain + mixed / t_spin)
         colours = alpha * (colour + 0.405535 * inverse / t_spin)
         t_spin = (cmb + alpha + collisions) / (total + colours)
@@ -129,7 +127,7 @@ def _xray_scale(z: float, energy: Tensor, log_lx: Tensor) -> Tensor:
     """What multiplies the tables of X-rays: their number per volume and spectral shape."""
     per_star = 10**log_lx * _YEAR / _PLANCK / (_BAND_TOP / energy).log()  # photons/Msun * Hz
     per_hertz = per_star / (energy * _EV_HZ) ** 2 * energy**2
-    return per_hertz * _LIGHT * _F_STAR * OMEGA_B * _CRITICAL * (1 + z) ** 4
+    return per_hertz * SPEED_OF_LIGHT * _F_STAR * OMEGA_B * _CRITICAL * (1 + z) ** 4
 
 
 class _Light(NamedTuple):
@@ -161,7 +159,7 @@ def _light(
 ) -> _Light:
     """Sum the light of all shells, as one matrix product."""
     at_z = torch.full((len(energy), 1), z, dtype=torch.float64, device=energy.device)
-    rate = _HUBBLE_TODAY * cosmology.expansion(at_z)[..., None]
+    rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]
     # Tables for the electron fractions that there are.
     grid = XRAY_ELECTRONS.to(electrons)
     x = electrons.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
@@ -170,10 +168,10 @@ def _light(
     tables = xray_tables(torch.maximum(shells.transparent, energy[:, None]))[..., first : last + 2]
     tables = tables * _xray_scale(z, energy, log_lx)[:, None, None, None]
     heat, ions, alpha = tables.unbind(2)
-    alpha = alpha * (_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
+    alpha = alpha * (SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
     stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
     stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
-    stars = stars * (_F_STAR * _LIGHT * BARYONS / (4 * math.pi))
+    stars = stars * (_F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
     # In kelvin, heat is within the range of float32.
     weights = torch.cat([heat / _BOLTZMANN, ions, alpha, stars], dim=2).transpose(1, 2)
     sums = weights.to(emission.dtype) @ emission.flatten(2)
@@ -228,7 +226,7 @@ def evolve(
     def cells(values: Tensor) -> Tensor:
         return values.to(density.dtype).view(shape)
 
-    rate = _HUBBLE_TODAY * cosmology.expansion(at_z)
+    rate = HUBBLE_RATE * cosmology.expansion(at_z)
     expansion, growth = cells(rate), cells(cosmology.growth(at_z))
     slope = cells(cosmology.growth_slope(at_z))
     time_step = cells((z_before - z) / (rate * (1 + z)))  # s
@@ -242,13 +240,13 @@ def evolve(
     recombined = recombination_rate(t) * _CLUMPING * HYDROGEN * x**2 * baryons * (1 + delta)
     dx = (light.ions - recombined) * time_step
     # The microwave background couples less to a line that is thick.
-    depth = 3 * _PLANCK * _A_10 * _LIGHT * _LAMBDA_21**2 / (32 * math.pi * _BOLTZMANN)
+    depth = 3 * _PLANCK * _A_10 * SPEED_OF_LIGHT * _LAMBDA_21**2 / (32 * math.pi * _BOLTZMANN)
     tau = depth * HYDROGEN * baryons * (1 - x) / (gas.t_spin * expansion)
     cmb = -torch.expm1(-tau) / tau
     t_cmb = T_CMB * (1 + z)
     change = (2 / 3) * t * (3 / (1 + z) + slope * density / (1 + delta)) * dz
     change = change - dx * t / (1 + x)
-    compton = 1.51e-4 * _HUBBLE_TODAY / (HUBBLE * rate) * t_cmb**4 / (1 + z)
+    compton = 1.51e-4 * HUBBLE_RATE / (HUBBLE * rate) * t_cmb**4 / (1 + z)
     change = change - cells(compton) * x / (1 + x + HELIUM) * (t_cmb - t) * dz
     per_particle = 2 / 3 / (1 + x)
     change = change + light.heat * per_particle * time_step
@@ -256,7 +254,7 @@ def evolve(
     change = change + recoil / _BOLTZMANN * (1 + 2 * t / _T_21) * per_particle * time_step
     thickness = _LYMAN_DEPTH * HYDROGEN * baryons / expansion * (1 + delta) * (1 - x)
     gain, loss = lyman_heat(t, gas.t_spin, thickness)
-    scattered = 4 * math.pi * LYMAN_ALPHA / (baryons * (1 + z) * _LIGHT) / (1 + delta)
+    scattered = 4 * math.pi * LYMAN_ALPHA / (baryons * (1 + z) * SPEED_OF_LIGHT) / (1 + delta)
     lyman = (light.continuum * gain + light.injected * loss) * (scattered / _BOLTZMANN)
     change = change - lyman * per_particle * dz
     electrons = (x + dx).clamp(0, 1 - 1e-7)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skatr_sk.lightcones._cosmology import DELTA_CRITICAL
 
-__all__ = ["bubble_radii", "conditional_fraction", "neutral_fraction"]
+__all__ = ["CELL_RADIUS", "bubble_radii", "conditional_fraction", "neutral_fraction"]
 
 _LARGEST = 15.0  # Mpc: ionising photons get no farther
 _RATIO = 1.1  # of neighbouring radii

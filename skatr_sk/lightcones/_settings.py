@@ -108,8 +108,8 @@ def check_settings(
     if evolution not in _EVOLUTIONS:
         options = " or ".join(map(repr, _EVOLUTIONS))
         problems.append(f"evolution must be {options}; found {evolution!r}")
-    if not _is_real(cell_size) or not 0.5 <= cell_size <= 50:
-        problems.append(f"cell_size must be a number of Mpc from 0.5 to 50; found {cell_size!r}")
+    if not _is_real(cell_size) or not 1 <= cell_size <= 30:
+        problems.append(f"cell_size must be a number of Mpc from 1 to 30; found {cell_size!r}")
     if not _is_real(redshift_min) or not 2 <= redshift_min < FARTHEST - 5:
         problems.append(
             f"redshift_min must be a number from 2 to {FARTHEST - 5:g}; found {redshift_min!r}"

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import DELTA_CRITICAL, HUBBLE, Cosmology
+from skatr_sk.lightcones._cosmology import (
+    DELTA_CRITICAL,
+    HUBBLE_RATE,
+    SPEED_OF_LIGHT,
+    Cosmology,
+)
 from skatr_sk.lightcones._radiation import BARYONS, cross_section
 from skatr_sk.lightcones._reionisation import CELL_RADIUS, conditional_fraction
 
@@ -17,8 +22,6 @@ __all__ = ["Haloes", "Shells", "emission", "shell_radii", "shells_around"]
 
 _N_SHELLS = 10
 _LARGEST = 500.0  # Mpc
-_LIGHT = 2.99792458e10  # cm / s
-_HUBBLE_TODAY = HUBBLE * 3.2407e-18  # 1/s
 _MPC = 3.0857e24  # cm
 _LN_ENERGY = (math.log(80.0), math.log(1e4), 48)  # eV
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
@@ -88,13 +91,13 @@ def shells_around(
     electrons : Tensor of shape (n,)
         Mean ionised fraction of the gas outside bubbles.
     efficiency : Tensor of shape (n,)
-        Ionised share of the volume over the collapsed fraction of Press and Schechter.
+        Ionising photons per atom over the collapsed fraction of Press and Schechter.
     """
     cosmology = haloes.cosmology
     edge = torch.full((len(electrons),), z, dtype=torch.float64, device=electrons.device)
     middles, widths, inner = [], [], 0.0
     for radius in radii:
-        per_mpc = 100 * HUBBLE * cosmology.expansion(edge) / 299792.458  # of redshift
+        per_mpc = _MPC * HUBBLE_RATE * cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
         outer = edge + (radius - inner) * per_mpc
         middles.append((edge + outer) / 2)
         widths.append(outer - edge)
@@ -114,7 +117,7 @@ def _transparent(
     collapsed = haloes.cosmology.press_schechter(between, haloes.sigma(between))
     free = 1 - electrons.view(-1, 1, 1)
     neutral = (1 - efficiency.view(-1, 1, 1) * collapsed / free).clamp(min=1e-4)
-    path = _LIGHT / (_HUBBLE_TODAY * haloes.cosmology.expansion(between) * (1 + between))
+    path = SPEED_OF_LIGHT / (HUBBLE_RATE * haloes.cosmology.expansion(between) * (1 + between))
     column = path * BARYONS * (1 + between) ** 3 * neutral * half * weights
     ln_energy = torch.linspace(*_LN_ENERGY, dtype=torch.float64, device=device)
     arriving = ln_energy.exp() * ((1 + between) / (1 + z))[..., None]
