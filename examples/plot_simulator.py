@@ -6,8 +6,7 @@ Simulated beside real light cones
 some of them beside the real 21cmFAST light cones that come with the package: the same parameters,
 other initial conditions. What can be compared are statistics, not cells.
 
-They are for pre-training and tests, not for inference on real data: see
-`the page on the simulator <../simulator.html>`__.
+They are for pre-training and tests, not for inference on real data: see :doc:`/simulator`.
 """
 
 # %%
