@@ -79,9 +79,9 @@ def node_redshifts(redshift_min: float) -> list[float]:
     return [(1 + redshift_min) * _STEP**i - 1 for i in range(n_steps, -1, -1)]
 
 
-def cell_redshifts(cosmology: Cosmology, box: Box) -> Tensor:
-    """Redshifts of the cells along the line of sight, shape (n, box.shape[-1])."""
-    return cosmology.redshift(_cell_distances(cosmology, box))
+def cell_redshifts(cosmology: Cosmology, box: Box, offset: float = 0.0) -> Tensor:
+    """Redshifts of the cells along the line of sight, `offset` cells farther; (n, n_cells)."""
+    return cosmology.redshift(_cell_distances(cosmology, box) + offset * box.cell_size)
 
 
 def _cell_distances(cosmology: Cosmology, box: Box) -> Tensor:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skatr_sk.lightcones._lightcone import simulate
+from skatr_sk.lightcones._cosmology import Cosmology
+from skatr_sk.lightcones._lightcone import cell_redshifts, simulate
 from skatr_sk.lightcones._settings import (
     PARAMETER_NAMES,
     PRIOR_BOUNDS,
@@ -24,6 +25,7 @@ from skatr_sk.lightcones._settings import (
 
 __all__ = ["PARAMETER_NAMES", "PRIOR_BOUNDS", "SimulatedLightcones", "make_lightcones"]
 
+_COSMOLOGIES = 256  # at a time, where redshifts are wanted
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
 
 
@@ -74,7 +76,7 @@ class SimulatedLightcones:
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If a parameter makes no sense; every fault is named.
 
     Notes
@@ -174,6 +176,21 @@ class SimulatedLightcones:
             return self._settings.parameters[self._rows]
         drawn = [self._draw(row)[0] for row in self._rows]
         return np.array(drawn, dtype=np.float64).reshape(-1, len(PARAMETER_NAMES))
+
+    def redshifts(self) -> np.ndarray:
+        """Redshifts at the comoving centres of the cells, shape (n_samples, n_z), float32.
+
+        They differ between rows as `Omega_m` does; they are for plots, not for features.
+        """
+        box, block = self._settings.box, self._settings.block[-1]
+        out = np.empty((len(self), self.shape[-1]), dtype=np.float32)
+        for start in range(0, len(self), _COSMOLOGIES):
+            m_wdm, omega_m = torch.from_numpy(
+                self.target[start : start + _COSMOLOGIES, :2].T.copy()
+            )
+            fine = cell_redshifts(Cosmology(omega_m, m_wdm), box, offset=(block - 1) / 2)
+            out[start : start + _COSMOLOGIES] = fine[:, ::block].numpy()
+        return out
 
     def row_digests(self) -> list[bytes]:
         """Name the content of every row in 16 bytes, without simulating it.

@@ -16,7 +16,7 @@ from skatr_sk import SimulatedLightcones, load_lightcones, make_lightcones
 from skatr_sk.lightcones import _lightcone, coarsen, simulate
 from skatr_sk.lightcones._cosmology import DELTA_CRITICAL, HUBBLE, Cosmology, top_hat
 from skatr_sk.lightcones._density import Grid, InitialConditions, smooth
-from skatr_sk.lightcones._lightcone import Box, cell_redshifts, node_redshifts
+from skatr_sk.lightcones._lightcone import Box, node_redshifts
 from skatr_sk.lightcones._radiation import XRAY_ELECTRONS, cross_section, lyman_series, xray_tables
 from skatr_sk.lightcones._reionisation import conditional_fraction
 from skatr_sk.lightcones.simulate import PARAMETER_NAMES, PRIOR_BOUNDS
@@ -278,9 +278,12 @@ def test_warm_dark_matter_keeps_small_haloes_from_forming():
 
 def test_redshifts_of_cells_are_those_of_21cmfast():
     cones = load_lightcones()
-    y = torch.from_numpy(cones.target[:40])
-    found = cell_redshifts(Cosmology(y[:, 1], y[:, 0]), Box((28, 28, 450), 200 / 28, 5.0, False))
-    assert np.abs(found.numpy()[:, 2::5] - cones.redshifts[:40]).max() < 0.01
+    coarse = SimulatedLightcones(
+        229, field_shape=(14, 14, 90), block=(2, 2, 5), parameters=cones.target
+    )
+    found = coarse[:40].redshifts()
+    assert found.shape == (40, 90)
+    assert np.abs(found - cones.redshifts[:40]).max() < 0.01
     nodes = node_redshifts(5.0)
     np.testing.assert_allclose(np.array(nodes), cones.node_redshifts[0], rtol=1e-5)
 
