@@ -2,7 +2,8 @@
 
 The way of the data is the layout of the package:
 
-1. :mod:`skatr_sk.lightcones` reads light cones ``(n, n_x, n_y, n_z)`` in mK and scales them;
+1. :mod:`skatr_sk.lightcones` reads or simulates light cones ``(n, n_x, n_y, n_z)`` in mK, and
+   scales them;
 2. :mod:`skatr_sk.summaries` pre-trains an encoder without labels and freezes it
    (:class:`SKATRTransformer`);
 3. :mod:`skatr_sk.heads` learns parameters from summaries (:class:`LightconeRegressor`), or their
@@ -17,7 +18,7 @@ The way of the data is the layout of the package:
 
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
-from skatr_sk.lightcones import load_lightcones
+from skatr_sk.lightcones import SimulatedLightcones, load_lightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "LightconeRegressor",
     "PosteriorEstimator",
     "SKATRTransformer",
+    "SimulatedLightcones",
     "__version__",
     "load_lightcones",
+    "make_lightcones",
 ]

@@ -21,6 +21,14 @@ PACKAGE = "skatr_sk"
 STAGES = ["lightcones", "summaries", "heads", "evaluation"]
 # These, and all that they import of the package, run without scikit-learn and skorch.
 TORCH_ONLY = {
+    "skatr_sk.lightcones._cosmology",
+    "skatr_sk.lightcones._density",
+    "skatr_sk.lightcones._heating",
+    "skatr_sk.lightcones._lightcone",
+    "skatr_sk.lightcones._radiation",
+    "skatr_sk.lightcones._reionisation",
+    "skatr_sk.lightcones._settings",
+    "skatr_sk.lightcones._sources",
     "skatr_sk.lightcones.simulate",
     "skatr_sk.summaries.vit",
     "skatr_sk.summaries.masking",

@@ -1,0 +1,226 @@
+"""Gaussian initial conditions in a periodic box: density, smoothed on any scale, and velocities."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from skatr_sk.lightcones._cosmology import Cosmology, top_hat
+from skatr_sk.lightcones._reionisation import CELL_RADIUS
+
+__all__ = ["Grid", "InitialConditions", "smooth"]
+
+_FINE = 3  # the matter is laid out on a grid that is finer by this factor
+_FIRST_Z = 300.0  # where the displacements begin
+_EMPTIEST = -0.98  # lowest density contrast when densities grow in place
+
+
+class Grid:
+    """A periodic box of cubic cells.
+
+    Parameters
+    ----------
+    shape : tuple of 3 int
+    cell : float
+        Size of a cell in Mpc.
+    device : torch.device
+
+    Examples
+    --------
+    >>> grid = Grid((4, 4, 4), 7.0, torch.device("cpu"))
+    >>> grid.k.shape
+    torch.Size([4, 4, 3])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], cell: float, device: torch.device) -> None:
+        self.shape = shape
+        self.cell = cell
+        x, y, z = shape
+        steps = [torch.fft.fftfreq(x), torch.fft.fftfreq(y), torch.fft.rfftfreq(z)]
+        axes = [2 * math.pi / cell * step.double() for step in steps]
+        k_x, k_y, k_z = torch.meshgrid(*axes, indexing="ij")
+        squared = k_x**2 + k_y**2 + k_z**2
+        self.k = squared.sqrt().to(device)
+        self.mu_squared = (k_z**2 / squared.clamp(min=1e-12)).float().to(device)
+        self.directions = [
+            (k / squared.clamp(min=1e-12)).float().to(device) for k in (k_x, k_y, k_z)
+        ]
+        aliases = [t.to(device) for t in self._aliases(k_x, k_y, k_z)]
+        self._images, self._displacement, self._mass = aliases
+
+    def _aliases(self, *k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Wave numbers that a cell cannot tell apart, and what is left of each of them.
+
+        Matter sits on a grid that is finer by `_FINE`. A cell moves with the velocity in a sphere
+        of its volume (a field over k squared), and has the mass that is in it.
+        """
+        images, displacement, mass = [], [], []
+        base = _squared(*k)
+        for shift in itertools.product(range(-(_FINE // 2), _FINE // 2 + 1), repeat=3):
+            moved = [a + 2 * math.pi / self.cell * s for a, s in zip(k, shift, strict=True)]
+            squared = _squared(*moved)
+            images.append(squared.sqrt())
+            sphere = top_hat(images[-1] * CELL_RADIUS * self.cell)
+            displacement.append(sphere**2 * base / squared.clamp(min=1e-12))
+            cube = [torch.sinc(a * self.cell / (2 * math.pi)) for a in moved]
+            mass.append((cube[0] * cube[1] * cube[2]) ** 2)
+        return torch.stack(images), torch.stack(displacement), torch.stack(mass)
+
+    def amplitudes(self, cosmology: Cosmology) -> tuple[Tensor, Tensor]:
+        """Standard deviations of today's modes, for unit noise; each (n, *rfft shape), float32.
+
+        Returns
+        -------
+        displacement : Tensor
+            Of minus the divergence of the displacement of cells.
+        mass : Tensor
+            Of the density contrast in cells.
+        """
+        # Many wave numbers are equal by symmetry: look each up once.
+        unique, inverse = self._unique_images
+        values = cosmology.power(unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1))
+        power = values[:, inverse] / self.cell**3
+        power[..., 0, 0, 0] = 0
+        displacement = (power * self._displacement).sum(1).sqrt()
+        return displacement.float(), (power * self._mass).sum(1).sqrt().float()
+
+    @functools.cached_property
+    def _unique_images(self) -> tuple[Tensor, Tensor]:
+        spacing = 2 * math.pi / (self.cell * max(self.shape)) * 1e-3
+        labels = (self._images / spacing).round().long()
+        unique, inverse = torch.unique(labels, return_inverse=True)
+        return unique.double() * spacing, inverse
+
+    def top_hat(self, radius: float) -> Tensor:
+        """Filter of a sphere of a radius in Mpc."""
+        return top_hat(self.k * radius).float()
+
+    def sharp(self, radius: float) -> Tensor:
+        """Filter that is sharp in k, of the volume of a sphere of a radius in Mpc."""
+        return (self.k * radius * (9 * math.pi / 2) ** (-1 / 3) <= 1).float()
+
+
+class InitialConditions:
+    """Matter in cells, moved along straight lines from a Gaussian beginning.
+
+    The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
+    at its place, as a cube, and is shared out to the cells that it ends in.
+
+    Parameters
+    ----------
+    grid : Grid
+    cosmology : Cosmology
+        Of n light cones.
+    noise : Tensor of shape (n, *grid.shape)
+        Unit normal, independent in every cell.
+    linear : bool, default=False
+        Let densities grow in place instead.
+    """
+
+    def __init__(
+        self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool = False
+    ) -> None:
+        self.grid = grid
+        self._linear = linear
+        white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
+        displacement, mass = grid.amplitudes(cosmology)
+        self._mass = self._to_cells(white * mass)  # density contrast of today, in place
+        begin = torch.full((len(noise),), _FIRST_Z, dtype=torch.float64, device=noise.device)
+        self._first_growth = cosmology.growth(begin).to(noise.dtype)
+        if not linear:
+            modes = white * displacement
+            # Displacement psi with div psi = -delta, in cells; axes of space in front.
+            parts = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
+            self._moves = torch.stack(parts)
+
+    def _to_cells(self, modes: Tensor) -> Tensor:
+        return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
+
+    def density(self, growth: Tensor) -> Tensor:
+        """Density contrast at a growth factor of shape (n,); shape (n, *grid.shape)."""
+        growth = growth.to(self._mass.dtype).view(-1, 1, 1, 1)
+        if self._linear:
+            return (self._mass * growth).clamp(min=_EMPTIEST)
+        first = self._first_growth.view(-1, 1, 1, 1)
+        mass = 1 + first * self._mass
+        return _spread(mass, self._moves * (growth - first)) - 1
+
+
+def _spread(mass: Tensor, moves: Tensor) -> Tensor:
+    """Share moved masses out to the cells that they overlap.
+
+    Parameters
+    ----------
+    mass : Tensor of shape (n, *grid)
+    moves : Tensor of shape (3, n, *grid)
+        Along each axis, in cells.
+    """
+    n, *sizes = mass.shape
+    reach, shares = _overlaps(moves)
+    # Into a box with margins, which are then folded back: space is periodic.
+    total = mass.new_zeros(n, *[size + 2 * reach for size in sizes])
+    offsets = range(2 * reach + 1)
+    for i in offsets:
+        along_x = mass * shares[i, 0]
+        for j in offsets:
+            along_xy = along_x * shares[j, 1]
+            for k in offsets:
+                place = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
+                total[:, *place].addcmul_(along_xy, shares[k, 2])
+    for axis, size in enumerate(sizes, start=1):
+        inner = total.narrow(axis, reach, size).clone()
+        # The margin before comes in again at the end, however small the box.
+        for start, width, to in ((0, reach, -reach), (size + reach, reach, 0)):
+            margin = total.narrow(axis, start, width)
+            index = (torch.arange(width, device=mass.device) + to) % size
+            inner.index_add_(axis, index, margin)
+        total = inner
+    return total
+
+
+def _squared(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return x**2 + y**2 + z**2
+
+
+def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
+    """Shares of cubes, a cell wide and moved by `moves` cells, in the cells around, per axis.
+
+    The cube is `_FINE` clouds along each axis, each as wide as a cell.
+
+    Returns
+    -------
+    reach : int
+        Cells on either side that can get a share.
+    shares : Tensor of shape (2 * reach + 1, *moves.shape)
+    """
+    half = (_FINE - 1) / (2 * _FINE)
+    reach = max(1, math.ceil(float(moves.abs().amax()) + half))
+    shares = []
+    for offset in range(-reach, reach + 1):
+        clouds = [
+            (1 - (moves + (i / _FINE - half - offset)).abs_()).clamp_(min=0) for i in range(_FINE)
+        ]
+        shares.append(torch.stack(clouds).mean(0))
+    return reach, torch.stack(shares)
+
+
+def smooth(density: Tensor, filters: Tensor) -> Tensor:
+    """Filter densities on many scales.
+
+    Parameters
+    ----------
+    density : Tensor of shape (n, *grid)
+    filters : Tensor of shape (n_filters, *rfft shape)
+
+    Returns
+    -------
+    Tensor of shape (n, n_filters, *grid)
+    """
+    modes = torch.view_as_real(torch.fft.rfftn(density, dim=(-3, -2, -1)))
+    # Real times real: a product with complex modes would first make the filters complex.
+    filtered = torch.view_as_complex(modes[:, None] * filters[..., None])
+    return torch.fft.irfftn(filtered, s=density.shape[1:], dim=(-3, -2, -1))

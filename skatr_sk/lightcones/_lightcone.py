@@ -1,0 +1,229 @@
+"""From parameters and noise to brightness: boxes at a ladder of redshifts, a cone through them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skatr_sk.lightcones._cosmology import HUBBLE, OMEGA_B, Cosmology
+from skatr_sk.lightcones._density import Grid, InitialConditions, smooth
+from skatr_sk.lightcones._heating import T_CMB, Gas, evolve, first_gas
+from skatr_sk.lightcones._reionisation import bubble_radii, neutral_fraction
+from skatr_sk.lightcones._sources import Haloes, emission, shell_radii, shells_around
+
+__all__ = ["FARTHEST", "Box", "Cones", "cell_redshifts", "node_redshifts", "simulate"]
+
+FARTHEST = 35.0  # redshift where the simulation starts
+_STEP = 1.1  # of 1 + z from one box to the next
+_STEEPEST = 0.2  # largest velocity gradient over the Hubble rate
+_DARK = 1e-15  # collapsed fraction below which nothing shines
+_UNTOUCHED = 1e-5  # ionising photons per atom below which there are no bubbles
+
+
+class Box(NamedTuple):
+    """The grid that is simulated, before block means.
+
+    Attributes
+    ----------
+    shape : tuple of 3 int
+        Cells of the light cone: sky, sky, line of sight.
+    cell_size : float
+        In Mpc.
+    redshift_min : float
+        Of the nearest cell.
+    linear : bool
+        Whether densities grow in place.
+    """
+
+    shape: tuple[int, int, int]
+    cell_size: float
+    redshift_min: float
+    linear: bool
+
+    @property
+    def periodic(self) -> tuple[int, int, int]:
+        """Cells of the periodic box: as deep as wide, and repeated along the line of sight."""
+        n_x, n_y, _ = self.shape
+        return n_x, n_y, max(n_x, n_y)
+
+
+class Cones(NamedTuple):
+    """Light cones, and their history.
+
+    Attributes
+    ----------
+    brightness : Tensor of shape (n, *shape)
+        In mK.
+    neutral : Tensor of shape (n, n_nodes)
+        Mean neutral fraction of the boxes.
+    """
+
+    brightness: Tensor
+    neutral: Tensor
+
+
+def node_redshifts(redshift_min: float) -> list[float]:
+    """Redshifts of the boxes, farthest first.
+
+    Examples
+    --------
+    >>> nodes = node_redshifts(5.0)
+    >>> len(nodes), nodes[0], nodes[-2:]
+    (20, 35.7, [5.6, 5.0])
+    """
+    n_steps = math.ceil(math.log((1 + FARTHEST) / (1 + redshift_min)) / math.log(_STEP))
+    return [(1 + redshift_min) * _STEP**i - 1 for i in range(n_steps, -1, -1)]
+
+
+def cell_redshifts(cosmology: Cosmology, box: Box, offset: float = 0.0) -> Tensor:
+    """Redshifts of the cells along the line of sight, `offset` cells farther; (n, n_cells)."""
+    return cosmology.redshift(_cell_distances(cosmology, box) + offset * box.cell_size)
+
+
+def _cell_distances(cosmology: Cosmology, box: Box) -> Tensor:
+    like = cosmology.omega_m
+    nearest = cosmology.distance(torch.full_like(like, box.redshift_min)[:, None])
+    return nearest + box.cell_size * torch.arange(box.shape[-1], device=like.device)
+
+
+class _Plan(NamedTuple):
+    """What is the same for all light cones of a box; a cell itself passes its filter unsmoothed."""
+
+    grid: Grid
+    shells: list[float]
+    bubbles: list[float]
+    shell_filters: Tensor  # the cell first; one more last, for the line of sight
+    bubble_filters: Tensor  # the cell last
+
+
+@functools.lru_cache(maxsize=4)
+def _plan(shape: tuple[int, int, int], cell_size: float, device: torch.device) -> _Plan:
+    grid = Grid(shape, cell_size, device)
+    shells, bubbles = shell_radii(cell_size), bubble_radii(cell_size)
+    cell = torch.ones_like(grid.mu_squared)
+    around = [cell, *(grid.top_hat(radius) for radius in shells[1:]), grid.mu_squared]
+    inside = [*(grid.sharp(radius) for radius in bubbles[:-1]), cell]
+    return _Plan(grid, shells, bubbles, torch.stack(around), torch.stack(inside))
+
+
+class _Universe:
+    """Some boxes, of one cosmology each, from the first gas on."""
+
+    def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
+        m_wdm, omega_m, energy, log_lx, log_t_vir, zeta = parameters.double().unbind(1)
+        self._device = parameters.device
+        self._plan = _plan(tuple(noise.shape[1:]), box.cell_size, self._device)
+        self.cosmology = Cosmology(omega_m, m_wdm)
+        self._haloes = Haloes(self.cosmology, 10**log_t_vir)
+        self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
+        self._energy, self._log_lx, self._zeta = energy, log_lx, zeta
+        self._shell_sigma = self._sigma(self._plan.shells)
+        self._bubble_sigma = self._sigma(self._plan.bubbles)
+        # Ionised share of the volume for the collapsed fraction, until all is ionised.
+        self._efficiency = torch.zeros_like(zeta)
+        self._gas: Gas | None = None
+        self._z = math.inf
+
+    def _sigma(self, radii: list[float]) -> Tensor:
+        values = torch.tensor(radii, dtype=torch.float64, device=self._device)
+        return self.cosmology.sigma(values.expand(len(self._zeta), -1))
+
+    def at(self, z: float) -> tuple[Tensor, Tensor]:
+        """Brightness, mK, and neutral fraction of every cell at the next redshift."""
+        at_z = torch.full((len(self._zeta), 1), z, dtype=torch.float64, device=self._device)
+        growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)
+        collapsed = self.cosmology.collapsed_fraction(at_z, sigma_min)[:, 0]
+        simple = self.cosmology.press_schechter(at_z, sigma_min)[:, 0]
+        delta = self._initial.density(growth)
+        density = delta / growth.float().view(-1, 1, 1, 1)  # of today, if it grew in place
+        around = smooth(density, self._plan.shell_filters)
+        if self._gas is None:
+            gas = first_gas(z, delta)
+        else:
+            gas = self._evolved(self._gas, z, density, around[:, :-1], collapsed, simple)
+        neutral = 1 - gas.electrons
+        photons = self._zeta * collapsed
+        if (photons > _UNTOUCHED).any():
+            bubbles = neutral_fraction(
+                smooth(density, self._plan.bubble_filters),
+                growth,
+                sigma_min[:, 0],
+                self._bubble_sigma,
+                collapsed,
+                self._zeta,
+                gas.electrons,
+            )
+            neutral = torch.where((photons > _UNTOUCHED).view(-1, 1, 1, 1), bubbles, neutral)
+        self._gas, self._z = gas, z
+        slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
+        gradient = slope.float().view(-1, 1, 1, 1) * around[:, -1]
+        gradient = gradient.clamp(-_STEEPEST, _STEEPEST)
+        scale = (0.015 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z)).sqrt()
+        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * scale.float().view(-1, 1, 1, 1)
+        contrast = (1 - T_CMB * (1 + z) / gas.t_spin) / (1 + gradient)
+        return scale * neutral * (1 + delta) * contrast, neutral
+
+    def _evolved(
+        self, gas: Gas, z: float, density: Tensor, around: Tensor, collapsed: Tensor, simple: Tensor
+    ) -> Gas:
+        """Gas at the next redshift, under the light of all shells around."""
+        electrons = gas.electrons.mean((1, 2, 3)).double()
+        ionised = self._zeta * collapsed / (1 - electrons)
+        share = self._zeta * collapsed / simple.clamp(min=1e-300)
+        self._efficiency = torch.where((ionised < 1) & (simple > 0), share, self._efficiency)
+        shells = shells_around(self._haloes, z, self._plan.shells, electrons, self._efficiency)
+        light = emission(self._haloes, shells, around, self._shell_sigma, simple > _DARK)
+        cosmology, energy, log_lx = self.cosmology, self._energy, self._log_lx
+        return evolve(gas, cosmology, z, self._z, density, shells, light, energy, log_lx)
+
+
+def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
+    """Simulate light cones.
+
+    Parameters
+    ----------
+    parameters : Tensor of shape (n, 6), float64
+        m_WDM, Omega_m, E_0, log10 L_X, log10 T_vir, zeta.
+    noise : Tensor of shape (n, *box.periodic), float32
+        Unit normal: the initial conditions.
+    box : Box
+
+    Returns
+    -------
+    Cones
+    """
+    universe = _Universe(parameters, noise, box)
+    boxes: list[Tensor] = []
+    neutral: list[Tensor] = []
+    nodes = node_redshifts(box.redshift_min)
+    for z in nodes:
+        if neutral and not neutral[-1].any():  # once all is ionised it stays so, and dark
+            boxes.append(torch.zeros_like(boxes[-1]))
+            neutral.append(torch.zeros_like(neutral[-1]))
+            continue
+        brightness, fraction = universe.at(z)
+        boxes.append(brightness)
+        neutral.append(fraction.mean((1, 2, 3)))
+    return Cones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))
+
+
+def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box: Box) -> Tensor:
+    """Cut light cones out of boxes, between which brightness is linear in distance."""
+    n, device = len(boxes[0]), boxes[0].device
+    distances = cosmology.distance(
+        torch.tensor(nodes, dtype=torch.float64, device=device).expand(n, -1)
+    )
+    cells = _cell_distances(cosmology, box)
+    near = torch.searchsorted(-distances, -cells).clamp(1, len(nodes) - 1)
+    far_distance, near_distance = distances.gather(1, near - 1), distances.gather(1, near)
+    share = (far_distance - cells) / (far_distance - near_distance)
+    layers = torch.stack(boxes, dim=1).permute(0, 1, 4, 2, 3)  # n, node, line of sight, sky, sky
+    depth = torch.arange(cells.shape[1], device=device) % layers.shape[2]
+    row = torch.arange(n, device=device)[:, None]
+    share = share.float()[..., None, None]
+    cones = torch.lerp(layers[row, near - 1, depth], layers[row, near, depth], share)
+    return cones.permute(0, 2, 3, 1).contiguous()
