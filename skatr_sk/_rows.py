@@ -5,15 +5,79 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-__all__ = ["Batches", "Rows", "split_rows"]
+__all__ = ["Batches", "Rows", "digest", "digest_rows", "split_rows"]
+
+_CHUNK_VALUES = 4_000_000  # values converted to float32 at a time while rows are digested
 
 
-def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def digest(row: ArrayLike) -> bytes:
+    """Digest of a row's values in float32: 16 bytes that stand for its content.
+
+    The same for an in-memory and a file-backed row, and for float16, float32 and float64 where
+    they hold the same values; what float32 rounds alike counts as the same.
+
+    Parameters
+    ----------
+    row : array-like of any shape
+        The shape does not enter.
+
+    Returns
+    -------
+    bytes
+        Of length 16, from BLAKE2b (RFC 7693).
+
+    Examples
+    --------
+    >>> digest([1.0, 2.0]).hex()
+    '42f796cded228dc080ef1964ee5d73c3'
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused elsewhere
+        values = np.ascontiguousarray(row, dtype="<f4")
+    return hashlib.blake2b(values.data, digest_size=16).digest()
+
+
+def digest_rows(X: Any) -> list[bytes]:
+    """:func:`digest` of each row, a bounded number of values at a time.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, ...) or LightconeArray
+        What knows its own digests (``X.row_digests()``) is asked for them, so that a file that
+        carries an index is not read.
+
+    Returns
+    -------
+    list of bytes
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.arange(6.0).reshape(3, 2)
+    >>> digest_rows(X)[1] == digest(X[1])
+    True
+    """
+    known = getattr(X, "row_digests", None)
+    if known is not None:
+        digests: list[bytes] = known()
+        return digests
+    values = np.asarray(X)
+    step = max(1, _CHUNK_VALUES // max(1, math.prod(values.shape[1:])))
+    digests = []
+    for start in range(0, len(values), step):
+        with np.errstate(over="ignore"):
+            chunk = np.ascontiguousarray(values[start : start + step], dtype="<f4")
+        digests += [digest(row) for row in chunk]
+    return digests
+
+
+def split_rows(rows: Any, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split by content: a row's side depends on its values, not on its place or type.
 
     The rows with the smallest keyed digests validate, so that adding or reordering rows moves at
@@ -21,7 +85,8 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
 
     Parameters
     ----------
-    rows : ndarray of shape (n, ...)
+    rows : ndarray of shape (n, ...) or LightconeArray
+        The latter without reading voxels, where its file carries digests.
     fraction : float in [0, 1)
         Share that validates; more than zero means at least one row, and at least one row trains.
     seed : int
@@ -44,13 +109,11 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
         return np.arange(n), np.arange(0)
     n_valid = min(max(1, round(fraction * n)), n - 1)
     key = seed.to_bytes(8, "little")
-    digests = [
-        hashlib.blake2b(
-            np.ascontiguousarray(row, dtype="<f4").data, key=key, digest_size=8
-        ).digest()
-        for row in rows
+    keyed = [
+        hashlib.blake2b(content, key=key, digest_size=8).digest() for content in digest_rows(rows)
     ]
-    order = np.argsort(np.array(digests, dtype="S8"), kind="stable")
+    # As big-endian integers: strings of bytes would lose zeros at their end.
+    order = np.argsort(np.frombuffer(b"".join(keyed), dtype=">u8"), kind="stable")
     return np.sort(order[n_valid:]), np.sort(order[:n_valid])
 
 
