@@ -14,7 +14,7 @@ import numpy as np
 from skatr_sk._checks import Problems, nearest_divisors
 from skatr_sk._net import check_training
 from skatr_sk.lightcones.scaling import BrightnessScaling
-from skatr_sk.summaries.encoding import POOLINGS, auto_patch_size
+from skatr_sk.summaries.encoding import MEMORY, POOLINGS, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -69,6 +69,11 @@ def check_parameters(estimator: Any) -> None:
         path = getattr(estimator, name)
         if not isinstance(path, str | os.PathLike | None):
             problems.add(name, "a path or None", path)
+    cache = estimator.cache
+    if not isinstance(cache, str | os.PathLike | None) or (cache is not None and not str(cache)):
+        problems.add("cache", "'memory', the path of a folder, or None", cache)
+    elif cache not in (None, MEMORY) and os.path.exists(cache) and not os.path.isdir(cache):
+        problems.add("cache", "'memory', the path of a folder, or None", cache, "this is a file")
     if estimator.checkpoint_dir is not None and not isinstance(
         estimator.random_state, numbers.Integral
     ):

@@ -302,6 +302,7 @@ def _objective(
 def _run_identity(transformer: Any, fields: np.ndarray, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "pooling"}
+    ignored |= {"cache"}
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
     digest = hashlib.blake2b(np.ascontiguousarray(fields).data, digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {fields.dtype} {digest}"}
