@@ -19,6 +19,7 @@ __all__ = [
     "check_fields",
     "check_finite_rows",
     "check_numbers",
+    "finite",
     "nearest_divisors",
     "spell",
     "unchanged_on_error",
@@ -162,15 +163,14 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
     if values.dtype.kind not in "fc" or values.size == 0:
         return
     n = len(values)
-    largest = min(_FLOAT32_MAX, float(np.finfo(values.dtype).max))
+    largest = _largest(values.dtype)
     # Chunks keep the temporaries small beside the data, whatever its size.
     step = max(1, 4_000_000 // max(1, math.prod(values.shape[1:])))
     bad: list[int] = []
     n_nan = n_infinite = 0
     for start in range(0, n, step):
         chunk = values[start : start + step].reshape(min(step, n - start), -1)
-        # A NaN makes both comparisons false, and an infinity one of them.
-        if float(chunk.min()) >= -largest and float(chunk.max()) <= largest:
+        if finite(chunk):
             continue
         wrong = ~(np.abs(chunk) <= largest)
         bad += (start + np.flatnonzero(wrong.any(axis=1))).tolist()
@@ -183,6 +183,33 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
             f"{first} ({n_nan} NaN, {n_infinite} infinite values in all). Drop or repair these "
             "rows before the call."
         )
+
+
+def finite(values: np.ndarray) -> bool:
+    """Tell whether all values are finite in float32, in one pass without a copy of them.
+
+    Parameters
+    ----------
+    values : ndarray of floats, of any shape
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> finite(np.array([0.0, 1e30])), finite(np.array([0.0, 1e60])), finite(np.array([np.nan]))
+    (True, False, False)
+    """
+    if values.size == 0:
+        return True
+    if values.dtype == np.float16 and values.flags.c_contiguous:
+        # numpy compares float16 one by one; the bits of an exponent are all set in NaN and infinity
+        return bool(np.bitwise_and(values.view(np.uint16), 0x7C00).max() < 0x7C00)
+    largest = _largest(values.dtype)
+    # A NaN makes both comparisons false, and an infinity one of them.
+    return float(values.min()) >= -largest and float(values.max()) <= largest
+
+
+def _largest(dtype: np.dtype) -> float:
+    return min(_FLOAT32_MAX, float(np.finfo(dtype).max))
 
 
 def check_numbers(values: Any, name: str) -> Any:
@@ -225,7 +252,7 @@ def check_numbers(values: Any, name: str) -> Any:
     return values
 
 
-def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> np.ndarray:
+def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
     """Check light cones, maps or signals, and remember or compare the field's shape.
 
     Parameters
@@ -242,7 +269,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
 
     Returns
     -------
-    ndarray of shape (n, *field_shape)
+    ndarray or LightconeArray of shape (n, *field_shape)
+        A LightconeArray is not read: it refuses NaN and infinite cells when it is, by file and row.
     """
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
@@ -267,15 +295,24 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
             f"X has dtype object and shape {shape}; light cones must be one array of numbers: "
             "stack fields of equal shape with numpy.stack."
         )
-    checked = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=_FLOATS,
-        allow_nd=True,
-        ensure_all_finite=False,
-        ensure_min_samples=min_rows,
-    )
+    # Only a LightconeArray knows this: what lies in files is checked as it is read, not here.
+    in_files = getattr(X, "require_finite", None)
+    if in_files is None:
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=_FLOATS,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=min_rows,
+        )
+    else:
+        # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
+        validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
+        checked = in_files()
+        if shape[0] < min_rows:
+            raise ValueError(f"X has {shape[0]} light cones; at least {min_rows} are needed.")
     if checked.ndim - 1 > _MAX_RANK:
         raise ValueError(
             f"X must have shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found "
@@ -283,7 +320,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
         )
     if 0 in checked.shape:
         raise ValueError(f"X has an axis of length 0: found shape {checked.shape}.")
-    check_finite_rows(checked)
+    if in_files is None:
+        check_finite_rows(checked)
     if reset:
         estimator.field_shape_in_ = tuple(int(n) for n in checked.shape[1:])
     return checked

@@ -1,0 +1,251 @@
+"""Where rows of light cones lie: one source a file, opened when read and in each process anew."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+__all__ = ["Hdf5Source", "NpySource", "NpzSource", "Source", "Stamp", "close_files", "stamp_of"]
+
+Stamp = tuple[int, int, int]
+
+_MOST_OPEN = 32
+_LEAST_CACHE = 2**20
+_MOST_CACHE = 2**28
+# All that h5py, numpy and zipfile raise on a damaged file.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def stamp_of(path: str | os.PathLike[str]) -> Stamp:
+    """Size, time of the last change in nanoseconds and inode: a file that keeps all is the same.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    """
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file: what must be known to read them, and nothing that is open.
+
+    Parameters
+    ----------
+    path : str
+        Absolute.
+    stamp : Stamp
+        Of the file when it was looked at; another one at reading is an error.
+    n_rows : int
+    field_shape : tuple of int
+        Of the part that is read.
+    dtype : str
+        Of the values as stored.
+    first : int
+        Cells left out at the near end of the line of sight.
+    """
+
+    path: str
+    stamp: Stamp
+    n_rows: int
+    field_shape: tuple[int, ...]
+    dtype: str
+    first: int = 0
+
+    def read(self, row: int, out: np.ndarray) -> None:
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the file is gone.
+        OSError
+            When it was changed since it was opened, or is damaged.
+        """
+        self.check(row)
+        try:
+            with _HANDLES.of(self) as handle:
+                self._load(handle, row, out)
+        except DAMAGED as error:
+            self.check(row)  # what happened to the file says more than what the reader met
+            raise OSError(
+                f"{self.path}, row {row}: cannot be read ({error}). The file is damaged: write it "
+                "anew, or leave it out (open_lightcones(..., validate='full', on_bad='drop'))."
+            ) from error
+        self.check(row)  # a file that changed under the reader gave who knows what
+
+    def check(self, row: int = 0) -> None:
+        """Raise unless the file is still the one that was opened."""
+        try:
+            found = stamp_of(self.path)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{self.path}, row {row}: the file was there when it was opened, and cannot be "
+                f"found now ({error.strerror}). Bring it back, or open the light cones anew."
+            ) from error
+        if found != self.stamp:
+            raise OSError(
+                f"{self.path}, row {row}: the file has changed since it was opened (it had "
+                f"{self.stamp[0]} bytes then, and has {found[0]} now, or was written again). "
+                "Open the light cones anew."
+            )
+
+    def digests(self) -> np.ndarray | None:
+        """Stored digests of the rows, of shape (n_rows, 16), or None where the file has none."""
+        return None
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Hdf5Source(Source):
+    """Rows of a dataset of an HDF5 file.
+
+    Parameters
+    ----------
+    dataset : str
+        Its name.
+    single : bool
+        The dataset is one cone, without an axis of rows.
+    index : str or None
+        Dataset of the rows' digests.
+    """
+
+    dataset: str = ""
+    single: bool = False
+    index: str | None = None
+
+    def digests(self) -> np.ndarray | None:
+        """Read the index, if the file carries one."""
+        if self.index is None:
+            return None
+        self.check()
+        with _HANDLES.of(self) as handle:
+            stored: np.ndarray = handle.file[self.index][:]
+        self.check()
+        return stored
+
+    def _open(self) -> h5py.Dataset:
+        dataset = h5py.File(self.path, "r")[self.dataset]
+        chunks = dataset.chunks
+        if chunks is None:
+            return dataset
+        # A chunk that does not fit the cache is unpacked anew for each row that it holds. A read
+        # goes through the file in order, so that the chunks side by side in a row are enough.
+        beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:], strict=True)]
+        needed = int(np.prod(chunks)) * dataset.dtype.itemsize * int(np.prod(beside))
+        if needed <= _LEAST_CACHE or self.single or chunks[0] == 1:
+            return dataset
+        dataset.file.close()
+        room = min(needed + _LEAST_CACHE, _MOST_CACHE)
+        return h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)[self.dataset]
+
+    def _load(self, handle: h5py.Dataset, row: int, out: np.ndarray) -> None:
+        # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
+        start = [0] * len(self.field_shape)
+        start[-1] = self.first
+        count: tuple[int, ...] = self.field_shape
+        if not self.single:
+            start, count = [row, *start], (len(out), *count)
+        there = handle.id.get_space()
+        there.select_hyperslab(tuple(start), count)
+        handle.id.read(h5py.h5s.create_simple(out.shape), there, out)
+
+
+@dataclass(frozen=True)
+class NpzSource(Source):
+    """One cone in an .npz file.
+
+    Parameters
+    ----------
+    key : str
+        Name of the array.
+    """
+
+    key: str = "image"
+
+    def _open(self) -> Any:
+        return np.load(self.path, allow_pickle=False)
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        out[0] = handle[self.key][..., self.first : self.first + self.field_shape[-1]]
+
+
+@dataclass(frozen=True)
+class NpySource(Source):
+    """Rows of an .npy file, memory-mapped."""
+
+    def _open(self) -> np.ndarray:
+        mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def _load(self, handle: np.ndarray, row: int, out: np.ndarray) -> None:
+        part = handle[row : row + len(out)]
+        out[...] = part[..., self.first : self.first + self.field_shape[-1]]
+
+
+class _Handles:
+    """The files that this process has open, the ones used last; a fork starts with none."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.open: OrderedDict[Source, Any] = OrderedDict()
+
+    @contextmanager
+    def of(self, source: Source) -> Iterator[Any]:
+        """Yield the open file of a source; no other thread closes it meanwhile."""
+        if self.pid != os.getpid():
+            self._forget()  # an HDF5 handle must not be used on both sides of a fork
+        with self.lock:
+            handle = self.open.get(source)
+            if handle is None:
+                while len(self.open) >= _MOST_OPEN:
+                    _close(self.open.popitem(last=False)[1])
+                handle = self.open[source] = source._open()
+            self.open.move_to_end(source)
+            yield handle
+
+    def close(self) -> None:
+        with self.lock:
+            while self.open:
+                _close(self.open.popitem()[1])
+
+
+def _close(handle: Any) -> None:
+    if isinstance(handle, h5py.Dataset):
+        handle.file.close()
+    elif not isinstance(handle, np.ndarray):
+        handle.close()
+
+
+_HANDLES = _Handles()
+
+
+def close_files() -> None:
+    """Close what this process holds open; the next reading opens it again.
+
+    Examples
+    --------
+    >>> close_files()
+    """
+    _HANDLES.close()
