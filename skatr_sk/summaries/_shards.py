@@ -172,21 +172,18 @@ class Shards:
 
     def _look(self) -> None:
         """Bring the index up to date with what the shards hold now."""
-        try:
-            with os.scandir(self.path) as entries:
-                shards = [(Path(e.path), e.stat()) for e in entries if e.name.endswith(self.ending)]
-        except OSError:  # no folder yet
-            return
-        for shard, status in sorted(shards):
-            seen, there = self._seen.get(shard, 0), status.st_size // self.record
-            if there <= seen:
-                continue
+        for shard in sorted(self.path.glob(f"*{self.ending}")):
+            seen = self._seen.get(shard, 0)
             try:
+                there = shard.stat().st_size // self.record
+                if there <= seen:
+                    continue
                 with open(shard, "rb") as stream:
                     for place in range(seen, there):
                         stream.seek(place * self.record)
                         self._index.setdefault(stream.read(_KEY), []).append((shard, place))
-            except OSError:  # gone in between
+            except OSError as error:  # gone since, or unreadable
+                _LOGGER.warning("%s cannot be read (%s): computing its summaries.", shard, error)
                 continue
             self._seen[shard] = there
 

@@ -7,6 +7,7 @@ folder is shared by as many processes as like. Nothing is unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 import os
 import threading
@@ -170,18 +171,27 @@ def compute_once(
         for key, values in found.items():
             summaries[rows.pop(key)] = values
 
-    settle(_MEMORY.get(space, rows))
+    place = _place(space, folder)
+    settle(_MEMORY.get(place, rows))
     n_computed = 0
     if rows:
-        with _MEMORY.turn(space):
-            settle(_MEMORY.get(space, rows))  # what another thread computed in its turn
+        with _MEMORY.turn(place):
+            settle(_MEMORY.get(place, rows))  # what another thread computed in its turn
             with nullcontext() if folder is None else Shards(folder, space, shape) as shards:
                 for found, n_new in _missing(rows, compute, group, shards):
-                    _MEMORY.put(space, found)
+                    _MEMORY.put(place, found)
                     settle(found)
                     n_computed += n_new
     _MEMORY.count(hits=len(keys) - n_computed, misses=n_computed)
     return summaries
+
+
+def _place(space: bytes, folder: str | os.PathLike[str] | None) -> bytes:
+    """Name a space in memory, apart for each folder: what is found there is in the folder, too."""
+    if folder is None:
+        return space
+    path = os.fsencode(os.path.abspath(folder))
+    return hashlib.blake2b(space + path, digest_size=16).digest()
 
 
 def _missing(
@@ -212,8 +222,11 @@ def _missing(
             try:
                 found = shards.find(mine)  # written after the last look, and before the claim
                 left = [key for key in mine if key not in found]
+                new = _MEMORY.get(shards.space, left)  # from before there was a folder
+                left = [key for key in left if key not in new]
                 if left:
-                    new = computed(left)
+                    new |= computed(left)
+                if new:
                     shards.append(new)
                     found |= new
             finally:

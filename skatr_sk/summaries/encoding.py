@@ -10,7 +10,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
 @torch.inference_mode()
 def encode(
     encoder: Encoder,
-    fields: np.ndarray,
+    fields: Any,
     *,
     scaling: BrightnessScaling,
     patch_size: Sequence[int],
@@ -201,8 +202,8 @@ def encode(
     ----------
     encoder : Encoder
         On `device`, in evaluation mode.
-    fields : ndarray of shape (n, *field_shape)
-        In mK.
+    fields : ndarray or LightconeArray of shape (n, *field_shape)
+        In mK. Only the asked rows are read, batch by batch.
     scaling : BrightnessScaling
     patch_size : sequence of int
     pooling : {"mean", "max", "tokens"}
@@ -221,14 +222,32 @@ def encode(
     if batch_size is None:
         n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
         batch_size = _fields_at_a_time(n_tokens, device)
+    if rows is None and not isinstance(fields, np.ndarray):
+        rows = np.arange(len(fields))
+    starts = range(0, len(fields) if rows is None else len(rows), batch_size)
+    places: list[Any] = [slice(start, start + batch_size) for start in starts]
+    if rows is not None:
+        places = [rows[place] for place in places]
     parts = []
     with autocast:
-        for start in range(0, len(fields) if rows is None else len(rows), batch_size):
-            part: Any = slice(start, start + batch_size)
-            chosen = fields[part if rows is None else rows[part]]
-            # Memory maps may be read-only, which torch does not know: these are copied.
-            batch = torch.from_numpy(np.require(chosen, requirements=["C", "W"]))
+        for chosen in _read(fields, places):
+            batch = torch.from_numpy(chosen)
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
     summaries: np.ndarray = torch.cat(parts).numpy()
     return summaries
+
+
+def _read(fields: Any, places: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Yield batches; one from a file is read while the one before it is computed on."""
+    if isinstance(fields, np.ndarray):
+        for place in places:
+            # Memory maps may be read-only, which torch does not know: these are copied.
+            yield np.require(fields[place], requirements=["C", "W"])
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(fields.rows, places[0])
+        for place in places[1:]:
+            batch, coming = coming, reader.submit(fields.rows, place)
+            yield batch.result()
+        yield coming.result()
