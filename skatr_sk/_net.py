@@ -165,6 +165,8 @@ class Net(NeuralNet):
     precision : {"auto", "float32", "bf16"}
     shuffle_seed : int
         Seed of the order of the batches.
+    n_workers : int
+        Processes that read light cones from files; 0 is a thread.
     """
 
     def __init__(
@@ -173,11 +175,13 @@ class Net(NeuralNet):
         prepare: Callable[..., tuple[Any, ...]] | None = None,
         precision: str = "auto",
         shuffle_seed: int = 0,
+        n_workers: int = 0,
         **kwargs: Any,
     ) -> None:
         self.prepare = prepare
         self.precision = precision
         self.shuffle_seed = shuffle_seed
+        self.n_workers = n_workers
         super().__init__(*args, **kwargs)
 
     def initialize(self) -> Net:
@@ -193,7 +197,13 @@ class Net(NeuralNet):
 
     def get_iterator(self, dataset: Rows, training: bool = False) -> Batches:
         """Return the batches of a pass, shuffled in training."""
-        return Batches(dataset, self.batch_size, self.generator_ if training else None)
+        return Batches(
+            dataset,
+            self.batch_size,
+            self.generator_ if training else None,
+            n_workers=self.n_workers,
+            pin_memory=torch.device(self.device).type == "cuda",
+        )
 
     def n_batches(self, dataset: Rows) -> int:
         """Count the batches of one pass."""
@@ -265,6 +275,7 @@ def train(
     callbacks: Sequence[Any] = (),
     user_callbacks: Sequence[Any] | None = None,
     small: bool = False,
+    n_workers: int = 0,
 ) -> list[dict[str, Any]]:
     """Train a module and return its history, one dict an epoch; "kept" marks its weights' epoch.
 
@@ -292,6 +303,8 @@ def train(
     small : bool
         Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
         one thread.
+    n_workers : int
+        Processes that read light cones from files ahead of the training; 0 is a thread.
     """
     parts: list[Any] = [*callbacks]
     stopper = EarlyStopping(patience) if patience is not None and valid_rows is not None else None
@@ -317,6 +330,7 @@ def train(
         precision=precision,
         prepare=prepare,
         shuffle_seed=seed,
+        n_workers=int(n_workers),
     )
     products = batch_size * sum(p.numel() for p in module.parameters())
     with one_thread(small and device.type == "cpu" and products < _FEW_PRODUCTS):

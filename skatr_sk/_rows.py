@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-__all__ = ["Batches", "Rows", "digest", "digest_rows", "split_rows"]
+__all__ = ["Batches", "Rows", "digest", "digest_rows", "read_ahead", "split_rows"]
+
+T = TypeVar("T")
 
 _CHUNK_VALUES = 4_000_000  # values converted to float32 at a time while rows are digested
 
@@ -122,21 +127,28 @@ class Rows(torch.utils.data.Dataset):
 
     Parameters
     ----------
-    X : ndarray or Tensor of shape (n, ...)
+    X : ndarray, Tensor or LightconeArray of shape (n, ...)
     y : Tensor of shape (n, ...), optional
     rows : ndarray of int64, optional
         Which rows belong; default is all.
     """
 
-    def __init__(
-        self, X: np.ndarray | Tensor, y: Tensor | None = None, rows: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, X: Any, y: Tensor | None = None, rows: np.ndarray | None = None) -> None:
         self.X = X
         self.y = y
         self.rows = torch.arange(len(X)) if rows is None else torch.from_numpy(rows)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether a batch is read from files, so that reading ahead pays."""
+        return not isinstance(self.X, np.ndarray | Tensor)
+
+    def __getitem__(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one batch, as worker processes ask for it."""
+        return self.__getitems__(places)
 
     def __getitems__(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return one batch; where there are no targets an empty tensor stands in."""
@@ -146,11 +158,14 @@ class Rows(torch.utils.data.Dataset):
         return X, y
 
     def _read(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.X[rows.numpy()]))
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(self.X[rows.numpy()])))
 
 
 class Batches:
     """Iterate over a :class:`Rows` in whole batches; the last one may be smaller, none is lost.
+
+    What lies in files is read ahead, by a thread or by processes, while the last batch is
+    computed with. Who reads makes no difference to the batches or their order.
 
     Parameters
     ----------
@@ -158,14 +173,25 @@ class Batches:
     batch_size : int
     generator : torch.Generator, optional
         Shuffles each pass anew; without it the order is that of the rows.
+    n_workers : int, default=0
+        Processes that read files; 0 is a thread of this process.
+    pin_memory : bool, default=False
+        Put batches from files where a GPU fetches them while it computes.
     """
 
     def __init__(
-        self, dataset: Rows, batch_size: int, generator: torch.Generator | None = None
+        self,
+        dataset: Rows,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        n_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.generator = generator
+        self.n_workers = n_workers
+        self.pin_memory = pin_memory
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
@@ -176,5 +202,52 @@ class Batches:
             order = torch.arange(n)
         else:
             order = torch.randperm(n, generator=self.generator)
-        for places in order.split(self.batch_size):
-            yield self.dataset.__getitems__(places)
+        places = order.split(self.batch_size)
+        if not self.dataset.in_files:
+            yield from map(self.dataset.__getitems__, places)
+        elif self.n_workers == 0:
+            yield from read_ahead(self._read, places)
+        else:
+            yield from DataLoader(
+                self.dataset,
+                batch_size=None,
+                sampler=places,  # type: ignore[arg-type]
+                num_workers=self.n_workers,
+                pin_memory=self.pin_memory,
+                # One of its own: the global one would be drawn from, and the run depend on it.
+                generator=torch.Generator().manual_seed(0),
+            )
+
+    def _read(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        X, y = self.dataset.__getitems__(places)
+        return (X.pin_memory(), y) if self.pin_memory else (X, y)
+
+
+def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:
+    """Yield ``read(what)`` of each, in order, while a thread reads the next ones.
+
+    Parameters
+    ----------
+    read : callable
+    asked : iterable
+        What to read, one after the other.
+    depth : int, default=2
+        Results that wait at most.
+
+    Examples
+    --------
+    >>> list(read_ahead(abs, [-1, -2, 3]))
+    [1, 2, 3]
+    """
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="skatr_sk-reader")
+    try:
+        for what in asked:
+            waiting.append(pool.submit(read, what))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Also where the one who asks has stopped, or a read has failed.
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -9,86 +10,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import finite
+from skatr_sk._finite import finite
 from skatr_sk._rows import digest
 from skatr_sk.lightcones.files import Source
+from skatr_sk.lightcones.table import Table
 
 __all__ = ["LightconeArray"]
 
 _CHUNK_BYTES = 2**26  # read at a time where a pass over many rows is needed
-_SPOT_CHECKS = 2  # rows read to see whether an index still belongs to its file
-
-
-class _Table:
-    """The rows of all sources, numbered through, and the digests known so far."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.sources = list(sources)
-        counts = [source.n_rows for source in self.sources]
-        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self.digests = np.zeros((int(self.starts[-1]), 16), dtype=np.uint8)
-        self.known = np.zeros(len(self.digests), dtype=bool)
-        self.asked = np.zeros(len(self.sources), dtype=bool)
-        # Integers and the like are read as float32: networks take nothing else.
-        stored = np.result_type(*{np.dtype(s.dtype) for s in self.sources}).newbyteorder("=")
-        self.dtype = stored if stored.kind == "f" else np.dtype(np.float32)
-        if self.dtype.itemsize > 8:
-            self.dtype = np.dtype(np.float64)
-        self.field_shape = self.sources[0].field_shape
-
-    def source_of(self, rows: np.ndarray) -> np.ndarray:
-        found: np.ndarray = np.searchsorted(self.starts, rows, side="right") - 1
-        return found
-
-    def origin(self, row: int) -> tuple[Source, int]:
-        which = int(self.source_of(np.array([row]))[0])
-        return self.sources[which], int(row - self.starts[which])
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows in the order of the files, straight to their asked places."""
-        out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
-        order = np.argsort(rows, kind="stable")
-        asked = rows[order]
-        which = self.source_of(asked)
-        # Neighbours in the file that stay neighbours are read at one go.
-        breaks = (np.diff(asked) != 1) | (np.diff(order) != 1) | (np.diff(which) != 0)
-        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), dtype=bool), breaks]))
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            source, place = self.sources[which[start]], order[start]
-            first = int(asked[start] - self.starts[which[start]])
-            source.read(first, out[place : place + stop - start])
-        return out
-
-    def remember(self, rows: np.ndarray, digests: Sequence[bytes]) -> None:
-        joined = b"".join(digests)
-        self.digests[rows] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)
-        self.known[rows] = True
-
-    def load_index(self, which: int) -> None:
-        """Take over the digests that a file carries, if some rows show that they are its own."""
-        source = self.sources[which]
-        self.asked[which] = True
-        stored = source.digests()
-        if stored is None:
-            return
-        rows = np.arange(self.starts[which], self.starts[which + 1])
-        if stored.shape != (len(rows), 16) or stored.dtype != np.uint8:
-            raise ValueError(
-                f"{source.path}: its index of row digests has shape {stored.shape} and type "
-                f"{stored.dtype}, expected ({len(rows)}, 16) and uint8. The file was changed after "
-                "it was written: write it anew with save_lightcones."
-            )
-        rng = np.random.default_rng(0)
-        for row in rng.choice(len(rows), size=min(_SPOT_CHECKS, len(rows)), replace=False):
-            if digest(self.read(rows[row : row + 1])[0]) != stored[row].tobytes():
-                raise ValueError(
-                    f"{source.path}, row {row}: its values do not have the digest that the file "
-                    "stores for them. The file was changed after it was written: write it anew "
-                    "with save_lightcones."
-                )
-        fresh = rows[~self.known[rows]]
-        self.digests[fresh] = stored[fresh - self.starts[which]]
-        self.known[rows] = True
 
 
 class LightconeArray:
@@ -134,7 +63,7 @@ class LightconeArray:
         shapes = {source.field_shape for source in sources}
         if len(shapes) > 1:
             raise ValueError(f"Light cones of several shapes cannot be one array: {shapes}.")
-        self._table = _Table(sources)
+        self._table = Table(sources)
         self._rows = np.arange(int(self._table.starts[-1]))
         self._finite = False
 
@@ -262,9 +191,14 @@ class LightconeArray:
         values = self.rows()
         return values if dtype is None else values.astype(dtype, copy=False)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that a pass over many reads at a time, to hold a bounded number of voxels."""
+        return max(1, _CHUNK_BYTES // max(1, self.nbytes // max(1, len(self))))
+
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, values) of a bounded number of cones at a time, in order."""
-        step = max(1, _CHUNK_BYTES // max(1, self[:1].nbytes))
+        """Yield (first row, values) of some cones at a time, in order."""
+        step = self.rows_at_once
         for start in range(0, len(self), step):
             yield start, self.rows(np.arange(start, min(start + step, len(self))))
 
@@ -293,13 +227,45 @@ class LightconeArray:
         for which in np.unique(table.source_of(self._rows)):
             # What was remembered holds for the file that was opened alone.
             table.sources[which].check()
-            if not table.asked[which]:
+            start, stop = table.starts[which], table.starts[which + 1]
+            if not (table.asked[which] or table.known[start:stop].all()):
                 table.load_index(which)
         unknown = self._view(np.unique(self._rows[~table.known[self._rows]]))
         for start, values in unknown.chunks():
             rows = unknown._rows[start : start + len(values)]
             table.remember(rows, [digest(cone) for cone in values])
         return [row.tobytes() for row in table.digests[self._rows]]
+
+    @property
+    def indexed(self) -> np.ndarray:
+        """Whether the file of each row carries an index of digests, of shape (n,)."""
+        table = self._table
+        carried = np.array([source.has_index for source in table.sources])
+        found: np.ndarray = carried[table.source_of(self._rows)]
+        return found
+
+    def stored_digests(self) -> list[bytes | None]:
+        """Digests that the files carry, unverified; None where there are none."""
+        table, found = self._table, {}
+        which = table.source_of(self._rows)
+        for source in np.unique(which):
+            stored = table.stored(source)
+            if stored is not None:
+                found[source] = stored
+        return [
+            found[source][row - table.starts[source]].tobytes() if source in found else None
+            for source, row in zip(which, self._rows, strict=True)
+        ]
+
+    def remember(self, places: ArrayLike, digests: Sequence[bytes]) -> None:
+        """Take over digests of rows that were computed from their voxels."""
+        rows = self._rows[self._places(np.asarray(places))]
+        self._table.remember(rows, digests)
+
+    def fingerprint(self) -> str:
+        """Stand for these rows of these files as they are now, by names and stamps alone."""
+        described = repr(self._table.sources).encode() + self._rows.astype("<i8").tobytes()
+        return hashlib.blake2b(described, digest_size=16).hexdigest()
 
     @classmethod
     def concatenate(cls, arrays: Sequence[LightconeArray]) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import cumulative_simpson
 from scipy.interpolate import CubicSpline
 
 __all__ = ["comoving_distances", "redshifts_at"]
@@ -82,5 +81,5 @@ def _distances(omega_m: float, hubble: float) -> np.ndarray:
     z = np.expm1(_GRID)
     # dz / H = (1 + z) dlog(1 + z) / H, smooth on the grid
     integrand = (1 + z) / _expansion(z, omega_m, hubble)
-    integral: np.ndarray = cumulative_simpson(integrand, x=_GRID, initial=0.0)
+    integral: np.ndarray = CubicSpline(_GRID, integrand).antiderivative()(_GRID)
     return _HUBBLE_DISTANCE / hubble * integral

@@ -102,6 +102,11 @@ class Source:
                 "Open the light cones anew."
             )
 
+    @property
+    def has_index(self) -> bool:
+        """Whether the file carries digests of its rows."""
+        return False
+
     def digests(self) -> np.ndarray | None:
         """Stored digests of the rows, of shape (n_rows, 16), or None where the file has none."""
         return None
@@ -130,6 +135,11 @@ class Hdf5Source(Source):
     dataset: str = ""
     single: bool = False
     index: str | None = None
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the file carries digests of its rows."""
+        return self.index is not None
 
     def digests(self) -> np.ndarray | None:
         """Read the index, if the file carries one."""

@@ -45,6 +45,7 @@ def check_parameters(estimator: Any) -> None:
     for name in ("embed_dim", "depth", "n_heads", "predictor_dim", "checkpoint_every"):
         problems.integer(name, getattr(estimator, name), 1)
     problems.integer("predictor_depth", estimator.predictor_depth, 0)
+    problems.integer("n_workers", estimator.n_workers, 0)
     if estimator.objective == "reconstruction" and estimator.predictor_depth == 0:
         problems.add("predictor_depth", "an integer >= 1 with objective='reconstruction'", 0)
     dim, heads = estimator.embed_dim, estimator.n_heads

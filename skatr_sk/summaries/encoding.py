@@ -11,14 +11,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skatr_sk._rows import digest_rows
+from skatr_sk._rows import digest_rows, read_ahead
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.cache import compute_once
 from skatr_sk.summaries.vit import Encoder, patchify
@@ -245,9 +244,4 @@ def _read(fields: Any, places: Sequence[Any]) -> Iterator[np.ndarray]:
             # Memory maps may be read-only, which torch does not know: these are copied.
             yield np.require(fields[place], requirements=["C", "W"])
         return
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(fields.rows, places[0])
-        for place in places[1:]:
-            batch, coming = coming, reader.submit(fields.rows, place)
-            yield batch.result()
-        yield coming.result()
+    yield from read_ahead(fields.rows, places, depth=1)

@@ -96,6 +96,9 @@ class SKATRTransformer(FrozenSummaries):
         Where to compute; "auto" is CUDA when there is one.
     precision : {"auto", "float32", "bf16"}, default="auto"
         "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
+    n_workers : int, default=0
+        Processes that read file-backed light cones ahead of the training; 0 is a thread, which
+        is enough unless they are compressed and the training is fast.
     callbacks : list of skorch callbacks or None, default=None
         Called after the transformer's own.
     verbose : int, default=0
@@ -175,6 +178,7 @@ class SKATRTransformer(FrozenSummaries):
         checkpoint_every: int = 10,
         device: str = "auto",
         precision: str = "auto",
+        n_workers: int = 0,
         callbacks: Sequence[Any] | None = None,
         verbose: int = 0,
         random_state: int | np.random.RandomState | None = None,
@@ -208,6 +212,7 @@ class SKATRTransformer(FrozenSummaries):
         self.checkpoint_every = checkpoint_every
         self.device = device
         self.precision = precision
+        self.n_workers = n_workers
         self.callbacks = callbacks
         self.verbose = verbose
         self.random_state = random_state
@@ -218,7 +223,7 @@ class SKATRTransformer(FrozenSummaries):
 
         Parameters
         ----------
-        X : array-like of shape (n, *field_shape)
+        X : array-like or LightconeArray of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
         y : None
             Ignored.

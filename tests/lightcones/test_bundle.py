@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from skatr_sk.lightcones import io
+from skatr_sk.lightcones import bundle
 from skatr_sk.lightcones.io import coarsen, load_lightcones
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL_SIZE = ROOT.parent / "shared" / "data" / "lightcones_lr.h5"
-DATA = Path(io.__file__).parent / "data"
+DATA = Path(bundle.__file__).parent / "data"
 BUNDLE = DATA / "lightcones_lr_14x14x90.h5"
 
 NAMES = ["m_WDM", "Omega_m", "E_0", "log10_L_X", "log10_T_vir", "zeta"]
@@ -30,7 +30,7 @@ def data_dir(tmp_path, monkeypatch):
     """A copy of the bundled files that a test may damage."""
     for path in (BUNDLE, DATA / "README.md"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(io, "_data_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundle, "_data_dir", lambda: tmp_path)
     return tmp_path
 
 
