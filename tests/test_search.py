@@ -20,7 +20,13 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline
 
-from skatr_sk import LightconeRegressor, SKATRTransformer, load_lightcones
+from skatr_sk import (
+    LightconeRegressor,
+    SKATRTransformer,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk.summaries import cache_info, clear_cache
 from tests.counting import CountFields, KillOnce
 
@@ -35,6 +41,15 @@ def cones():
     bunch = load_lightcones()
     rows = np.arange(0, 9 * N, 9)
     return bunch.data[rows].astype(np.float32), bunch.target[rows]
+
+
+@pytest.fixture(scope="module")
+def in_files(cones, tmp_path_factory):
+    """The same light cones and parameters, left in a file."""
+    path = tmp_path_factory.mktemp("cones") / "cones.h5"
+    save_lightcones(path, *cones)
+    opened = open_lightcones(path)
+    return opened.data, opened.target
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +101,10 @@ def expected(cones, weights):
     return search(bare, summaries, y).cv_results_["mean_test_score"]
 
 
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
 @pytest.mark.parametrize("cache", ["memory", "folder"])
-def test_a_search_sees_each_cone_once(cache, cones, weights, tmp_path, expected):
+def test_a_search_sees_each_cone_once(cache, kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
     cache = cache if cache == "memory" else tmp_path / "cache"
     pipe, counter = counted(weights, cache, tmp_path)
     found = search(pipe, *cones)
@@ -102,7 +119,9 @@ def test_a_search_sees_each_cone_once(cache, cones, weights, tmp_path, expected)
     assert cache_info().misses == N
 
 
-def test_two_processes_see_each_cone_once(cones, weights, tmp_path, expected):
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
     folder = tmp_path / "cache"
     pipe, counter = counted(weights, folder, tmp_path)
     found = search(pipe, *cones, n_jobs=2)
@@ -138,6 +157,34 @@ def test_every_tool_finds_what_the_first_computed(cones, weights, tmp_path):
     assert counter.total() == N
 
 
+def test_in_memory_or_in_files_it_is_the_same_light_cone(cones, in_files, weights, tmp_path):
+    pipe, counter = counted(weights, tmp_path / "cache", tmp_path)
+    pipe.fit(*cones)
+    assert counter.total() == N
+    # What needs no summary is not read either: the file might as well be gone.
+    read = []
+    files = in_files[0]
+    original = type(files).rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(files), "rows", lambda self, *a: read.append(a) or original(self, *a))
+        np.testing.assert_array_equal(pipe.predict(files), pipe.predict(cones[0]))
+    assert counter.total() == N
+    assert read == []
+
+
+def test_a_cone_that_cannot_be_used_costs_no_other(cones, weights, tmp_path):
+    X, _ = cones
+    broken = np.concatenate([X, X[:1]])
+    broken[-1, 3, 4, 5] = np.nan
+    np.save(tmp_path / "broken.npy", broken)
+    files = open_lightcones(tmp_path / "broken.npy", validate=False).data
+    skatr = SKATRTransformer.load(weights, cache=tmp_path / "cache", device="cpu")
+    with pytest.raises(ValueError, match="broken.npy, row 24"):
+        skatr.transform(files)
+    expected = SKATRTransformer.load(weights, cache=None, device="cpu").transform(X)
+    np.testing.assert_allclose(skatr.transform(files[:N]), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_without_a_cache_everything_is_computed_again(cones, weights, tmp_path):
     pipe, counter = counted(weights, None, tmp_path)
     cross_validate(pipe, *cones, cv=FOLDS, error_score="raise")
@@ -164,7 +211,9 @@ def test_a_worker_killed_in_mid_search(cones, weights, tmp_path, expected):
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_sees_each_cone_once(cones, weights, tmp_path, expected):
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_a_dask_cluster_sees_each_cone_once(kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
     distributed = pytest.importorskip("distributed")
     folder = tmp_path / "cache"
     pipe, counter = counted(weights, folder, tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["data_efficiency_curve", "parameter_scores"]
+__all__ = ["TRAIN_SIZES", "data_efficiency_curve", "parameter_scores"]
 
 import numbers
 import time
@@ -20,6 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skatr_sk.evaluation import metrics
 
+TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
 _ALL = "all"  # the parameter of a score that is one number for all parameters
 _TYPES = {"estimator": str, "parameter": str, "metric": str, "value": float, "fit_seconds": float}
 
@@ -64,7 +65,7 @@ def data_efficiency_curve(
     estimators: Any,
     X: ArrayLike,
     y: ArrayLike,
-    train_sizes: ArrayLike = (0.1, 0.325, 0.55, 0.775, 1.0),
+    train_sizes: ArrayLike = TRAIN_SIZES,
     *,
     groups: ArrayLike | None = None,
     cv: Any = None,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk.evaluation import metrics
-from skatr_sk.evaluation.data_efficiency import data_efficiency_curve
+from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 from skatr_sk.evaluation.plots import _ALIASES, _import_pyplot, _labels
 
 _COLUMNS = ("estimator", "size", "parameter", "metric", "value")
@@ -176,6 +176,7 @@ class DataEfficiencyDisplay:
         estimators: Any,
         X: ArrayLike,
         y: ArrayLike,
+        train_sizes: ArrayLike = TRAIN_SIZES,
         *,
         metric: str | None = None,
         ax: Any = None,
@@ -188,7 +189,7 @@ class DataEfficiencyDisplay:
 
         Parameters
         ----------
-        estimators, X, y, **kwargs
+        estimators, X, y, train_sizes, **kwargs
             As for :func:`~skatr_sk.evaluation.data_efficiency_curve`; the table stays in ``table``.
         metric
             As for the class.
@@ -196,7 +197,8 @@ class DataEfficiencyDisplay:
             As for :meth:`plot`.
         """
         _import_pyplot(f"{cls.__name__}.from_estimators")  # before the long wait
-        display = cls(table=data_efficiency_curve(estimators, X, y, **kwargs), metric=metric)
+        table = data_efficiency_curve(estimators, X, y, train_sizes, **kwargs)
+        display = cls(table=table, metric=metric)
         return display.plot(ax=ax, band=band, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
 
