@@ -6,6 +6,7 @@ __all__ = ["DataEfficiencyDisplay"]
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_cur
 from skatr_sk.evaluation.plots import _ALIASES, _import_pyplot, _labels
 
 _COLUMNS = ("estimator", "size", "parameter", "metric", "value")
-_BANDS = ("std", "range", "none")
+_BANDS = ("std", "quartiles", "range", "none")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
 _LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
 _BAND = {"alpha": 0.18, "linewidth": 0}
@@ -25,7 +26,7 @@ _BAND = {"alpha": 0.18, "linewidth": 0}
 class DataEfficiencyDisplay:
     """Score against the size of the training set: a panel per parameter, a line per estimator.
 
-    A line is the mean over folds and repeats, and its band their scatter. Make it with
+    A line is the mean (or median) over folds and repeats, and its band their scatter. Make it with
     :meth:`from_table` or :meth:`from_estimators`.
 
     Parameters
@@ -45,8 +46,8 @@ class DataEfficiencyDisplay:
     legend_ : Legend
     sizes_ : ndarray of int
     mean_, std_ : ndarray of shape (n_parameters, n_estimators, n_sizes)
-        What is drawn; the standard deviation has one degree of freedom less than values. NaN where
-        the table has no value, or for `std_` a single one.
+        Over folds and repeats; the standard deviation has one degree of freedom less than values.
+        NaN where the table has no value, or for `std_` a single one.
 
     References
     ----------
@@ -85,8 +86,9 @@ class DataEfficiencyDisplay:
         ----------
         ax : Axes or array-like of Axes of shape (n_parameters,), default=None
             By default a new figure: up to three parameters in one row, six as two rows of three.
-        band : {"std", "range", "none"}, default="std"
-            One standard deviation on either side, or from the least to the largest value. Folds
+        band : {"std", "quartiles", "range", "none"}, default="std"
+            One standard deviation on either side of the mean, the middle half of the values about
+            their median (for scores with a long tail), or from the least to the largest. Folds
             share light cones: it is the scatter of one fit, not the error of the mean.
         line_kwargs, band_kwargs : dict, default=None
             Passed on to ``Axes.plot`` and ``Axes.fill_between``.
@@ -112,14 +114,16 @@ class DataEfficiencyDisplay:
         self.axes_, self.figure_ = axes, axes.item(0).figure
         self.mean_ = _over_cells(cells, np.mean, 1)
         self.std_ = _over_cells(cells, lambda values: np.std(values, ddof=1), 2)
+        middle, low, high = self.mean_, self.mean_ - self.std_, self.mean_ + self.std_
         if band == "range":
-            low, high = _over_cells(cells, np.min, 1), _over_cells(cells, np.max, 1)
-        else:
-            low, high = self.mean_ - self.std_, self.mean_ + self.std_
+            low, high = _over_cells(cells, np.min, 2), _over_cells(cells, np.max, 2)
+        elif band == "quartiles":
+            middle = _over_cells(cells, np.median, 1)
+            low, high = (_over_cells(cells, partial(np.quantile, q=q), 2) for q in (0.25, 0.75))
         self.lines_, self.bands_ = np.full((2, len(parameters), len(estimators)), None)
         for i, (each, (symbol, _)) in enumerate(zip(axes, labels, strict=True)):
             for j, name in enumerate(estimators):
-                (drawn,) = each.plot(self.sizes_, self.mean_[i, j], **{"label": name, **line})
+                (drawn,) = each.plot(self.sizes_, middle[i, j], **{"label": name, **line})
                 self.lines_[i, j] = drawn
                 if band != "none" and np.isfinite(low[i, j]).any():
                     styled = {"color": drawn.get_color(), **filling}

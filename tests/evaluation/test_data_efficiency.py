@@ -356,6 +356,13 @@ def test_bands(table):
     values = rows(table, metric="r2", parameter="Omega_m", estimator="ridge")
     assert corners[:, 1].min() == pytest.approx(values.min())
     assert corners[:, 1].max() == pytest.approx(values.max())
+    quartiles = DataEfficiencyDisplay.from_table(table, metric="r2", band="quartiles")
+    values = rows(table, metric="r2", parameter="Omega_m", estimator="ridge", size=4)
+    line, band = quartiles.lines_[0, 0], quartiles.bands_[0, 0]
+    assert line.get_ydata()[0] == pytest.approx(np.median(values))
+    corners = band.get_paths()[0].vertices
+    ends = np.unique(corners[corners[:, 0] == 4, 1])
+    np.testing.assert_allclose(ends, np.quantile(values, [0.25, 0.75]))
     none = DataEfficiencyDisplay.from_table(table, band="none")
     assert (none.bands_ == None).all()  # noqa: E711 (elementwise)
 
@@ -420,7 +427,7 @@ def test_a_data_frame_is_a_table(table):
         ({"value": None}, {}, "table has no column value, expected estimator, size,"),
         ({"value": [1.0]}, {}, r"columns of shapes .*'value': \(1,\)"),
         ({}, {"metric": "r3"}, "metric is 'r3', expected .* Did you mean 'r2'"),
-        ({}, {"band": "sem"}, "band is 'sem', expected 'std' or 'range' or 'none'"),
+        ({}, {"band": "sem"}, "band is 'sem', expected 'std' or 'quartiles' or"),
         ({}, {"ax": 3}, "ax is 3, expected 2 Axes, one for each parameter"),
     ],
 )
