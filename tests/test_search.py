@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from joblib import parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from scipy.stats import loguniform
@@ -27,6 +28,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk.lightcones import BrightnessScaling
 from skatr_sk.summaries import cache_info, clear_cache
 from tests.counting import CountFields, KillOnce
 
@@ -190,6 +192,48 @@ def test_without_a_cache_everything_is_computed_again(cones, weights, tmp_path):
     cross_validate(pipe, *cones, cv=FOLDS, error_score="raise")
     assert counter.total() == 4 * N  # each fold trains on three quarters and tests on one
     assert cache_info()[:3] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("wrong", [3, "", True, "a file"])
+def test_a_wrong_cache_is_refused(wrong, cones, tmp_path):
+    if wrong == "a file":
+        (tmp_path / "file").touch()
+        wrong = tmp_path / "file"
+    with pytest.raises(ValueError, match="- cache: expected 'memory', the path of a folder, or No"):
+        SKATRTransformer(cache=wrong).fit(cones[0])
+
+
+def test_what_the_key_is_made_of(cones, weights):
+    """What changes the summaries is another entry; what does not finds them."""
+
+    def misses(X, **parameters):
+        before = cache_info().misses
+        SKATRTransformer.load(weights, device="cpu", **parameters).transform(X)
+        return cache_info().misses - before
+
+    X = cones[0][:4]
+    assert misses(X) == 4
+    assert misses(X.astype(np.float64), batch_size=1, verbose=1, precision="float32") == 0
+    assert misses(np.asfortranarray(X[::-1])) == 0
+    assert misses(X, pooling="max") == misses(X, pooling="tokens") == 4
+    assert misses(X, precision="bf16") == 4
+    changed = X.copy()
+    changed[2, 0, 0, 0] += 1e-3
+    assert misses(changed) == 1
+    assert misses(X, cache=None) == 0  # nor is it counted
+
+
+def test_changed_weights_are_other_weights(cones, weights):
+    X = cones[0][:4]
+    skatr = SKATRTransformer.load(weights, device="cpu")
+    before = skatr.transform(X)
+    with torch.no_grad():
+        next(skatr.encoder_.parameters()).mul_(1.5)
+    after = skatr.transform(X)
+    assert cache_info().misses == 8
+    assert (after != before).any(axis=1).all()
+    skatr.scaling_ = BrightnessScaling.from_range(-120, -1)
+    assert (skatr.transform(X) != after).any(axis=1).all()
 
 
 def test_a_worker_killed_in_mid_search(cones, weights, tmp_path, expected):
