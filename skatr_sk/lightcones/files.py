@@ -6,8 +6,8 @@ import os
 import threading
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["Hdf5Source", "NpySource", "NpzSource", "Source", "Stamp", "close_files", "stamp_of"]
+__all__ = [
+    "DAMAGED",
+    "Hdf5Source",
+    "NpySource",
+    "NpzSource",
+    "Source",
+    "Stamp",
+    "close_files",
+    "let_go",
+    "stamp_of",
+]
 
 Stamp = tuple[int, int, int]
 
@@ -214,11 +224,12 @@ class _Handles:
     """The files that this process has open, the ones used last; a fork starts with none."""
 
     def __init__(self) -> None:
+        self.unwanted: deque[Source] = deque()
         self._forget()
 
     def _forget(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self.open: OrderedDict[Source, Any] = OrderedDict()
 
     @contextmanager
@@ -234,6 +245,20 @@ class _Handles:
                 handle = self.open[source] = source._open()
             self.open.move_to_end(source)
             yield handle
+            self._close_unwanted()
+
+    def let_go(self, sources: Iterable[Source]) -> None:
+        """Close files now or, where one is being read, afterwards; never wait for that."""
+        self.unwanted.extend(sources)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._close_unwanted()
+            finally:
+                self.lock.release()
+
+    def _close_unwanted(self) -> None:
+        while self.unwanted:
+            _close(self.open.pop(self.unwanted.popleft(), None))
 
     def close(self) -> None:
         with self.lock:
@@ -244,7 +269,7 @@ class _Handles:
 def _close(handle: Any) -> None:
     if isinstance(handle, h5py.Dataset):
         handle.file.close()
-    elif not isinstance(handle, np.ndarray):
+    elif hasattr(handle, "close"):  # not a memory map
         handle.close()
 
 
@@ -259,3 +284,8 @@ def close_files() -> None:
     >>> close_files()
     """
     _HANDLES.close()
+
+
+def let_go(sources: Iterable[Source]) -> None:
+    """Close the files of an array that is no more, so that they can be written to again."""
+    _HANDLES.let_go(sources)
