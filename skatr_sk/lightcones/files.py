@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import zipfile
@@ -157,35 +158,64 @@ class Hdf5Source(Source):
             return None
         self.check()
         with _HANDLES.of(self) as handle:
-            stored: np.ndarray = handle.file[self.index][:]
+            stored: np.ndarray = handle.dataset.file[self.index][:]
         self.check()
         return stored
 
-    def _open(self) -> h5py.Dataset:
+    def _open(self) -> _OpenDataset:
         dataset = h5py.File(self.path, "r")[self.dataset]
         chunks = dataset.chunks
-        if chunks is None:
-            return dataset
+        if chunks is None or self.single:
+            return _OpenDataset(dataset)
+        if chunks == (1, *self.field_shape) == (1, *dataset.shape[1:]):
+            plain = dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
+            return _OpenDataset(dataset, plain and dataset.id.get_num_chunks() == len(dataset))
         # A chunk that does not fit the cache is unpacked anew for each row that it holds. A read
         # goes through the file in order, so that the chunks side by side in a row are enough.
         beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:], strict=True)]
-        needed = int(np.prod(chunks)) * dataset.dtype.itemsize * int(np.prod(beside))
-        if needed <= _LEAST_CACHE or self.single or chunks[0] == 1:
-            return dataset
+        needed = math.prod(chunks) * dataset.dtype.itemsize * math.prod(beside)
+        if chunks[0] == 1 or needed <= _LEAST_CACHE:
+            return _OpenDataset(dataset)
         dataset.file.close()
         room = min(needed + _LEAST_CACHE, _MOST_CACHE)
-        return h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)[self.dataset]
+        file = h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)
+        return _OpenDataset(file[self.dataset])
 
-    def _load(self, handle: h5py.Dataset, row: int, out: np.ndarray) -> None:
+    def _load(self, handle: _OpenDataset, row: int, out: np.ndarray) -> None:
+        dataset = handle.dataset
+        if handle.plain and out.dtype == dataset.dtype:
+            for place, values in enumerate(out):
+                chunk = (row + place, *[0] * values.ndim)
+                dataset.id.read_direct_chunk(chunk, out=values.reshape(-1).view(np.uint8))
+            return
         # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
         start = [0] * len(self.field_shape)
         start[-1] = self.first
         count: tuple[int, ...] = self.field_shape
         if not self.single:
             start, count = [row, *start], (len(out), *count)
-        there = handle.id.get_space()
+        there = dataset.id.get_space()
         there.select_hyperslab(tuple(start), count)
-        handle.id.read(h5py.h5s.create_simple(out.shape), there, out)
+        dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
+
+
+@dataclass
+class _OpenDataset:
+    """A dataset of an open file.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    plain : bool
+        Each row is a chunk as it is in memory, and can be copied at one go.
+    """
+
+    dataset: h5py.Dataset
+    plain: bool = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self.dataset.file.close()
 
 
 @dataclass(frozen=True)
@@ -267,9 +297,7 @@ class _Handles:
 
 
 def _close(handle: Any) -> None:
-    if isinstance(handle, h5py.Dataset):
-        handle.file.close()
-    elif hasattr(handle, "close"):  # not a memory map
+    if hasattr(handle, "close"):  # not a memory map
         handle.close()
 
 

@@ -148,9 +148,25 @@ def test_chunks_of_several_rows_are_unpacked_once(tmp_path):
     X = open_lightcones(tmp_path / "a.h5").data
     source = X._table.sources[0]
     with files._HANDLES.of(source) as handle:
-        _, _, room, _ = (*handle.file.id.get_access_plist().get_cache(),)
+        *_, room, _ = handle.dataset.file.id.get_access_plist().get_cache()
         assert room >= big.nbytes
     np.testing.assert_array_equal(X.rows([5, 2]), big[[5, 2]])
+
+
+def test_rows_that_were_never_written_are_the_fill_value(tmp_path):
+    """Chunks that the file does not have; the same dataset without the gap is copied plainly."""
+    big = np.random.default_rng(0).normal(size=(6, 4, 5)).astype(np.float32)
+    for name, rows in (("gap.h5", [0, 1, 4]), ("whole.h5", range(6))):
+        with h5py.File(tmp_path / name, "w") as file:
+            voxels = file.create_dataset("data", big.shape, "f4", chunks=(1, 4, 5), fillvalue=7)
+            for row in rows:
+                voxels[row] = big[row]
+        X = open_lightcones(tmp_path / name, validate=False).data
+        with files._HANDLES.of(X._table.sources[0]) as handle:
+            assert handle.plain == (name == "whole.h5")
+        expected = np.full_like(big, 7)
+        expected[list(rows)] = big[list(rows)]
+        np.testing.assert_array_equal(X.rows([5, 0, 4, 3, 1, 2]), expected[[5, 0, 4, 3, 1, 2]])
 
 
 def test_concatenation(X, values, tmp_path):
