@@ -92,8 +92,8 @@ class Source:
         except DAMAGED as error:
             self.check(row)  # what happened to the file says more than what the reader met
             raise OSError(
-                f"{self.path}, row {row}: cannot be read ({error}). The file is damaged: write it "
-                "anew, or leave it out (open_lightcones(..., validate='full', on_bad='drop'))."
+                f"{self.path}, row {row}: cannot be read ({error}). If the file is damaged, write "
+                "it anew, or leave it out: open_lightcones(..., validate='full', on_bad='drop')."
             ) from error
         self.check(row)  # a file that changed under the reader gave who knows what
 
@@ -239,15 +239,42 @@ class NpzSource(Source):
 
 @dataclass(frozen=True)
 class NpySource(Source):
-    """Rows of an .npy file, memory-mapped."""
+    """Rows of an .npy file.
 
-    def _open(self) -> np.ndarray:
-        mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return mapped
+    It is read, not memory-mapped: pages of a map count as memory of the process, and a map of a
+    file that is cut short while it is read ends the process.
 
-    def _load(self, handle: np.ndarray, row: int, out: np.ndarray) -> None:
-        part = handle[row : row + len(out)]
-        out[...] = part[..., self.first : self.first + self.field_shape[-1]]
+    Parameters
+    ----------
+    offset : int
+        Where the first row begins, in bytes.
+    fortran : bool
+        Stored column by column, which only a map can take rows from.
+    """
+
+    offset: int = 0
+    fortran: bool = False
+
+    def _open(self) -> Any:
+        if self.fortran:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return open(self.path, "rb", buffering=0)
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        if self.fortran:
+            out[...] = handle[row : row + len(out)]
+            return
+        kind = np.dtype(self.dtype)
+        values = out if out.dtype == kind else np.empty(out.shape, kind)
+        handle.seek(self.offset + row * kind.itemsize * math.prod(self.field_shape))
+        rest = values.reshape(-1).view(np.uint8).data
+        while rest.nbytes:
+            n = handle.readinto(rest)
+            if not n:
+                raise EOFError("the file ends before its last row")
+            rest = rest[n:]
+        if values is not out:
+            out[...] = values
 
 
 class _Handles:

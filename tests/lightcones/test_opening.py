@@ -101,11 +101,27 @@ def test_npz_of_the_authors(tmp_path):
     assert cones.redshifts is None and cones.seeds is None
 
 
+def test_an_npz_is_looked_into_without_its_voxels(tmp_path):
+    """Voxels whose checksum is wrong: nothing that reads them all gets past that."""
+    write_npz(tmp_path / "run0.npz", n_z=400)
+    data = bytearray((tmp_path / "run0.npz").read_bytes())
+    data[10_000:11_000] = bytes(1000)
+    (tmp_path / "run0.npz").write_bytes(data)
+    shape = open_lightcones(tmp_path, validate=False).data.shape
+    assert shape == (1, HII_DIM, HII_DIM, 400)
+    with pytest.raises(ValueError, match=r"run0\.npz, row 0: unreadable: .*CRC"):
+        open_lightcones(tmp_path)
+
+
 def test_npy(tmp_path):
     values = np.random.default_rng(0).normal(size=(7, 5, 6)).astype(np.float32)
     np.save(tmp_path / "maps.npy", values)
     np.save(tmp_path / "f.npy", np.asfortranarray(values))
-    for name in ("maps.npy", "f.npy"):
+    np.save(tmp_path / "b.npy", values.astype(">f4"))
+    np.save(tmp_path / "i.npy", (1000 * values).astype(np.int64))
+    scaled = np.asarray(open_lightcones(tmp_path / "i.npy").data)
+    np.testing.assert_array_equal(scaled, np.trunc(1000 * values).astype(np.float32))
+    for name in ("maps.npy", "f.npy", "b.npy"):
         cones = open_lightcones(tmp_path / name)
         np.testing.assert_array_equal(np.asarray(cones.data[[6, 0, 1]]), values[[6, 0, 1]])
         assert cones.target is None
