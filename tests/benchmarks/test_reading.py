@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, capsys):
         size = os.path.getsize(path) / 1e9
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, str(path)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
             capture_output=True,
             text=True,
             check=False,
