@@ -91,14 +91,24 @@ def look_into_npz(path: str, key: str | None) -> Contents:
         if key is None or key not in arrays:
             found = ", ".join(arrays.files)
             raise Fault("missing", f"no array {key or 'image'!r}; it has {found or 'none'}")
-        image = arrays[key]
-        _check_numbers(image.shape, image.dtype, least=1)
-        source = NpzSource(path, stamp, 1, image.shape, image.dtype.str, key=key)
+        shape, dtype = _header(arrays, key)
+        _check_numbers(shape, dtype, least=1)
+        source = NpzSource(path, stamp, 1, shape, dtype.str, key=key)
         label = next((arrays[name] for name in _TARGETS if name in arrays), None)
     contents = Contents(source)
     if label is not None:
         _take_targets(contents, np.atleast_1d(label)[None], None, None)
     return contents
+
+
+def _header(arrays: Any, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in an open .npz, without its values."""
+    with arrays.zip.open(f"{key}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def look_into_npy(path: str) -> Contents:
@@ -115,7 +125,17 @@ def look_into_npy(path: str) -> Contents:
     stamp = stamp_of(path)
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     _check_numbers(mapped.shape, mapped.dtype, least=2)
-    return Contents(NpySource(path, stamp, len(mapped), mapped.shape[1:], mapped.dtype.str))
+    return Contents(
+        NpySource(
+            path,
+            stamp,
+            len(mapped),
+            mapped.shape[1:],
+            mapped.dtype.str,
+            offset=mapped.offset,
+            fortran=not mapped.flags.c_contiguous,
+        )
+    )
 
 
 def look_into_stack(path: str, file: h5py.File, name: str | None) -> Contents:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["Hdf5Source", "NpySource", "NpzSource", "Source", "Stamp", "close_files", "stamp_of"]
+__all__ = [
+    "DAMAGED",
+    "Hdf5Source",
+    "NpySource",
+    "NpzSource",
+    "Source",
+    "Stamp",
+    "close_files",
+    "let_go",
+    "stamp_of",
+]
 
 Stamp = tuple[int, int, int]
 
@@ -81,8 +92,8 @@ class Source:
         except DAMAGED as error:
             self.check(row)  # what happened to the file says more than what the reader met
             raise OSError(
-                f"{self.path}, row {row}: cannot be read ({error}). The file is damaged: write it "
-                "anew, or leave it out (open_lightcones(..., validate='full', on_bad='drop'))."
+                f"{self.path}, row {row}: cannot be read ({error}). If the file is damaged, write "
+                "it anew, or leave it out: open_lightcones(..., validate='full', on_bad='drop')."
             ) from error
         self.check(row)  # a file that changed under the reader gave who knows what
 
@@ -147,35 +158,64 @@ class Hdf5Source(Source):
             return None
         self.check()
         with _HANDLES.of(self) as handle:
-            stored: np.ndarray = handle.file[self.index][:]
+            stored: np.ndarray = handle.dataset.file[self.index][:]
         self.check()
         return stored
 
-    def _open(self) -> h5py.Dataset:
+    def _open(self) -> _OpenDataset:
         dataset = h5py.File(self.path, "r")[self.dataset]
         chunks = dataset.chunks
-        if chunks is None:
-            return dataset
+        if chunks is None or self.single:
+            return _OpenDataset(dataset)
+        if chunks == (1, *self.field_shape) == (1, *dataset.shape[1:]):
+            plain = dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
+            return _OpenDataset(dataset, plain and dataset.id.get_num_chunks() == len(dataset))
         # A chunk that does not fit the cache is unpacked anew for each row that it holds. A read
         # goes through the file in order, so that the chunks side by side in a row are enough.
         beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:], strict=True)]
-        needed = int(np.prod(chunks)) * dataset.dtype.itemsize * int(np.prod(beside))
-        if needed <= _LEAST_CACHE or self.single or chunks[0] == 1:
-            return dataset
+        needed = math.prod(chunks) * dataset.dtype.itemsize * math.prod(beside)
+        if chunks[0] == 1 or needed <= _LEAST_CACHE:
+            return _OpenDataset(dataset)
         dataset.file.close()
         room = min(needed + _LEAST_CACHE, _MOST_CACHE)
-        return h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)[self.dataset]
+        file = h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)
+        return _OpenDataset(file[self.dataset])
 
-    def _load(self, handle: h5py.Dataset, row: int, out: np.ndarray) -> None:
+    def _load(self, handle: _OpenDataset, row: int, out: np.ndarray) -> None:
+        dataset = handle.dataset
+        if handle.plain and out.dtype == dataset.dtype:
+            for place, values in enumerate(out):
+                chunk = (row + place, *[0] * values.ndim)
+                dataset.id.read_direct_chunk(chunk, out=values.reshape(-1).view(np.uint8))
+            return
         # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
         start = [0] * len(self.field_shape)
         start[-1] = self.first
         count: tuple[int, ...] = self.field_shape
         if not self.single:
             start, count = [row, *start], (len(out), *count)
-        there = handle.id.get_space()
+        there = dataset.id.get_space()
         there.select_hyperslab(tuple(start), count)
-        handle.id.read(h5py.h5s.create_simple(out.shape), there, out)
+        dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
+
+
+@dataclass
+class _OpenDataset:
+    """A dataset of an open file.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    plain : bool
+        Each row is a chunk as it is in memory, and can be copied at one go.
+    """
+
+    dataset: h5py.Dataset
+    plain: bool = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self.dataset.file.close()
 
 
 @dataclass(frozen=True)
@@ -199,26 +239,54 @@ class NpzSource(Source):
 
 @dataclass(frozen=True)
 class NpySource(Source):
-    """Rows of an .npy file, memory-mapped."""
+    """Rows of an .npy file.
 
-    def _open(self) -> np.ndarray:
-        mapped: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return mapped
+    It is read, not memory-mapped: pages of a map count as memory of the process, and a map of a
+    file that is cut short while it is read ends the process.
 
-    def _load(self, handle: np.ndarray, row: int, out: np.ndarray) -> None:
-        part = handle[row : row + len(out)]
-        out[...] = part[..., self.first : self.first + self.field_shape[-1]]
+    Parameters
+    ----------
+    offset : int
+        Where the first row begins, in bytes.
+    fortran : bool
+        Stored column by column, which only a map can take rows from.
+    """
+
+    offset: int = 0
+    fortran: bool = False
+
+    def _open(self) -> Any:
+        if self.fortran:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return open(self.path, "rb", buffering=0)
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        if self.fortran:
+            out[...] = handle[row : row + len(out)]
+            return
+        kind = np.dtype(self.dtype)
+        values = out if out.dtype == kind else np.empty(out.shape, kind)
+        handle.seek(self.offset + row * kind.itemsize * math.prod(self.field_shape))
+        rest = values.reshape(-1).view(np.uint8).data
+        while rest.nbytes:
+            n = handle.readinto(rest)
+            if not n:
+                raise EOFError("the file ends before its last row")
+            rest = rest[n:]
+        if values is not out:
+            out[...] = values
 
 
 class _Handles:
     """The files that this process has open, the ones used last; a fork starts with none."""
 
     def __init__(self) -> None:
+        self.unwanted: deque[Source] = deque()
         self._forget()
 
     def _forget(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
         self.open: OrderedDict[Source, Any] = OrderedDict()
 
     @contextmanager
@@ -234,6 +302,20 @@ class _Handles:
                 handle = self.open[source] = source._open()
             self.open.move_to_end(source)
             yield handle
+            self._close_unwanted()
+
+    def let_go(self, sources: Iterable[Source]) -> None:
+        """Close files now or, where one is being read, afterwards; never wait for that."""
+        self.unwanted.extend(sources)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._close_unwanted()
+            finally:
+                self.lock.release()
+
+    def _close_unwanted(self) -> None:
+        while self.unwanted:
+            _close(self.open.pop(self.unwanted.popleft(), None))
 
     def close(self) -> None:
         with self.lock:
@@ -242,9 +324,7 @@ class _Handles:
 
 
 def _close(handle: Any) -> None:
-    if isinstance(handle, h5py.Dataset):
-        handle.file.close()
-    elif not isinstance(handle, np.ndarray):
+    if hasattr(handle, "close"):  # not a memory map
         handle.close()
 
 
@@ -259,3 +339,8 @@ def close_files() -> None:
     >>> close_files()
     """
     _HANDLES.close()
+
+
+def let_go(sources: Iterable[Source]) -> None:
+    """Close the files of an array that is no more, so that they can be written to again."""
+    _HANDLES.let_go(sources)

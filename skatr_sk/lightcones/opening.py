@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Problems, spell
+from skatr_sk._checks import Problems
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.bundle import import_pandas
 from skatr_sk.lightcones.contents import (
@@ -23,7 +23,7 @@ from skatr_sk.lightcones.contents import (
     look_into_npz,
     look_into_stack,
 )
-from skatr_sk.lightcones.files import DAMAGED
+from skatr_sk.lightcones.files import DAMAGED, close_files
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
 from skatr_sk.lightcones.simulation import look_into_simulation
 
@@ -130,7 +130,10 @@ def open_lightcones(
     if not files:
         raise ValueError(f"No light cones can be read from {_shown(source)}:\n{report}")
     cones = _join(files, names)
-    good = check_rows(cones.data, cones.redshifts, cones.target, cones.seeds, validate, report)
+    try:
+        good = check_rows(cones.data, cones.redshifts, cones.target, cones.seeds, validate, report)
+    finally:
+        close_files()  # whoever mends what is wrong must be able to write
     if len(report):
         _settle(cones, good, report, on_bad, _shown(source))
     if cones.target is not None and all(c.flat for c in files) and len(names) == 1:
@@ -198,7 +201,7 @@ def look_into(path: str, dataset: str | None = None) -> Contents:
     except FileNotFoundError as error:
         raise Fault("missing", "there is no such file") from error
     except DAMAGED as error:
-        raise Fault("unreadable", str(error)) from error
+        raise Fault("unreadable", str(error) or type(error).__name__) from error
 
 
 def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[Contents]:
@@ -226,13 +229,11 @@ def _with_parameters(
     kept = []
     for contents in files:
         there = contents.parameters if asked else contents.offered
-        lacking = [name for name in names if name not in there]
+        lacking = ", ".join(name for name in names if name not in there)
         if lacking:
-            has = sorted(contents.parameters)
-            detail = f"no {', '.join(lacking)}; it has {', '.join(has) or 'no parameters'}"
-            hint = spell(lacking[0], has) if asked else ""
-            fault = Fault("parameters", f"{detail}{'; ' if hint else ''}{hint}")
-            report.add(contents.source.path, -1, fault)
+            has = ", ".join(sorted(contents.parameters)) or "no parameters"
+            detail = f"no {lacking}; it has {has}" if asked else f"no {lacking}, which most have"
+            report.add(contents.source.path, -1, Fault("parameters", detail))
         else:
             kept.append(contents)
     return kept

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from skatr_sk._rows import digest
-from skatr_sk.lightcones.files import Source
+from skatr_sk.lightcones.files import Source, let_go
 
 __all__ = ["Table"]
 
@@ -36,6 +38,14 @@ class Table:
         if self.dtype.itemsize > 8:
             self.dtype = np.dtype(np.float64)
         self.field_shape = self.sources[0].field_shape
+        self._close_at_the_end()
+
+    def _close_at_the_end(self) -> None:
+        weakref.finalize(self, let_go, self.sources).atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._close_at_the_end()
 
     def source_of(self, rows: np.ndarray) -> np.ndarray:
         """Say which source each row is in."""
@@ -50,12 +60,14 @@ class Table:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Read rows in the order of the files, straight to their asked places."""
         out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
+        if len(rows) == 0:
+            return out
         order = np.argsort(rows, kind="stable")
         asked = rows[order]
         which = self.source_of(asked)
         # Neighbours in the file that stay neighbours are read at one go.
         breaks = (np.diff(asked) != 1) | (np.diff(order) != 1) | (np.diff(which) != 0)
-        starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(rows)), dtype=bool), breaks]))
+        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             source, place = self.sources[which[start]], order[start]
             first = int(asked[start] - self.starts[which[start]])
