@@ -135,8 +135,9 @@ def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_pa
     assert cache_info(folder).n_entries == N
 
 
-def test_every_tool_finds_what_the_first_computed(cones, weights, tmp_path):
-    X, y = cones
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_every_tool_finds_what_the_first_computed(kept, cones, in_files, weights, tmp_path):
+    X, y = cones if kept == "in memory" else in_files
     pipe, counter = counted(weights, "memory", tmp_path)
     sizes, train_scores, _ = learning_curve(
         pipe, X, y, train_sizes=[0.2, 0.5, 1.0], cv=FOLDS, error_score="raise"

@@ -190,7 +190,7 @@ def _place(space: bytes, folder: str | os.PathLike[str] | None) -> bytes:
     """Name a space in memory, apart for each folder: what is found there is in the folder, too."""
     if folder is None:
         return space
-    path = os.fsencode(os.path.abspath(folder))
+    path = os.fsencode(os.path.realpath(folder))
     return hashlib.blake2b(space + path, digest_size=16).digest()
 
 
