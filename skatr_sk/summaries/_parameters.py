@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
@@ -70,11 +71,7 @@ def check_parameters(estimator: Any) -> None:
         path = getattr(estimator, name)
         if not isinstance(path, str | os.PathLike | None):
             problems.add(name, "a path or None", path)
-    cache = estimator.cache
-    if not isinstance(cache, str | os.PathLike | None) or (cache is not None and not str(cache)):
-        problems.add("cache", "'memory', the path of a folder, or None", cache)
-    elif cache not in (None, MEMORY) and os.path.exists(cache) and not os.path.isdir(cache):
-        problems.add("cache", "'memory', the path of a folder, or None", cache, "this is a file")
+    _check_cache(problems, estimator.cache)
     if estimator.checkpoint_dir is not None and not isinstance(
         estimator.random_state, numbers.Integral
     ):
@@ -82,6 +79,21 @@ def check_parameters(estimator: Any) -> None:
             "random_state", "an int with checkpoint_dir, to resume by", estimator.random_state
         )
     problems.raise_if_any()
+
+
+def _check_cache(problems: Problems, cache: Any) -> None:
+    expected = "'memory', the path of a folder, or None"
+    if cache is None or cache == MEMORY:
+        return
+    if not isinstance(cache, str | os.PathLike) or not os.fspath(cache):
+        problems.add("cache", expected, cache)
+    elif os.path.exists(cache):
+        if not os.path.isdir(cache):
+            problems.add("cache", expected, cache, "this is a file")
+    elif difflib.get_close_matches(str(cache).lower(), [MEMORY], cutoff=0.8):
+        # Else a slip of the pen would make a folder.
+        mend = f"did you mean {MEMORY!r}? A folder of that name is {os.path.join('.', cache)!r}"
+        problems.add("cache", expected, cache, mend)
 
 
 def _check_masks(problems: Problems, masks: Any) -> None:
