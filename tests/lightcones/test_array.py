@@ -120,7 +120,7 @@ def test_parts_of_cones_are_refused(X):
     with pytest.raises(IndexError, match="Only whole cones.*numpy.asarray"):
         X[:, :2]
     with pytest.raises(ValueError, match="without reading"):
-        np.asarray(X, copy=False)
+        X.__array__(copy=False)
 
 
 def test_rows_are_read_in_the_order_of_the_files(X, values, reads):
