@@ -1,5 +1,6 @@
 """Light cones: reading them, scaling them, the symmetries of their sky."""
 
+from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.io import (
     LightconeArray,
     coarsen,
@@ -14,6 +15,7 @@ __all__ = [
     "BrightnessScaling",
     "LightconeArray",
     "ParameterScaling",
+    "close_files",
     "coarsen",
     "convert",
     "load_lightcones",

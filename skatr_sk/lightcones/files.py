@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import zipfile
 import zlib
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import h5py
 import numpy as np
+
+from skatr_sk.lightcones.handles import HANDLES, let_go
 
 __all__ = [
     "DAMAGED",
@@ -23,14 +21,11 @@ __all__ = [
     "NpzSource",
     "Source",
     "Stamp",
-    "close_files",
-    "let_go",
     "stamp_of",
 ]
 
 Stamp = tuple[int, int, int]
 
-_MOST_OPEN = 32
 _LEAST_CACHE = 2**20
 _MOST_CACHE = 2**28
 # All that h5py, numpy and zipfile raise on a damaged file.
@@ -87,7 +82,7 @@ class Source:
         """
         self.check(row)
         try:
-            with _HANDLES.of(self) as handle:
+            with HANDLES.of(self) as handle:
                 self._load(handle, row, out)
         except DAMAGED as error:
             self.check(row)  # what happened to the file says more than what the reader met
@@ -107,6 +102,8 @@ class Source:
                 f"found now ({error.strerror}). Bring it back, or open the light cones anew."
             ) from error
         if found != self.stamp:
+            # HDF5 would share what it remembers of the old file with whoever opens the new one.
+            let_go([self])
             raise OSError(
                 f"{self.path}, row {row}: the file has changed since it was opened (it had "
                 f"{self.stamp[0]} bytes then, and has {found[0]} now, or was written again). "
@@ -157,7 +154,7 @@ class Hdf5Source(Source):
         if self.index is None:
             return None
         self.check()
-        with _HANDLES.of(self) as handle:
+        with HANDLES.of(self) as handle:
             stored: np.ndarray = handle.dataset.file[self.index][:]
         self.check()
         return stored
@@ -275,72 +272,3 @@ class NpySource(Source):
             rest = rest[n:]
         if values is not out:
             out[...] = values
-
-
-class _Handles:
-    """The files that this process has open, the ones used last; a fork starts with none."""
-
-    def __init__(self) -> None:
-        self.unwanted: deque[Source] = deque()
-        self._forget()
-
-    def _forget(self) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.Lock()
-        self.open: OrderedDict[Source, Any] = OrderedDict()
-
-    @contextmanager
-    def of(self, source: Source) -> Iterator[Any]:
-        """Yield the open file of a source; no other thread closes it meanwhile."""
-        if self.pid != os.getpid():
-            self._forget()  # an HDF5 handle must not be used on both sides of a fork
-        with self.lock:
-            handle = self.open.get(source)
-            if handle is None:
-                while len(self.open) >= _MOST_OPEN:
-                    _close(self.open.popitem(last=False)[1])
-                handle = self.open[source] = source._open()
-            self.open.move_to_end(source)
-            yield handle
-            self._close_unwanted()
-
-    def let_go(self, sources: Iterable[Source]) -> None:
-        """Close files now or, where one is being read, afterwards; never wait for that."""
-        self.unwanted.extend(sources)
-        if self.lock.acquire(blocking=False):
-            try:
-                self._close_unwanted()
-            finally:
-                self.lock.release()
-
-    def _close_unwanted(self) -> None:
-        while self.unwanted:
-            _close(self.open.pop(self.unwanted.popleft(), None))
-
-    def close(self) -> None:
-        with self.lock:
-            while self.open:
-                _close(self.open.popitem()[1])
-
-
-def _close(handle: Any) -> None:
-    if hasattr(handle, "close"):  # not a memory map
-        handle.close()
-
-
-_HANDLES = _Handles()
-
-
-def close_files() -> None:
-    """Close what this process holds open; the next reading opens it again.
-
-    Examples
-    --------
-    >>> close_files()
-    """
-    _HANDLES.close()
-
-
-def let_go(sources: Iterable[Source]) -> None:
-    """Close the files of an array that is no more, so that they can be written to again."""
-    _HANDLES.let_go(sources)

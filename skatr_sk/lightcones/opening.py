@@ -23,7 +23,8 @@ from skatr_sk.lightcones.contents import (
     look_into_npz,
     look_into_stack,
 )
-from skatr_sk.lightcones.files import DAMAGED, close_files
+from skatr_sk.lightcones.files import DAMAGED
+from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
 from skatr_sk.lightcones.simulation import look_into_simulation
 
@@ -122,6 +123,8 @@ def open_lightcones(
     _check_options(validate, on_bad, parameters)
     # Before any file is looked into: a wish that cannot be met should fail at once.
     pandas = import_pandas() if as_frame else None
+    # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
+    close_files()
     report = Report()
     files = _look_into_all(find_files(source), dataset, report)
     files = check_together(files, report)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from skatr_sk._rows import digest
-from skatr_sk.lightcones.files import Source, let_go
+from skatr_sk.lightcones.files import Source
+from skatr_sk.lightcones.handles import let_go
 
 __all__ = ["Table"]
 

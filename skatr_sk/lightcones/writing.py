@@ -18,7 +18,7 @@ from skatr_sk._checks import Problems, check_numbers
 from skatr_sk._files import write_whole
 from skatr_sk._rows import digest
 from skatr_sk.lightcones.contents import INDEX, SIX, UNITS
-from skatr_sk.lightcones.files import close_files
+from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.opening import Paths, open_lightcones
 
 __all__ = ["convert", "save_lightcones"]

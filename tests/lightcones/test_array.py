@@ -27,8 +27,9 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk._rows import digest, digest_rows
-from skatr_sk.lightcones import files
+from skatr_sk.lightcones import handles
 from skatr_sk.lightcones.files import Hdf5Source
+from skatr_sk.lightcones.handles import HANDLES, close_files
 from tests.lightcones.layouts import write_npz
 
 N, FIELD = 12, (4, 4, 10)
@@ -119,7 +120,7 @@ def test_parts_of_cones_are_refused(X):
     with pytest.raises(IndexError, match="Only whole cones.*numpy.asarray"):
         X[:, :2]
     with pytest.raises(ValueError, match="without reading"):
-        np.asarray(X, copy=False)
+        X.__array__(copy=False)
 
 
 def test_rows_are_read_in_the_order_of_the_files(X, values, reads):
@@ -147,7 +148,7 @@ def test_chunks_of_several_rows_are_unpacked_once(tmp_path):
         file.create_dataset("data", data=big, chunks=(8, 32, 32, 128))
     X = open_lightcones(tmp_path / "a.h5").data
     source = X._table.sources[0]
-    with files._HANDLES.of(source) as handle:
+    with HANDLES.of(source) as handle:
         *_, room, _ = handle.dataset.file.id.get_access_plist().get_cache()
         assert room >= big.nbytes
     np.testing.assert_array_equal(X.rows([5, 2]), big[[5, 2]])
@@ -162,7 +163,7 @@ def test_rows_that_were_never_written_are_the_fill_value(tmp_path):
             for row in rows:
                 voxels[row] = big[row]
         X = open_lightcones(tmp_path / name, validate=False).data
-        with files._HANDLES.of(X._table.sources[0]) as handle:
+        with HANDLES.of(X._table.sources[0]) as handle:
             assert handle.plain == (name == "whole.h5")
         expected = np.full_like(big, 7)
         expected[list(rows)] = big[list(rows)]
@@ -262,12 +263,12 @@ def test_few_files_stay_open_and_none_when_the_array_is_gone(tmp_path):
         write_npz(tmp_path / f"run{k:02d}.npz", seed=k, n_z=5)
     X = open_lightcones(tmp_path).data
     np.asarray(X)
-    assert 0 < len(files._HANDLES.open) <= files._MOST_OPEN
-    files.close_files()
+    assert 0 < len(HANDLES.open) <= handles._MOST_OPEN
+    close_files()
     np.asarray(X[:3])
-    assert len(files._HANDLES.open) == 3
+    assert len(HANDLES.open) == 3
     del X
-    assert len(files._HANDLES.open) == 0
+    assert len(HANDLES.open) == 0
 
 
 # ------------------------------------------------------------------------------ scikit-learn
@@ -288,14 +289,9 @@ def problem(tmp_path_factory):
     return open_lightcones(folder / "cones.h5"), values, str(folder / "weights.safetensors")
 
 
-@pytest.fixture
-def pipe(problem):
-    return Pipeline(
-        [
-            ("skatr", SKATRTransformer(weights=problem[2])),
-            ("head", LightconeRegressor(hidden_dims=(8,), max_epochs=2, random_state=0)),
-        ]
-    )
+def pipeline(weights):
+    head = LightconeRegressor(hidden_dims=(8,), max_epochs=2, random_state=0)
+    return Pipeline([("skatr", SKATRTransformer(weights=weights)), ("head", head)])
 
 
 def test_train_test_split(problem):
@@ -307,30 +303,30 @@ def test_train_test_split(problem):
     assert isinstance(found[0], LightconeArray)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_cross_validation_and_searches(problem, pipe, n_jobs):
-    """Everything gives what it gives for the array in memory, and sees the cones lazily."""
-    cones, values, _ = problem
-    y, groups = cones.target, cones.seeds
+def everything(pipe, X, y, groups, n_jobs):
+    """What scikit-learn makes of rows: folds by group, a search, a curve, predictions."""
     shuffled = ShuffleSplit(2, test_size=0.25, random_state=0)
-    results = []
-    for X in (cones.data, values):
-        scores = cross_validate(
-            pipe, X, y, cv=GroupKFold(3), groups=groups, n_jobs=n_jobs, error_score="raise"
-        )["test_score"]
-        search = GridSearchCV(
-            pipe,
-            {"head__learning_rate": [1e-3, 1e-2]},
-            cv=shuffled,
-            n_jobs=n_jobs,
-            error_score="raise",
-        ).fit(X, y)
-        sizes, train, test = learning_curve(
-            pipe, X, y, train_sizes=[6, 12], cv=shuffled, n_jobs=n_jobs, error_score="raise"
-        )
-        predicted = cross_val_predict(pipe, X, y, cv=3, n_jobs=n_jobs)
-        results.append([scores, search.cv_results_["mean_test_score"], train, test, predicted])
-    for ours, theirs in zip(*results, strict=True):
+    options = dict(n_jobs=n_jobs, error_score="raise")
+    folds = cross_validate(pipe, X, y, cv=GroupKFold(3), groups=groups, **options)
+    candidates = {"head__learning_rate": [1e-3, 1e-2]}
+    search = GridSearchCV(pipe, candidates, cv=shuffled, **options).fit(X, y)
+    _, train, test = learning_curve(pipe, X, y, train_sizes=[6, 12], cv=shuffled, **options)
+    predicted = cross_val_predict(pipe, X, y, cv=3, n_jobs=n_jobs)
+    return [folds["test_score"], search.cv_results_["mean_test_score"], train, test, predicted]
+
+
+@pytest.fixture(scope="module")
+def from_memory(problem):
+    cones, values, weights = problem
+    return everything(pipeline(weights), values, cones.target, cones.seeds, n_jobs=1)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_cross_validation_and_searches(problem, from_memory, n_jobs):
+    """Everything gives what it gives for the array in memory."""
+    cones, _, weights = problem
+    found = everything(pipeline(weights), cones.data, cones.target, cones.seeds, n_jobs)
+    for ours, theirs in zip(found, from_memory, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
-from skatr_sk.lightcones import files
+from skatr_sk.lightcones.handles import close_files
 from tests.lightcones.layouts import write_npz, write_v3
 
 N, FIELD = 6, (4, 4, 10)
@@ -92,7 +92,7 @@ def test_a_clear_error_and_never_a_wrong_number(tmp_path, make, happening, is_op
     before = np.asarray(X)
     X.row_digests()
     if not is_open:
-        files.close_files()
+        close_files()
     happen(path)
     whole = rf"(?i){path.name}, row \d: .*{message}"
     with pytest.raises(kind, match=whole):
@@ -136,6 +136,23 @@ def test_a_file_that_comes_back_is_read_again(tmp_path):
         X[0]
     (tmp_path / "away").rename(path)
     np.testing.assert_array_equal(np.asarray(X), values())
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_file_that_was_rewritten_in_place_is_opened_as_it_is_now(tmp_path, noticed):
+    """Also while the old one is still open here: HDF5 takes a file with one inode for one file."""
+    path, _ = _stack(tmp_path)
+    old = open_lightcones(path).data
+    np.asarray(old)
+    save_lightcones(tmp_path / "other.h5", values(seed=1, n=9))
+    path.write_bytes((tmp_path / "other.h5").read_bytes())
+    if noticed:
+        with pytest.raises(OSError, match="has changed"):
+            np.asarray(old)
+    new = open_lightcones(path, validate="full").data
+    np.testing.assert_array_equal(np.asarray(new), values(seed=1, n=9))
+    with pytest.raises(OSError, match="has changed"):
+        old.row_digests()
 
 
 def test_a_file_damaged_before_it_was_opened(tmp_path):
