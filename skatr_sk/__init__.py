@@ -18,12 +18,20 @@ The way of the data is the layout of the package:
 
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
-from skatr_sk.lightcones import SimulatedLightcones, load_lightcones, make_lightcones
+from skatr_sk.lightcones import (
+    LightconeArray,
+    SimulatedLightcones,
+    load_lightcones,
+    make_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [
     "BlockMask",
     "CollapseWarning",
+    "LightconeArray",
     "LightconeRegressor",
     "PosteriorEstimator",
     "SKATRTransformer",
@@ -31,4 +39,6 @@ __all__ = [
     "__version__",
     "load_lightcones",
     "make_lightcones",
+    "open_lightcones",
+    "save_lightcones",
 ]

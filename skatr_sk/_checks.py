@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import validate_data
+
+from skatr_sk._finite import check_finite_rows
 
 __all__ = [
     "InvalidParameterError",
@@ -26,7 +27,6 @@ __all__ = [
 
 _FLOATS = (np.float32, np.float64, np.float16)
 _MAX_RANK = 3
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 # What other libraries call some of our options.
 _ALIASES = {
     "average": "mean",
@@ -140,51 +140,6 @@ def nearest_divisors(n: int, wanted: int) -> list[int]:
     return below + above
 
 
-def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") -> None:
-    """Raise a ValueError that names the first rows with NaN or infinite values.
-
-    Values that float32 cannot hold count as infinite: it is what the networks compute in.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, ...)
-    name, what : str
-        How the message calls the array, and what a row is made of.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> check_finite_rows(np.array([[0.0], [np.nan]]))
-    Traceback (most recent call last):
-    ...
-    ValueError: X has NaN or infinite cells in 1 of 2 rows, the first of them 1 (1 NaN, 0 ...
-    """
-    if values.dtype.kind not in "fc" or values.size == 0:
-        return
-    n = len(values)
-    largest = min(_FLOAT32_MAX, float(np.finfo(values.dtype).max))
-    # Chunks keep the temporaries small beside the data, whatever its size.
-    step = max(1, 4_000_000 // max(1, math.prod(values.shape[1:])))
-    bad: list[int] = []
-    n_nan = n_infinite = 0
-    for start in range(0, n, step):
-        chunk = values[start : start + step].reshape(min(step, n - start), -1)
-        # A NaN makes both comparisons false, and an infinity one of them.
-        if float(chunk.min()) >= -largest and float(chunk.max()) <= largest:
-            continue
-        wrong = ~(np.abs(chunk) <= largest)
-        bad += (start + np.flatnonzero(wrong.any(axis=1))).tolist()
-        n_nan += int(np.isnan(chunk).sum())
-        n_infinite += int(wrong.sum()) - int(np.isnan(chunk).sum())
-    if bad:
-        first = ", ".join(str(row) for row in bad[:5])
-        raise ValueError(
-            f"{name} has NaN or infinite {what} in {len(bad)} of {n} rows, the first of them "
-            f"{first} ({n_nan} NaN, {n_infinite} infinite values in all). Drop or repair these "
-            "rows before the call."
-        )
-
-
 def check_numbers(values: Any, name: str) -> Any:
     """Return an array-like with a shape; raise where it cannot hold real numbers.
 
@@ -225,7 +180,7 @@ def check_numbers(values: Any, name: str) -> Any:
     return values
 
 
-def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> np.ndarray:
+def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
     """Check light cones, maps or signals, and remember or compare the field's shape.
 
     Parameters
@@ -242,7 +197,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
 
     Returns
     -------
-    ndarray of shape (n, *field_shape)
+    ndarray or LightconeArray of shape (n, *field_shape)
+        A LightconeArray is not read: it refuses NaN and infinite cells when it is, by file and row.
     """
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
@@ -267,15 +223,24 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
             f"X has dtype object and shape {shape}; light cones must be one array of numbers: "
             "stack fields of equal shape with numpy.stack."
         )
-    checked = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=_FLOATS,
-        allow_nd=True,
-        ensure_all_finite=False,
-        ensure_min_samples=min_rows,
-    )
+    # Only a LightconeArray knows this: what lies in files is checked as it is read, not here.
+    in_files = getattr(X, "require_finite", None)
+    if in_files is None:
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=_FLOATS,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=min_rows,
+        )
+    else:
+        # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
+        validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
+        checked = in_files()
+        if shape[0] < min_rows:
+            raise ValueError(f"X has {shape[0]} light cones; at least {min_rows} are needed.")
     if checked.ndim - 1 > _MAX_RANK:
         raise ValueError(
             f"X must have shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found "
@@ -283,7 +248,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> n
         )
     if 0 in checked.shape:
         raise ValueError(f"X has an axis of length 0: found shape {checked.shape}.")
-    check_finite_rows(checked)
+    if in_files is None:
+        check_finite_rows(checked)
     if reset:
         estimator.field_shape_in_ = tuple(int(n) for n in checked.shape[1:])
     return checked

@@ -18,62 +18,20 @@ from skorch.helper import predefined_split
 from torch import Tensor
 
 from skatr_sk._callbacks import EarlyStopping, Schedule, StopTraining
-from skatr_sk._checks import Problems, spell
+from skatr_sk._checks import Problems
+from skatr_sk._device import PRECISIONS, autocast, one_thread, resolve_device
 from skatr_sk._rows import Batches, Rows
 
 __all__ = [
-    "DEVICE_HINT",
-    "PRECISIONS",
     "Net",
-    "autocast",
     "check_training",
     "independent_seeds",
-    "resolve_device",
     "seeded",
     "train",
 ]
 
 _ONE_AT_A_TIME = threading.RLock()
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
-PRECISIONS = ("auto", "float32", "bf16")
-DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn ``device`` into a torch device; ``"auto"`` is CUDA when there is one.
-
-    Raises
-    ------
-    ValueError
-        When the name is unknown or the device is not present.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wrong = f"expected {DEVICE_HINT}, found {device!r}"
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        hint = spell(device, ("auto", "cpu", "cuda"))
-        raise ValueError(wrong + (f"; {hint}" if hint else "")) from error
-    try:
-        # The values must come back: the device "meta" takes them and has none.
-        torch.zeros(1, device=resolved).cpu()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        mend = "set_params(device='auto') takes what there is"
-        raise ValueError(f"{wrong} ({reason}); {mend}") from error
-    return resolved
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Run what follows in bfloat16 where ``precision`` says so; "auto" means on CUDA only."""
-    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def check_training(problems: Problems, estimator: Any) -> None:
@@ -121,25 +79,6 @@ def independent_seeds(seed: int, n: int) -> list[int]:
 
 
 @contextmanager
-def one_thread(wanted: bool) -> Iterator[None]:
-    """Compute in one thread inside the block, where wanted.
-
-    Products of a few rows leave a second thread nothing to do but wait, and OpenMP waits by
-    spinning: beside another job a small head then trains ten to twenty times slower. The number
-    belongs to the whole process, and comes back at the end.
-    """
-    if not wanted:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch inside the block; leave its global generators as they were.
 
@@ -165,6 +104,8 @@ class Net(NeuralNet):
     precision : {"auto", "float32", "bf16"}
     shuffle_seed : int
         Seed of the order of the batches.
+    n_workers : int
+        Processes that read light cones from files; 0 is a thread.
     """
 
     def __init__(
@@ -173,11 +114,13 @@ class Net(NeuralNet):
         prepare: Callable[..., tuple[Any, ...]] | None = None,
         precision: str = "auto",
         shuffle_seed: int = 0,
+        n_workers: int = 0,
         **kwargs: Any,
     ) -> None:
         self.prepare = prepare
         self.precision = precision
         self.shuffle_seed = shuffle_seed
+        self.n_workers = n_workers
         super().__init__(*args, **kwargs)
 
     def initialize(self) -> Net:
@@ -201,7 +144,13 @@ class Net(NeuralNet):
 
     def get_iterator(self, dataset: Rows, training: bool = False) -> Batches:
         """Return the batches of a pass, shuffled in training."""
-        return Batches(dataset, self.batch_size, self.generator_ if training else None)
+        return Batches(
+            dataset,
+            self.batch_size,
+            self.generator_ if training else None,
+            n_workers=self.n_workers,
+            pin_memory=torch.device(self.device).type == "cuda",
+        )
 
     def n_batches(self, dataset: Rows) -> int:
         """Count the batches of one pass."""
@@ -273,6 +222,7 @@ def train(
     callbacks: Sequence[Any] = (),
     user_callbacks: Sequence[Any] | None = None,
     small: bool = False,
+    n_workers: int = 0,
 ) -> list[dict[str, Any]]:
     """Train a module and return its history, one dict an epoch; "kept" marks its weights' epoch.
 
@@ -300,6 +250,8 @@ def train(
     small : bool
         Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
         one thread.
+    n_workers : int
+        Processes that read light cones from files ahead of the training; 0 is a thread.
     """
     parts: list[Any] = [*callbacks]
     stopper = EarlyStopping(patience) if patience is not None and valid_rows is not None else None
@@ -325,6 +277,7 @@ def train(
         precision=precision,
         prepare=prepare,
         shuffle_seed=seed,
+        n_workers=int(n_workers),
     )
     products = batch_size * sum(p.numel() for p in module.parameters())
     with one_thread(small and device.type == "cpu" and products < _FEW_PRODUCTS):

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
-from skatr_sk._net import autocast
+from skatr_sk._device import autocast
 from skatr_sk.summaries import BlockMask
 from skatr_sk.summaries.encoding import encode
 

@@ -319,6 +319,8 @@ STRINGS = [
     ("transformer", "masks", "multi-block", "multiblock"),
     ("transformer", "loss", "smoothl1", "smooth_l1"),
     ("transformer", "loss", "L1", "l1"),
+    ("transformer", "cache", "memroy", "memory"),
+    ("transformer", "cache", "Memory", "memory"),
     ("transformer", "precision", "bfloat16", "bf16"),
     ("transformer", "precision", "float23", "float32"),
     ("transformer", "device", "cdua", "cuda"),

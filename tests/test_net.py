@@ -21,7 +21,8 @@ from skorch.callbacks import EarlyStopping as SkorchEarlyStopping
 from torch import nn
 
 from skatr_sk import SKATRTransformer
-from skatr_sk._net import autocast, resolve_device, seeded, train
+from skatr_sk._device import autocast, resolve_device
+from skatr_sk._net import seeded, train
 from skatr_sk._rows import Batches, Rows, split_rows
 
 CPU = torch.device("cpu")

@@ -11,6 +11,7 @@ __all__ = [
     "check_panels",
     "corner_grid",
     "import_pyplot",
+    "merged",
     "n_columns",
     "panel_grid",
     "parameter_labels",
@@ -19,7 +20,7 @@ __all__ = [
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ _LABELS = {
 }
 EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
 TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
+# matplotlib refuses a keyword beside its alias.
+_ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
 SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
 
 
@@ -94,14 +97,20 @@ def n_columns(n_parameters: int) -> int:
     return n_parameters if n_parameters <= 3 else math.ceil(math.sqrt(n_parameters))
 
 
-def panel_grid(plt: Any, n: int) -> NDArray[np.object_]:
-    """Axes of one panel a parameter, in a new figure."""
+def merged(defaults: Mapping[str, Any], user: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the user's keywords over the defaults, aliases counted as what they stand for."""
+    replaced = {_ALIASES.get(key, key) for key in user or {}}
+    return {k: v for k, v in defaults.items() if k not in replaced} | dict(user or {})
+
+
+def panel_grid(plt: Any, n: int, height: float = 3.3) -> NDArray[np.object_]:
+    """Axes of one panel a parameter, in a new figure; height is that of a panel in inches."""
     columns = n_columns(n)
     n_rows = math.ceil(n / columns)
     figure, grid = plt.subplots(
         n_rows,
         columns,
-        figsize=(3.3 * columns, 3.3 * n_rows),
+        figsize=(max(4.4, 3.3 * columns), height * n_rows),
         layout="constrained",
         squeeze=False,
     )
@@ -110,11 +119,14 @@ def panel_grid(plt: Any, n: int) -> NDArray[np.object_]:
     return grid.ravel()[:n]
 
 
-def check_panels(given: Any, n: int) -> NDArray[np.object_]:
+def check_panels(given: Any, n: int, name: str = "axes") -> NDArray[np.object_]:
     """Axes handed in by the user, one for each parameter."""
     axes = np.atleast_1d(np.asarray(given, dtype=object)).ravel()
     if len(axes) != n or not all(hasattr(each, "vlines") for each in axes):
-        raise ValueError(f"axes holds {len(axes)} Axes, expected {n}: one for each parameter.")
+        raise ValueError(
+            f"{name} is {given!r}, expected {n} Axes, one for each parameter; make them with "
+            f"plt.subplots(1, {n}), or leave {name} out."
+        )
     return axes
 
 

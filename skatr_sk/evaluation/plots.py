@@ -17,6 +17,7 @@ from skatr_sk.evaluation._panels import (
     SCORE_BOX,
     check_bounds,
     import_pyplot,
+    merged,
     n_columns,
     parameter_labels,
 )
@@ -28,7 +29,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "errorbar": {"ecolor": "tab:blue", "elinewidth": 0.8, "alpha": 0.35, "zorder": 1},
     "line": {"color": "black", "linestyle": "--", "linewidth": 1, "alpha": 0.8},
 }
-_ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
 
 
 class RecoveryDisplay:
@@ -287,13 +287,9 @@ def _make_axes(plt: Any, n_parameters: int) -> NDArray[np.object_]:
 
 
 def _styles(*given: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The user's keywords over the defaults; matplotlib refuses a keyword beside its alias."""
-    styles = {}
-    for (name, defaults), user in zip(_STYLES.items(), given, strict=True):
-        replaced = {_ALIASES.get(key, key) for key in user or {}}
-        kept = {key: value for key, value in defaults.items() if key not in replaced}
-        styles[name] = kept | dict(user or {})
-    return styles
+    """The user's keywords over the defaults of each kind of artist."""
+    pairs = zip(_STYLES.items(), given, strict=True)
+    return {name: merged(defaults, user) for (name, defaults), user in pairs}
 
 
 def _scores(true: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._callbacks import CallbackSupportMixin, Progress, SklearnProgress
 from skatr_sk._checks import Problems, check_finite_rows, check_numbers
-from skatr_sk._net import check_training, independent_seeds, resolve_device, seeded, train
+from skatr_sk._device import resolve_device
+from skatr_sk._net import check_training, independent_seeds, seeded, train
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.heads.pooling import POOLINGS
 

@@ -16,7 +16,7 @@ from scipy.stats import qmc
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import check_finite_rows, check_numbers
-from skatr_sk._net import resolve_device
+from skatr_sk._device import resolve_device
 from skatr_sk.heads import export
 from skatr_sk.heads._base import SummaryHead
 from skatr_sk.heads.flow import ConditionalFlow, Context

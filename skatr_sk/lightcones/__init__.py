@@ -1,14 +1,27 @@
 """Light cones: reading, simulating and scaling them, the symmetries of their sky."""
 
-from skatr_sk.lightcones.io import coarsen, load_lightcones
+from skatr_sk.lightcones.handles import close_files
+from skatr_sk.lightcones.io import (
+    LightconeArray,
+    coarsen,
+    convert,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk.lightcones.scaling import BrightnessScaling, ParameterScaling
 from skatr_sk.lightcones.simulate import SimulatedLightcones, make_lightcones
 
 __all__ = [
     "BrightnessScaling",
+    "LightconeArray",
     "ParameterScaling",
     "SimulatedLightcones",
+    "close_files",
     "coarsen",
+    "convert",
     "load_lightcones",
     "make_lightcones",
+    "open_lightcones",
+    "save_lightcones",
 ]

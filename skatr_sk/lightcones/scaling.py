@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch.nn import functional
 __all__ = ["BrightnessScaling", "ParameterScaling", "apply_symmetries", "sky_symmetries"]
 
 _CHUNK_VALUES = 4_000_000  # voxels held as float64 at a time while a scaling is learned
+_SAMPLE_VALUES = 100_000_000  # voxels that it is learned from at most,
+_FEWEST_SAMPLED = 64  # but never from fewer fields than these: voxels of one field are alike
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ class BrightnessScaling:
         return cls(None, float(low), float(high) - float(low))
 
     @classmethod
-    def learn(cls, fields: np.ndarray, rows: np.ndarray | None = None) -> BrightnessScaling:
+    def learn(cls, fields: Any, rows: np.ndarray | None = None) -> BrightnessScaling:
         """Learn softening, offset and scale from fields of shape (n, *field_shape) in mK.
 
-        Only from `rows` of them where these are given. The softening is the mean absolute
-        brightness, which a few bright voxels hardly move. Constant fields get unit scale.
+        Only from `rows` of them where these are given, and from a sample of these where they are
+        many: the same of an array as of a LightconeArray with its values. The softening is the
+        mean absolute brightness, which a few bright voxels hardly move. Constant fields get unit
+        scale.
         """
-        rows = np.arange(len(fields)) if rows is None else rows
+        rows = _sample(fields, np.arange(len(fields)) if rows is None else rows)
         n_values = len(rows) * math.prod(fields.shape[1:])
         softening = sum(np.abs(c).sum() for c in _chunks(fields, rows)) / n_values or 1.0
         total = square = 0.0
@@ -80,11 +85,21 @@ class BrightnessScaling:
         return cls(float(softening), float(mean), scale)
 
 
-def _chunks(fields: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _sample(fields: Any, rows: np.ndarray) -> np.ndarray:
+    """Choose rows at random, enough for three numbers and few enough to read in no time."""
+    most = max(_FEWEST_SAMPLED, _SAMPLE_VALUES // max(1, math.prod(fields.shape[1:])))
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
+
+
+def _chunks(fields: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield some rows of the fields at a time, as float64."""
     step = max(1, _CHUNK_VALUES // max(1, math.prod(fields.shape[1:])))
     for start in range(0, len(rows), step):
-        yield np.asarray(fields[rows[start : start + step]], dtype=np.float64)
+        values = np.asarray(fields[rows[start : start + step]]).reshape(-1)
+        for first in range(0, values.size, _CHUNK_VALUES):  # a single cone may have more
+            yield values[first : first + _CHUNK_VALUES].astype(np.float64)
 
 
 @dataclass(frozen=True)

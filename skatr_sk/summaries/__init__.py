@@ -1,7 +1,16 @@
 """Patches to tokens, JEPA pre-training, and the frozen summaries of light cones."""
 
+from skatr_sk.summaries.cache import CacheInfo, cache_info, clear_cache, limit_cache_memory
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import CollapseWarning
 from skatr_sk.summaries.transformer import SKATRTransformer
 
-__all__ = ["BlockMask", "CollapseWarning", "SKATRTransformer"]
+__all__ = [
+    "BlockMask",
+    "CacheInfo",
+    "CollapseWarning",
+    "SKATRTransformer",
+    "cache_info",
+    "clear_cache",
+    "limit_cache_memory",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
@@ -14,7 +15,7 @@ import numpy as np
 from skatr_sk._checks import Problems, nearest_divisors
 from skatr_sk._net import check_training
 from skatr_sk.lightcones.scaling import BrightnessScaling
-from skatr_sk.summaries.encoding import POOLINGS, auto_patch_size
+from skatr_sk.summaries.encoding import MEMORY, POOLINGS, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -45,6 +46,7 @@ def check_parameters(estimator: Any) -> None:
     for name in ("embed_dim", "depth", "n_heads", "predictor_dim", "checkpoint_every"):
         problems.integer(name, getattr(estimator, name), 1)
     problems.integer("predictor_depth", estimator.predictor_depth, 0)
+    problems.integer("n_workers", estimator.n_workers, 0)
     if estimator.objective == "reconstruction" and estimator.predictor_depth == 0:
         problems.add("predictor_depth", "an integer >= 1 with objective='reconstruction'", 0)
     dim, heads = estimator.embed_dim, estimator.n_heads
@@ -69,6 +71,7 @@ def check_parameters(estimator: Any) -> None:
         path = getattr(estimator, name)
         if not isinstance(path, str | os.PathLike | None):
             problems.add(name, "a path or None", path)
+    _check_cache(problems, estimator.cache)
     if estimator.checkpoint_dir is not None and not isinstance(
         estimator.random_state, numbers.Integral
     ):
@@ -76,6 +79,21 @@ def check_parameters(estimator: Any) -> None:
             "random_state", "an int with checkpoint_dir, to resume by", estimator.random_state
         )
     problems.raise_if_any()
+
+
+def _check_cache(problems: Problems, cache: Any) -> None:
+    expected = "'memory', the path of a folder, or None"
+    if cache is None or cache == MEMORY:
+        return
+    if not isinstance(cache, str | os.PathLike) or not os.fspath(cache):
+        problems.add("cache", expected, cache)
+    elif os.path.exists(cache):
+        if not os.path.isdir(cache):
+            problems.add("cache", expected, cache, "this is a file")
+    elif difflib.get_close_matches(str(cache).lower(), [MEMORY], cutoff=0.8):
+        # Else a slip of the pen would make a folder.
+        mend = f"did you mean {MEMORY!r}? A folder of that name is {os.path.join('.', cache)!r}"
+        problems.add("cache", expected, cache, mend)
 
 
 def _check_masks(problems: Problems, masks: Any) -> None:

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+import hashlib
 import itertools
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skatr_sk._rows import digest_rows, read_ahead
 from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.cache import compute_once
 from skatr_sk.summaries.vit import Encoder, patchify
+from skatr_sk.summaries.weights import FrozenEncoder
 
-__all__ = ["POOLINGS", "TOKEN_BUDGET", "auto_patch_size", "encode", "pool"]
+__all__ = ["MEMORY", "POOLINGS", "TOKEN_BUDGET", "auto_patch_size", "encode", "pool", "summarise"]
 
+MEMORY = "memory"  # a cache that is no folder
 POOLINGS = ("mean", "max", "tokens")
 TOKEN_BUDGET = 512
 # Tokens encoded at a time on a CPU: enough to fill its matrix products, few enough that the
 # activations of a block stay in its caches.
 _CPU_TOKENS = 8192
 _GPU_TOKENS = 262_144
+_NUMERICS = 1  # to be raised when the same weights begin to give other summaries
+_BATCHES_READ = 4  # batches of a file that are claimed at a time, so that reading can run ahead
 
 
 def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> tuple[int, ...]:
@@ -85,10 +97,95 @@ def pool(tokens: Tensor, pooling: str) -> Tensor:
     return tokens.amax(dim=1) if pooling == "max" else tokens
 
 
+def summarise(
+    frozen: FrozenEncoder,
+    fields: Any,
+    *,
+    device: torch.device,
+    autocast: Any,
+    cache: str | os.PathLike[str] | None,
+) -> np.ndarray:
+    """Summarise fields with a frozen encoder; of those in the cache nothing is read or computed.
+
+    Parameters
+    ----------
+    frozen : FrozenEncoder
+        Its ``pooling`` counts.
+    fields : ndarray or LightconeArray of shape (n, *field_shape)
+        In mK.
+    device : torch.device
+    autocast : context manager
+        Sets the precision.
+    cache : "memory", path of a folder, or None
+
+    Returns
+    -------
+    ndarray of shape (n, dim) or (n, n_tokens, dim), float32
+    """
+    architecture = frozen.architecture
+
+    @functools.cache
+    def encoder() -> Encoder:
+        # The fitted encoder stays where it is; a copy of its small weights does the work elsewhere.
+        return frozen.encoder if device.type == "cpu" else copy.deepcopy(frozen.encoder).to(device)
+
+    def compute(rows: np.ndarray | None) -> np.ndarray:
+        return encode(
+            encoder(),
+            fields,
+            rows=rows,
+            scaling=frozen.scaling,
+            patch_size=architecture.patch_size,
+            pooling=frozen.pooling,
+            device=device,
+            autocast=autocast,
+        )
+
+    if cache is None:
+        return compute(None)
+    tokens = architecture.grid_shape if frozen.pooling == "tokens" else ()
+    batch_size = _fields_at_a_time(math.prod(architecture.grid_shape), device)
+    return compute_once(
+        digest_rows(fields),
+        compute,
+        space=_space(frozen, device, autocast),
+        shape=(*([math.prod(tokens)] if tokens else []), architecture.embed_dim),
+        group=batch_size * (1 if isinstance(fields, np.ndarray) else _BATCHES_READ),
+        folder=None if cache == MEMORY else cache,
+    )
+
+
+def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
+    """Digest all that a summary depends on beside the field: 16 bytes.
+
+    Not the device: it rounds otherwise, no more. The precision is in it, so that summaries of
+    bfloat16 are never handed out as those of float32.
+    """
+    with autocast:
+        lowered = torch.is_autocast_enabled(device.type)
+    parts = {
+        "numerics": _NUMERICS,
+        "architecture": dataclasses.asdict(frozen.architecture),
+        "scaling": dataclasses.asdict(frozen.scaling),
+        "pooling": frozen.pooling,
+        "precision": "bf16" if lowered else "float32",
+    }
+    space = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
+    for name, values in sorted(frozen.encoder.state_dict().items()):
+        values = values.detach().cpu().contiguous()
+        space.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        space.update(values.reshape(-1).view(torch.uint8).numpy())
+    return space.digest()
+
+
+def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
+    return max(1, (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS) // n_tokens)
+
+
 @torch.inference_mode()
 def encode(
     encoder: Encoder,
-    fields: np.ndarray,
+    fields: Any,
     *,
     scaling: BrightnessScaling,
     patch_size: Sequence[int],
@@ -104,8 +201,8 @@ def encode(
     ----------
     encoder : Encoder
         On `device`, in evaluation mode.
-    fields : ndarray of shape (n, *field_shape)
-        In mK.
+    fields : ndarray or LightconeArray of shape (n, *field_shape)
+        In mK. Only the asked rows are read, batch by batch.
     scaling : BrightnessScaling
     patch_size : sequence of int
     pooling : {"mean", "max", "tokens"}
@@ -123,16 +220,28 @@ def encode(
     """
     if batch_size is None:
         n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
-        most = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
-        batch_size = max(1, most // n_tokens)
+        batch_size = _fields_at_a_time(n_tokens, device)
+    if rows is None and not isinstance(fields, np.ndarray):
+        rows = np.arange(len(fields))
+    starts = range(0, len(fields) if rows is None else len(rows), batch_size)
+    places: list[Any] = [slice(start, start + batch_size) for start in starts]
+    if rows is not None:
+        places = [rows[place] for place in places]
     parts = []
     with autocast:
-        for start in range(0, len(fields) if rows is None else len(rows), batch_size):
-            part: Any = slice(start, start + batch_size)
-            chosen = fields[part if rows is None else rows[part]]
-            # Memory maps may be read-only, which torch does not know: these are copied.
-            batch = torch.from_numpy(np.require(chosen, requirements=["C", "W"]))
+        for chosen in _read(fields, places):
+            batch = torch.from_numpy(chosen)
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
     summaries: np.ndarray = torch.cat(parts).numpy()
     return summaries
+
+
+def _read(fields: Any, places: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Yield batches; one from a file is read while the one before it is computed on."""
+    if isinstance(fields, np.ndarray):
+        for place in places:
+            # Memory maps may be read-only, which torch does not know: these are copied.
+            yield np.require(fields[place], requirements=["C", "W"])
+        return
+    yield from read_ahead(fields.rows, places, depth=1)

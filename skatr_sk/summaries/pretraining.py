@@ -16,9 +16,10 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from skatr_sk._callbacks import Checkpoint, Progress, SklearnProgress
-from skatr_sk._net import autocast, independent_seeds, resolve_device, seeded, train
+from skatr_sk._device import autocast, resolve_device
+from skatr_sk._net import independent_seeds, seeded, train
 from skatr_sk._rank import effective_rank
-from skatr_sk._rows import Rows, split_rows
+from skatr_sk._rows import Rows, digest_rows, split_rows
 from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
 from skatr_sk.summaries._parameters import check_widths, resolve_masks, resolve_patch_size
 from skatr_sk.summaries.encoding import encode
@@ -36,6 +37,7 @@ _HANDFUL = 3.0
 # 0.3 %; on real light cones those of random weights scatter by 9 % and more.
 _RANK_FLOOR = 0.005
 _MOST_RANKED = 512
+_LOOKED_AT = 16  # of fields in files, where all would take a pass of their own
 _TOPPED_UP = 128
 
 
@@ -136,7 +138,7 @@ class EffectiveRank(Callback):
 
     Parameters
     ----------
-    fields : ndarray of shape (n, *field_shape)
+    fields : ndarray or LightconeArray of shape (n, *field_shape)
     rows : ndarray of int64
         Which of them are summarised.
     scaling, patch_size, precision
@@ -145,7 +147,7 @@ class EffectiveRank(Callback):
 
     def __init__(
         self,
-        fields: np.ndarray,
+        fields: Any,
         rows: np.ndarray,
         *,
         scaling: BrightnessScaling,
@@ -183,13 +185,13 @@ class EffectiveRank(Callback):
         net.history.record("effective_rank_at_init", self.at_init_)
 
 
-def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
+def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     """Pre-train an encoder on fields with a transformer's checked parameters.
 
     Parameters
     ----------
     transformer : SKATRTransformer
-    fields : ndarray of shape (n, *field_shape)
+    fields : ndarray or LightconeArray of shape (n, *field_shape)
 
     Returns
     -------
@@ -262,6 +264,7 @@ def pretrain(transformer: Any, fields: np.ndarray) -> FrozenEncoder:
             prepare=views,
             callbacks=callbacks,
             user_callbacks=transformer.callbacks,
+            n_workers=transformer.n_workers,
         )
     for row in history:
         if row["kept"]:
@@ -299,12 +302,13 @@ def _objective(
     return objective(encoder, predictor, normalize_targets=normalize)
 
 
-def _run_identity(transformer: Any, fields: np.ndarray, seed: int) -> str:
+def _run_identity(transformer: Any, fields: Any, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "pooling"}
+    ignored |= {"cache", "n_workers"}
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
-    digest = hashlib.blake2b(np.ascontiguousarray(fields).data, digest_size=8).hexdigest()
-    settings |= {"random_state": seed, "X": f"{fields.shape} {fields.dtype} {digest}"}
+    content = hashlib.blake2b(b"".join(digest_rows(fields)), digest_size=8).hexdigest()
+    settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
     return json.dumps(settings, default=repr, sort_keys=True)
 
 
@@ -324,14 +328,17 @@ def _warn_collapse(last: dict[str, Any], n_watched: int) -> None:
         )
 
 
-def _warn_constant(fields: np.ndarray) -> None:
-    """Warn of fields without any structure."""
-    flat = fields.reshape(len(fields), -1)
+def _warn_constant(fields: Any) -> None:
+    """Warn of fields without any structure; of fields in files some are looked at."""
+    n = len(fields)
+    if not isinstance(fields, np.ndarray):
+        n = min(n, _LOOKED_AT)
+    flat = np.asarray(fields[:n]).reshape(n, -1)
     constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
     if constant.size:
         first = ", ".join(map(str, constant[:5]))
         warnings.warn(
-            f"X has {constant.size} of {len(fields)} constant fields (first rows: {first}); there "
+            f"X has {constant.size} of {n} constant fields (first rows: {first}); there "
             "is nothing to learn from them. Check how they were made or read.",
             UserWarning,
             stacklevel=5,

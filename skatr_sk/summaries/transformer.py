@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._callbacks import CallbackSupportMixin, with_callbacks
+from skatr_sk._callbacks import with_callbacks
 from skatr_sk._checks import check_fields, unchanged_on_error
-from skatr_sk._net import autocast, resolve_device
-from skatr_sk.summaries._parameters import check_parameters, same_encoder
-from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries._frozen import FrozenSummaries
+from skatr_sk.summaries._parameters import check_parameters
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import pretrain
-from skatr_sk.summaries.weights import FrozenEncoder, read_encoder, write_encoder
+from skatr_sk.summaries.weights import read_encoder
 
 __all__ = ["SKATRTransformer"]
 
 
-class SKATRTransformer(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class SKATRTransformer(FrozenSummaries):
     """Self-supervised summaries of light cones, maps or global signals.
 
     ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
@@ -90,6 +83,11 @@ class SKATRTransformer(
     weights : path or None, default=None
         A file written by :meth:`save`: ``fit`` then loads it and trains nothing. (Give new weights
         a new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
+    cache : "memory", path or None, default="memory"
+        Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
+        that none is computed twice. "memory" is that of the process
+        (:func:`~skatr_sk.summaries.limit_cache_memory`); a path names a folder that all processes
+        share (``n_jobs=2``, a cluster, another day); None computes them at every call.
     checkpoint_dir : path or None, default=None
         Where an interrupted ``fit`` left its state and goes on; needs an int `random_state`.
     checkpoint_every : int, default=10
@@ -98,6 +96,9 @@ class SKATRTransformer(
         Where to compute; "auto" is CUDA when there is one.
     precision : {"auto", "float32", "bf16"}, default="auto"
         "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
+    n_workers : int, default=0
+        Processes that read file-backed light cones ahead of the training; 0 is a thread, which
+        is enough unless they are compressed and the training is fast.
     callbacks : list of skorch callbacks or None, default=None
         Called after the transformer's own.
     verbose : int, default=0
@@ -172,10 +173,12 @@ class SKATRTransformer(
         patience: int | None = None,
         brightness_range: tuple[float, float] | None = None,
         weights: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = "memory",
         checkpoint_dir: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 10,
         device: str = "auto",
         precision: str = "auto",
+        n_workers: int = 0,
         callbacks: Sequence[Any] | None = None,
         verbose: int = 0,
         random_state: int | np.random.RandomState | None = None,
@@ -204,10 +207,12 @@ class SKATRTransformer(
         self.patience = patience
         self.brightness_range = brightness_range
         self.weights = weights
+        self.cache = cache
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
         self.device = device
         self.precision = precision
+        self.n_workers = n_workers
         self.callbacks = callbacks
         self.verbose = verbose
         self.random_state = random_state
@@ -218,7 +223,7 @@ class SKATRTransformer(
 
         Parameters
         ----------
-        X : array-like of shape (n, *field_shape)
+        X : array-like or LightconeArray of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
         y : None
             Ignored.
@@ -240,111 +245,3 @@ class SKATRTransformer(
             else:
                 self._adopt(pretrain(self, fields))
         return self
-
-    def _adopt(self, frozen: FrozenEncoder) -> None:
-        """Become the transformer of a frozen encoder."""
-        same_encoder(self, frozen)
-        found = getattr(self, "field_shape_in_", frozen.architecture.field_shape)
-        if found != frozen.architecture.field_shape:
-            raise ValueError(
-                f"X has fields of shape {found}, but the weights in {self.weights!r} are for "
-                f"fields of shape {frozen.architecture.field_shape}; resample X to that grid."
-            )
-        self.encoder_ = frozen.encoder.requires_grad_(False)
-        self.architecture_ = frozen.architecture
-        self.scaling_ = frozen.scaling
-        self.history_ = frozen.history
-        self._n_features_out = frozen.architecture.embed_dim
-
-    def transform(self, X: ArrayLike) -> np.ndarray:
-        """Summarise fields with the frozen encoder.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, *field_shape)
-            In mK, of the shape seen in ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n, embed_dim), float32
-            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim).
-        """
-        check_is_fitted(self)
-        check_parameters(self)
-        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if (wanted or get_config()["transform_output"]) != "default":
-            self._check_columns()
-        fields = check_fields(self, X, reset=False)
-        device = resolve_device(self.device)
-        # The fitted encoder stays where it is; a copy of its small weights does the work elsewhere.
-        encoder = self.encoder_
-        if device.type != "cpu":
-            encoder = copy.deepcopy(encoder).to(device)
-        return encode(
-            encoder,
-            fields,
-            scaling=self.scaling_,
-            patch_size=self.architecture_.patch_size,
-            pooling=self.pooling,
-            device=device,
-            autocast=autocast(device, self.precision),
-        )
-
-    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
-        """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
-        self._check_columns()
-        names: np.ndarray = super().get_feature_names_out(input_features)
-        return names
-
-    def _check_columns(self) -> None:
-        if self.pooling == "tokens":
-            raise ValueError(
-                "pooling='tokens' gives an array of three axes, which has no columns to name: use "
-                "pooling='mean' or 'max', or set_output(transform='default')."
-            )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the frozen encoder, its scaling and its history as one safetensors file.
-
-        Parameters
-        ----------
-        path : path
-            Replaced whole or not at all; its folder must exist.
-        """
-        check_is_fitted(self)
-        frozen = FrozenEncoder(
-            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling
-        )
-        write_encoder(path, frozen)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
-        """Return a fitted transformer from a file written by :meth:`save`.
-
-        Parameters
-        ----------
-        path : path
-            Becomes the parameter ``weights``, so that a clone loads the same file.
-        **parameters
-            Others, such as ``device``; ``pooling`` is that of the saved transformer unless given.
-
-        Returns
-        -------
-        SKATRTransformer
-        """
-        frozen = read_encoder(path)
-        transformer = cls(weights=os.fspath(path), **({"pooling": frozen.pooling} | parameters))
-        check_parameters(transformer)
-        transformer._adopt(frozen)
-        transformer.field_shape_in_ = transformer.architecture_.field_shape
-        transformer.n_features_in_ = transformer.field_shape_in_[0]
-        return transformer
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "encoder_")
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # summaries are float32
-        tags.input_tags.three_d_array = True
-        return tags

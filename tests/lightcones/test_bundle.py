@@ -8,12 +8,14 @@ import h5py
 import numpy as np
 import pytest
 
-from skatr_sk.lightcones import io
+from skatr_sk import open_lightcones
+from skatr_sk._rows import digest_rows
+from skatr_sk.lightcones import bundle
 from skatr_sk.lightcones.io import coarsen, load_lightcones
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL_SIZE = ROOT.parent / "shared" / "data" / "lightcones_lr.h5"
-DATA = Path(io.__file__).parent / "data"
+DATA = Path(bundle.__file__).parent / "data"
 BUNDLE = DATA / "lightcones_lr_14x14x90.h5"
 
 NAMES = ["m_WDM", "Omega_m", "E_0", "log10_L_X", "log10_T_vir", "zeta"]
@@ -30,7 +32,7 @@ def data_dir(tmp_path, monkeypatch):
     """A copy of the bundled files that a test may damage."""
     for path in (BUNDLE, DATA / "README.md"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(io, "_data_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundle, "_data_dir", lambda: tmp_path)
     return tmp_path
 
 
@@ -364,3 +366,18 @@ def test_failed_conversion_leaves_no_trace(script, full_size, tmp_path):
         script.bundle(incomplete, destination)
     assert list(destination.parent.iterdir()) == [destination]
     assert destination.read_text() == "what was there before"
+
+
+def test_the_bundled_file_opens_as_any_other(cones):
+    """Chunks of many cones, compressed; names, units, bounds, redshifts and seeds are found."""
+    stored = open_lightcones(BUNDLE, validate="full")
+    assert stored.data.dtype == np.float16
+    rows = np.random.default_rng(0).permutation(len(cones.data))[:40]
+    np.testing.assert_array_equal(np.asarray(stored.data[rows]), cones.data[rows])
+    np.testing.assert_array_equal(stored.target, cones.target)
+    np.testing.assert_array_equal(stored.redshifts, cones.redshifts)
+    np.testing.assert_array_equal(stored.seeds, cones.seeds)
+    np.testing.assert_array_equal(stored.target_bounds, cones.target_bounds)
+    assert stored.target_names == cones.target_names
+    assert stored.target_units == cones.target_units
+    assert stored.data.row_digests() == digest_rows(cones.data)

@@ -1,0 +1,71 @@
+"""Where and how to compute: device, precision, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from skatr_sk._checks import spell
+
+__all__ = ["DEVICE_HINT", "PRECISIONS", "autocast", "one_thread", "resolve_device"]
+
+PRECISIONS = ("auto", "float32", "bf16")
+DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn ``device`` into a torch device; ``"auto"`` is CUDA when there is one.
+
+    Raises
+    ------
+    ValueError
+        When the name is unknown or the device is not present.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wrong = f"expected {DEVICE_HINT}, found {device!r}"
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        hint = spell(device, ("auto", "cpu", "cuda"))
+        raise ValueError(wrong + (f"; {hint}" if hint else "")) from error
+    try:
+        # The values must come back: the device "meta" takes them and has none.
+        torch.zeros(1, device=resolved).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        mend = "set_params(device='auto') takes what there is"
+        raise ValueError(f"{wrong} ({reason}); {mend}") from error
+    return resolved
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Run what follows in bfloat16 where ``precision`` says so; "auto" means on CUDA only."""
+    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Compute in one thread inside the block, where wanted.
+
+    Products of a few rows leave a second thread nothing to do but wait, and OpenMP waits by
+    spinning: beside another job a small head then trains ten to twenty times slower. The number
+    belongs to the whole process, and comes back at the end.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

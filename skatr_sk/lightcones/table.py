@@ -1,0 +1,115 @@
+"""The rows of many files, numbered through: reading them in order, and what their digests are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skatr_sk._rows import digest
+from skatr_sk.lightcones.files import Source
+from skatr_sk.lightcones.handles import let_go
+
+__all__ = ["Table"]
+
+_SPOT_CHECKS = 2  # rows read to see whether an index still belongs to its file
+
+
+class Table:
+    """The rows of all sources, numbered through, and the digests known so far.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Of one field shape.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = list(sources)
+        counts = [source.n_rows for source in self.sources]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.digests = np.zeros((int(self.starts[-1]), 16), dtype=np.uint8)
+        self.known = np.zeros(len(self.digests), dtype=bool)
+        self.asked = np.zeros(len(self.sources), dtype=bool)
+        # Integers and the like are read as float32: networks take nothing else.
+        stored = np.result_type(*{np.dtype(s.dtype) for s in self.sources}).newbyteorder("=")
+        self.dtype = stored if stored.kind == "f" else np.dtype(np.float32)
+        if self.dtype.itemsize > 8:
+            self.dtype = np.dtype(np.float64)
+        self.field_shape = self.sources[0].field_shape
+        self._close_at_the_end()
+
+    def _close_at_the_end(self) -> None:
+        weakref.finalize(self, let_go, self.sources).atexit = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._close_at_the_end()
+
+    def source_of(self, rows: np.ndarray) -> np.ndarray:
+        """Say which source each row is in."""
+        found: np.ndarray = np.searchsorted(self.starts, rows, side="right") - 1
+        return found
+
+    def origin(self, row: int) -> tuple[Source, int]:
+        """Return the source of a row, and its number therein."""
+        which = int(self.source_of(np.array([row]))[0])
+        return self.sources[which], int(row - self.starts[which])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Read rows in the order of the files, straight to their asked places."""
+        out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
+        if len(rows) == 0:
+            return out
+        order = np.argsort(rows, kind="stable")
+        asked = rows[order]
+        which = self.source_of(asked)
+        # Neighbours in the file that stay neighbours are read at one go.
+        breaks = (np.diff(asked) != 1) | (np.diff(order) != 1) | (np.diff(which) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            source, place = self.sources[which[start]], order[start]
+            first = int(asked[start] - self.starts[which[start]])
+            source.read(first, out[place : place + stop - start])
+        return out
+
+    def remember(self, rows: np.ndarray, digests: Sequence[bytes]) -> None:
+        """Note digests that were computed from the voxels."""
+        joined = b"".join(digests)
+        self.digests[rows] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)
+        self.known[rows] = True
+
+    def stored(self, which: int) -> np.ndarray | None:
+        """Index of a file, of the right shape; whether it is of these values is another matter."""
+        source = self.sources[which]
+        stored = source.digests()
+        right = stored is None or (stored.shape == (source.n_rows, 16) and stored.itemsize == 1)
+        if not right and stored is not None:
+            raise ValueError(
+                f"{source.path}: its index of row digests has shape {stored.shape} and type "
+                f"{stored.dtype}, expected ({source.n_rows}, 16) and uint8. The file was changed "
+                "after it was written: write it anew with save_lightcones."
+            )
+        return stored
+
+    def load_index(self, which: int) -> None:
+        """Take over the digests that a file carries, if some rows show that they are its own."""
+        source = self.sources[which]
+        self.asked[which] = True
+        stored = self.stored(which)
+        if stored is None:
+            return
+        rows = np.arange(self.starts[which], self.starts[which + 1])
+        rng = np.random.default_rng(0)
+        for row in rng.choice(len(rows), size=min(_SPOT_CHECKS, len(rows)), replace=False):
+            if digest(self.read(rows[row : row + 1])[0]) != stored[row].tobytes():
+                raise ValueError(
+                    f"{source.path}, row {row}: its values do not have the digest that the file "
+                    "stores for them. The file was changed after it was written: write it anew "
+                    "with save_lightcones."
+                )
+        fresh = rows[~self.known[rows]]
+        self.digests[fresh] = stored[fresh - self.starts[which]]
+        self.known[rows] = True

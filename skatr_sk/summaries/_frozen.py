@@ -1,0 +1,155 @@
+"""What a transformer does once its encoder is frozen: summaries, their names, its file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from skatr_sk._callbacks import CallbackSupportMixin
+from skatr_sk._checks import check_fields
+from skatr_sk._device import autocast, resolve_device
+from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries._parameters import check_parameters, same_encoder
+from skatr_sk.summaries.encoding import summarise
+from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.weights import Architecture, FrozenEncoder, read_encoder, write_encoder
+
+__all__ = ["FrozenSummaries"]
+
+
+class FrozenSummaries(
+    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """A frozen encoder as a scikit-learn transformer; a subclass says how it is trained.
+
+    Attributes
+    ----------
+    encoder_ : Encoder
+    architecture_ : Architecture
+    scaling_ : BrightnessScaling
+    history_ : list of dict
+    field_shape_in_ : tuple of int
+    n_features_in_ : int
+    """
+
+    encoder_: Encoder
+    architecture_: Architecture
+    scaling_: BrightnessScaling
+    history_: list[dict[str, Any]]
+    field_shape_in_: tuple[int, ...]
+    n_features_in_: int
+    weights: str | os.PathLike[str] | None
+    cache: str | os.PathLike[str] | None
+    pooling: str
+    device: str
+    precision: str
+
+    def _adopt(self, frozen: FrozenEncoder) -> None:
+        """Become the transformer of a frozen encoder."""
+        same_encoder(self, frozen)
+        found = getattr(self, "field_shape_in_", frozen.architecture.field_shape)
+        if found != frozen.architecture.field_shape:
+            raise ValueError(
+                f"X has fields of shape {found}, but the weights in {self.weights!r} are for "
+                f"fields of shape {frozen.architecture.field_shape}; resample X to that grid."
+            )
+        self.encoder_ = frozen.encoder.requires_grad_(False)
+        self.architecture_ = frozen.architecture
+        self.scaling_ = frozen.scaling
+        self.history_ = frozen.history
+        self._n_features_out = frozen.architecture.embed_dim
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Summarise fields with the frozen encoder.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, *field_shape)
+            In mK, of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, embed_dim), float32
+            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim).
+        """
+        check_is_fitted(self)
+        check_parameters(self)
+        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if (wanted or get_config()["transform_output"]) != "default":
+            self._check_columns()
+        fields = check_fields(self, X, reset=False)
+        device = resolve_device(self.device)
+        return summarise(
+            self._frozen(),
+            fields,
+            device=device,
+            autocast=autocast(device, self.precision),
+            cache=self.cache,
+        )
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
+        self._check_columns()
+        names: np.ndarray = super().get_feature_names_out(input_features)
+        return names
+
+    def _check_columns(self) -> None:
+        if self.pooling == "tokens":
+            raise ValueError(
+                "pooling='tokens' gives an array of three axes, which has no columns to name: use "
+                "pooling='mean' or 'max', or set_output(transform='default')."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the frozen encoder, its scaling and its history as one safetensors file.
+
+        Parameters
+        ----------
+        path : path
+            Replaced whole or not at all; its folder must exist.
+        """
+        check_is_fitted(self)
+        write_encoder(path, self._frozen())
+
+    def _frozen(self) -> FrozenEncoder:
+        return FrozenEncoder(
+            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Return a fitted transformer from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path : path
+            Becomes the parameter ``weights``, so that a clone loads the same file.
+        **parameters
+            Others, such as ``device``; ``pooling`` is that of the saved transformer unless given.
+
+        Returns
+        -------
+        SKATRTransformer
+        """
+        frozen = read_encoder(path)
+        transformer = cls(weights=os.fspath(path), **({"pooling": frozen.pooling} | parameters))
+        check_parameters(transformer)
+        transformer._adopt(frozen)
+        transformer.field_shape_in_ = transformer.architecture_.field_shape
+        transformer.n_features_in_ = transformer.field_shape_in_[0]
+        return transformer
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "encoder_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # summaries are float32
+        tags.input_tags.three_d_array = True
+        return tags

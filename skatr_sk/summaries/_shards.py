@@ -1,0 +1,249 @@
+"""Summaries in a folder that many processes read and fill at once, any of which may be killed.
+
+A folder holds one folder for each space (weights, pooling, precision). In it every process appends
+to a file of its own, a *shard*, records of one length: the key of a light cone (16 bytes), a
+checksum (8), the values (little-endian float32). Nobody writes into another's shard and no record
+is ever changed, so that the numbers need no lock: a record counts when it is all there and its
+checksum is right. Locks only keep two processes from computing the same summary, and vanish with
+their process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import secrets
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: what two processes want at the same moment, both compute
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Shards", "clear_folder", "count_records"]
+
+_KEY, _CHECKSUM = 16, 8  # bytes
+_CLAIMS = "claims"
+_SUFFIX = ".summaries"
+_LOGGER = logging.getLogger("skatr_sk.cache")
+
+
+class _Process:
+    """What a process does not share with those that it forks."""
+
+    token = secrets.token_hex(8)  # of its shards' names
+    warned: set[Path] = set()
+
+    @classmethod
+    def renew(cls) -> None:
+        cls.token = secrets.token_hex(8)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Process.renew)
+
+
+class Shards:
+    """The summaries of one space in a folder, and the claims on those to be computed.
+
+    Use it in a ``with`` statement: at its end the claims are given up. It is not safe for several
+    threads at once.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it does not exist, with the first summary that is written.
+    space : bytes
+        Of length 16; keys the checksums, so that a shard in the wrong folder is not believed.
+    shape : tuple of int
+        Of one summary.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> key = bytes(16)
+    >>> with Shards(tempfile.mkdtemp(), space=bytes(16), shape=(2,)) as shards:
+    ...     shards.claim(key), shards.find([key])
+    ...     shards.append({key: np.array([1.0, 2.0], dtype=np.float32)})
+    ...     shards.find([key])[key]
+    (True, {})
+    array([1., 2.], dtype=float32)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], space: bytes, shape: Sequence[int]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / space.hex()
+        self.space = space
+        self.shape = tuple(shape)
+        self.record = _KEY + _CHECKSUM + 4 * math.prod(self.shape)
+        self.ending = f"-{self.record}{_SUFFIX}"
+        self._seen: dict[Path, int] = {}  # records of each shard that the index knows
+        # A damaged record is followed by a good one elsewhere, once it has been computed again.
+        self._index: dict[bytes, list[tuple[Path, int]]] = {}
+        self._claims: IO[bytes] | None = None
+        self._lockable = fcntl is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._claims is not None:
+            self._claims.close()  # and with it go the locks
+            self._claims = None
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the summaries that any process has written; what is damaged is not found."""
+        self._look()
+        wanted: dict[Path, list[tuple[int, bytes]]] = {}
+        for key in keys:
+            for shard, place in self._index.get(key, ()):
+                wanted.setdefault(shard, []).append((place, key))
+        found: dict[bytes, np.ndarray] = {}
+        for shard, places in wanted.items():
+            try:
+                with open(shard, "rb") as stream:
+                    for place, key in sorted(places):
+                        values = None if key in found else self._read(stream, place, key)
+                        if values is not None:
+                            found[key] = values
+            except OSError as error:  # gone since, or unreadable
+                _LOGGER.warning("%s cannot be read (%s): computing its summaries.", shard, error)
+        return found
+
+    def append(self, found: Mapping[bytes, np.ndarray]) -> None:
+        """Write summaries to this process's shard; where that fails, warn once and go on."""
+        parts = []
+        for key, values in found.items():
+            data = np.ascontiguousarray(values, dtype="<f4").tobytes()
+            parts += [key, self._checksum(key, data), data]
+        shard = self.path / f"{_Process.token}{self.ending}"
+        whole = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Closed each time: on a network's file system that is when others get to see it.
+            with open(shard, "ab") as stream:
+                whole = stream.tell() // self.record * self.record
+                stream.truncate(whole)  # a write that failed may have left a part of a record
+                stream.write(b"".join(parts))
+        except OSError as error:
+            if whole is not None:
+                _truncate(shard, whole)
+            _warn_once(self.folder, error)
+
+    def claim(self, key: bytes) -> bool:
+        """Say whether this process may compute a summary: False while another one does.
+
+        The claim is a lock on one byte of a file, far beyond its end, which the system takes back
+        when the process ends, however it ends. Where there are no such locks all may compute.
+        """
+        if self._claims is None and self._lockable:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._claims = open(self.path / _CLAIMS, "ab")
+            except OSError:  # a folder to read from only
+                self._lockable = False
+        return self._lock(key, wanted=True)
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """Give claims up; what was computed has been written before."""
+        for key in keys:
+            self._lock(key, wanted=False)
+
+    def _lock(self, key: bytes, *, wanted: bool) -> bool:
+        if self._claims is None or not self._lockable:
+            return True
+        command = fcntl.LOCK_EX | fcntl.LOCK_NB if wanted else fcntl.LOCK_UN
+        try:
+            fcntl.lockf(self._claims, command, 1, int.from_bytes(key[:7], "little"))
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            self._lockable = False
+            _LOGGER.info("No locks in %s (%s): processes may compute twice.", self.path, error)
+        return True
+
+    def _look(self) -> None:
+        """Bring the index up to date with what the shards hold now."""
+        for shard in sorted(self.path.glob(f"*{self.ending}")):
+            seen = self._seen.get(shard, 0)
+            try:
+                there = shard.stat().st_size // self.record
+                if there <= seen:
+                    continue
+                with open(shard, "rb") as stream:
+                    for place in range(seen, there):
+                        stream.seek(place * self.record)
+                        self._index.setdefault(stream.read(_KEY), []).append((shard, place))
+            except OSError as error:  # gone since, or unreadable
+                _LOGGER.warning("%s cannot be read (%s): computing its summaries.", shard, error)
+                continue
+            self._seen[shard] = there
+
+    def _read(self, stream: IO[bytes], place: int, key: bytes) -> np.ndarray | None:
+        """Read one summary; None where the record is cut off or damaged."""
+        stream.seek(place * self.record)
+        record = stream.read(self.record)
+        data = record[_KEY + _CHECKSUM :]
+        right = len(record) == self.record and record[:_KEY] == key
+        if not right or record[_KEY : _KEY + _CHECKSUM] != self._checksum(key, data):
+            _LOGGER.warning("Record %d of %s is damaged: computing it anew.", place, stream.name)
+            return None
+        return np.frombuffer(data, dtype="<f4").reshape(self.shape).astype(np.float32, copy=False)
+
+    def _checksum(self, key: bytes, data: bytes) -> bytes:
+        return hashlib.blake2b(key + data, key=self.space, digest_size=_CHECKSUM).digest()
+
+
+def count_records(folder: str | os.PathLike[str]) -> tuple[int, int]:
+    """Count the records of all spaces in a folder, and their bytes."""
+    n_records = n_bytes = 0
+    for shard in _files(folder, f"*{_SUFFIX}"):
+        record = int(shard.stem.rpartition("-")[2])
+        n_records += shard.stat().st_size // record
+        n_bytes += shard.stat().st_size
+    return n_records, n_bytes
+
+
+def clear_folder(folder: str | os.PathLike[str]) -> None:
+    """Delete the shards in a folder, and no other file."""
+    spaces = set()
+    for path in [*_files(folder, f"*{_SUFFIX}"), *_files(folder, _CLAIMS)]:
+        path.unlink(missing_ok=True)
+        spaces.add(path.parent)
+    for space in spaces:
+        if not any(space.iterdir()):
+            space.rmdir()
+
+
+def _files(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """Files of ours: the folders of spaces have names of 32 hexadecimal digits."""
+    return sorted(Path(folder).glob("[0-9a-f]" * 32 + f"/{pattern}"))
+
+
+def _truncate(shard: Path, size: int) -> None:
+    """Take back a part of a record that a failed write has left, as far as that can be done."""
+    try:
+        os.truncate(shard, size)
+    except OSError as error:
+        _LOGGER.info("%s keeps an incomplete record (%s), which is not read.", shard, error)
+
+
+def _warn_once(folder: Path, error: OSError) -> None:
+    if folder in _Process.warned:
+        return
+    _Process.warned.add(folder)
+    warnings.warn(
+        f"Summaries cannot be written to the cache folder {str(folder)!r} ({error}). They are "
+        "right, but other processes and later runs compute them again: make room, or name another "
+        "folder in cache=.",
+        UserWarning,
+        stacklevel=2,
+    )

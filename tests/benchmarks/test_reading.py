@@ -1,0 +1,147 @@
+"""Reading light cones from files, beside plain h5py, beside memory, and how much memory it takes.
+
+Figures are ratios of two things timed by turns in one run. The files lie in the page cache, which
+is where differences show: a disk is slower than any of this.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
+from skatr_sk._rows import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELD = (28, 28, 470)
+CONE_BYTES = int(np.prod(FIELD)) * 2  # float16
+
+
+def cones(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return (40 * rng.standard_normal((n, *FIELD), dtype=np.float32) - 20).astype(np.float16)
+
+
+def seconds(action):
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("batch", [4, 64])
+def test_shuffled_reading(tmp_path, capsys, compression, batch):
+    """At least 0.8 of the rate of plain h5py reading the same rows in the order of the file."""
+    n = 512 if compression == "none" else 128
+    save_lightcones(tmp_path / "a.h5", cones(n), compression=compression)
+    X = open_lightcones(tmp_path / "a.h5").data
+    order = np.random.default_rng(0).permutation(n)
+    np.asarray(X[:4])
+
+    def shuffled():
+        for start in range(0, n, batch):
+            X.rows(order[start : start + batch])
+
+    def in_order():
+        with h5py.File(tmp_path / "a.h5") as file:
+            for start in range(0, n, batch):
+                file["brightness_temp"][start : start + batch]
+
+    times = [(seconds(shuffled), seconds(in_order)) for _ in range(7)]
+    ratio = min(t for _, t in times) / min(t for t, _ in times)
+    rate = n * CONE_BYTES / min(t for t, _ in times) / 1e9
+    with capsys.disabled():
+        print(
+            f"\nshuffled batches of {batch}, compression {compression}: {ratio:.2f} of the rate of "
+            f"plain h5py in order (at least 0.80), {rate:.2f} GB/s"
+        )
+    assert ratio >= 0.8
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_training_from_files(tmp_path, capsys, compression):
+    """An epoch from a file takes at most 1.1 of one from memory."""
+    values = cones(32)
+    save_lightcones(tmp_path / "a.h5", values, compression=compression)
+    X = open_lightcones(tmp_path / "a.h5").data
+
+    def epoch(data):
+        transformer = SKATRTransformer(
+            max_epochs=1,
+            batch_size=4,
+            validation_fraction=0,
+            brightness_range=(-120, -1),
+            device="cpu",
+            random_state=0,
+        )
+        return transformer.fit(data).history_[0]["seconds"]
+
+    epoch(values[:4])
+    times = [(epoch(X), epoch(values)) for _ in range(3)]
+    ratio = statistics.median(t for t, _ in times) / statistics.median(t for _, t in times)
+    with capsys.disabled():
+        print(f"\nepoch from a file, compression {compression}: {ratio:.3f} of memory (limit 1.1)")
+    assert ratio <= 1.1
+
+
+MEASURE = """
+import resource, sys
+import numpy as np
+import torch
+torch.set_num_threads(2)
+from skatr_sk import SKATRTransformer, open_lightcones
+
+X = open_lightcones(sys.argv[1]).data
+transformer = SKATRTransformer(
+    patch_size=(7, 7, 47), embed_dim=16, depth=1, n_heads=2, predictor_dim=16, predictor_depth=1,
+    max_epochs=1, batch_size=64, device="cpu", random_state=0,
+)
+summaries = transformer.fit(X).transform(X)
+assert summaries.shape == (len(X), 16) and np.isfinite(summaries).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+def write_large(path, n):
+    """A file as save_lightcones writes it, of n cones that differ in one voxel from 64 others."""
+    tile = cones(64)
+    save_lightcones(path, tile)
+    with h5py.File(path, "r+") as file:
+        del file["brightness_temp"], file["row_digest"]
+        voxels = file.create_dataset("brightness_temp", (n, *FIELD), np.float16, chunks=(1, *FIELD))
+        digests = file.create_dataset("row_digest", (n, 16), np.uint8)
+        for row in range(n):
+            cone = tile[row % 64]
+            cone[0, 0, 0], cone[0, 0, 1] = row % 1000, row // 1000
+            voxels[row] = cone
+            digests[row] = np.frombuffer(digest(cone), dtype=np.uint8)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, capsys):
+    """One epoch and a transform: below 1.5 GB for 8 GB of cones, and no more than for 2 GB."""
+    peaks = {}
+    for gigabytes in (2, 8):
+        path = tmp_path / "large.h5"
+        n = gigabytes * 10**9 // CONE_BYTES
+        write_large(path, n)
+        size = os.path.getsize(path) / 1e9
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(path)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        path.unlink()
+        assert done.returncode == 0, done.stderr
+        peaks[gigabytes] = float(done.stdout)
+        with capsys.disabled():
+            print(f"\n{n} cones, {size:.1f} GB: peak memory {peaks[gigabytes]:.2f} GiB")
+    assert peaks[8] < 1.5 / 1.0737
+    assert peaks[8] <= 1.05 * peaks[2]

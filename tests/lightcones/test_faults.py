@@ -1,0 +1,168 @@
+"""Files that are deleted, truncated or replaced between opening and reading."""
+
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
+from skatr_sk.lightcones.handles import close_files
+from tests.lightcones.layouts import write_npz, write_v3
+
+N, FIELD = 6, (4, 4, 10)
+
+
+def values(seed=0, n=N):
+    return np.random.default_rng(seed).normal(-20, 40, (n, *FIELD)).astype(np.float32)
+
+
+def _stack(folder):
+    save_lightcones(folder / "cones.h5", values())
+    return folder / "cones.h5", 0
+
+
+def _compressed(folder):
+    save_lightcones(folder / "cones.h5", values(), compression="gzip")
+    return folder / "cones.h5", 0
+
+
+def _simulations(folder):
+    for k in range(N):
+        write_v3(folder / f"c{k}.h5", seed=k, n_z=10)
+    return folder / "c2.h5", 2
+
+
+def _npz(folder):
+    for k in range(N):
+        write_npz(folder / f"run{k}.npz", seed=k, n_z=10)
+    return folder / "run2.npz", 2
+
+
+def _npy(folder):
+    np.save(folder / "cones.npy", values())
+    return folder / "cones.npy", 0
+
+
+def _delete(path):
+    path.unlink()
+
+
+def _truncate(path):
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def _replace(path):
+    """By another file of the same size and time, under the same name."""
+    other = path.with_name("other.tmp")
+    shutil.copy2(path, other)
+    data = bytearray(other.read_bytes())
+    data[-200:] = bytes(200)
+    other.write_bytes(data)
+    found = path.stat()
+    os.utime(other, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.replace(other, path)
+
+
+def _write_into(path):
+    """As a program that goes on writing to its own file: the same inode and size."""
+    with open(path, "r+b") as stream:
+        stream.seek(-100, os.SEEK_END)
+        stream.write(bytes(100))
+    later = path.stat().st_mtime_ns + 1
+    os.utime(path, ns=(later, later))
+
+
+HAPPENINGS = {
+    "deleted": (_delete, FileNotFoundError, "cannot be found now .* or open the light cones anew"),
+    "truncated": (_truncate, OSError, "has changed since it was opened .* open the light cones"),
+    "replaced": (_replace, OSError, "has changed since it was opened"),
+    "written into": (_write_into, OSError, "has changed since it was opened"),
+}
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
+@pytest.mark.parametrize("happening", HAPPENINGS)
+@pytest.mark.parametrize("make", [_stack, _compressed, _simulations, _npz, _npy])
+def test_a_clear_error_and_never_a_wrong_number(tmp_path, make, happening, is_open):
+    happen, kind, message = HAPPENINGS[happening]
+    path, bad = make(tmp_path)
+    X = open_lightcones(tmp_path).data
+    before = np.asarray(X)
+    X.row_digests()
+    if not is_open:
+        close_files()
+    happen(path)
+    whole = rf"(?i){path.name}, row \d: .*{message}"
+    with pytest.raises(kind, match=whole):
+        np.asarray(X)
+    with pytest.raises(kind, match=whole):
+        X[bad]
+    with pytest.raises(kind, match=whole):
+        X.row_digests()  # what was remembered is of the file as it was
+    if bad:  # the other files are as they were
+        np.testing.assert_array_equal(np.asarray(X[:2]), before[:2])
+
+
+def test_training_and_summaries_say_which_file(tmp_path):
+    for k in range(8):
+        write_npz(tmp_path / f"run{k}.npz", seed=k, n_z=10)
+    X = open_lightcones(tmp_path).data
+    X.row_digests()
+    fitted = SKATRTransformer(max_epochs=0, embed_dim=16, depth=1, random_state=0).fit(X)
+    (tmp_path / "run5.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"run5\.npz, row 0"):
+        fitted.transform(X)
+    for n_workers in (0, 1):
+        transformer = SKATRTransformer(
+            max_epochs=1,
+            embed_dim=16,
+            depth=1,
+            predictor_depth=1,
+            n_workers=n_workers,
+            random_state=0,
+        )
+        with pytest.raises(FileNotFoundError, match=r"run5\.npz, row 0"):
+            transformer.fit(X)
+        assert not hasattr(transformer, "encoder_")
+
+
+def test_a_file_that_comes_back_is_read_again(tmp_path):
+    path, _ = _stack(tmp_path)
+    X = open_lightcones(path).data
+    path.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        X[0]
+    (tmp_path / "away").rename(path)
+    np.testing.assert_array_equal(np.asarray(X), values())
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_file_that_was_rewritten_in_place_is_opened_as_it_is_now(tmp_path, noticed):
+    """Also while the old one is still open here: HDF5 takes a file with one inode for one file."""
+    path, _ = _stack(tmp_path)
+    old = open_lightcones(path).data
+    np.asarray(old)
+    save_lightcones(tmp_path / "other.h5", values(seed=1, n=9))
+    path.write_bytes((tmp_path / "other.h5").read_bytes())
+    if noticed:
+        with pytest.raises(OSError, match="has changed"):
+            np.asarray(old)
+    new = open_lightcones(path, validate="full").data
+    np.testing.assert_array_equal(np.asarray(new), values(seed=1, n=9))
+    with pytest.raises(OSError, match="has changed"):
+        old.row_digests()
+
+
+def test_a_file_damaged_before_it_was_opened(tmp_path):
+    """Its outside is in order, and its last cones are not."""
+    path, _ = _compressed(tmp_path)
+    with h5py.File(path) as file:
+        info = file["brightness_temp"].id.get_chunk_info(0)
+    with open(path, "r+b") as stream:
+        stream.seek(info.byte_offset)
+        stream.write(bytes(info.size))
+    X = open_lightcones(path, validate=False).data
+    with pytest.raises(OSError, match=r"cones\.h5, row 0: cannot be read .*on_bad='drop'"):
+        np.asarray(X)

@@ -1,0 +1,274 @@
+"""Searches and curves over the whole Pipeline: the encoder sees each light cone once."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from joblib import parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from scipy.stats import loguniform
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    KFold,
+    RandomizedSearchCV,
+    cross_val_predict,
+    cross_validate,
+    learning_curve,
+)
+from sklearn.pipeline import Pipeline
+
+from skatr_sk import (
+    LightconeRegressor,
+    SKATRTransformer,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
+from skatr_sk.lightcones import BrightnessScaling
+from skatr_sk.summaries import cache_info, clear_cache
+from tests.counting import CountFields, KillOnce
+
+N = 24
+# Six candidates and four folds, as in the documentation's example.
+GRID = {"head__hidden_dims": [(), (8,)], "head__learning_rate": [1e-2, 1e-3, 1e-4]}
+FOLDS = KFold(4, shuffle=True, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def cones():
+    bunch = load_lightcones()
+    rows = np.arange(0, 9 * N, 9)
+    return bunch.data[rows].astype(np.float32), bunch.target[rows]
+
+
+@pytest.fixture(scope="module")
+def in_files(cones, tmp_path_factory):
+    """The same light cones and parameters, left in a file."""
+    path = tmp_path_factory.mktemp("cones") / "cones.h5"
+    save_lightcones(path, *cones)
+    opened = open_lightcones(path)
+    return opened.data, opened.target
+
+
+@pytest.fixture(scope="module")
+def weights(cones, tmp_path_factory):
+    """A file of weights: those of the random initialisation will do."""
+    path = tmp_path_factory.mktemp("weights") / "skatr.safetensors"
+    skatr = SKATRTransformer(
+        patch_size=(2, 2, 45), embed_dim=12, depth=1, n_heads=2, max_epochs=0, device="cpu",
+        random_state=0,
+    )  # fmt: skip
+    skatr.fit(cones[0]).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_cached():
+    clear_cache()
+    yield
+    clear_cache()
+
+
+def head():
+    return LightconeRegressor(hidden_dims=(8,), max_epochs=2, device="cpu", random_state=0)
+
+
+def from_weights(weights, cache):
+    skatr = SKATRTransformer(weights=weights, cache=cache, device="cpu")
+    return Pipeline([("skatr", skatr), ("head", head())])
+
+
+def counted(weights, cache, tmp_path):
+    """A pipeline over a fitted transformer, and the count of what its encoder sees."""
+    skatr = SKATRTransformer.load(weights, cache=cache, device="cpu")
+    counter = CountFields(tmp_path / "seen.txt")
+    skatr.encoder_.register_forward_hook(counter)
+    return Pipeline([("skatr", FrozenEstimator(skatr)), ("head", head())]), counter
+
+
+def search(pipe, X, y, n_jobs=1):
+    return GridSearchCV(pipe, GRID, cv=FOLDS, n_jobs=n_jobs, error_score="raise").fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def expected(cones, weights):
+    """The scores of a search over the bare head, on summaries that were computed beforehand."""
+    X, y = cones
+    summaries = SKATRTransformer.load(weights, cache=None, device="cpu").transform(X)
+    bare = Pipeline([("head", head())])
+    return search(bare, summaries, y).cv_results_["mean_test_score"]
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_a_search_sees_each_cone_once(cache, kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
+    cache = cache if cache == "memory" else tmp_path / "cache"
+    pipe, counter = counted(weights, cache, tmp_path)
+    found = search(pipe, *cones)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-4)
+    assert counter.total() == N == cache_info().misses
+    assert found.predict(cones[0][:5]).shape == (5, 6)
+    # The weights from their file are the same weights.
+    again = search(from_weights(weights, cache), *cones)
+    np.testing.assert_array_equal(
+        again.cv_results_["mean_test_score"], found.cv_results_["mean_test_score"]
+    )
+    assert cache_info().misses == N
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
+    folder = tmp_path / "cache"
+    pipe, counter = counted(weights, folder, tmp_path)
+    found = search(pipe, *cones, n_jobs=2)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-2)
+    assert counter.total() == N == cache_info(folder).n_entries
+    assert cache_info().misses == 0  # all in the workers; the refit here has found them
+    again = search(from_weights(weights, folder), *cones, n_jobs=2)
+    np.testing.assert_allclose(again.cv_results_["mean_test_score"], expected, atol=1e-2)
+    assert cache_info(folder).n_entries == N
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_every_tool_finds_what_the_first_computed(kept, cones, in_files, weights, tmp_path):
+    X, y = cones if kept == "in memory" else in_files
+    pipe, counter = counted(weights, "memory", tmp_path)
+    sizes, train_scores, _ = learning_curve(
+        pipe, X, y, train_sizes=[0.2, 0.5, 1.0], cv=FOLDS, error_score="raise"
+    )
+    assert sizes.tolist() == [3, 9, 18]
+    assert np.isfinite(train_scores).all()
+    assert counter.total() == N
+    options = {"cv": FOLDS, "error_score": "raise"}
+    scores = cross_validate(pipe, X, y, **options)["test_score"]
+    assert np.isfinite(scores).all()
+    assert cross_val_predict(pipe, X, y, cv=FOLDS).shape == (N, 6)
+    drawn = {"head__learning_rate": loguniform(1e-4, 1e-2), "head__dropout": [0.0, 0.1]}
+    randomized = RandomizedSearchCV(pipe, drawn, n_iter=2, random_state=0, **options).fit(X, y)
+    assert 1e-4 < randomized.best_params_["head__learning_rate"] < 1e-2
+    halving = HalvingGridSearchCV(
+        pipe, {"head__learning_rate": [1e-2, 1e-3, 1e-4]}, min_resources=8, random_state=0, cv=2,
+        error_score="raise",
+    ).fit(X, y)  # fmt: skip
+    assert halving.n_resources_ == [8, 24]
+    assert counter.total() == N
+
+
+def test_in_memory_or_in_files_it_is_the_same_light_cone(cones, in_files, weights, tmp_path):
+    pipe, counter = counted(weights, tmp_path / "cache", tmp_path)
+    pipe.fit(*cones)
+    assert counter.total() == N
+    # What needs no summary is not read either: the file might as well be gone.
+    read = []
+    files = in_files[0]
+    original = type(files).rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(files), "rows", lambda self, *a: read.append(a) or original(self, *a))
+        np.testing.assert_array_equal(pipe.predict(files), pipe.predict(cones[0]))
+    assert counter.total() == N
+    assert read == []
+
+
+def test_a_cone_that_cannot_be_used_costs_no_other(cones, weights, tmp_path):
+    X, _ = cones
+    broken = np.concatenate([X, X[:1]])
+    broken[-1, 3, 4, 5] = np.nan
+    np.save(tmp_path / "broken.npy", broken)
+    files = open_lightcones(tmp_path / "broken.npy", validate=False).data
+    skatr = SKATRTransformer.load(weights, cache=tmp_path / "cache", device="cpu")
+    with pytest.raises(ValueError, match="broken.npy, row 24"):
+        skatr.transform(files)
+    expected = SKATRTransformer.load(weights, cache=None, device="cpu").transform(X)
+    np.testing.assert_allclose(skatr.transform(files[:N]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_cache_everything_is_computed_again(cones, weights, tmp_path):
+    pipe, counter = counted(weights, None, tmp_path)
+    cross_validate(pipe, *cones, cv=FOLDS, error_score="raise")
+    assert counter.total() == 4 * N  # each fold trains on three quarters and tests on one
+    assert cache_info()[:3] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("wrong", [3, "", True, "a file"])
+def test_a_wrong_cache_is_refused(wrong, cones, tmp_path):
+    if wrong == "a file":
+        (tmp_path / "file").touch()
+        wrong = tmp_path / "file"
+    with pytest.raises(ValueError, match="- cache: expected 'memory', the path of a folder, or No"):
+        SKATRTransformer(cache=wrong).fit(cones[0])
+
+
+def test_what_the_key_is_made_of(cones, weights):
+    """What changes the summaries is another entry; what does not finds them."""
+
+    def misses(X, **parameters):
+        before = cache_info().misses
+        SKATRTransformer.load(weights, device="cpu", **parameters).transform(X)
+        return cache_info().misses - before
+
+    X = cones[0][:4]
+    assert misses(X) == 4
+    assert misses(X.astype(np.float64), batch_size=1, verbose=1, precision="float32") == 0
+    assert misses(np.asfortranarray(X[::-1])) == 0
+    assert misses(X, pooling="max") == misses(X, pooling="tokens") == 4
+    assert misses(X, precision="bf16") == 4
+    changed = X.copy()
+    changed[2, 0, 0, 0] += 1e-3
+    assert misses(changed) == 1
+    assert misses(X, cache=None) == 0  # nor is it counted
+
+
+def test_changed_weights_are_other_weights(cones, weights):
+    X = cones[0][:4]
+    skatr = SKATRTransformer.load(weights, device="cpu")
+    before = skatr.transform(X)
+    with torch.no_grad():
+        next(skatr.encoder_.parameters()).mul_(1.5)
+    after = skatr.transform(X)
+    assert cache_info().misses == 8
+    assert (after != before).any(axis=1).all()
+    skatr.scaling_ = BrightnessScaling.from_range(-120, -1)
+    assert (skatr.transform(X) != after).any(axis=1).all()
+
+
+def test_a_worker_killed_in_mid_search(cones, weights, tmp_path, expected):
+    folder = tmp_path / "cache"
+    pipe, counter = counted(weights, folder, tmp_path)
+    flag = tmp_path / "kill"
+    pipe["skatr"].estimator.encoder_.register_forward_hook(KillOnce(flag))
+    with pytest.raises(TerminatedWorkerError):
+        search(pipe, *cones, n_jobs=2)
+    assert not flag.exists()
+    written = cache_info(folder).n_entries
+    lost = counter.total() - written  # the batch in which the worker died
+    assert 0 < lost <= N
+    # The search again, here, goes on from what is there, and is right.
+    found = search(pipe, *cones)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-4)
+    assert cache_info().misses == N - written
+    assert cache_info(folder).n_entries == N
+    assert counter.total() == N + lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["in memory", "in files"])
+def test_a_dask_cluster_sees_each_cone_once(kept, cones, in_files, weights, tmp_path, expected):
+    cones = cones if kept == "in memory" else in_files
+    distributed = pytest.importorskip("distributed")
+    folder = tmp_path / "cache"
+    pipe, counter = counted(weights, folder, tmp_path)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+        local_directory=tmp_path / "dask",
+    )  # fmt: skip
+    with cluster, distributed.Client(cluster), parallel_config(backend="dask"):
+        found = search(pipe, *cones, n_jobs=-1)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-2)
+    assert counter.total() == N == cache_info(folder).n_entries
+    assert os.getpid() not in counter.processes()
