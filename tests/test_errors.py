@@ -191,6 +191,14 @@ def test_all_constant_cones_warn_and_give_numbers():
         assert np.isfinite(transformer().fit_transform(X)).all()
 
 
+def test_cones_in_kelvin_warn():
+    with pytest.warns(UserWarning, match=r"No value of X is beyond 0\.\d+: is it in kelvin"):
+        transformer().fit(cones() / 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transformer().fit(cones())
+
+
 # --- shapes and types ---------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 __all__ = ["BrightnessScaling", "ParameterScaling", "apply_symmetries", "sky_symmetries"]
 
 _CHUNK_VALUES = 4_000_000  # voxels held as float64 at a time while a scaling is learned
-_SAMPLE_VALUES = 100_000_000  # voxels that it is learned from at most,
+_SAMPLE_VALUES = 10_000_000  # voxels that it is learned from at most,
 _FEWEST_SAMPLED = 64  # but never from fewer fields than these: voxels of one field are alike
 
 
@@ -71,6 +71,8 @@ class BrightnessScaling:
         scale.
         """
         rows = _sample(fields, np.arange(len(fields)) if rows is None else rows)
+        if not isinstance(fields, np.ndarray) and len(rows) <= _FEWEST_SAMPLED:
+            fields, rows = np.asarray(fields[rows]), np.arange(len(rows))  # they are read twice
         n_values = len(rows) * math.prod(fields.shape[1:])
         softening = sum(np.abs(c).sum() for c in _chunks(fields, rows)) / n_values or 1.0
         total = square = 0.0

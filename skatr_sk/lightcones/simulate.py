@@ -94,6 +94,9 @@ class SimulatedLightcones:
     (8, 8, 20)
     >>> cones[[3, 7]].target.shape  # a view: nothing is simulated
     (2, 6)
+
+    It is an ``X`` for pre-training: ``SKATRTransformer(n_workers=2).fit(cones)`` simulates each
+    batch anew, in two processes, while the last one trains.
     """
 
     dtype = np.dtype(np.float32)
@@ -191,6 +194,14 @@ class SimulatedLightcones:
             fine = cell_redshifts(Cosmology(omega_m, m_wdm), box, offset=(block - 1) / 2)
             out[start : start + _COSMOLOGIES] = fine[:, ::block].numpy()
         return out
+
+    def rows(self, rows: Any) -> np.ndarray:
+        """Simulate these rows, as an array."""
+        return np.asarray(self[rows])
+
+    def require_finite(self) -> SimulatedLightcones:
+        """Return itself: estimators ask what is read later to refuse NaN; here there is none."""
+        return self
 
     def row_digests(self) -> list[bytes]:
         """Name the content of every row in 16 bytes, without simulating it.

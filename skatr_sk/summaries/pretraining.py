@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,27 +21,18 @@ from skatr_sk._rank import effective_rank
 from skatr_sk._rows import Rows, digest_rows, split_rows
 from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
 from skatr_sk.summaries._parameters import check_widths, resolve_masks, resolve_patch_size
+from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
 from skatr_sk.summaries.masking import BlockMask, sample_masks
 from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, patchify
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
-__all__ = ["CollapseWarning", "EffectiveRank", "MovingTarget", "Views", "pretrain"]
+__all__ = ["EffectiveRank", "MovingTarget", "Views", "pretrain"]
 
-
-_FEWEST_RANKED = 16
-_HANDFUL = 3.0
-# On Gaussian random fields healthy summaries scatter by 1 to 30 % of their size, collapsed ones by
-# 0.3 %; on real light cones those of random weights scatter by 9 % and more.
-_RANK_FLOOR = 0.005
 _MOST_RANKED = 512
-_LOOKED_AT = 16  # of fields in files, where all would take a pass of their own
 _TOPPED_UP = 128
-
-
-class CollapseWarning(UserWarning):
-    """The summaries vary along a handful of directions only: pre-training has collapsed."""
+_MOST_HELD = 30_000_000  # voxels
 
 
 class Views:
@@ -173,7 +163,7 @@ class EffectiveRank(Callback):
             device=device,
             autocast=autocast(device, self.precision),
         )
-        return effective_rank(summaries, floor=_RANK_FLOOR)
+        return effective_rank(summaries, floor=RANK_FLOOR)
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Measure the rank at initialisation; a run that resumes has the same initial weights."""
@@ -197,7 +187,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     -------
     FrozenEncoder
     """
-    _warn_constant(fields)
+    warn_fields(fields)
     architecture = Architecture(
         field_shape=tuple(fields.shape[1:]),
         patch_size=resolve_patch_size(transformer.patch_size, fields.shape[1:]),
@@ -227,8 +217,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     # The rank of few fields is small whatever the encoder: training fields top them up.
     watched = np.concatenate([valid_rows, train_rows])[: max(len(valid_rows), _TOPPED_UP)]
     rank = EffectiveRank(
-        fields,
-        watched[:_MOST_RANKED],
+        *_held(fields, watched[:_MOST_RANKED]),
         scaling=scaling,
         patch_size=architecture.patch_size,
         precision=transformer.precision,
@@ -268,8 +257,16 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
         )
     for row in history:
         if row["kept"]:
-            _warn_collapse(row, len(watched))
+            warn_collapse(row, len(watched))
     return FrozenEncoder(architecture, scaling, encoder, history, transformer.pooling)
+
+
+def _held(fields: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Fields and rows of them; in memory where they are few, for every epoch looks at them."""
+    many = len(rows) * math.prod(fields.shape[1:]) > _MOST_HELD
+    if many or isinstance(fields, np.ndarray):
+        return fields, rows
+    return np.asarray(fields[rows]), np.arange(len(rows))
 
 
 def _objective(
@@ -310,36 +307,3 @@ def _run_identity(transformer: Any, fields: Any, seed: int) -> str:
     content = hashlib.blake2b(b"".join(digest_rows(fields)), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
     return json.dumps(settings, default=repr, sort_keys=True)
-
-
-def _warn_collapse(last: dict[str, Any], n_watched: int) -> None:
-    """Warn when the summaries end on a handful of directions."""
-    rank, at_init = last["effective_rank"], last["effective_rank_at_init"]
-    # The rank of a few fields is small whatever the encoder: nothing can be said.
-    if n_watched >= _FEWEST_RANKED and rank < _HANDFUL and rank < at_init / 2:
-        warnings.warn(
-            f"The summaries have collapsed: their effective rank fell from {at_init:.1f} at "
-            f"initialisation to {rank:.1f}, counting directions in which light cones differ by "
-            f"more than {_RANK_FLOOR:.1%} of a summary's size. Bring back what prevents it "
-            "(ema_decay near 1, predictor_depth >= 1, normalize_targets=True), then try a lower "
-            "learning_rate or fewer epochs.",
-            CollapseWarning,
-            stacklevel=5,
-        )
-
-
-def _warn_constant(fields: Any) -> None:
-    """Warn of fields without any structure; of fields in files some are looked at."""
-    n = len(fields)
-    if not isinstance(fields, np.ndarray):
-        n = min(n, _LOOKED_AT)
-    flat = np.asarray(fields[:n]).reshape(n, -1)
-    constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
-    if constant.size:
-        first = ", ".join(map(str, constant[:5]))
-        warnings.warn(
-            f"X has {constant.size} of {n} constant fields (first rows: {first}); there "
-            "is nothing to learn from them. Check how they were made or read.",
-            UserWarning,
-            stacklevel=5,
-        )
