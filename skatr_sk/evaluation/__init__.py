@@ -10,6 +10,7 @@ matplotlib when they draw.
 from skatr_sk.evaluation.calibration import (
     highest_density_levels,
     posterior_draws,
+    rank_levels,
     sbc_ranks,
     tarp_levels,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "neg_mean_absolute_relative_error_scorer",
     "posterior_draws",
     "r2_per_parameter",
+    "rank_levels",
     "sbc_ranks",
     "tarp_levels",
 ]

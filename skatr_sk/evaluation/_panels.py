@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk.evaluation import metrics
+from skatr_sk.evaluation._samples import unwrap
 
 # Symbol and unit of the six standard parameters; other names are drawn as they are.
 _LABELS = {
@@ -81,8 +82,8 @@ def parameter_labels(
 
 
 def prior_of(estimator: Any) -> dict[str, Any]:
-    """Names and prior edges that a fitted posterior, or a Pipeline that ends in one, knows."""
-    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    """Names and prior edges that a fitted posterior, a Pipeline or a search over such knows."""
+    _, final = unwrap(estimator)
     return {
         "parameter_names": getattr(final, "parameter_names_", None),
         "bounds": getattr(final, "prior_bounds_", None),
