@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 import copy
+import numbers
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def rank_levels(
     Raises
     ------
     ValueError
-        When ranks are not whole numbers from 0 to `n_samples`.
+        When `n_samples` is no integer >= 1, or ranks are not whole numbers from 0 to it.
 
     Examples
     --------
@@ -121,6 +122,8 @@ def rank_levels(
     >>> bool(levels[0] < 0.25), bool(levels[1] >= 0.75)
     (True, True)
     """
+    if not isinstance(n_samples, numbers.Integral) or n_samples < 1:
+        raise ValueError(f"n_samples is {n_samples!r}, expected an integer >= 1.")
     given = np.asarray(ranks)
     fit = given.dtype.kind in "biuf" and bool(
         ((given == np.round(given)) & (given >= 0) & (given <= n_samples)).all()

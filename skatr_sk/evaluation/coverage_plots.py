@@ -244,7 +244,9 @@ class CoverageDisplay:
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
         if levels is None:
-            names = parameter_names or prior_of(estimator)["parameter_names"]
+            names = parameter_names
+            if names is None:
+                names = prior_of(estimator)["parameter_names"]
             return cls.from_samples(
                 samples, y, method=method, parameter_names=names, **common, **kwargs
             )

@@ -86,7 +86,11 @@ class MarginalsDisplay:
         self.bounds = bounds
 
     def plot(
-        self, axes: Any = None, *, style_kwargs: Mapping[str, Any] | None = None
+        self,
+        axes: Any = None,
+        *,
+        style_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
     ) -> MarginalsDisplay:
         """Draw the panels.
 
@@ -96,6 +100,8 @@ class MarginalsDisplay:
             By default those of a new figure.
         style_kwargs : dict, default=None
             Colour and the like of the intervals, passed on to ``Axes.vlines`` and ``Axes.plot``.
+        verbose : int, default=0
+            Whether to show a progress bar of the quantiles.
 
         Returns
         -------
@@ -109,7 +115,7 @@ class MarginalsDisplay:
         tails = [(1 - share) / 2 for share in _INTERVALS]
         shares = [tails[1], tails[0], 0.5, 1 - tails[0], 1 - tails[1]]
         self.quantiles_ = np.empty((len(shares), *true.shape))
-        for rows in in_batches(samples.shape, "quantiles"):
+        for rows in in_batches(samples.shape, "quantiles", verbose):
             part = np.asarray(samples[rows], dtype=np.float64)
             self.quantiles_[:, rows] = np.quantile(part, shares, axis=1)
         q = self.quantiles_
@@ -218,7 +224,7 @@ class MarginalsDisplay:
             For each light cone.
         random_state : int, Generator or None, default=0
         verbose : int, default=0
-            Whether to show a progress bar of the sampling.
+            Whether to show progress bars.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
@@ -226,4 +232,4 @@ class MarginalsDisplay:
         samples, _ = posterior_draws(
             estimator, X, n_samples=n_samples, random_state=random_state, verbose=verbose
         )
-        return cls.from_samples(samples, y, **(prior_of(estimator) | kwargs))
+        return cls.from_samples(samples, y, verbose=verbose, **(prior_of(estimator) | kwargs))

@@ -233,7 +233,8 @@ class PosteriorDisplay:
             raise ValueError(f"levels is {self.levels!r}, expected numbers in (0, 1).")
         labels = parameter_labels(self.parameter_names, self.parameter_units, n)
         bounds = check_bounds(self.bounds, n)
-        names = self.parameter_names or [symbol for symbol, _ in labels]
+        names = [symbol for symbol, _ in labels]
+        names = names if self.parameter_names is None else list(self.parameter_names)
         for name, points in posteriors.items():
             posteriors[name] = check_inside(points, bounds, name, names)
         return posteriors, truth, bounds, labels

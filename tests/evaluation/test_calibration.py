@@ -299,6 +299,7 @@ def test_a_bar_of_the_sampling_shows_when_asked_for(fitted, verbose, monkeypatch
             "random_state is -1",
         ),
         (lambda: rank_levels([0, 4], 3), "values from 0 to 4, expected .* n_samples=3"),
+        (lambda: rank_levels([0], 1.5), "n_samples is 1.5, expected an integer >= 1"),
         (lambda: rank_levels([0.5], 3), "expected whole numbers"),
         (lambda: rank_levels(["a"], 3), "expected whole numbers"),
         (lambda: highest_density_levels(np.zeros((3, 5)), np.zeros(4)), "log_prob_true"),

@@ -256,7 +256,10 @@ def test_bars_show_when_asked_for(fitted, verbose, monkeypatch, capsys):
             lambda: CoverageDisplay.from_estimator(pipe, X[:9], y[:9], method="tarp", **options),
             [sampling, tarp],
         ),
-        (lambda: MarginalsDisplay.from_estimator(pipe, X[:9], y[:9], **options), [sampling]),
+        (
+            lambda: MarginalsDisplay.from_estimator(pipe, X[:9], y[:9], **options),
+            [sampling, "quantiles: 100%"],
+        ),
         (lambda: PosteriorDisplay.from_estimator(pipe, X[:1], **options), [sampling]),
     ):
         call()
