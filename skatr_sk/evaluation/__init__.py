@@ -1,7 +1,7 @@
 """Judge recovered parameters, posteriors and summaries, and draw them.
 
 :mod:`~skatr_sk.evaluation.metrics`, :mod:`~skatr_sk.evaluation.calibration` and
-:mod:`~skatr_sk.evaluation.coverage` need numpy and scipy only; the displays of
+:mod:`~skatr_sk.evaluation.coverage` need numpy, scipy and tqdm only; the displays of
 :mod:`~skatr_sk.evaluation.plots`, :mod:`~skatr_sk.evaluation.posterior_plots`,
 :mod:`~skatr_sk.evaluation.marginal_plots` and :mod:`~skatr_sk.evaluation.coverage_plots` import
 matplotlib when they draw.
