@@ -119,7 +119,7 @@ def test_contours_hold_their_share_at_every_width_in_the_prior(rng, width, corre
     np.testing.assert_allclose(drawn, samples.std(axis=0), rtol=0.03)
 
 
-@pytest.mark.parametrize("separation", [5, 50])
+@pytest.mark.parametrize("separation", [5, 50, 150])
 def test_two_narrow_peaks_keep_their_height(rng, separation):
     """Scott's rule with the standard deviation smooths by the peaks' distance, not their width."""
     n, sigma = 20_000, 1 / (3 * separation)
