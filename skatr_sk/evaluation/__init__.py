@@ -1,7 +1,7 @@
 """Judge recovered parameters, posteriors and summaries, and draw them.
 
 :mod:`~skatr_sk.evaluation.metrics`, :mod:`~skatr_sk.evaluation.calibration` and
-:mod:`~skatr_sk.evaluation.coverage` need numpy and scipy only; the displays of
+:mod:`~skatr_sk.evaluation.coverage` need numpy, scipy and tqdm only; the displays of
 :mod:`~skatr_sk.evaluation.plots`, :mod:`~skatr_sk.evaluation.posterior_plots`,
 :mod:`~skatr_sk.evaluation.marginal_plots`, :mod:`~skatr_sk.evaluation.coverage_plots` and
 :mod:`~skatr_sk.evaluation.data_efficiency_plots` import matplotlib when they draw.
@@ -10,6 +10,7 @@
 from skatr_sk.evaluation.calibration import (
     highest_density_levels,
     posterior_draws,
+    rank_levels,
     sbc_ranks,
     tarp_levels,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "parameter_scores",
     "posterior_draws",
     "r2_per_parameter",
+    "rank_levels",
     "sbc_ranks",
     "tarp_levels",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 __all__ = [
+    "COLORS",
     "EDGE",
     "SCORE_BOX",
     "TRUTH",
     "check_bounds",
+    "check_colors",
     "check_corner",
+    "check_inside",
     "check_panels",
+    "common_prior",
     "corner_grid",
     "import_pyplot",
     "merged",
@@ -20,13 +24,14 @@ __all__ = [
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk.evaluation import metrics
+from skatr_sk.evaluation._samples import unwrap
 
 # Symbol and unit of the six standard parameters; other names are drawn as they are.
 _LABELS = {
@@ -37,6 +42,7 @@ _LABELS = {
     "log10_T_vir": (r"$\log_{10} T_\mathrm{vir}$", "K"),
     "zeta": (r"$\zeta$", ""),
 }
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
 TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
 # matplotlib refuses a keyword beside its alias.
@@ -66,6 +72,40 @@ def check_bounds(bounds: ArrayLike | None, n_parameters: int) -> NDArray[np.floa
     return np.where(np.isfinite(edges), edges, np.nan)
 
 
+def check_inside(
+    points: NDArray[np.float64], bounds: NDArray[np.float64], posterior: str, names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Samples within the bounds; what rounding has put beyond them, on them."""
+    slack = 1e-6 * (bounds[:, 1] - bounds[:, 0])
+    slack = np.where(np.isfinite(slack), slack, 0.0)
+    outside = ((points < bounds[:, 0] - slack) | (points > bounds[:, 1] + slack)).sum(axis=0)
+    if outside.any():
+        each = "; ".join(
+            f"{outside[i]} of {names[i]!r}, which is {points[:, i].min():.6g} to "
+            f"{points[:, i].max():.6g} with bounds {bounds[i].tolist()}"
+            for i in np.flatnonzero(outside).tolist()
+        )
+        raise ValueError(
+            f"samples of {posterior!r} lie outside bounds: of {len(points)}, {each}. Give both in "
+            "the same units, or bounds=None if the posterior is not confined to the prior."
+        )
+    return np.fmin(np.fmax(points, bounds[:, 0]), bounds[:, 1])
+
+
+def check_colors(colors: Sequence[Any] | None) -> Sequence[Any]:
+    """Colours of the posteriors: those given, or the usual ones."""
+    from matplotlib.colors import is_color_like
+
+    if colors is None:
+        return COLORS
+    listed = [] if isinstance(colors, str) or not isinstance(colors, Iterable) else list(colors)
+    if not listed or not all(is_color_like(color) for color in listed):
+        raise ValueError(
+            f"colors is {colors!r}, expected a list of matplotlib's colours, one or more."
+        )
+    return listed
+
+
 def parameter_labels(
     names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
 ) -> list[tuple[str, str]]:
@@ -84,12 +124,23 @@ def parameter_labels(
 
 
 def prior_of(estimator: Any) -> dict[str, Any]:
-    """Names and prior edges that a fitted posterior, or a Pipeline that ends in one, knows."""
-    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    """Names and prior edges that a fitted posterior, a Pipeline or a search over such knows."""
+    _, final = unwrap(estimator)
     return {
         "parameter_names": getattr(final, "parameter_names_", None),
         "bounds": getattr(final, "prior_bounds_", None),
     }
+
+
+def common_prior(estimators: Iterable[Any]) -> dict[str, Any]:
+    """Names of the first posterior, and the box that holds the priors of all."""
+    priors = [prior_of(each) for each in estimators]
+    common = {"parameter_names": next((p["parameter_names"] for p in priors), None)}
+    boxes = [prior["bounds"] for prior in priors]
+    if any(box is None for box in boxes) or len({np.shape(box) for box in boxes}) != 1:
+        return common
+    low, high = np.min(boxes, axis=0)[:, 0], np.max(boxes, axis=0)[:, 1]
+    return common | {"bounds": np.stack([low, high], axis=1)}
 
 
 def n_columns(n_parameters: int) -> int:

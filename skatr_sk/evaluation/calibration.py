@@ -1,7 +1,9 @@
 """Is a posterior honest? Where the truth lies among the samples: ranks and credibility levels.
 
 Samples are ``(n_lightcones, n_samples, n_parameters)`` and truths ``(n_lightcones, n_parameters)``,
-in the same units. :mod:`~skatr_sk.evaluation.coverage` turns levels into coverage.
+in the same units. Levels are uniform in [0, 1] for a calibrated posterior, exactly and with however
+few samples: a truth that stands between two of M samples is put at random into that one of M + 1
+equal intervals. :mod:`~skatr_sk.evaluation.coverage` turns levels into coverage.
 """
 
 from __future__ import annotations
@@ -9,36 +11,61 @@ from __future__ import annotations
 __all__ = [
     "highest_density_levels",
     "posterior_draws",
+    "rank_levels",
     "sbc_ranks",
     "tarp_levels",
 ]
 
-import math
-from collections.abc import Iterator
+import copy
+import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_BATCH_VALUES = 4_000_000  # of the temporaries of one batch
+from skatr_sk.evaluation._samples import (
+    check_finite,
+    check_samples,
+    in_batches,
+    real,
+    share_below,
+    stream,
+    unwrap,
+)
+
+# Keys of the random streams: one seed given to several of these functions means no shared numbers.
+_TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 
 
-def sbc_ranks(samples: ArrayLike, y_true: ArrayLike) -> NDArray[np.int64]:
+def sbc_ranks(
+    samples: ArrayLike,
+    y_true: ArrayLike,
+    *,
+    random_state: int | np.random.Generator | None = 0,
+    verbose: int = 0,
+) -> NDArray[np.int64]:
     """Ranks of the truth among its posterior samples: simulation-based calibration.
 
     Parameters
     ----------
     samples : array-like of shape (n_lightcones, n_samples, n_parameters)
     y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
+    random_state : int, Generator or None, default=0
+        Where samples equal the truth, decides how many of them count as below it.
+    verbose : int, default=0
+        Whether to show a progress bar.
 
     Returns
     -------
     ranks : ndarray of int, shape (n_lightcones, n_parameters)
         Number of samples below the truth, 0 to n_samples. Uniform for a calibrated posterior; a
         heap at both ends means too narrow, in the middle too wide, at one end shifted.
+        :func:`rank_levels` makes levels of them.
 
     Raises
     ------
+    TypeError
+        When the entries are not real numbers.
     ValueError
         When shapes do not fit each other or values are missing.
 
@@ -52,11 +79,63 @@ def sbc_ranks(samples: ArrayLike, y_true: ArrayLike) -> NDArray[np.int64]:
     >>> sbc_ranks([[[0.1], [0.2], [0.3]]], [[0.25]])
     array([[2]])
     """
-    samples, true = _check_samples(samples, y_true)
+    drawn, true = check_samples(samples, y_true)
+    jitter = stream(random_state, _TIES).uniform(size=true.shape)
     ranks = np.empty(true.shape, dtype=np.int64)
-    for rows in _batches(samples):
-        ranks[rows] = (samples[rows] < true[rows, np.newaxis]).sum(axis=1)
+    for rows in in_batches(drawn.shape, "ranks", verbose):
+        part, truth = drawn[rows], true[rows, np.newaxis]
+        ties = (part == truth).sum(axis=1)
+        ranks[rows] = (part < truth).sum(axis=1) + np.floor(jitter[rows] * (ties + 1))
     return ranks
+
+
+def rank_levels(
+    ranks: ArrayLike, n_samples: int, *, random_state: int | np.random.Generator | None = 0
+) -> NDArray[np.float64]:
+    """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
+
+    Ranks are whole numbers; taken for levels as they are, steps of 1 / n_samples look like a
+    deviation as soon as there are more light cones than these steps hide.
+
+    Parameters
+    ----------
+    ranks : array-like of int, shape (n_lightcones, n_parameters) or (n_lightcones,)
+        From :func:`sbc_ranks`, 0 to `n_samples`.
+    n_samples : int
+        Of each posterior.
+    random_state : int, Generator or None, default=0
+
+    Returns
+    -------
+    levels : ndarray of the same shape
+        (rank + u) / (n_samples + 1) with u uniform in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        When `n_samples` is no integer >= 1, or ranks are not whole numbers from 0 to it.
+
+    Examples
+    --------
+    >>> from skatr_sk.evaluation import rank_levels
+    >>> levels = rank_levels([0, 3], 3)
+    >>> bool(levels[0] < 0.25), bool(levels[1] >= 0.75)
+    (True, True)
+    """
+    if not isinstance(n_samples, numbers.Integral) or n_samples < 1:
+        raise ValueError(f"n_samples is {n_samples!r}, expected an integer >= 1.")
+    given = np.asarray(ranks)
+    fit = given.dtype.kind in "biuf" and bool(
+        ((given == np.round(given)) & (given >= 0) & (given <= n_samples)).all()
+    )
+    if not fit:
+        outside = f"from {given.min()} to {given.max()}" if given.dtype.kind in "biuf" else ""
+        raise ValueError(
+            f"ranks has dtype {given.dtype} and values {outside}, expected whole numbers from 0 to "
+            f"n_samples={n_samples}: give the result of sbc_ranks, and the number of samples that "
+            "it was computed from."
+        )
+    return share_below(given, 0, n_samples, stream(random_state, _RANKS).uniform(size=given.shape))
 
 
 def tarp_levels(
@@ -65,11 +144,14 @@ def tarp_levels(
     *,
     references: ArrayLike | None = None,
     random_state: int | np.random.Generator | None = 0,
+    verbose: int = 0,
 ) -> NDArray[np.float64]:
     """Credibility levels of the truth by distances to random points (TARP).
 
     Every parameter is z-scored to the samples of its light cone, so that a sphere around the
-    reference means the same for all of them, and the references fall where the samples are.
+    reference means the same for all of them, and the references fall where the samples are. The
+    truth counts as one more sample there: left out, it would lie farther out than a sample does
+    even if drawn from the same posterior, which shows where samples are few.
 
     Parameters
     ----------
@@ -79,13 +161,14 @@ def tarp_levels(
         Points in the units of y. They must not depend on the truth but through the light cone. By
         default standard normal around the samples' mean, in units of their deviation.
     random_state : int, Generator or None, default=0
-        Draws the references.
+        Draws the references, and the place of the truth between two samples.
+    verbose : int, default=0
+        Whether to show a progress bar.
 
     Returns
     -------
     levels : ndarray of shape (n_lightcones,)
-        Share of the samples that are nearer to the reference than the truth is; uniform for a
-        calibrated posterior.
+        Share of the samples that are nearer to the reference than the truth is.
 
     Raises
     ------
@@ -105,29 +188,42 @@ def tarp_levels(
     >>> expected_coverage(levels).calibrated
     True
     """
-    samples, true = _check_samples(samples, y_true)
-    given = None if references is None else np.asarray(references, dtype=np.float64)
-    if given is not None and given.shape != true.shape:
-        raise ValueError(f"references has shape {given.shape}, expected {true.shape}, as y_true.")
-    rng = np.random.default_rng(random_state)
+    drawn, true = check_samples(samples, y_true)
+    generator = stream(random_state, _REFERENCES)
+    jitter = generator.uniform(size=len(true))
+    if references is None:
+        given, reference = None, generator.standard_normal(true.shape)
+    else:
+        given = reference = real("references", references).astype(np.float64)
+        if given.shape != true.shape:
+            raise ValueError(
+                f"references has shape {given.shape}, expected {true.shape}, as y_true."
+            )
+        check_finite("references", given)
     levels = np.empty(len(true))
-    for rows in _batches(samples):
-        part = samples[rows]
-        mean = part.mean(axis=1, keepdims=True)
-        scale = part.std(axis=1, keepdims=True)
+    for rows in in_batches(drawn.shape, "TARP", verbose):
+        points = np.concatenate([true[rows, np.newaxis], drawn[rows]], axis=1, dtype=np.float64)
+        mean = points.mean(axis=1, keepdims=True)
+        scale = points.std(axis=1, keepdims=True)
         scale = np.where(scale > 0, scale, 1.0)
-        if given is None:
-            reference = rng.standard_normal(true[rows].shape)[:, np.newaxis]
-        else:
-            reference = (given[rows][:, np.newaxis] - mean) / scale
-        distance = np.square((part - mean) / scale - reference).sum(axis=2)
-        z_true = (true[rows][:, np.newaxis] - mean) / scale
-        levels[rows] = (distance < np.square(z_true - reference).sum(axis=2)).mean(axis=1)
+        centre = reference[rows, np.newaxis]
+        centre = centre if given is None else (centre - mean) / scale
+        points -= mean
+        points /= scale
+        points -= centre
+        distance = np.square(points, out=points).sum(axis=2)
+        nearer = (distance[:, 1:] < distance[:, :1]).sum(axis=1)
+        ties = (distance[:, 1:] == distance[:, :1]).sum(axis=1)
+        levels[rows] = share_below(nearer, ties, drawn.shape[1], jitter[rows])
     return levels
 
 
 def highest_density_levels(
-    log_prob_samples: ArrayLike, log_prob_true: ArrayLike
+    log_prob_samples: ArrayLike,
+    log_prob_true: ArrayLike,
+    *,
+    random_state: int | np.random.Generator | None = 0,
+    verbose: int = 0,
 ) -> NDArray[np.float64]:
     """Credibility of the smallest highest-density region that holds the truth.
 
@@ -137,11 +233,15 @@ def highest_density_levels(
         Log density of the posterior at its own samples.
     log_prob_true : array-like of shape (n_lightcones,)
         At the truth; -inf where the posterior excludes it.
+    random_state : int, Generator or None, default=0
+        Draws the place of the truth between two samples, and among those of equal density.
+    verbose : int, default=0
+        Whether to show a progress bar.
 
     Returns
     -------
     levels : ndarray of shape (n_lightcones,)
-        Share of the samples at a higher density; uniform for a calibrated posterior.
+        Share of the samples at a higher density; 1 where the posterior excludes the truth.
 
     Raises
     ------
@@ -155,19 +255,28 @@ def highest_density_levels(
     Examples
     --------
     >>> from skatr_sk.evaluation import highest_density_levels
-    >>> highest_density_levels([[-1.0, -2.0, -3.0, -4.0]], [-2.5])
-    array([0.5])
+    >>> level = highest_density_levels([[-1.0, -2.0, -3.0, -4.0]], [-2.5])  # third of five places
+    >>> bool(0.4 <= level[0] < 0.6)
+    True
     """
-    each = np.asarray(log_prob_samples, dtype=np.float64)
-    true = np.asarray(log_prob_true, dtype=np.float64)
+    each = real("log_prob_samples", log_prob_samples)
+    true = real("log_prob_true", log_prob_true).astype(np.float64)
     if each.ndim != 2 or 0 in each.shape or true.shape != each.shape[:1]:
         raise ValueError(
             f"log_prob_samples has shape {each.shape} and log_prob_true {true.shape}, expected "
             "(n_lightcones, n_samples) and (n_lightcones,)."
         )
-    if np.isnan(each).any() or np.isnan(true).any():
-        raise ValueError("log_prob_samples and log_prob_true must hold no NaN; drop those rows.")
-    return (each > true[:, np.newaxis]).mean(axis=1)
+    jitter = stream(random_state, _DENSITIES).uniform(size=len(true))
+    levels = np.empty(len(true))
+    for rows in in_batches(each.shape, "highest density", verbose):
+        part, truth = each[rows], true[rows, np.newaxis]
+        if np.isnan(part).any() or np.isnan(truth).any():
+            raise ValueError(
+                "log_prob_samples and log_prob_true must hold no NaN; drop those rows."
+            )
+        higher, ties = (part > truth).sum(axis=1), (part == truth).sum(axis=1)
+        levels[rows] = share_below(higher, ties, each.shape[1], jitter[rows])
+    return np.where(np.isneginf(true), 1.0, levels)
 
 
 def posterior_draws(
@@ -177,18 +286,21 @@ def posterior_draws(
     n_samples: int = 500,
     y: ArrayLike | None = None,
     random_state: Any = 0,
+    verbose: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Samples of a fitted posterior, and with `y` the highest-density levels of the truths.
 
     Parameters
     ----------
-    estimator : fitted PosteriorEstimator, or a Pipeline that ends in one
+    estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a fitted search over such
     X : array-like of shape (n_lightcones, ...)
         Whatever the estimator takes.
     n_samples : int, default=500
         For each light cone.
     y : array-like of shape (n_lightcones, n_parameters), default=None
     random_state : int, Generator or None, default=0
+    verbose : int, default=0
+        Whether to show progress bars; those of the estimator's own `verbose` show in any case.
 
     Returns
     -------
@@ -209,43 +321,21 @@ def posterior_draws(
     ...
     TypeError: Ridge has no sample_log_prob; expected a fitted PosteriorEstimator, or a ...
     """
-    final = estimator
-    if hasattr(estimator, "steps"):  # a Pipeline passes on predict and score only
-        final = estimator.steps[-1][1]
-        X = estimator[:-1].transform(X) if len(estimator.steps) > 1 else X
+    before, final = unwrap(estimator)
     if not hasattr(final, "sample_log_prob"):
         raise TypeError(
             f"{type(final).__name__} has no sample_log_prob; expected a fitted PosteriorEstimator, "
-            "or a Pipeline that ends in one."
+            "or a Pipeline that ends in one, or a search over such, fitted with refit=True."
         )
+    for transformer in before:  # a Pipeline passes on predict and score only
+        X = transformer.transform(X)
+    if verbose and not getattr(final, "verbose", True):
+        final = copy.copy(final)  # the user's own stays as it was
+        final.verbose = verbose
     samples, log_prob = final.sample_log_prob(X, n_samples, random_state=random_state)
-    levels = None if y is None else highest_density_levels(log_prob, final.log_prob(X, y))
-    return samples, levels
-
-
-def _batches(samples: NDArray[np.float64]) -> Iterator[slice]:
-    """Slices of light cones whose temporaries stay small."""
-    step = max(1, _BATCH_VALUES // math.prod(samples.shape[1:]))
-    for start in range(0, len(samples), step):
-        yield slice(start, start + step)
-
-
-def _check_samples(
-    samples: ArrayLike, y_true: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    drawn = np.asarray(samples, dtype=np.float64)
-    true = np.asarray(y_true, dtype=np.float64)
-    true = true[:, np.newaxis] if true.ndim == 1 else true
-    if drawn.ndim != 3 or 0 in drawn.shape or true.shape != (len(drawn), drawn.shape[-1]):
-        raise ValueError(
-            f"samples has shape {drawn.shape} and y_true {np.shape(y_true)}, expected "
-            "(n_lightcones, n_samples, n_parameters) and (n_lightcones, n_parameters)."
-        )
-    for name, values in (("samples", drawn), ("y_true", true)):
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
-        if bad.size:
-            raise ValueError(
-                f"{name} has NaN or infinite values in {bad.size} of {len(values)} light cones, "
-                f"the first of them {bad[0]}; leave those out."
-            )
-    return drawn, true
+    if y is None:
+        return samples, None
+    true = final.log_prob(X, y)
+    return samples, highest_density_levels(
+        log_prob, true, random_state=random_state, verbose=verbose
+    )

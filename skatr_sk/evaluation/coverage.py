@@ -5,7 +5,10 @@ from __future__ import annotations
 __all__ = ["Coverage", "coverage_band", "expected_coverage"]
 
 import math
+import numbers
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,8 +56,7 @@ def expected_coverage(
     Parameters
     ----------
     levels : array-like of shape (n_lightcones,)
-        From :func:`tarp_levels`, :func:`highest_density_levels`, or ranks over their maximum; in
-        [0, 1].
+        From :func:`tarp_levels`, :func:`highest_density_levels` or :func:`rank_levels`; in [0, 1].
     n_levels : int, default=101
         Points of the curve.
     confidence : float in (0, 1), default=0.99
@@ -69,6 +71,12 @@ def expected_coverage(
     ValueError
         When levels are not in [0, 1], or an option is out of range.
 
+    Warns
+    -----
+    UserWarning
+        When levels repeat each other so often that their steps, not the posterior, decide: the band
+        and the p-value hold for levels without ties.
+
     Examples
     --------
     >>> import numpy as np
@@ -77,21 +85,17 @@ def expected_coverage(
     >>> overconfident.calibrated, bool(overconfident.coverage[50] < 0.1)
     (False, True)
     """
-    levels = np.asarray(levels, dtype=np.float64)
-    if levels.ndim != 1 or levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
-        raise ValueError(
-            f"levels has shape {levels.shape}, expected one number in [0, 1] for each light cone."
-        )
-    if n_levels < 2:
-        raise ValueError(f"n_levels is {n_levels}, expected at least 2.")
+    levels = _check_levels(levels)
+    if not _is_integer(n_levels) or n_levels < 2:
+        raise ValueError(f"n_levels is {n_levels!r}, expected an integer >= 2.")
+    half = coverage_band(len(levels), confidence)
     credibility = np.linspace(0.0, 1.0, n_levels)
     ordered = np.sort(levels)
-    # Levels are shares of a finite number of samples: a truth on the edge of a region is half in.
+    # A truth on the edge of a region is half in.
     inside = np.searchsorted(ordered, credibility, side="right")
     strictly = np.searchsorted(ordered, credibility, side="left")
     coverage = (inside + strictly) / (2 * len(levels))
     coverage[0], coverage[-1] = 0.0, 1.0
-    half = coverage_band(len(levels), confidence)
     return Coverage(
         credibility,
         coverage,
@@ -122,11 +126,43 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     >>> round(coverage_band(1000), 4)
     0.0513
     """
-    if n_lightcones < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            f"n_lightcones is {n_lightcones}, confidence {confidence}; expected at least 1 and a "
-            "number in (0, 1)."
-        )
+    if not _is_integer(n_lightcones) or n_lightcones < 1:
+        raise ValueError(f"n_lightcones is {n_lightcones!r}, expected an integer >= 1.")
+    if not isinstance(confidence, numbers.Real) or not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}, expected a number in (0, 1).")
     # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
     root = math.sqrt(n_lightcones)
     return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))
+
+
+def _check_levels(given: ArrayLike) -> NDArray[np.float64]:
+    """One number in [0, 1] for each light cone."""
+    expected = "expected one number in [0, 1] for each light cone"
+    try:
+        levels = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"levels is no array of numbers ({error}), {expected}.") from error
+    if levels.ndim != 1 or levels.size == 0:
+        raise ValueError(f"levels has shape {levels.shape}, {expected}: shape (n_lightcones,).")
+    bad = np.flatnonzero(~((levels >= 0) & (levels <= 1)))
+    if bad.size:
+        raise ValueError(
+            f"levels holds NaN or is outside [0, 1] in {bad.size} of {len(levels)} light cones, "
+            f"the first of them {bad[0]}, which has {levels[bad[0]]}; {expected}."
+        )
+    # Truths that no region holds, or every one, are at the very ends for good reason.
+    inner = levels[(levels > 0) & (levels < 1)]
+    distinct = len(np.unique(inner))
+    if distinct < len(inner) / 2:
+        warnings.warn(
+            f"levels takes only {distinct} values for {len(inner)} light cones, and its steps may "
+            "look like a wrong posterior: turn ranks into levels with rank_levels, which splits "
+            "ties at random.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return levels
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

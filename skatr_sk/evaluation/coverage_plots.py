@@ -11,15 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skatr_sk.evaluation import metrics
-from skatr_sk.evaluation._panels import import_pyplot, parameter_labels
-from skatr_sk.evaluation.calibration import posterior_draws, sbc_ranks, tarp_levels
+from skatr_sk.evaluation._panels import import_pyplot, parameter_labels, prior_of
+from skatr_sk.evaluation.calibration import (
+    posterior_draws,
+    rank_levels,
+    sbc_ranks,
+    tarp_levels,
+)
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
 
 _METHODS = ("highest_density", "tarp", "ranks")
 _TITLES = {
     "highest_density": "highest-density regions",
     "tarp": "TARP regions",
-    "ranks": "rank of the truth / number of samples",
+    "ranks": "rank of the truth, as a share",
 }
 _LINE = {"linewidth": 1.6}
 _BAND = {"color": "0.5", "alpha": 0.22, "linewidth": 0}
@@ -143,7 +148,7 @@ class CoverageDisplay:
         Parameters
         ----------
         levels : array-like of shape (n_lightcones,), or a dict of names to such
-            From ``highest_density_levels``, ``tarp_levels``, or ranks over their maximum.
+            From ``highest_density_levels``, ``tarp_levels`` or ``rank_levels``.
         confidence : float, default=0.99
             Of the uniform band.
         xlabel, ylabel : str
@@ -167,6 +172,7 @@ class CoverageDisplay:
         method: str = "tarp",
         parameter_names: Sequence[str] | None = None,
         random_state: int | np.random.Generator | None = 0,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> CoverageDisplay:
         """Draw from posterior samples, and return the display.
@@ -178,19 +184,23 @@ class CoverageDisplay:
         method : {"tarp", "ranks"}, default="tarp"
             One curve of the joint posterior, or one of the ranks of each parameter.
         parameter_names : sequence of str, default=None
-            For the legend of "ranks".
+            For the legend of "ranks"; the others have one curve for all.
         random_state : int, Generator or None, default=0
-            Of TARP's references.
+            Of TARP's references, and of the places of truths between samples.
+        verbose : int, default=0
+            Whether to show a progress bar.
         **kwargs
             As for :meth:`from_levels`.
         """
         metrics._check_choice("method", method, _METHODS[1:])
+        seed: dict[str, Any] = {"random_state": random_state}
+        levels: dict[str, ArrayLike]
         if method == "tarp":
-            levels = {"TARP": tarp_levels(samples, y_true, random_state=random_state)}
+            levels = {"TARP": tarp_levels(samples, y_true, **seed, verbose=verbose)}
         else:
-            ranks = sbc_ranks(samples, y_true)
+            ranks = sbc_ranks(samples, y_true, **seed, verbose=verbose)
             labels = parameter_labels(parameter_names, None, ranks.shape[1])
-            shares = ranks / np.shape(samples)[1]
+            shares = rank_levels(ranks, np.shape(samples)[1], **seed)
             levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
         return cls.from_levels(levels, **{**_axes_labels(method), **kwargs})
 
@@ -203,14 +213,16 @@ class CoverageDisplay:
         *,
         method: str = "highest_density",
         n_samples: int = 500,
+        parameter_names: Sequence[str] | None = None,
         random_state: Any = 0,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> CoverageDisplay:
         """Sample a fitted posterior, draw, and return the display.
 
         Parameters
         ----------
-        estimator : fitted PosteriorEstimator, or a Pipeline that ends in one
+        estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a search over such
         X : array-like of shape (n_lightcones, ...)
             Light cones, or their summaries, that it was not fitted on.
         y : array-like of shape (n_lightcones, n_parameters)
@@ -218,18 +230,26 @@ class CoverageDisplay:
         method : {"highest_density", "tarp", "ranks"}, default="highest_density"
         n_samples : int, default=500
             For each light cone.
+        parameter_names : sequence of str, default=None
+            For the legend of "ranks"; by default those of the estimator.
         random_state : int, Generator or None, default=0
+        verbose : int, default=0
+            Whether to show progress bars.
         **kwargs
-            As for :meth:`from_samples` and :meth:`from_levels`.
+            As for :meth:`from_levels`.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
         metrics._check_choice("method", method, _METHODS)
         wanted = y if method == "highest_density" else None
-        samples, levels = posterior_draws(
-            estimator, X, n_samples=n_samples, y=wanted, random_state=random_state
-        )
+        common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
+        samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
         if levels is None:
-            return cls.from_samples(samples, y, method=method, random_state=random_state, **kwargs)
+            names = parameter_names
+            if names is None:
+                names = prior_of(estimator)["parameter_names"]
+            return cls.from_samples(
+                samples, y, method=method, parameter_names=names, **common, **kwargs
+            )
         named = {"highest density": levels}
         return cls.from_levels(named, **{**_axes_labels(method), **kwargs})
 

@@ -21,7 +21,8 @@ from skatr_sk.evaluation._panels import (
     parameter_labels,
     prior_of,
 )
-from skatr_sk.evaluation.calibration import _check_samples, posterior_draws
+from skatr_sk.evaluation._samples import check_samples, in_batches
+from skatr_sk.evaluation.calibration import posterior_draws
 
 _STYLE = {"color": "tab:blue"}
 _INTERVALS = (0.68, 0.95)
@@ -85,7 +86,11 @@ class MarginalsDisplay:
         self.bounds = bounds
 
     def plot(
-        self, axes: Any = None, *, style_kwargs: Mapping[str, Any] | None = None
+        self,
+        axes: Any = None,
+        *,
+        style_kwargs: Mapping[str, Any] | None = None,
+        verbose: int = 0,
     ) -> MarginalsDisplay:
         """Draw the panels.
 
@@ -95,19 +100,24 @@ class MarginalsDisplay:
             By default those of a new figure.
         style_kwargs : dict, default=None
             Colour and the like of the intervals, passed on to ``Axes.vlines`` and ``Axes.plot``.
+        verbose : int, default=0
+            Whether to show a progress bar of the quantiles.
 
         Returns
         -------
         display : MarginalsDisplay
         """
         plt = import_pyplot(f"{type(self).__name__}.plot")
-        samples, true = _check_samples(self.samples, self.y_true)
+        samples, true = check_samples(self.samples, self.y_true)
         n = true.shape[1]
         labels = parameter_labels(self.parameter_names, self.parameter_units, n)
         bounds = check_bounds(self.bounds, n)
         tails = [(1 - share) / 2 for share in _INTERVALS]
         shares = [tails[1], tails[0], 0.5, 1 - tails[0], 1 - tails[1]]
-        self.quantiles_ = np.quantile(samples, shares, axis=1)
+        self.quantiles_ = np.empty((len(shares), *true.shape))
+        for rows in in_batches(samples.shape, "quantiles", verbose):
+            part = np.asarray(samples[rows], dtype=np.float64)
+            self.quantiles_[:, rows] = np.quantile(part, shares, axis=1)
         q = self.quantiles_
         inner = (q[1] <= true) & (true <= q[3])
         outer = (q[0] <= true) & (true <= q[4])
@@ -198,13 +208,14 @@ class MarginalsDisplay:
         *,
         n_samples: int = 500,
         random_state: Any = 0,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> MarginalsDisplay:
         """Sample a fitted posterior, draw, and return the display.
 
         Parameters
         ----------
-        estimator : fitted PosteriorEstimator, or a Pipeline that ends in one
+        estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a search over such
         X : array-like of shape (n_lightcones, ...)
             Light cones, or their summaries, that it was not fitted on.
         y : array-like of shape (n_lightcones, n_parameters)
@@ -212,9 +223,13 @@ class MarginalsDisplay:
         n_samples : int, default=500
             For each light cone.
         random_state : int, Generator or None, default=0
+        verbose : int, default=0
+            Whether to show progress bars.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
-        samples, _ = posterior_draws(estimator, X, n_samples=n_samples, random_state=random_state)
-        return cls.from_samples(samples, y, **(prior_of(estimator) | kwargs))
+        samples, _ = posterior_draws(
+            estimator, X, n_samples=n_samples, random_state=random_state, verbose=verbose
+        )
+        return cls.from_samples(samples, y, verbose=verbose, **(prior_of(estimator) | kwargs))

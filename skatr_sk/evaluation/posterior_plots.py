@@ -4,26 +4,26 @@ from __future__ import annotations
 
 __all__ = ["PosteriorDisplay"]
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
 
+from skatr_sk.evaluation._density import axis_limits, bin_edges, contour_heights, smoothed
 from skatr_sk.evaluation._panels import (
     TRUTH,
     check_bounds,
+    check_colors,
     check_corner,
+    check_inside,
+    common_prior,
     corner_grid,
     import_pyplot,
     parameter_labels,
-    prior_of,
 )
 from skatr_sk.evaluation.calibration import posterior_draws
-
-_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
-_BINS = 60
 
 
 class PosteriorDisplay:
@@ -40,7 +40,8 @@ class PosteriorDisplay:
     parameter_names, parameter_units : sequence of str, default=None
         As for :class:`~skatr_sk.evaluation.RecoveryDisplay`.
     bounds : array-like of shape (n_parameters, 2), default=None
-        Edges of the prior: the axes span them, and densities are not smoothed across.
+        Edges of the prior, which hold all samples: the axes span them, and densities are not
+        smoothed across. Infinite or NaN where there are none.
     levels : sequence of float, default=(0.68, 0.95)
         Shares of the samples inside the contours.
 
@@ -50,7 +51,9 @@ class PosteriorDisplay:
     axes_ : ndarray of Axes of shape (n_parameters, n_parameters)
         None above the diagonal.
     densities_ : dict of str to ndarray of shape (n_parameters, n_bins)
-        The marginals drawn, which integrate to one.
+        The marginals drawn, which integrate to one over their bins.
+    bin_edges_ : dict of str to ndarray of shape (n_parameters, n_bins + 1)
+        Edges of those bins, over each posterior's own range.
 
     Examples
     --------
@@ -94,8 +97,8 @@ class PosteriorDisplay:
         colors : sequence of colours, default=None
             One for each posterior.
         smoothing : float, default=None
-            Width of the Gaussian that smooths the histograms, in bins of a sixtieth of an axis; by
-            default that of Scott's rule for the spread and the number of the samples.
+            Width of the Gaussian that smooths the histograms, in their bins; by default that of
+            Scott's rule for the number of the samples and the spread of their densest part.
 
         Returns
         -------
@@ -104,21 +107,21 @@ class PosteriorDisplay:
         plt = import_pyplot(f"{type(self).__name__}.plot")
         posteriors, truth, bounds, labels = self._check()
         n = len(labels)
-        if smoothing is not None and not smoothing >= 0:
-            raise ValueError(f"smoothing is {smoothing!r}, expected a number >= 0.")
-        colors = _COLORS if colors is None else colors
+        _check_smoothing(smoothing)
+        shades = check_colors(colors)
         self.axes_ = corner_grid(plt, n) if axes is None else check_corner(axes, n)
         self.figure_ = self.axes_[0, 0].figure
-        spans = _spans(posteriors, truth, bounds)
+        spans = axis_limits(posteriors, truth, bounds)
         self.densities_: dict[str, NDArray[np.float64]] = {}
+        self.bin_edges_: dict[str, NDArray[np.float64]] = {}
         for k, (name, points) in enumerate(posteriors.items()):
-            color = colors[k % len(colors)]
-            self.densities_[name] = np.empty((n, _BINS))
+            color = shades[k % len(shades)]
+            edges = self.bin_edges_[name] = bin_edges(points, bounds, spans, smoothing)
+            self.densities_[name] = np.empty((n, edges.shape[1] - 1))
             for row in range(n):
-                self._marginal(row, points[:, row], spans[row], name, color, smoothing)
+                self._marginal(row, points, name, color, smoothing)
                 for column in range(row):
-                    pair = points[:, [column, row]]
-                    self._contours(row, column, pair, spans, color, smoothing)
+                    self._contours(row, column, points, name, color, smoothing)
         self._decorate(labels, spans, truth)
         if len(posteriors) > 1:
             handles, names = self.axes_[0, 0].get_legend_handles_labels()
@@ -131,14 +134,12 @@ class PosteriorDisplay:
         self,
         row: int,
         points: NDArray[np.float64],
-        span: NDArray[np.float64],
         name: str,
         color: Any,
         smoothing: float | None,
     ) -> None:
-        counts, edges = np.histogram(points, bins=_BINS, range=(span[0], span[1]))
-        width = _scott(points[:, None], span[None]) if smoothing is None else smoothing
-        density = gaussian_filter(counts.astype(float), width, mode="reflect")
+        edges = self.bin_edges_[name][row]
+        _, density = smoothed(points[:, [row]], edges[np.newaxis], smoothing)
         density /= density.sum() * (edges[1] - edges[0])
         middle = (edges[1:] + edges[:-1]) / 2
         self.densities_[name][row] = density
@@ -150,21 +151,19 @@ class PosteriorDisplay:
         self,
         row: int,
         column: int,
-        pair: NDArray[np.float64],
-        spans: NDArray[np.float64],
+        points: NDArray[np.float64],
+        name: str,
         color: Any,
         smoothing: float | None,
     ) -> None:
-        ranges = spans[[column, row]]
-        counts, x, y = np.histogram2d(pair[:, 0], pair[:, 1], bins=_BINS, range=ranges)
-        width = _scott(pair, ranges) if smoothing is None else smoothing
-        density = gaussian_filter(counts, width, mode="reflect")
-        heights = _heights(density, self.levels)
+        edges = self.bin_edges_[name][[column, row]]
+        counts, density = smoothed(points[:, [column, row]], edges, smoothing)
+        heights = contour_heights(density, counts, self.levels)
         if not len(heights):
             return
         # Out to the edges of the box: bins end half a cell before them.
         density = np.pad(density, 1, mode="edge")
-        middles = [np.r_[e[0], (e[1:] + e[:-1]) / 2, e[-1]] for e in (x, y)]
+        middles = [np.r_[e[0], (e[1:] + e[:-1]) / 2, e[-1]] for e in edges]
         axes = self.axes_[row, column]
         shades = [*heights, density.max() * 1.001]
         fills = [(color, 0.18 + 0.32 * k / len(heights)) for k in range(len(heights))]
@@ -227,10 +226,18 @@ class PosteriorDisplay:
         truth = None if self.y_true is None else np.asarray(self.y_true, dtype=np.float64)
         if truth is not None and truth.shape != (n,):
             raise ValueError(f"y_true has shape {truth.shape}, expected ({n},): of one light cone.")
-        if not len(self.levels) or not all(0 < level < 1 for level in self.levels):
+        levels = np.asarray(self.levels)
+        if levels.ndim != 1 or levels.dtype.kind not in "iuf" or not levels.size:
+            raise ValueError(f"levels is {self.levels!r}, expected a list of numbers in (0, 1).")
+        if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels is {self.levels!r}, expected numbers in (0, 1).")
         labels = parameter_labels(self.parameter_names, self.parameter_units, n)
-        return posteriors, truth, check_bounds(self.bounds, n), labels
+        bounds = check_bounds(self.bounds, n)
+        names = [symbol for symbol, _ in labels]
+        names = names if self.parameter_names is None else list(self.parameter_names)
+        for name, points in posteriors.items():
+            posteriors[name] = check_inside(points, bounds, name, names)
+        return posteriors, truth, bounds, labels
 
     @classmethod
     def from_samples(
@@ -273,21 +280,25 @@ class PosteriorDisplay:
         *,
         n_samples: int = 20_000,
         random_state: Any = 0,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> PosteriorDisplay:
         """Sample the posterior of one light cone, draw, and return the display.
 
         Parameters
         ----------
-        estimator : fitted PosteriorEstimator or Pipeline, or a dict of names to such
+        estimator : fitted PosteriorEstimator, Pipeline or search, or a dict of names to such
         X : array-like of shape (1, ...)
             One light cone, or its summary.
         y : array-like of shape (n_parameters,) or (1, n_parameters), default=None
             Its true parameters.
         n_samples : int, default=20000
         random_state : int, Generator or None, default=0
+        verbose : int, default=0
+            Whether to show a progress bar of the sampling.
         **kwargs
-            As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
+            As for :meth:`from_samples`. Names and bounds are those of the estimator by default;
+            of several, the names of the first and bounds that hold the prior of each.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
         if len(X) != 1:  # type: ignore[arg-type]
@@ -295,39 +306,16 @@ class PosteriorDisplay:
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
         samples = {}
         for name, each in named.items():
-            drawn, _ = posterior_draws(each, X, n_samples=n_samples, random_state=random_state)
+            drawn, _ = posterior_draws(
+                each, X, n_samples=n_samples, random_state=random_state, verbose=verbose
+            )
             samples[name] = drawn[0]
-            kwargs = prior_of(each) | kwargs
+        kwargs = common_prior(named.values()) | kwargs
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
         return cls.from_samples(samples, y_true=truth, **kwargs)
 
 
-def _scott(points: NDArray[np.float64], spans: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Widths in bins by Scott's rule for points of shape (n, n_axes)."""
-    n, n_axes = points.shape
-    return _BINS * points.std(axis=0) / np.ptp(spans, axis=1) * n ** (-1 / (n_axes + 4))
-
-
-def _heights(density: NDArray[np.float64], levels: Sequence[float]) -> NDArray[np.float64]:
-    """Heights, rising, above which lie these shares of the mass."""
-    ordered = np.sort(density.ravel())[::-1]
-    mass = np.cumsum(ordered) / ordered.sum()
-    places = [min(int(np.searchsorted(mass, level)), len(ordered) - 1) for level in levels]
-    heights = np.unique(ordered[places])
-    return heights[(heights > 0) & (heights < ordered[0])]
-
-
-def _spans(
-    posteriors: Mapping[str, NDArray[np.float64]],
-    truth: NDArray[np.float64] | None,
-    bounds: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Range of each axis: the prior's box, or what holds nearly all samples and the truth."""
-    every = np.concatenate(list(posteriors.values()))
-    low, high = np.quantile(every, [0.0005, 0.9995], axis=0)
-    if truth is not None:
-        low, high = np.minimum(low, truth), np.maximum(high, truth)
-    margin = np.where(high > low, 0.08 * (high - low), 0.5)
-    low, high = low - margin, high + margin
-    finite = np.isfinite(bounds)
-    return np.where(finite, bounds, np.stack([low, high], axis=1))
+def _check_smoothing(smoothing: Any) -> None:
+    number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
+    if smoothing is not None and not (number and 0 <= smoothing < np.inf):
+        raise ValueError(f"smoothing is {smoothing!r}, expected a finite number >= 0, or None.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_names", "require", "to_arviz", "to_getdist"]
+__all__ = ["check_names", "getdist_names", "require", "to_arviz", "to_getdist"]
 
 
 def check_names(names: Sequence[str] | None, y: Any, n_parameters: int) -> list[str]:
@@ -83,17 +85,16 @@ def to_getdist(
     samples : ndarray of shape (n, n_samples, n_parameters)
     log_prob : ndarray of shape (n, n_samples)
     names : sequence of str
+        Short names where GetDist would not take them as they are; its labels show them in full.
     bounds : ndarray of shape (n_parameters, 2)
         Infinite where there are none.
     """
     getdist = require("getdist", "to_getdist")
+    short = getdist_names(names)
     ranges = {
         name: [end if math.isfinite(end) else None for end in pair]
-        for name, pair in zip(names, bounds.tolist(), strict=True)
+        for name, pair in zip(short, bounds.tolist(), strict=True)
     }
-    # GetDist wants names without blanks; labels show them as they are.
-    short = [name.replace(" ", "_") for name in names]
-    ranges = {name.replace(" ", "_"): pair for name, pair in ranges.items()}
     labels = [name.replace("_", r"\_") for name in names]
     return [
         getdist.MCSamples(
@@ -101,3 +102,24 @@ def to_getdist(
         )
         for i, (each, log) in enumerate(zip(samples, log_prob, strict=True))
     ]
+
+
+def getdist_names(names: Sequence[str]) -> list[str]:
+    """Distinct names that GetDist takes: no blanks, and no ``*`` or ``?``, which mean more to it.
+
+    A name that is fine stays; one that is changed into another's gets a number.
+
+    Examples
+    --------
+    >>> getdist_names(["a b", "a_b", "x*"])
+    ['a_b_2', 'a_b', 'x_']
+    """
+    short = [re.sub(r"[\s*?]", "_", name) or "_" for name in names]
+    taken = {new for new, name in zip(short, names, strict=True) if new == name}
+    for i, (new, name) in enumerate(zip(short, names, strict=True)):
+        if new == name:
+            continue
+        numbered = (f"{new}_{k}" for k in itertools.count(2))
+        short[i] = next(each for each in itertools.chain([new], numbered) if each not in taken)
+        taken.add(short[i])
+    return short

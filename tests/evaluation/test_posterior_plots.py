@@ -5,6 +5,9 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.path import Path
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -68,10 +71,86 @@ def test_contours_hold_their_share(rng):
 def test_corner_respects_the_prior_edge(rng):
     """A density that piles up at an edge is not smoothed across it."""
     samples = np.abs(rng.normal(size=(50_000, 1)))
+    samples = samples[samples[:, 0] < 4]
     display = PosteriorDisplay.from_samples(samples, bounds=[[0, 4]])
     density = display.densities_["posterior"][0]
     assert display.axes_[0, 0].get_xlim() == (0, 4)
     assert density[0] == pytest.approx(np.sqrt(2 / np.pi), rel=0.05)
+
+
+def contours(axes):
+    """The filled contours of a panel, as closed polygons."""
+    from matplotlib.contour import QuadContourSet
+
+    (filled,) = (c for c in axes.collections if isinstance(c, QuadContourSet) and c.filled)
+    return [Path(p) for path in filled.get_paths() for p in path.to_polygons()]
+
+
+def inside_contours(axes, points):
+    """Share of points inside: within an odd number of polygons, holes being polygons too."""
+    count = sum(path.contains_points(points).astype(int) for path in contours(axes))
+    return (count % 2 == 1).mean()
+
+
+def in_unit_box(rng, width, correlation, n):
+    factor = np.linalg.cholesky([[1, correlation], [correlation, 1]])
+    points = [0.4, 0.5] + width * rng.normal(size=(8 * n, 2)) @ factor.T
+    return points[((points > 0) & (points < 1)).all(axis=1)][:n]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+@pytest.mark.parametrize("width", [0.3, 0.02, 0.005, 0.002])
+def test_contours_hold_their_share_at_every_width_in_the_prior(rng, width, correlation):
+    samples = in_unit_box(rng, width, correlation, 20_000)
+    unit_box = [[0, 1], [0, 1]]
+    display = PosteriorDisplay.from_samples(samples, bounds=unit_box, levels=[0.68])
+    fresh = in_unit_box(rng, width, correlation, 20_000)
+    for points in (samples, fresh):
+        assert 0.66 < inside_contours(display.axes_[1, 0], points) < 0.70
+    # Bins follow the posterior, axes the prior.
+    edges, density = display.bin_edges_["posterior"], display.densities_["posterior"]
+    assert edges.shape == (2, density.shape[1] + 1)
+    assert (edges >= 0).all() and (edges <= 1).all()
+    np.testing.assert_allclose((density * np.diff(edges)).sum(axis=1), 1)
+    assert display.axes_[1, 0].get_xlim() == display.axes_[1, 0].get_ylim() == (0, 1)
+    middle = (edges[:, 1:] + edges[:, :-1]) / 2
+    mean = (middle * density * np.diff(edges)).sum(axis=1, keepdims=True)
+    drawn = np.sqrt((np.square(middle - mean) * density * np.diff(edges)).sum(axis=1))
+    np.testing.assert_allclose(drawn, samples.std(axis=0), rtol=0.03)
+
+
+@pytest.mark.parametrize("separation", [5, 50, 150])
+def test_two_narrow_peaks_keep_their_height(rng, separation):
+    """Scott's rule with the standard deviation smooths by the peaks' distance, not their width."""
+    n, sigma = 20_000, 1 / (3 * separation)
+    centre = 0.3 + separation * sigma * rng.integers(2, size=n)
+    samples = np.stack([rng.normal(centre, sigma), rng.normal(size=n)], axis=1)
+    display = PosteriorDisplay.from_samples(samples)
+    peak = 0.5 / (sigma * np.sqrt(2 * np.pi))
+    assert display.densities_["posterior"][0].max() == pytest.approx(peak, rel=0.1)
+
+
+def test_each_posterior_has_its_own_bins(rng):
+    samples = {"narrow": 0.01 * rng.normal(size=(5000, 2)), "wide": rng.normal(size=(5000, 2))}
+    display = PosteriorDisplay.from_samples(samples)
+    for name, points in samples.items():
+        ends = display.bin_edges_[name][:, [0, -1]]
+        np.testing.assert_allclose(np.abs(ends), 4.5 * points.std(), rtol=0.25)
+
+
+def test_a_parameter_that_never_varies_is_drawn():
+    samples = np.stack([np.linspace(0, 1, 500), np.full(500, 0.3)], axis=1)
+    for bounds in (None, [[0, 1], [0.3, 1]]):
+        display = PosteriorDisplay.from_samples(samples, bounds=bounds)
+        density, edges = display.densities_["posterior"][1], display.bin_edges_["posterior"][1]
+        assert np.count_nonzero(density) == 1
+        assert edges[0] <= 0.3 <= edges[-1]
+
+
+def test_rounding_at_the_prior_edge_is_forgiven():
+    samples = np.linspace(0.2, 0.4, 500, dtype=np.float32)[:, np.newaxis]  # the last one above 0.4
+    display = PosteriorDisplay.from_samples(samples, bounds=[[0.2, 0.4]])
+    assert display.bin_edges_["posterior"].max() == 0.4
 
 
 def test_corner_overlays_several(rng):
@@ -123,6 +202,71 @@ def test_marginals_and_coverage_from_an_estimator(fitted):
         assert len(display.lines_) == curves
 
 
+def test_ranks_carry_the_names_of_the_estimator(fitted):
+    pipe, X, y = fitted
+    for names, wanted in ((None, [r"$\Omega_m$", r"$\zeta$"]), (["a", "b"], ["a", "b"])):
+        given = {} if names is None else {"parameter_names": names}
+        display = CoverageDisplay.from_estimator(
+            pipe, X[:60], y[:60], method="ranks", n_samples=50, **given
+        )
+        assert list(display.curves) == wanted
+    for method in ("highest_density", "tarp"):  # one curve for all parameters
+        display = CoverageDisplay.from_estimator(
+            pipe, X[:60], y[:60], method=method, n_samples=50, parameter_names=NAMES
+        )
+        assert len(display.curves) == 1
+
+
+def test_displays_of_a_search(fitted):
+    pipe, X, y = fitted
+    grid = {"posteriorestimator__max_epochs": [1]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
+    display = PosteriorDisplay.from_estimator(search, X[:1], n_samples=200)
+    assert display.axes_[1, 0].get_xlabel() == r"$\Omega_m$"
+    assert display.axes_[1, 0].get_xlim() == tuple(BOUNDS[0])
+
+
+def test_posteriors_of_two_priors_share_a_box(fitted):
+    pipe, X, y = fitted
+    wider = [[0.1, 0.4], [10.0, 300.0]]
+    other = clone(pipe).set_params(
+        posteriorestimator__prior_bounds=wider, posteriorestimator__max_epochs=1
+    )
+    both = {"narrow": pipe, "wide": other.fit(X, y)}
+    display = PosteriorDisplay.from_estimator(both, X[:1], n_samples=500)
+    assert display.axes_[1, 0].get_xlim() == (0.1, 0.4)
+    assert display.axes_[1, 0].get_ylim() == (10.0, 300.0)
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_bars_show_when_asked_for(fitted, verbose, monkeypatch, capsys):
+    pipe, X, y = fitted
+    monkeypatch.setattr("skatr_sk.heads._draws._BAR_AFTER", 0)
+    monkeypatch.setattr("skatr_sk.evaluation._samples._BAR_AFTER", 0)
+    options = {"n_samples": 20, "verbose": verbose}
+    sampling, tarp, ranks = "posterior: 100%", "TARP: 100%", "ranks: 100%"
+    for call, bars in (
+        (lambda: CoverageDisplay.from_samples(*draws(), verbose=verbose), [tarp]),
+        (lambda: CoverageDisplay.from_samples(*draws(), method="ranks", verbose=verbose), [ranks]),
+        (
+            lambda: CoverageDisplay.from_estimator(pipe, X[:9], y[:9], **options),
+            [sampling, "highest density: 100%"],
+        ),
+        (
+            lambda: CoverageDisplay.from_estimator(pipe, X[:9], y[:9], method="tarp", **options),
+            [sampling, tarp],
+        ),
+        (
+            lambda: MarginalsDisplay.from_estimator(pipe, X[:9], y[:9], **options),
+            [sampling, "quantiles: 100%"],
+        ),
+        (lambda: PosteriorDisplay.from_estimator(pipe, X[:1], **options), [sampling]),
+    ):
+        call()
+        shown = capsys.readouterr().err
+        assert [bar in shown for bar in bars] == [bool(verbose)] * len(bars)
+
+
 def test_coverage_curves_and_band(rng):
     levels = rng.uniform(size=300)
     display = CoverageDisplay.from_levels({"good": levels, "narrow": np.sqrt(levels)})
@@ -141,7 +285,30 @@ def test_coverage_curves_and_band(rng):
         (lambda: PosteriorDisplay.from_samples(np.full((3, 2), np.nan)), "NaN"),
         (lambda: PosteriorDisplay.from_samples(np.eye(3), y_true=[1.0]), r"expected \(3,\)"),
         (lambda: PosteriorDisplay.from_samples(np.eye(3), levels=[1.5]), "levels"),
+        (
+            lambda: PosteriorDisplay.from_samples(np.eye(3), levels=0.68),
+            "levels is 0.68, expected a",
+        ),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), levels="a"), "levels is 'a', expected a"),
         (lambda: PosteriorDisplay.from_samples(np.eye(3), smoothing=-1), "smoothing"),
+        (
+            lambda: PosteriorDisplay.from_samples(np.eye(3), smoothing="a"),
+            "smoothing is 'a', expec",
+        ),
+        (
+            lambda: PosteriorDisplay.from_samples(np.eye(3), colors=[]),
+            r"colors is \[\], expected a",
+        ),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), colors="red"), "colors is 'red'"),
+        (lambda: PosteriorDisplay.from_samples(np.eye(3), colors=["rde"]), r"colors is \['rde'\]"),
+        (
+            lambda: PosteriorDisplay.from_samples(
+                [[1.0, 0.1], [2.0, 0.2], [3.0, 9.0]],
+                bounds=[[10, 20], [0, 1]],
+                parameter_names=NAMES,
+            ),
+            r"of 3, 3 of 'Omega_m', which is 1 to 3 with bounds \[10.0, 20.0\]; 1 of 'zeta'",
+        ),
         (lambda: PosteriorDisplay.from_samples(np.eye(3), axes=[1]), r"subplots\(3, 3\)"),
         (lambda: PosteriorDisplay.from_samples(np.eye(2), parameter_names=["a"]), "2 strings"),
         (lambda: PosteriorDisplay.from_estimator(None, np.eye(2)), "X has 2 rows"),
