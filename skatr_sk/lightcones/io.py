@@ -30,7 +30,7 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
 
     Parameters
     ----------
-    data : array-like of shape (n, *field_shape)
+    data : array-like of shape (n, ...)
         Fields of any rank: signals, maps or light cones. The first axis counts fields and is
         not averaged.
     block : int or sequence of int, one for each field axis
@@ -39,7 +39,7 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
 
     Returns
     -------
-    means : ndarray of shape (n, *(field_shape / block)), float64
+    means : ndarray of shape (n, ...), float64
         Block means, summed in float64 whatever the type of `data`. A block with a NaN is NaN.
 
     Raises

@@ -302,7 +302,7 @@ random_state, device, batch_size
 
     Returns
     -------
-    X : ndarray of shape (n_samples, *field_shape), float32
+    X : ndarray of shape (n_samples, n_x, n_y, n_z), float32
         Brightness temperature in mK: two sky axes, then the line of sight with the nearest
         redshift first.
     y : ndarray of shape (n_samples, 6), float64

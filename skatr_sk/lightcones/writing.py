@@ -52,7 +52,7 @@ def save_lightcones(
     ----------
     path : path
         Replaced whole or not at all; its folder must exist.
-    X : array-like or LightconeArray of shape (n, *field_shape)
+    X : array-like or LightconeArray of shape (n, ...)
         In mK.
     y : array-like of shape (n, n_parameters) or (n,), optional
         A DataFrame brings its names along.
