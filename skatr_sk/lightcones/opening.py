@@ -87,12 +87,12 @@ def open_lightcones(
         * ``target_names``, ``target_units``, lists of str;
         * ``target_bounds``, ndarray of shape (n_parameters, 2) or None: the prior box, where a file
           names it;
-        * ``redshifts``, ndarray of shape (n, n_z) or None, of the slices, nearest first; of files of
-          21cmFAST from the stored comoving distances and the cosmology of the file;
-        * ``seeds``, ndarray of int64, shape (n,), or None, of the initial conditions: the groups for
-          ``GroupKFold``, since cones of one seed share their density field;
-        * ``report``, structured array or DataFrame with the columns ``file, row, fault, detail``, one
-          line for each thing that is wrong; row -1 is the whole file. Empty unless
+        * ``redshifts``, ndarray of shape (n, n_z) or None, of the slices, nearest first; of files
+          of 21cmFAST from the stored comoving distances and the cosmology of the file;
+        * ``seeds``, ndarray of int64, shape (n,), or None, of the initial conditions: the groups
+          for ``GroupKFold``, since cones of one seed share their density field;
+        * ``report``, structured array or DataFrame with the columns ``file, row, fault, detail``,
+          one line for each thing that is wrong; row -1 is the whole file. Empty unless
           ``on_bad="drop"``.
 
     Raises
