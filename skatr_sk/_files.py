@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +30,9 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
         )
     if path.is_dir():
         raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # A name that nobody else has, and the permissions of any new file: tempfile's are its owner's.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         write(temporary)
         with open(temporary, "rb+") as stream:

@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from skatr_sk._files import write_whole
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "weights", lambda path: path.write_text("whole"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "note.txt"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, write)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
