@@ -80,8 +80,8 @@ def c2st(first, second):
 
 
 # In a box the narrow posterior of six correlated parameters bends: more blocks, of fewer bins.
-IN_A_BOX = pytest.param(6, True, marks=pytest.mark.slow)
-CASES = [(1, False), (1, True), (6, False), IN_A_BOX]
+SIX = [pytest.param(6, bounded, marks=pytest.mark.slow) for bounded in (False, True)]
+CASES = [(1, False), (1, True), *SIX]
 
 
 @pytest.mark.parametrize(("n_parameters", "bounded"), CASES)
