@@ -17,6 +17,7 @@ def test_example_runs(example, tmp_path):
     environment = os.environ | {
         "SKATR_SK_FAST": "1",
         "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",  # other tests have the other cores
         # The package of this checkout, also where another version is installed.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }

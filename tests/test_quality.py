@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _INSTALL = 'python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e ".[{extra}]" && '
 RUN_COMMAND = _INSTALL.format(extra="plots") + ".venv/bin/python examples/plot_quickstart.py"
-TEST_COMMAND = _INSTALL.format(extra="test") + ".venv/bin/python -m pytest"
+TEST_COMMAND = _INSTALL.format(extra="test") + ".venv/bin/python -m pytest -n 2"
 
 
 @pytest.mark.parametrize(
