@@ -30,6 +30,8 @@ TORCH_ONLY = {
     "skatr_sk.lightcones._settings",
     "skatr_sk.lightcones._sources",
     "skatr_sk.lightcones.simulate",
+    "skatr_sk.summaries.embedding",
+    "skatr_sk.summaries.invariance",
     "skatr_sk.summaries.vit",
     "skatr_sk.summaries.masking",
     "skatr_sk.summaries.jepa",

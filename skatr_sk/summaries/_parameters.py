@@ -15,6 +15,7 @@ import numpy as np
 from skatr_sk._checks import Problems, nearest_divisors
 from skatr_sk._net import check_training
 from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, POOLINGS, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
-OBJECTIVES = ("jepa", "reconstruction")
+OBJECTIVES = ("jepa", "reconstruction", "vicreg")
 
 
 def check_parameters(estimator: Any) -> None:
@@ -58,6 +59,7 @@ def check_parameters(estimator: Any) -> None:
     problems.real("min_context", estimator.min_context, "(0, 1)")
     problems.real("warmup", estimator.warmup, "[0, 1)")
     problems.choice("pooling", estimator.pooling, POOLINGS)
+    problems.choice("embedding", estimator.embedding, tuple(EMBEDDINGS))
     problems.choice("objective", estimator.objective, OBJECTIVES)
     problems.choice("loss", estimator.loss, tuple(LOSSES))
     problems.flag("augment", estimator.augment)
@@ -196,7 +198,9 @@ def check_widths(estimator: Any, grid_shape: Sequence[int]) -> None:
     """Check that tokens are wide enough to tell the places of a grid of patches apart."""
     problems = Problems(type(estimator).__name__)
     fewest = 2 * sum(n > 1 for n in grid_shape)
-    for name in ("embed_dim", "predictor_dim"):
+    # The numbers that vicreg compares have no places.
+    names = ("embed_dim", "predictor_dim")[: 1 if estimator.objective == "vicreg" else 2]
+    for name in names:
         if getattr(estimator, name) < fewest:
             expected = f"at least {fewest}, two features for each axis of the {grid_shape} patches"
             problems.add(name, expected, getattr(estimator, name))
@@ -208,7 +212,7 @@ def same_encoder(estimator: Any, frozen: FrozenEncoder) -> None:
     found = frozen.architecture
     problems = Problems(type(estimator).__name__)
     defaults = inspect.signature(type(estimator)).parameters
-    for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio"):
+    for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio", "embedding"):
         given, stored = getattr(estimator, name), getattr(found, name)
         if given == defaults[name].default:
             continue

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks"]
+__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks", "sample_regions"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,66 @@ def sample_masks(
     target = order[:, :n_hidden].sort(dim=1).values
     context = order[:, n_hidden:].sort(dim=1).values
     if drawn_rank < rank:
-        along = torch.arange(grid_shape[-1])
-        target = (target[..., None] * grid_shape[-1] + along).flatten(1)
-        context = (context[..., None] * grid_shape[-1] + along).flatten(1)
+        target, context = _whole_columns(target, grid_shape), _whole_columns(context, grid_shape)
     return context, target
+
+
+def _whole_columns(places: Tensor, grid_shape: Sequence[int]) -> Tensor:
+    """Indices of all patches along the line of sight of the given places on the sky."""
+    along = torch.arange(grid_shape[-1])
+    return (places[..., None] * grid_shape[-1] + along).flatten(1)
+
+
+def sample_regions(
+    n: int, grid_shape: Sequence[int], *, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw patches of two disjoint regions of the sky of each of ``n`` fields.
+
+    A line of random direction parts the sky in halves; from each a random choice of columns along
+    the whole line of sight is kept, so that a step costs what is seen, not what there is. Without
+    a sky the two are random choices of places along the line of sight.
+
+    Parameters
+    ----------
+    n : int
+        Number of fields.
+    grid_shape : sequence of int
+        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+    share : float
+        Of the patches, in each region; half of them at most.
+    generator : torch.Generator
+        Source of randomness, on the CPU.
+
+    Returns
+    -------
+    Tensor, Tensor of int64, both of shape (n, n_region)
+        Sorted indices of patches in C order; none is in both.
+
+    Examples
+    --------
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> one, two = sample_regions(4, (7, 7, 3), share=0.2, generator=generator)
+    >>> one.shape
+    torch.Size([4, 30])
+    """
+    sky = tuple(grid_shape[:2])
+    if len(grid_shape) == 1 or math.prod(sky) == 1:
+        sky, grid_shape = tuple(grid_shape[-1:]), grid_shape[-1:]
+    places = torch.cartesian_prod(*(torch.arange(float(size)) / size for size in sky))
+    noise = torch.rand((n, math.prod(sky)), generator=generator)
+    if len(sky) == 1:
+        along = noise
+    else:
+        angle = 2 * math.pi * torch.rand((n, 1), generator=generator)
+        directions = torch.cat([angle.cos(), angle.sin()], dim=1)
+        along = directions @ places.T + noise / (2 * max(sky))  # a ragged line
+    order = along.argsort(dim=1)
+    n_half = order.shape[1] // 2
+    n_kept = min(max(1, round(share * order.shape[1])), n_half)
+    regions = []
+    for half in (order[:, :n_half], order[:, -n_half:]):
+        chosen = torch.rand(half.shape, generator=generator).argsort(dim=1)[:, :n_kept]
+        kept = half.gather(1, chosen).sort(dim=1).values
+        regions.append(_whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept)
+    return regions[0], regions[1]

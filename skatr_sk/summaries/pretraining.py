@@ -23,8 +23,9 @@ from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky
 from skatr_sk.summaries._parameters import check_widths, resolve_masks, resolve_patch_size
 from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
 from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.invariance import Expander, VICRegLoss, ViewInvariance
 from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
-from skatr_sk.summaries.masking import BlockMask, sample_masks
+from skatr_sk.summaries.masking import BlockMask, sample_masks, sample_regions
 from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, patchify
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
@@ -41,9 +42,10 @@ class Views:
     Parameters
     ----------
     field_shape, patch_size : sequence of int
-    masks : sequence of BlockMask
-        One prediction task each.
+    masks : sequence of BlockMask or None
+        One prediction task each; None gives two regions to compare.
     min_context : float
+        Least share of the patches that a mask leaves, or that of a region.
     scaling : BrightnessScaling
     augment : bool
         Turn each training field by a sky symmetry of its own, before its patches are numbered, so
@@ -58,7 +60,7 @@ class Views:
         field_shape: Sequence[int],
         patch_size: Sequence[int],
         *,
-        masks: Sequence[BlockMask],
+        masks: Sequence[BlockMask] | None,
         min_context: float,
         scaling: BrightnessScaling,
         augment: bool,
@@ -90,12 +92,15 @@ class Views:
         if training and len(self.symmetries) > 1:
             which = torch.randint(len(self.symmetries), (n,), generator=generator)
             fields = apply_symmetries(fields, self.symmetries.to(device), which.to(device))
-        masks = []
-        for mask in self.masks:
-            pair = sample_masks(
-                n, self.grid_shape, mask, min_context=self.min_context, generator=generator
-            )
-            masks.append((pair[0].to(device), pair[1].to(device)))
+        grid, share = self.grid_shape, self.min_context
+        if self.masks is None:
+            pairs = [sample_regions(n, grid, share=share, generator=generator)]
+        else:
+            pairs = [
+                sample_masks(n, grid, mask, min_context=share, generator=generator)
+                for mask in self.masks
+            ]
+        masks = [(one.to(device), two.to(device)) for one, two in pairs]
         return patchify(self.scaling(fields), self.patch_size), masks
 
 
@@ -196,6 +201,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
         depth=int(transformer.depth),
         n_heads=int(transformer.n_heads),
         mlp_ratio=float(transformer.mlp_ratio),
+        embedding=transformer.embedding,
     )
     check_widths(transformer, architecture.grid_shape)
     seed = check_random_state(transformer.random_state).randint(2**31 - 1)
@@ -208,7 +214,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     views = Views(
         architecture.field_shape,
         architecture.patch_size,
-        masks=resolve_masks(transformer.masks),
+        masks=None if transformer.objective == "vicreg" else resolve_masks(transformer.masks),
         min_context=transformer.min_context,
         scaling=scaling,
         augment=transformer.augment,
@@ -238,7 +244,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
         encoder = architecture.build()
         history = train(
             _objective(transformer, encoder, architecture),
-            JEPALoss(transformer.loss),
+            VICRegLoss() if transformer.objective == "vicreg" else JEPALoss(transformer.loss),
             Rows(fields, rows=train_rows),
             Rows(fields, rows=valid_rows) if len(valid_rows) else None,
             device=device,
@@ -271,8 +277,12 @@ def _held(fields: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
 
 def _objective(
     transformer: Any, encoder: Encoder, architecture: Architecture
-) -> JEPA | MaskedReconstruction:
-    """Put the predictor beside the encoder, for tokens or for voxels."""
+) -> JEPA | MaskedReconstruction | ViewInvariance:
+    """Put beside the encoder what predicts tokens or voxels, or compares summaries."""
+    dim = transformer.predictor_dim
+    if transformer.objective == "vicreg":
+        depth = transformer.predictor_depth
+        return ViewInvariance(encoder, Expander(transformer.embed_dim, dim, depth=depth))
     normalize = transformer.normalize_targets
     if transformer.objective == "reconstruction" and math.prod(architecture.patch_size) == 1:
         if normalize:
@@ -284,7 +294,6 @@ def _objective(
     if transformer.predictor_depth == 0:
         return JEPA(encoder, MeanPredictor(), normalize_targets=normalize)
     jepa = transformer.objective == "jepa"
-    dim = transformer.predictor_dim
     predictor = Predictor(
         transformer.embed_dim,
         transformer.embed_dim if jepa else math.prod(architecture.patch_size),

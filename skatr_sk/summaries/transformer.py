@@ -42,16 +42,22 @@ class SKATRTransformer(FrozenSummaries):
         Hidden width of a block's MLP over ``embed_dim``.
     pooling : {"mean", "max", "tokens"}, default="mean"
         How ``transform`` pools the tokens; "tokens" keeps them all.
-    objective : {"jepa", "reconstruction"}, default="jepa"
-        Predict the tokens of an averaged encoder [1]_ [2]_, or the voxels themselves [4]_.
+    embedding : {"linear", "moments"}, default="linear"
+        How the voxels of a patch become a token: by one matrix [1]_, or standardised, beside their
+        mean and the logarithm of their scatter, which wins on light cones (docs/learning.rst).
+    objective : {"jepa", "reconstruction", "vicreg"}, default="jepa"
+        Predict the tokens of an averaged encoder [1]_ [2]_, or the voxels themselves [4]_, or let
+        two regions of one sky have the same summary, without any target encoder [5]_.
     predictor_dim, predictor_depth : int, default=48 and 4
         Width and blocks of the predictor. Depth 0 leaves it out, and the mean of the visible
-        tokens predicts the hidden ones: an ablation that collapses.
+        tokens predicts the hidden ones: an ablation that collapses. With "vicreg" they are the
+        numbers in which summaries are compared, and the hidden layers before these.
     masks : {"multiblock", "short", "long"}, BlockMask or list of BlockMask, default="multiblock"
         What is hidden. "short" is the union of 8 blocks of 10 to 20 % of the sky, "long" of 2
         blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.
     min_context : float, default=0.15
-        Smallest share of the patches that stays visible, in (0, 1).
+        Smallest share of the patches that stays visible, in (0, 1); with "vicreg", which has no
+        masks, the share of each of the two regions.
     ema_decay : float or (float, float), default=(0.99, 1.0)
         Decay of the target encoder's moving average, in [0, 1], constant or rising from the first
         value to the second. 1.0 keeps a fixed random target, 0.0 makes it the context encoder.
@@ -80,8 +86,10 @@ class SKATRTransformer(FrozenSummaries):
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_); None learns a symmetric
         logarithm from the training fields, for it suits the long tail of absorption.
-    weights : path or None, default=None
-        A file written by :meth:`save`: ``fit`` then loads it and trains nothing. (Give new weights
+    weights : path, "mini-lr" or None, default=None
+        A file written by :meth:`save`: ``fit`` then loads it and trains nothing. "mini-lr" comes
+        with the package, pre-trained on simulated light cones of the grid of
+        :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). (Give new weights
         a new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
@@ -133,6 +141,7 @@ class SKATRTransformer(FrozenSummaries):
     .. [2] Assran et al. (I-JEPA), arXiv:2301.08243.
     .. [3] Bardes et al. (V-JEPA), arXiv:2404.08471.
     .. [4] He et al. (masked autoencoders), arXiv:2111.06377.
+    .. [5] Bardes, Ponce, LeCun (VICReg), arXiv:2105.04906.
 
     Examples
     --------
@@ -155,6 +164,7 @@ class SKATRTransformer(FrozenSummaries):
         n_heads: int = 4,
         mlp_ratio: float = 2.0,
         pooling: str = "mean",
+        embedding: str = "linear",
         objective: str = "jepa",
         predictor_dim: int = 48,
         predictor_depth: int = 4,
@@ -189,6 +199,7 @@ class SKATRTransformer(FrozenSummaries):
         self.n_heads = n_heads
         self.mlp_ratio = mlp_ratio
         self.pooling = pooling
+        self.embedding = embedding
         self.objective = objective
         self.predictor_dim = predictor_dim
         self.predictor_depth = predictor_depth

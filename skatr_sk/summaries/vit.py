@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skatr_sk.summaries.embedding import EMBEDDINGS
+
 __all__ = [
     "Block",
     "Encoder",
@@ -172,7 +174,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches to tokens: linear embedding, position code, pre-norm blocks, final norm.
+    """Patches to tokens: embedding, position code, pre-norm blocks, final norm.
 
     Parameters
     ----------
@@ -182,6 +184,8 @@ class Encoder(nn.Module):
         Patches on each axis.
     embed_dim, depth, n_heads, mlp_ratio
         Width of a token, number of blocks, heads of a block, width of its MLP over ``embed_dim``.
+    embedding : {"linear", "moments"}
+        Of the voxels of a patch: see :class:`~skatr_sk.summaries.embedding.MomentEmbedding`.
 
     References
     ----------
@@ -204,9 +208,10 @@ class Encoder(nn.Module):
         depth: int,
         n_heads: int,
         mlp_ratio: float,
+        embedding: str = "linear",
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(n_voxels, embed_dim)
+        self.embed = EMBEDDINGS[embedding](n_voxels, embed_dim)
         self.position = PositionCode(grid_shape, embed_dim)
         self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +21,13 @@ from skatr_sk._version import __version__
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 
-__all__ = ["Architecture", "FrozenEncoder", "read_encoder", "write_encoder"]
+__all__ = ["BUNDLED", "Architecture", "FrozenEncoder", "read_encoder", "write_encoder"]
+
+BUNDLED = ("mini-lr",)  # names of the weights that come with the package
 
 _FORMAT = 1
 _KEY = "skatr_sk"
+_FOLDER = Path(__file__).with_name("weights")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Architecture:
     field_shape, patch_size : tuple of int
     embed_dim, depth, n_heads : int
     mlp_ratio : float
+    embedding : str
+        "linear" in files that do not say.
 
     Examples
     --------
@@ -48,6 +54,7 @@ class Architecture:
     depth: int
     n_heads: int
     mlp_ratio: float
+    embedding: str = "linear"
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -63,6 +70,7 @@ class Architecture:
             depth=self.depth,
             n_heads=self.n_heads,
             mlp_ratio=self.mlp_ratio,
+            embedding=self.embedding,
         )
 
 
@@ -110,6 +118,11 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     """Read and check what :func:`write_encoder` wrote.
 
+    Parameters
+    ----------
+    path : path or str
+        Of a file, or the name of weights that come with the package: "mini-lr".
+
     Raises
     ------
     FileNotFoundError
@@ -118,8 +131,13 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         When the file is truncated, no safetensors, not from this package, of a newer format, or
         its tensors do not fit its own header.
     """
+    if path in BUNDLED:
+        path = os.fspath(_FOLDER / f"{path}.safetensors")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"weights: expected a file, found none at {os.fspath(path)!r}.")
+        raise FileNotFoundError(
+            f"weights: expected a file or one of the bundled names {', '.join(BUNDLED)}, found no "
+            f"file at {os.fspath(path)!r}."
+        )
     source = f"weights file {os.fspath(path)!r}"
     try:
         with safe_open(path, framework="pt", device="cpu") as stream:

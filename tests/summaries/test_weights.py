@@ -117,6 +117,7 @@ def test_the_header_is_plain_json(path, fitted):
         "depth": 1,
         "n_heads": 2,
         "mlp_ratio": 2.0,
+        "embedding": "linear",
     }
     assert set(header["scaling"]) == {"softening", "offset", "scale"}
     assert header["scaling"]["scale"] == fitted.scaling_.scale
@@ -231,7 +232,7 @@ def test_damaged_tensors(path, damage, message):
 @pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors", "."])
 def test_a_missing_file(tmp_path, missing):
     name = os.fspath(tmp_path / missing)
-    with pytest.raises(FileNotFoundError, match="weights: expected a file, found none at") as error:
+    with pytest.raises(FileNotFoundError, match="bundled names mini-lr, found no file at") as error:
         SKATRTransformer(weights=name).fit(fields())
     assert repr(name) in str(error.value)
 

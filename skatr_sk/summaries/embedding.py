@@ -1,0 +1,63 @@
+"""From the voxels of a patch to a token: one matrix, or texture and moments apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["EMBEDDINGS", "MomentEmbedding"]
+
+_SOFTENING = 0.02
+
+
+class MomentEmbedding(nn.Module):
+    """Embed a patch by its standardised voxels, its mean and the logarithm of its scatter.
+
+    The scatter of a patch spans three decades, from a neutral, unheated sky to the bubbles of
+    reionisation, and how it runs with redshift carries most of what a light cone says about
+    zeta and Omega_m. One matrix on the voxels hides it: scatter is their square, most of it a few
+    per cent of the mean. Here each decade of it counts alike, and so does the texture of faint
+    patches.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Voxels in a patch.
+    dim : int
+        Width of a token.
+    softening : float
+        Added to the scatter, in units of the scaled brightness (its standard deviation over all
+        voxels): below it there is nothing but rounding.
+
+    Attributes
+    ----------
+    texture, moments : torch.nn.Linear
+        From the standardised voxels, and from the mean and the logarithm of the scatter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> embedding = MomentEmbedding(8, 16, softening=0.0)
+    >>> embedding(torch.rand(5, 9, 8)).shape
+    torch.Size([5, 9, 16])
+    >>> embedding.texture.in_features, embedding.moments.in_features
+    (8, 2)
+    """
+
+    def __init__(self, n_voxels: int, dim: int, softening: float = _SOFTENING) -> None:
+        super().__init__()
+        self.softening = softening
+        self.texture = nn.Linear(n_voxels, dim)
+        self.moments = nn.Linear(2, dim)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches of shape (..., n_voxels) to tokens of shape (..., dim)."""
+        patches = patches.float()
+        mean = patches.mean(dim=-1, keepdim=True)
+        patches = patches - mean
+        scatter = patches.square().mean(dim=-1, keepdim=True).sqrt() + self.softening
+        moments = torch.cat([mean, scatter.log()], dim=-1)
+        return self.texture(patches / scatter) + self.moments(moments)
+
+
+EMBEDDINGS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "moments": MomentEmbedding}
