@@ -39,7 +39,9 @@ class Expander(nn.Sequential):
         layers: list[nn.Module] = []
         width = embed_dim
         for _ in range(depth):
-            layers += [nn.Linear(width, 2 * embed_dim), nn.LayerNorm(2 * embed_dim), nn.GELU()]
+            # Normalised over the batch: summaries of different light cones differ by little beside
+            # what they share, and would else have to be torn apart by the encoder first.
+            layers += [nn.Linear(width, 2 * embed_dim), nn.BatchNorm1d(2 * embed_dim), nn.GELU()]
             width = 2 * embed_dim
         super().__init__(*layers, nn.Linear(width, dim))
 
@@ -79,11 +81,13 @@ class ViewInvariance(nn.Module):
         regions : sequence of (index, index)
             As drawn by :func:`~skatr_sk.summaries.masking.sample_regions`.
         """
-        return [(self._view(patches, one), self._view(patches, two)) for one, two in regions]
-
-    def _view(self, patches: Tensor, index: Tensor) -> Tensor:
-        expanded: Tensor = self.expander(self.context_encoder(patches, index).mean(dim=1))
-        return expanded
+        pairs = []
+        for views in regions:
+            summaries = [self.context_encoder(patches, index).mean(dim=1) for index in views]
+            # Together, so that both are normalised alike, and a batch of one light cone has two.
+            one, two = self.expander(torch.cat(summaries)).chunk(2)
+            pairs.append((one, two))
+        return pairs
 
     def update_target(self, decay: float) -> None:
         """Do nothing: there is no target encoder."""

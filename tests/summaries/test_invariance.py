@@ -76,7 +76,7 @@ def test_loss_of_a_single_field_and_of_a_single_number():
 
 def test_each_region_is_seen_alone(torch_seed):
     encoder = Encoder(4, (4, 4), embed_dim=16, depth=1, n_heads=2, mlp_ratio=2.0)
-    views = ViewInvariance(encoder, Expander(16, 3, depth=2))
+    views = ViewInvariance(encoder, Expander(16, 3, depth=2)).eval()
     patches = torch.randn(6, 16, 4)
     one = torch.arange(5).expand(6, -1)
     two = torch.arange(8, 13).expand(6, -1)
@@ -89,6 +89,15 @@ def test_each_region_is_seen_alone(torch_seed):
     assert not torch.allclose(changed, b)
     [(same, _)] = views(patches, [(one, one)])
     torch.testing.assert_close(same, a)
+
+
+def test_a_batch_of_one_field_can_be_learned_from(torch_seed):
+    encoder = Encoder(4, (4, 4), embed_dim=16, depth=1, n_heads=2, mlp_ratio=2.0)
+    views = ViewInvariance(encoder, Expander(16, 3, depth=1)).train()
+    places = torch.arange(16)[None]
+    loss = VICRegLoss()(views(torch.randn(1, 16, 4), [(places[:, :8], places[:, 8:])]))
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
 
 def test_moments_keep_texture_scatter_and_mean_apart(torch_seed):
