@@ -187,6 +187,8 @@ def _check_options(validate: Any, on_bad: Any, parameters: Any) -> None:
     problems.choice("on_bad", on_bad, ("raise", "drop"))
     if isinstance(parameters, str):
         problems.add("parameters", "a list of names", parameters, f"write [{parameters!r}]")
+    elif parameters is not None and len(set(parameters)) < len(parameters):
+        problems.add("parameters", "names of which no two are alike", list(parameters))
     problems.raise_if_any()
 
 

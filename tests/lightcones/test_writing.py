@@ -15,7 +15,7 @@ import pytest
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
 from skatr_sk._rows import digest
-from skatr_sk.lightcones import convert, writing
+from skatr_sk.lightcones import convert, converting
 from tests.lightcones.layouts import write_npz, write_v3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def test_wrong_calls(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(writing, "_PART_BYTES", 2**17)
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**17)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -155,13 +155,13 @@ def test_converting_many_short_rows(tmp_path, small_parts):
 
 SLOWLY = """
 import sys, time
-from skatr_sk.lightcones import convert, writing
-writing._PART_BYTES = 2**16
-save = writing.save_lightcones
+from skatr_sk.lightcones import convert, converting
+converting._PART_BYTES = 2**16
+save = converting.save_lightcones
 def slow(*args, **kwargs):
     save(*args, **kwargs)
     time.sleep(0.3)
-writing.save_lightcones = slow
+converting.save_lightcones = slow
 convert(sys.argv[1], sys.argv[2], compression="gzip")
 """
 
@@ -187,10 +187,10 @@ def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
     (parts / "whole.h5").write_bytes(b"half")
 
     writes = []
-    save = writing.save_lightcones
-    monkeypatch.setattr(writing, "_PART_BYTES", 2**16)
+    save = converting.save_lightcones
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**16)
     monkeypatch.setattr(
-        writing, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
+        converting, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
     )
     convert(tmp_path / "in.h5", tmp_path / "out.h5", compression="gzip")
     assert not set(writes) & set(done)  # what was done was not done again
