@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from skatr_sk._files import write_whole
+from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.contents import INDEX, VOXELS
 from skatr_sk.lightcones.handles import close_files
-from skatr_sk.lightcones.opening import Paths, open_lightcones
+from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
 from skatr_sk.lightcones.writing import (
     FORMAT,
     cones_in_a_chunk,
@@ -26,6 +28,11 @@ from skatr_sk.lightcones.writing import (
     save_lightcones,
     write_beside,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["convert"]
 
@@ -51,7 +58,8 @@ def convert(
     Parameters
     ----------
     source : path or sequence of paths
-        As for :func:`~skatr_sk.open_lightcones`.
+        As for :func:`~skatr_sk.open_lightcones`. Where it is a folder that `path` lies in, a
+        former result there is not taken for one of the sources.
     path : path
         Appears whole or not at all.
     dtype, compression
@@ -62,7 +70,10 @@ def convert(
     Raises
     ------
     ValueError
-        When the folder of parts belongs to another conversion, or as :func:`open_lightcones`.
+        When the folder of parts belongs to another conversion, when two light cones have the same
+        values (unless ``validate=False``), or as :func:`open_lightcones`.
+    BlockingIOError
+        When another process writes the same file.
 
     Examples
     --------
@@ -76,7 +87,8 @@ def convert(
     >>> open_lightcones(os.path.join(folder, "signals.h5")).data.shape
     (4, 5)
     """
-    cones = open_lightcones(source, **options)
+    path = Path(path)
+    cones = open_lightcones(_without(source, path), **options)
     X = cones.data
     kind, beside = prepare(
         X,
@@ -89,7 +101,6 @@ def convert(
         dtype,
         compression,
     )
-    path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
     if path.is_dir():
@@ -100,17 +111,83 @@ def convert(
     step = max(1, _PART_BYTES // (X.size // len(X) * kind.itemsize * together)) * together
     job = {"format": FORMAT, "dtype": kind.str, "compression": compression, "step": step}
     job["rows"] = X.fingerprint()
-    _claim(parts, job)
-    for start in range(0, len(X), step):
-        part = parts / f"{start:09d}.h5"
-        if not part.exists():
-            save_lightcones(part, X[start : start + step], dtype=kind, compression=compression)
-            _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
-    whole = parts / "whole.h5"
-    write_whole(whole, lambda temporary: _assemble(temporary, parts, X.shape, kind, beside, job))
-    os.replace(whole, path)
-    close_files()
-    shutil.rmtree(parts)
+    with _alone(parts, path):
+        _claim(parts, job)
+        seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
+        for start in range(0, len(X), step):
+            part = parts / f"{start:09d}.h5"
+            if not part.exists():
+                save_lightcones(part, X[start : start + step], dtype=kind, compression=compression)
+                _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
+            if seen is not None:
+                _check_new(part, start, seen, X, parts)
+        whole = parts / "whole.h5"
+        write_whole(
+            whole, lambda temporary: _assemble(temporary, parts, X.shape, kind, beside, job)
+        )
+        os.replace(whole, path)
+        close_files()
+
+
+def _without(source: Paths, path: Path) -> Paths:
+    """Leave what is to be written out of a folder that it lies in."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return source
+    found = find_files(source)
+    kept = [one for one in found if not (path.exists() and os.path.samefile(one, path))]
+    if len(kept) == len(found):
+        return source
+    if not kept:
+        raise FileNotFoundError(f"There are no light cones in {source} but {path} itself.")
+    return kept
+
+
+@contextmanager
+def _alone(parts: Path, path: Path) -> Iterator[None]:
+    """Make the folder of parts, keep other processes from it, and remove it when all is done.
+
+    A process that is killed leaves nothing locked.
+    """
+    parts.mkdir(exist_ok=True)
+    if fcntl is None:
+        yield
+        shutil.rmtree(parts)
+        return
+    with open(parts / "lock", "ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{path} is being written by another process, in {parts}. Wait until it is done, "
+                "or name another path."
+            ) from error
+        except OSError as error:  # a file system without locks
+            _LOGGER.info("%s cannot be locked (%s): let nobody else write it.", parts, error)
+        yield
+        for part in parts.iterdir():
+            if part.name != "lock":
+                part.unlink()
+    # Not while it is open, for NFS keeps what is open. Whoever has locked it meanwhile keeps it.
+    (parts / "lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        parts.rmdir()
+
+
+def _check_new(
+    part: Path, start: int, seen: dict[bytes, int], X: LightconeArray, parts: Path
+) -> None:
+    """Refuse a part with a light cone that was there already."""
+    with h5py.File(part, "r") as file:
+        contents = file[INDEX][:]
+    for row, content in enumerate(contents, start):
+        first = seen.setdefault(content.tobytes(), row)
+        if first != row:
+            (one, place), (other, place_there) = X.origin(row), X.origin(first)
+            raise ValueError(
+                f"{one}, row {place}, has the same values as {other}, row {place_there}. Keep "
+                "both with validate=False; or remove one of them, or leave all such out with "
+                f"validate='full' and on_bad='drop', and remove the folder {parts}."
+            )
 
 
 def _claim(parts: Path, job: Mapping[str, Any]) -> None:
@@ -122,7 +199,6 @@ def _claim(parts: Path, job: Mapping[str, Any]) -> None:
             f"{parts} holds the parts of another conversion: other files, or other options. "
             "Remove the folder to start anew, or name another path."
         )
-    parts.mkdir(exist_ok=True)
     if not note.exists():
         write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

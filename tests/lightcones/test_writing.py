@@ -225,3 +225,57 @@ def test_convert_leaves_out_what_is_asked(tmp_path):
     made = open_lightcones(tmp_path / "out.h5")
     np.testing.assert_array_equal(made.seeds, [0, 1, 3])
     assert made.target_names == ["zeta"]
+
+
+# ------------------------------------------------------------------------------ convert, misused
+
+
+def test_a_former_result_is_not_one_of_the_sources(tmp_path):
+    for k in range(4):
+        write_npz(tmp_path / f"run{k}.npz", seed=k)
+    for _ in range(2):
+        convert(tmp_path, tmp_path / "all.h5")
+        assert len(open_lightcones(tmp_path / "all.h5", validate="full").data) == 4
+    for k in range(4):
+        (tmp_path / f"run{k}.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no light cones in .* but .*all\.h5 itself"):
+        convert(tmp_path, tmp_path / "all.h5")
+    convert(tmp_path / "all.h5", tmp_path / "all.h5", dtype="float16")  # named, it is meant
+    assert open_lightcones(tmp_path / "all.h5").data.dtype == np.float16
+
+
+def test_converting_the_same_values_twice(tmp_path, small_parts):
+    """In files that carry no digests, of which the quick check knows nothing."""
+    (tmp_path / "in").mkdir()
+    for k in range(5):
+        write_npz(tmp_path / "in" / f"run{k}.npz", seed=k % 4, n_z=900)
+    message = r"run4\.npz, row 0, has the same values as .*run0\.npz, row 0.*validate=False"
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "in", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+    convert(tmp_path / "in", tmp_path / "out.h5", validate=False)
+    assert len(open_lightcones(tmp_path / "out.h5", validate=False).data) == 5
+    with pytest.warns(UserWarning, match="left out"):
+        convert(tmp_path / "in", tmp_path / "out.h5", validate="full", on_bad="drop")
+    assert len(open_lightcones(tmp_path / "out.h5").data) == 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
+
+
+def test_two_conversions_to_one_path(tmp_path):
+    pytest.importorskip("fcntl")
+    save_lightcones(tmp_path / "in.h5", values(n=8, field=(8, 8, 200)))
+    arguments = [str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]
+    other = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    parts = tmp_path / "out.h5.parts"
+    give_up = time.monotonic() + 60
+    while not list(parts.glob("0*.h5")) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    with pytest.raises(BlockingIOError, match=r"out\.h5 is being written by another process"):
+        convert(*arguments, compression="gzip")
+    assert other.wait() == 0
+    found = open_lightcones(tmp_path / "out.h5", validate="full").data
+    np.testing.assert_array_equal(np.asarray(found), values(n=8, field=(8, 8, 200)))
+    assert not parts.exists()
