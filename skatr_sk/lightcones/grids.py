@@ -16,8 +16,8 @@ _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
 _NEARER = 0.95  # of 1 + the usual last redshift: shorter by more than cosmology makes it
 _EXPLAINED = 0.02  # of the line of sight: cells of one size, in the cosmology of each
-_STRETCHED = 0.1  # no cells of one size, where the cosmology is known
-_STRETCHED_AT_ALL = 0.45  # in no cosmology with Omega_m from 0.2 to 0.4
+_STRETCHED = 0.1  # no cells of one size, where the cosmology explains those of most
+_STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
 _OMEGA_RADIATION = 9e-5
 _COMPARED = 64  # slices
 
@@ -81,7 +81,7 @@ class Grids(NamedTuple):
     usual: np.ndarray
 
 
-def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray) -> Grids:
+def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> Grids:
     """Compare the grids of light cones: the same redshifts, or cells of the same comoving size.
 
     Parameters
@@ -89,11 +89,13 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray) -> Grids:
     redshifts : ndarray of shape (n, n_z)
     omega_m : ndarray of shape (n,)
         NaN where it is not known: then only what no cosmology explains is odd.
+    hubble : ndarray of shape (n,)
+        In 100 km/s/Mpc.
 
     Examples
     --------
     >>> near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
-    >>> compare_grids(np.stack([near, near, far]), np.full(3, np.nan)).odd
+    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7)).odd
     array([False, False,  True])
     """
     n_z = redshifts.shape[1]
@@ -108,11 +110,11 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray) -> Grids:
     doubtful = np.zeros(len(z), dtype=bool)
     if len(compared):
         known = np.isfinite(omega_m) & (omega_m > 0)
-        stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), sane)
-        if known.any() and np.mean(stretch[known & sane] <= _STRETCHED) < 0.5:
+        stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane)
+        if known.any() and np.mean(stretch[known & sane] <= _EXPLAINED) < 0.5:
             # It explains nothing: scaled numbers, say, or cells that are not of one size.
             known[:] = False
-            stretch = _stretch(z, np.full(len(z), OMEGA_M), sane)
+            stretch = _stretch(z, np.full(len(z), OMEGA_M), hubble, sane)
         limit = np.where(known, _STRETCHED, _STRETCHED_AT_ALL)
         odd[compared] = (stretch > limit)[compared]
         doubtful[compared] = (~odd & ~(known & (stretch <= _EXPLAINED)))[compared]
@@ -126,14 +128,16 @@ def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:
     return middle
 
 
-def _stretch(z: np.ndarray, omega_m: np.ndarray, sane: np.ndarray) -> np.ndarray:
-    """How far comoving grids are from the usual one, as a share of its length."""
+def _stretch(
+    z: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray, sane: np.ndarray
+) -> np.ndarray:
+    """How far comoving grids are from the usual one, as a share of the shorter."""
     z = np.where(sane[:, None], z, 1 + np.arange(z.shape[1]))  # odd anyway; no infinities
     matter = omega_m[:, None]
     expansion = matter * (1 + z) ** 3 + _OMEGA_RADIATION * (1 + z) ** 4
     inverse = 1 / np.sqrt(expansion + np.maximum(1 - matter - _OMEGA_RADIATION, 0))
     steps = (inverse[:, 1:] + inverse[:, :-1]) / 2 * np.diff(z, axis=1)
-    distances = np.cumsum(steps, axis=1)
+    distances = np.cumsum(steps, axis=1) / hubble[:, None]
     usual = _middle(distances, sane)
-    far: np.ndarray = np.abs(distances - usual).max(axis=1) / usual[-1]
-    return far
+    far: np.ndarray = np.abs(distances - usual).max(axis=1)
+    return far / np.minimum(distances[:, -1], usual[-1])

@@ -21,6 +21,7 @@ from skatr_sk.lightcones.contents import (
     look_into_npz,
     look_into_stack,
 )
+from skatr_sk.lightcones.cosmology import HUBBLE
 from skatr_sk.lightcones.files import DAMAGED
 from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.joining import agree_on_units, join
@@ -144,12 +145,12 @@ def open_lightcones(
     if not files:
         raise ValueError(f"No light cones can be read from {_shown(source)}:\n{report}")
     cones = join(files, names, notes)
-    omega_m = np.concatenate([_omega_m(contents) for contents in files])
+    cosmology = _known(files, ("Omega_m", "OMm"), np.nan), _known(files, ("hlittle",), HUBBLE)
     try:
         good = check_rows(
             cones.data,
             cones.redshifts,
-            omega_m,
+            cosmology,
             cones.target,
             cones.seeds,
             validate,
@@ -283,10 +284,14 @@ def _with_parameters(
     return kept
 
 
-def _omega_m(contents: Contents) -> np.ndarray:
-    """Omega_m of the rows of a file, under our name or 21cmFAST's; NaN where it has none."""
-    unknown = np.full(contents.source.n_rows, np.nan)
-    return contents.parameters.get("Omega_m", contents.parameters.get("OMm", unknown))
+def _known(files: Sequence[Contents], names: Sequence[str], otherwise: float) -> np.ndarray:
+    """A parameter of all rows, under one of these names or what else it is taken to be."""
+    columns = []
+    for contents in files:
+        name = next((name for name in names if name in contents.parameters), None)
+        rows = contents.source.n_rows
+        columns.append(np.full(rows, otherwise) if name is None else contents.parameters[name])
+    return np.concatenate(columns)
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def _agree(
 def check_rows(
     data: LightconeArray,
     redshifts: np.ndarray | None,
-    omega_m: np.ndarray,
+    cosmology: tuple[np.ndarray, np.ndarray],
     target: np.ndarray | None,
     seeds: np.ndarray | None,
     validate: str | bool,
@@ -130,8 +130,8 @@ def check_rows(
     ----------
     data : LightconeArray
     redshifts, target, seeds : ndarray of as many rows, or None
-    omega_m : ndarray of as many rows
-        NaN where it is not known.
+    cosmology : two ndarrays of as many rows
+        Omega_m, NaN where it is not known, and the Hubble constant.
     validate : {"fast", "full"} or False
         False leaves the voxels alone.
     report : Report
@@ -162,7 +162,7 @@ def check_rows(
         for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
             note(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
     if redshifts is not None:
-        grids = compare_grids(redshifts, omega_m)
+        grids = compare_grids(redshifts, *cosmology)
         start, end = grids.usual
         for row in np.flatnonzero(grids.odd).tolist():
             ends = f"redshifts from {redshifts[row, 0]:.3f} to {redshifts[row, -1]:.3f}"
@@ -184,15 +184,15 @@ def check_rows(
         for row, fault in _voxel_faults(data, chosen, contents):
             # A few rows that are not of the index spoil all of it; where all are read, themselves.
             (note if full or fault.kind != "digest" else note_file)(row, fault)
-        if not full:
-            contents = {}
-            for part in _by_file(data, _worth_comparing(data, good, target, seeds)):
-                try:
-                    contents |= zip(part.tolist(), data[part].row_digests(), strict=True)
-                except (OSError, ValueError) as error:
-                    kind = "unreadable" if isinstance(error, OSError) else "digest"
-                    note_file(int(part[0]), Fault(kind, str(error)))
-        for row, fault in _duplicates(data, {r: c for r, c in contents.items() if good[r]}):
+        compared = chosen if full else _worth_comparing(data, good, target, seeds)
+        for part in [] if full else _by_file(data, compared):
+            try:
+                contents |= zip(part.tolist(), data[part].row_digests(), strict=True)
+            except (OSError, ValueError) as error:
+                kind = "unreadable" if isinstance(error, OSError) else "digest"
+                note_file(int(part[0]), Fault(kind, str(error)))
+        contents = {row: contents[row] for row in sorted(contents) if good[row]}
+        for row, fault in _duplicates(data, contents, set(compared.tolist())):
             note(row, fault)
     return good
 
@@ -293,12 +293,14 @@ def _by_file(data: LightconeArray, rows: np.ndarray) -> Iterable[np.ndarray]:
     return np.split(rows, starts)
 
 
-def _duplicates(data: LightconeArray, contents: Mapping[int, bytes]) -> Iterable[tuple[int, Fault]]:
-    """Yield the later copies of rows, from the digests of some."""
+def _duplicates(
+    data: LightconeArray, contents: Mapping[int, bytes], compared: Set[int]
+) -> Iterable[tuple[int, Fault]]:
+    """Yield the later copies of rows, from the digests of some; `compared` are all worth it."""
     seen: dict[bytes, int] = {}
     for row, content in contents.items():
-        if content in seen:
-            path, place = data.origin(seen[content])
-            yield row, Fault("duplicate", f"the same values as {path}, row {place}")
-        else:
-            seen[content] = row
+        first = seen.setdefault(content, row)
+        if first != row:
+            path, place = data.origin(first)
+            more = "" if {row, first} <= compared else "; validate='full' looks for more of them"
+            yield row, Fault("duplicate", f"the same values as {path}, row {place}{more}")

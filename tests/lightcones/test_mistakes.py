@@ -12,6 +12,7 @@ import pytest
 from skatr_sk import load_lightcones, open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
 from skatr_sk._rows import digest_rows
+from skatr_sk.lightcones import convert
 from tests.lightcones.layouts import write_npz, write_v3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,6 +271,14 @@ def test_one_comoving_grid_in_many_cosmologies_is_in_order(tmp_path, recwarn):
         assert len(open_lightcones(tmp_path / "a.h5").data) == 60
 
 
+def test_simulations_with_hubble_constants_of_their_own(tmp_path, recwarn):
+    for k, hlittle in enumerate([0.55, 0.6, 0.65, 0.7, 0.75, 0.8]):
+        write_v3(tmp_path / f"{k}.h5", seed=k, version="3.3.1", n_z=100, hlittle=hlittle)
+    cones = open_lightcones(tmp_path)
+    assert np.ptp(cones.redshifts[:, -1]) > 0.1 * cones.redshifts[:, -1].min()
+    assert not [w for w in recwarn if w.category is UserWarning]
+
+
 def _pair(folder, first, second):
     for k, given in enumerate((first, second)):
         save_lightcones(folder / f"{k}.h5", values(seed=k), np.ones((N, 2)), **given)
@@ -315,6 +324,15 @@ def test_one_file_twice(tmp_path):
         cones = open_lightcones(tmp_path, on_bad="drop")
     assert len(cones.data) == 2
     assert [line["fault"] for line in cones.report] == ["duplicate", "duplicate"]
+
+
+def test_a_folder_of_files_and_what_they_were_converted_to(tmp_path):
+    for k in range(20):
+        write_npz(tmp_path / f"run{k:02d}.npz", seed=k)
+    convert(tmp_path, tmp_path / "all.h5")
+    for validate, n in (("fast", r"\d"), ("full", "20")):
+        with pytest.raises(ValueError, match=rf"(?s){n} things.*npz.* same values as .*all\.h5"):
+            open_lightcones(tmp_path, validate=validate)
 
 
 def test_a_generator_of_paths(tmp_path):
