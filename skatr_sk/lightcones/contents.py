@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,10 @@ __all__ = [
     "INDEX",
     "SIX",
     "UNITS",
+    "VOXELS",
     "Contents",
     "Fault",
+    "check_own",
     "look_into_npy",
     "look_into_npz",
     "look_into_stack",
@@ -27,8 +30,9 @@ __all__ = [
 SIX = ("m_WDM", "Omega_m", "E_0", "log10_L_X", "log10_T_vir", "zeta")
 UNITS = dict(zip(SIX, ("keV", "", "eV", "log10(erg/s/(Msun/yr))", "log10(K)", ""), strict=True))
 INDEX = "row_digest"
+VOXELS = "brightness_temp"
 # Names that datasets go by, the first that is found counts.
-_VOXELS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")
+_VOXELS = (VOXELS, "data", "lightcones", "images", "image", "X", "x")
 _TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "theta", "y")
 _REDSHIFTS = ("redshifts", "lightcone_redshifts", "redshift", "z")
 _SEEDS = ("seed", "seeds", "random_seed")
@@ -97,6 +101,12 @@ def look_into_npz(path: str, key: str | None) -> Contents:
         label = next((arrays[name] for name in _TARGETS if name in arrays), None)
     contents = Contents(source)
     if label is not None:
+        if label.ndim > 1:
+            raise Fault(
+                "shape",
+                f"a label of shape {label.shape}; expected ({label.size},), the parameters of one "
+                "light cone",
+            )
         _take_targets(contents, np.atleast_1d(label)[None], None, None)
     return contents
 
@@ -144,8 +154,9 @@ def look_into_stack(path: str, file: h5py.File, name: str | None) -> Contents:
     file.visititems(lambda k, v: found.update({k: v}) if isinstance(v, h5py.Dataset) else None)
     voxels = found[name] if name in found else _find_voxels(found, name)
     _check_numbers(voxels.shape, voxels.dtype, least=2)
+    check_own(voxels, file)
     n = len(voxels)
-    index = found.get(INDEX)
+    index = _index_of(found, voxels)
     source = Hdf5Source(
         path,
         stamp_of(path),
@@ -158,26 +169,78 @@ def look_into_stack(path: str, file: h5py.File, name: str | None) -> Contents:
     contents = Contents(source)
     targets = _beside(found, _TARGETS, voxels, ranks=(1, 2))
     if targets is not None:
+        check_own(targets, file)
         attributes = targets.attrs
         values = targets[:]
         contents.flat = values.ndim == 1
         _take_targets(
             contents,
-            values.reshape(n, -1),
+            # An axis is added where there is none, and nothing else: a table of another shape
+            # is a mistake that must not be cut into rows.
+            values[:, None] if contents.flat else values,
             _texts(attributes.get("names")),
             _texts(attributes.get("units")),
         )
         contents.bounds = _array_or_none(attributes.get("bounds"))
+        width = len(contents.parameters)
+        if contents.bounds is not None and contents.bounds.shape != (width, 2):
+            found_shape = contents.bounds.shape
+            raise Fault("parameters", f"bounds of shape {found_shape}; expected ({width}, 2)")
     redshifts = _beside(found, _REDSHIFTS, voxels, ranks=(1, 2))
     n_z = voxels.shape[-1]
-    if redshifts is not None and redshifts.shape in ((n_z,), (n, n_z)):
+    if redshifts is not None:
+        check_own(redshifts, file)
+        if redshifts.shape not in ((n_z,), (n, n_z)):
+            detail = f"redshifts of shape {redshifts.shape}; expected ({n_z},) or ({n}, {n_z})"
+            raise Fault("shape", detail)
         # One grid for all cones, or one for each.
         contents.redshifts = np.broadcast_to(redshifts[:], (n, n_z))
-    seeds = _beside(found, _SEEDS, voxels, ranks=(1,))
-    contents.seeds = None if seeds is None or len(seeds) != n else seeds[:].astype(np.int64)
+    seeds = _beside(found, _SEEDS, voxels, ranks=(1, 2))
+    if seeds is not None:
+        check_own(seeds, file)
+        if seeds.shape != (n,) or seeds.dtype.kind not in "iu":
+            detail = f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected {n} integers"
+            raise Fault("shape", detail)
+        contents.seeds = seeds[:].astype(np.int64)
     cell = voxels.attrs.get("cell_mpc")
     contents.cell = None if cell is None else float(np.atleast_1d(cell)[-1])
     return contents
+
+
+def check_own(dataset: h5py.Dataset, file: h5py.File) -> None:
+    """Refuse values that lie in other files, whose loss or change nobody would notice.
+
+    HDF5 reads zeros where a virtual dataset's source is gone, and says nothing.
+    """
+    if dataset.is_virtual:
+        others = [source.file_name for source in dataset.virtual_sources()]
+    elif dataset.external:
+        others = [os.fsdecode(name) for name, _, _ in dataset.external]
+    else:
+        others = [] if dataset.file.filename == file.filename else [dataset.file.filename]
+    if set(others) - {"."}:
+        more = f" and {len(set(others)) - 1} more" if len(set(others)) > 1 else ""
+        raise Fault(
+            "elsewhere",
+            f"{dataset.name} has its values in other files ({others[0]}{more}), and were one of "
+            "them lost, HDF5 would read zeros. Open a list of those files themselves, or copy the "
+            "values into one file with save_lightcones",
+        )
+
+
+def _index_of(found: dict[str, h5py.Dataset], voxels: h5py.Dataset) -> h5py.Dataset | None:
+    """Return the index, where there is one and it is of these voxels and not of others."""
+    index = found.get(INDEX)
+    if index is None or index.attrs.get("dataset", VOXELS) != voxels.name.strip("/"):
+        return None
+    if index.shape != (len(voxels), 16) or index.dtype != np.uint8:
+        raise Fault(
+            "digest",
+            f"an index of row digests of shape {index.shape} and type {index.dtype}; expected "
+            f"({len(voxels)}, 16) and uint8. The file was changed after it was written: write it "
+            "anew with save_lightcones",
+        )
+    return index
 
 
 def _find_voxels(found: dict[str, h5py.Dataset], name: str | None) -> h5py.Dataset:
@@ -224,10 +287,15 @@ def _take_targets(
         raise Fault("shape", f"{n} rows of parameters for {contents.source.n_rows} light cones")
     if values.dtype.kind not in "fiu":
         raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
-    if names is None or len(names) != width:
+    if names is None:
         names = list(SIX) if width == len(SIX) else [f"parameter_{k}" for k in range(width)]
-    if units is None or len(units) != width:
+    if units is None:
         units = [UNITS.get(name, "") for name in names]
+    if len(names) != width or len(units) != width:
+        detail = f"{len(names)} names and {len(units)} units for {width} columns of parameters"
+        raise Fault("parameters", detail)
+    if len(set(names)) < width:
+        raise Fault("parameters", f"the names {names}; expected no two alike")
     contents.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
     contents.units = dict(zip(names, units, strict=True))
     contents.offered = tuple(names)

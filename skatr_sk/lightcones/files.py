@@ -6,8 +6,8 @@ import math
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -110,6 +110,12 @@ class Source:
                 "Open the light cones anew."
             )
 
+    def cropped(self, n_z: int) -> Self:
+        """Return the same rows with their nearest `n_z` cells along the line of sight."""
+        if n_z == self.field_shape[-1]:
+            return self
+        return replace(self, field_shape=(*self.field_shape[:-1], n_z))
+
     @property
     def has_index(self) -> bool:
         """Whether the file carries digests of its rows."""
@@ -143,6 +149,11 @@ class Hdf5Source(Source):
     dataset: str = ""
     single: bool = False
     index: str | None = None
+
+    def cropped(self, n_z: int) -> Self:
+        """Return the same rows cut short; the index is of whole ones."""
+        cropped = super().cropped(n_z)
+        return cropped if cropped is self else replace(cropped, index=None)
 
     @property
     def has_index(self) -> bool:

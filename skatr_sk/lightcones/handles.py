@@ -26,11 +26,19 @@ class Handles:
         self.lock = threading.Lock()
         self.open: OrderedDict[Hashable, Any] = OrderedDict()
 
+    def _own(self) -> None:
+        """Start anew in a fork.
+
+        An HDF5 handle must not be used on both sides of it, and the lock may have been held by a
+        thread that does not exist here.
+        """
+        if self.pid != os.getpid():
+            self._forget()
+
     @contextmanager
     def of(self, source: Any) -> Iterator[Any]:
         """Yield the open file of a source; no other thread closes it meanwhile."""
-        if self.pid != os.getpid():
-            self._forget()  # an HDF5 handle must not be used on both sides of a fork
+        self._own()
         with self.lock:
             handle = self.open.get(source)
             if handle is None:
@@ -48,6 +56,7 @@ class Handles:
 
     def let_go(self, sources: Iterable[Hashable]) -> None:
         """Close files now or, where one is being read, afterwards; never wait for that."""
+        self._own()
         self.unwanted.extend(sources)
         if self.lock.acquire(blocking=False):
             try:
@@ -61,6 +70,7 @@ class Handles:
 
     def close(self) -> None:
         """Close all files."""
+        self._own()
         with self.lock:
             while self.open:
                 _close(self.open.popitem()[1])

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from skatr_sk._checks import nearest_divisors
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.bundle import load_lightcones
+from skatr_sk.lightcones.converting import convert
 from skatr_sk.lightcones.opening import open_lightcones
-from skatr_sk.lightcones.writing import convert, save_lightcones
+from skatr_sk.lightcones.writing import save_lightcones
 
 __all__ = [
     "LightconeArray",

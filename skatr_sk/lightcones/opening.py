@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import Problems
-from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.bundle import import_pandas
 from skatr_sk.lightcones.contents import (
     Contents,
@@ -23,8 +21,10 @@ from skatr_sk.lightcones.contents import (
     look_into_npz,
     look_into_stack,
 )
+from skatr_sk.lightcones.cosmology import HUBBLE
 from skatr_sk.lightcones.files import DAMAGED
 from skatr_sk.lightcones.handles import close_files
+from skatr_sk.lightcones.joining import agree_on_units, join
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
 from skatr_sk.lightcones.simulation import look_into_simulation
 
@@ -54,7 +54,7 @@ def open_lightcones(
         * an HDF5 file with a dataset of cones ``(n, *field_shape)``, and perhaps others beside it:
           parameters, redshifts, seeds (:func:`save_lightcones` writes such a file),
         * a light-cone file of 21cmFAST 3 or 4; buffer slices of version 4 are cut off, and all
-          lines of sight are cropped to the shortest,
+          lines of sight are cropped to the shortest, with a warning,
         * an ``.npz`` with the arrays ``image`` and ``label``, as the authors of SKATR [1]_ store
           their light cones; six labels are taken to be the parameters of the paper in its order,
         * an ``.npy`` with cones ``(n, *field_shape)``.
@@ -66,11 +66,13 @@ def open_lightcones(
         input can be had by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or
         npz file has, and those of the six of :func:`load_lightcones` that a simulation used.
     validate : {"fast", "full", False}, default="fast"
-        Every file is looked into: whether it can be opened and is finished, has the datasets, and
-        agrees with the others in its sky, its cells and its first redshift. "fast" also reads a
-        few cones, and looks for duplicates where digests or equal seeds and parameters make that
-        cheap. "full" reads all voxels, once, for NaN and infinite cells, slices that are zero
-        throughout, duplicates, and values that an index does not belong to.
+        Every file is looked into: whether it can be opened and is finished, has the datasets, is
+        not there twice, and agrees with the others in its sky, its cells, its units and its
+        redshifts: the same ones, or cells of the same comoving size in the cosmology of each cone,
+        as far as ``Omega_m`` is known. "fast" also reads a few cones, and looks for duplicates
+        where digests or equal seeds and parameters make that cheap. "full" reads all voxels, once,
+        for NaN and infinite cells, slices that are zero throughout, duplicates, and values that an
+        index does not belong to.
     on_bad : {"raise", "drop"}, default="raise"
         Raise an error that lists what is wrong, or leave these files and rows out, with a warning.
     as_frame : bool, default=False
@@ -85,8 +87,8 @@ def open_lightcones(
         * ``target``, ndarray or DataFrame of shape (n, n_parameters), or None where there are none;
           one parameter that is stored as a 1-D array comes back as one;
         * ``target_names``, ``target_units``, lists of str;
-        * ``target_bounds``, ndarray of shape (n_parameters, 2) or None: the prior box, where a file
-          names it;
+        * ``target_bounds``, ndarray of shape (n_parameters, 2) or None: the prior box, where all
+          files name the same;
         * ``redshifts``, ndarray of shape (n, n_z) or None, of the slices, nearest first; of files
           of 21cmFAST from the stored comoving distances and the cosmology of the file;
         * ``seeds``, ndarray of int64, shape (n,), or None, of the initial conditions: the groups
@@ -101,6 +103,13 @@ def open_lightcones(
         When there is no such file or folder.
     ValueError
         When something is wrong with files or rows, or a parameter of this call is.
+
+    Warns
+    -----
+    UserWarning
+        When something was left out, lines of sight are cropped, only some of the files have
+        seeds, redshifts or a prior box (or prior boxes differ), and when grids can be told to be
+        one neither by their redshifts nor by their comoving cells.
 
     References
     ----------
@@ -125,20 +134,37 @@ def open_lightcones(
     pandas = import_pandas() if as_frame else None
     # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
     close_files()
-    report = Report()
+    if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike):
+        source = list(source)  # once: it may be a generator
+    report, notes = Report(), list[str]()
     files = _look_into_all(find_files(source), dataset, report)
     files = check_together(files, report)
     names = _choose(files, parameters)
     files = _with_parameters(files, names, asked=parameters is not None, report=report)
+    files = agree_on_units(files, names, report)
     if not files:
         raise ValueError(f"No light cones can be read from {_shown(source)}:\n{report}")
-    cones = _join(files, names)
+    cones = join(files, names, notes)
+    cosmology = _known(files, ("Omega_m", "OMm"), np.nan), _known(files, ("hlittle",), HUBBLE)
     try:
-        good = check_rows(cones.data, cones.redshifts, cones.target, cones.seeds, validate, report)
+        good = check_rows(
+            cones.data,
+            cones.redshifts,
+            cosmology,
+            cones.target,
+            cones.seeds,
+            validate,
+            report,
+            notes,
+        )
     finally:
         close_files()  # whoever mends what is wrong must be able to write
     if len(report):
         _settle(cones, good, report, on_bad, _shown(source))
+    if notes:
+        listed = "\n- ".join(["", *notes])
+        message = f"Of the light cones in {_shown(source)}:{listed}"
+        warnings.warn(message, UserWarning, stacklevel=2)
     if cones.target is not None and all(c.flat for c in files) and len(names) == 1:
         cones.target = cones.target[:, 0]
     cones.report = report.table()
@@ -187,6 +213,8 @@ def _check_options(validate: Any, on_bad: Any, parameters: Any) -> None:
     problems.choice("on_bad", on_bad, ("raise", "drop"))
     if isinstance(parameters, str):
         problems.add("parameters", "a list of names", parameters, f"write [{parameters!r}]")
+    elif parameters is not None and len(set(parameters)) < len(parameters):
+        problems.add("parameters", "names of which no two are alike", list(parameters))
     problems.raise_if_any()
 
 
@@ -209,12 +237,26 @@ def look_into(path: str, dataset: str | None = None) -> Contents:
 
 def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[Contents]:
     files = []
+    seen: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
+            _check_new(path, seen)
             files.append(look_into(path, dataset))
         except Fault as fault:
             report.add(path, -1, fault)
     return files
+
+
+def _check_new(path: str, seen: dict[tuple[int, int], str]) -> None:
+    """Refuse a file that is there already, under the same name or through a link."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return  # what is wrong with it will be said
+    key = found.st_dev, found.st_ino
+    if key in seen:
+        raise Fault("duplicate", f"the same file as {seen[key]}")
+    seen[key] = path
 
 
 def _choose(files: Sequence[Contents], parameters: Sequence[str] | None) -> list[str]:
@@ -242,33 +284,14 @@ def _with_parameters(
     return kept
 
 
-def _join(files: Sequence[Contents], names: list[str]) -> Bunch:
-    """One array of the rows of all files, cropped to the shortest line of sight."""
-    n_z = min(c.source.field_shape[-1] for c in files)
-    sources = [replace(c.source, field_shape=(*c.source.field_shape[:-1], n_z)) for c in files]
-    target = None
-    if names:
-        columns = [np.concatenate([c.parameters[name] for c in files]) for name in names]
-        target = np.stack(columns, axis=1)
-    grids = [c.redshifts for c in files if c.redshifts is not None]
-    seeds = [c.seeds for c in files if c.seeds is not None]
-    first = files[0]
-    bounds = first.bounds
-    # A prior box is that of all parameters of a file, or of none.
-    if bounds is not None and bounds.shape == (len(first.parameters), 2):
-        columns_of = list(first.parameters)
-        bounds = bounds[[columns_of.index(name) for name in names]]
-    return Bunch(
-        data=LightconeArray(sources),
-        target=target,
-        target_names=names,
-        target_units=[first.units.get(name, "") for name in names],
-        target_bounds=bounds,
-        redshifts=(
-            np.concatenate([grid[:, :n_z] for grid in grids]) if len(grids) == len(files) else None
-        ),
-        seeds=np.concatenate(seeds) if len(seeds) == len(files) else None,
-    )
+def _known(files: Sequence[Contents], names: Sequence[str], otherwise: float) -> np.ndarray:
+    """A parameter of all rows, under one of these names or what else it is taken to be."""
+    columns = []
+    for contents in files:
+        name = next((name for name in names if name in contents.parameters), None)
+        rows = contents.source.n_rows
+        columns.append(np.full(rows, otherwise) if name is None else contents.parameters[name])
+    return np.concatenate(columns)
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from skatr_sk._finite import finite
 from skatr_sk._rows import digest
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.contents import Contents, Fault
+from skatr_sk.lightcones.grids import compare_grids, is_short
 
 __all__ = ["Report", "check_rows", "check_together"]
 
 _SAMPLED = 8  # rows read by the quick check
-_TOLERANCE = 0.01  # of the first redshift and of the cell's size
-_SHORT = 0.5  # of the usual length of the line of sight: shorter is no matter of cosmology
+_TOLERANCE = 0.01  # of the cell's size
 _MOSTLY = 0.5  # of a slice's cells; late islands of neutral hydrogen fill less than a tenth
 _SHOWN = 8  # faults that an error spells out
 _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("detail", object)])
@@ -78,13 +78,13 @@ def check_together(files: Sequence[Contents], report: Report) -> list[Contents]:
     shapes = [c.source.field_shape[:-1] if crop else c.source.field_shape for c in kept]
     kept = _agree(kept, shapes, "shape", "cells", report)
     if crop and kept:
-        lengths = np.array([c.source.field_shape[-1] for c in kept])
-        usual = float(np.median(lengths))
-        for contents, length in zip(kept, lengths, strict=True):
-            if length < _SHORT * usual:
-                detail = f"a line of sight of {length} slices; most have about {usual:.0f}"
-                report.add(contents.source.path, -1, Fault("shape", detail))
-        kept = [c for c, long in zip(kept, lengths >= _SHORT * usual, strict=True) if long]
+        short = is_short(kept)
+        usual = float(np.median([c.source.field_shape[-1] for c in kept]))
+        for contents in np.array(kept, dtype=object)[short]:
+            length = contents.source.field_shape[-1]
+            detail = f"a line of sight of {length} slices; most have about {usual:.0f}"
+            report.add(contents.source.path, -1, Fault("shape", detail))
+        kept = [c for c, is_one in zip(kept, short, strict=True) if not is_one]
     cells = [c.cell for c in kept if c.cell is not None]
     if cells:
         usual = float(np.median(cells))
@@ -117,10 +117,12 @@ def _agree(
 def check_rows(
     data: LightconeArray,
     redshifts: np.ndarray | None,
+    cosmology: tuple[np.ndarray, np.ndarray],
     target: np.ndarray | None,
     seeds: np.ndarray | None,
     validate: str | bool,
     report: Report,
+    notes: list[str],
 ) -> np.ndarray:
     """Check rows: redshifts and parameters of all, voxels of some (``"fast"``) or all.
 
@@ -128,10 +130,14 @@ def check_rows(
     ----------
     data : LightconeArray
     redshifts, target, seeds : ndarray of as many rows, or None
+    cosmology : two ndarrays of as many rows
+        Omega_m, NaN where it is not known, and the Hubble constant.
     validate : {"fast", "full"} or False
         False leaves the voxels alone.
     report : Report
         Takes the faults.
+    notes : list of str
+        Takes what may be right.
 
     Returns
     -------
@@ -139,40 +145,66 @@ def check_rows(
         Which rows have none.
     """
     good = np.ones(len(data), dtype=bool)
+    spoiled: set[str] = set()
 
-    def note(row: int, kind: str, detail: str) -> None:
+    def note(row: int, fault: Fault) -> None:
         good[row] = False
-        report.add(*data.origin(row), Fault(kind, detail))
+        report.add(*data.origin(row), fault)
+
+    def note_file(row: int, fault: Fault) -> None:
+        path = data.origin(row)[0]
+        if path not in spoiled:
+            spoiled.add(path)
+            good[:] &= [data.origin(other)[0] != path for other in range(len(data))]
+            report.add(path, -1, fault)
 
     if target is not None:
-        for row in np.flatnonzero(~np.isfinite(target).all(axis=1)):
-            note(int(row), "parameters", f"{target[row].tolist()} are not all finite")
+        for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
+            note(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
     if redshifts is not None:
-        first = redshifts[:, 0]
-        usual = float(np.median(first))
-        rising = (np.diff(redshifts, axis=1) > 0).all(axis=1)
-        near = np.abs(first - usual) <= _TOLERANCE * np.abs(usual)
-        for row in np.flatnonzero(~(rising & near)):
+        grids = compare_grids(redshifts, *cosmology)
+        start, end = grids.usual
+        for row in np.flatnonzero(grids.odd).tolist():
             ends = f"redshifts from {redshifts[row, 0]:.3f} to {redshifts[row, -1]:.3f}"
-            expected = f"rising from {usual:.3f}, where most begin"
-            note(int(row), "grid", f"{ends}; expected {expected}")
+            expected = f"rising from {start:.3f} to about {end:.3f}, as those of most"
+            note(row, Fault("grid", f"{ends}; expected {expected}"))
+        if grids.doubtful.any():
+            path, place = data.origin(row := int(np.argmax(grids.doubtful)))
+            notes.append(
+                f"the redshifts of {grids.doubtful.sum()} light cones are not those of most (up to "
+                f"{end:.3f}), nor are their cells known to be of one comoving size: {path}, row "
+                f"{place}, goes up to {redshifts[row, -1]:.3f}"
+            )
     if validate:
         full = validate == "full"
         n = len(data)
         some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
         chosen = np.arange(n) if full else some
-        for place, fault in _voxel_faults(data, chosen, remember=full):
-            note(place, fault.kind, fault.detail)
-        for place, fault in _duplicates(data, good, target, seeds, full):
-            note(place, fault.kind, fault.detail)
+        contents: dict[int, bytes] = {}
+        for row, fault in _voxel_faults(data, chosen, contents):
+            # A few rows that are not of the index spoil all of it; where all are read, themselves.
+            (note if full or fault.kind != "digest" else note_file)(row, fault)
+        compared = chosen if full else _worth_comparing(data, good, target, seeds)
+        for part in [] if full else _by_file(data, compared):
+            try:
+                contents |= zip(part.tolist(), data[part].row_digests(), strict=True)
+            except (OSError, ValueError) as error:
+                kind = "unreadable" if isinstance(error, OSError) else "digest"
+                note_file(int(part[0]), Fault(kind, str(error)))
+        contents = {row: contents[row] for row in sorted(contents) if good[row]}
+        for row, fault in _duplicates(data, contents, set(compared.tolist())):
+            note(row, fault)
     return good
 
 
 def _voxel_faults(
-    data: LightconeArray, rows: np.ndarray, remember: bool
+    data: LightconeArray, rows: np.ndarray, contents: dict[int, bytes]
 ) -> Iterable[tuple[int, Fault]]:
-    """Read rows, a bounded number at a time, and yield what is wrong with their voxels."""
-    stored = data.stored_digests() if remember else [None] * len(data)
+    """Read rows, a bounded number at a time, and yield what is wrong with their voxels.
+
+    Their digests are put into `contents`.
+    """
+    stored = dict(zip(rows.tolist(), data[rows].stored_digests(), strict=True))
     for row, cone in _each(data, rows):
         if isinstance(cone, OSError):
             yield row, Fault("unreadable", str(cone))
@@ -183,11 +215,18 @@ def _voxel_faults(
         elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:
             listed = ", ".join(map(str, empty[:5]))
             yield row, Fault("zeros", f"{empty.size} slices of zeros alone (first: {listed})")
-        if remember:
-            content = digest(cone)
-            if stored[row] not in (None, content):
-                yield row, Fault("digest", "values other than those that the file's index is of")
-            data.remember([row], [content])
+        contents[row] = digest(cone)
+        data.remember([row], [contents[row]])
+        if stored[row] not in (None, contents[row]):
+            _, place = data.origin(row)
+            yield (
+                row,
+                Fault(
+                    "digest",
+                    f"the values of row {place} are not those that the file's index is of. The "
+                    "file was changed after it was written: write it anew with save_lightcones",
+                ),
+            )
 
 
 def _empty_slices(cone: np.ndarray) -> np.ndarray:
@@ -222,32 +261,46 @@ def _each(data: LightconeArray, rows: np.ndarray) -> Iterable[tuple[int, np.ndar
                 yield row, cone
 
 
-def _duplicates(
+def _worth_comparing(
     data: LightconeArray,
     good: np.ndarray,
     target: np.ndarray | None,
     seeds: np.ndarray | None,
-    full: bool,
-) -> Iterable[tuple[int, Fault]]:
-    """Yield the later copies of rows.
+) -> np.ndarray:
+    """Rows to look for duplicates among, where not all are read.
 
-    Quickly: among rows with a stored digest, and among those with one seed and one set of
-    parameters, of which alone there is reason to read the voxels.
+    Those with a stored digest, and those with one seed and one set of parameters, of which alone
+    there is reason to read the voxels.
     """
     rows = np.flatnonzero(good)
-    if not full:
-        keys: Counter = Counter()
-        labels = {}
-        for row in rows.tolist():
-            if seeds is not None and target is not None:
-                labels[row] = (int(seeds[row]), target[row].tobytes())
-                keys[labels[row]] += 1
-        alike = [row in labels and keys[labels[row]] > 1 for row in rows.tolist()]
-        rows = rows[data.indexed[rows] | np.array(alike, dtype=bool)]
+    keys: Counter = Counter()
+    labels = {}
+    for row in rows.tolist():
+        if seeds is not None and target is not None:
+            labels[row] = (int(seeds[row]), target[row].tobytes())
+            keys[labels[row]] += 1
+    alike = [row in labels and keys[labels[row]] > 1 for row in rows.tolist()]
+    chosen: np.ndarray = rows[data.indexed[rows] | np.array(alike, dtype=bool)]
+    return chosen
+
+
+def _by_file(data: LightconeArray, rows: np.ndarray) -> Iterable[np.ndarray]:
+    """Split rows in order where another file begins."""
+    if len(data.files) == 1 or len(rows) == 0:
+        return [rows] if len(rows) else []
+    paths = [data.origin(row)[0] for row in rows]
+    starts = [k for k in range(1, len(rows)) if paths[k] != paths[k - 1]]
+    return np.split(rows, starts)
+
+
+def _duplicates(
+    data: LightconeArray, contents: Mapping[int, bytes], compared: Set[int]
+) -> Iterable[tuple[int, Fault]]:
+    """Yield the later copies of rows, from the digests of some; `compared` are all worth it."""
     seen: dict[bytes, int] = {}
-    for row, content in zip(rows.tolist(), data[rows].row_digests(), strict=True):
-        if content in seen:
-            path, place = data.origin(seen[content])
-            yield row, Fault("duplicate", f"the same values as {path}, row {place}")
-        else:
-            seen[content] = row
+    for row, content in contents.items():
+        first = seen.setdefault(content, row)
+        if first != row:
+            path, place = data.origin(first)
+            more = "" if {row, first} <= compared else "; validate='full' looks for more of them"
+            yield row, Fault("duplicate", f"the same values as {path}, row {place}{more}")

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.contents import SIX, UNITS, Contents, Fault
+from skatr_sk.lightcones.contents import SIX, UNITS, VOXELS, Contents, Fault, check_own
 from skatr_sk.lightcones.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
 from skatr_sk.lightcones.files import Hdf5Source, stamp_of
 
@@ -32,7 +32,6 @@ ATTRIBUTES = dict(
 _GROUPS_3 = ("user_params", "cosmo_params", "flag_options", "astro_params", "_globals")
 _LOGARITHMS = ("log10_L_X", "log10_T_vir")
 _LARGEST_LOGARITHM = 100.0
-_FIELD = "brightness_temp"
 
 
 def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Contents:
@@ -59,12 +58,13 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
         When the field is missing, of a wrong shape, or not finished.
     """
     boxes = file["lightcones"]
-    field = (field or _FIELD).removeprefix("lightcones/")
+    field = (field or VOXELS).removeprefix("lightcones/")
     if field not in boxes:
         raise Fault(
             "missing", f"no dataset lightcones/{field}; it has {', '.join(boxes) or 'none'}"
         )
     box = boxes[field]
+    check_own(box, file)
     new = "InputParameters" in file
     inputs = _inputs(file["InputParameters"] if new else file, new)
     low = high = 0

@@ -1,11 +1,8 @@
-"""save_lightcones and convert: light cones into the one file that is read fastest."""
+"""save_lightcones: light cones into the one file that is read fastest."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,18 @@ from numpy.typing import ArrayLike, DTypeLike
 from skatr_sk._checks import Problems, check_numbers
 from skatr_sk._files import write_whole
 from skatr_sk._rows import digest
-from skatr_sk.lightcones.contents import INDEX, SIX, UNITS
-from skatr_sk.lightcones.handles import close_files
-from skatr_sk.lightcones.opening import Paths, open_lightcones
+from skatr_sk.lightcones.contents import INDEX, SIX, UNITS, VOXELS
 
-__all__ = ["convert", "save_lightcones"]
+__all__ = [
+    "FORMAT",
+    "cones_in_a_chunk",
+    "create",
+    "prepare",
+    "save_lightcones",
+    "write_beside",
+]
 
-_LOGGER = logging.getLogger("skatr_sk.lightcones")
-_FORMAT = 1
-_PART_BYTES = 2**27
+FORMAT = 1
 _COMPRESSIONS = ("gzip", "lzf", "none")
 
 
@@ -85,103 +85,22 @@ def save_lightcones(
     LightconeArray(shape=(8, 14, 14, 90), dtype=float32, 1 file)
     """
     X = check_numbers(X, "X")
-    kind, beside = _prepare(
+    kind, beside = prepare(
         X, y, target_names, target_units, target_bounds, redshifts, seeds, dtype, compression
     )
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
-            voxels = _create(file, X.shape, kind, compression)
-            digests = file.create_dataset(INDEX, (len(X), 16), np.uint8, track_times=False)
+            voxels, digests = create(file, X.shape, kind, compression)
             for start, values in _batches(X, kind):
                 voxels[start : start + len(values)] = values
                 digests[start : start + len(values)] = _digests(values)
-            _write_beside(file, beside)
+            write_beside(file, beside)
 
     write_whole(path, write)
 
 
-def convert(
-    source: Paths,
-    path: str | os.PathLike[str],
-    *,
-    dtype: DTypeLike | None = None,
-    compression: str = "none",
-    **options: Any,
-) -> None:
-    """Gather light cones from any files into the one file of :func:`save_lightcones`, resumably.
-
-    The cones are first written as parts of some 128 MiB into the folder ``<path>.parts``, each
-    whole or not at all, and then joined without being unpacked. What was interrupted goes on after
-    the last whole part when it is called again, and gives the same file. While it runs it needs
-    the room of the result twice.
-
-    Parameters
-    ----------
-    source : path or sequence of paths
-        As for :func:`~skatr_sk.open_lightcones`.
-    path : path
-        Appears whole or not at all.
-    dtype, compression
-        As for :func:`save_lightcones`.
-    **options
-        Others of :func:`~skatr_sk.open_lightcones`, such as ``parameters`` or ``on_bad``.
-
-    Raises
-    ------
-    ValueError
-        When the folder of parts belongs to another conversion, or as :func:`open_lightcones`.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import numpy as np
-    >>> from skatr_sk import open_lightcones
-    >>> from skatr_sk.lightcones import convert
-    >>> folder = tempfile.mkdtemp()
-    >>> np.save(os.path.join(folder, "signals.npy"), np.arange(20.0).reshape(4, 5))
-    >>> convert(os.path.join(folder, "signals.npy"), os.path.join(folder, "signals.h5"))
-    >>> open_lightcones(os.path.join(folder, "signals.h5")).data.shape
-    (4, 5)
-    """
-    cones = open_lightcones(source, **options)
-    X = cones.data
-    kind, beside = _prepare(
-        X,
-        cones.target,
-        cones.target_names,
-        cones.target_units,
-        cones.target_bounds,
-        cones.redshifts,
-        cones.seeds,
-        dtype,
-        compression,
-    )
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
-    parts = path.with_name(path.name + ".parts")
-    # Parts end where chunks end, so that they can be joined chunk by chunk.
-    together = _cones_in_a_chunk(X.shape, kind)
-    step = max(1, _PART_BYTES // (X.size // len(X) * kind.itemsize * together)) * together
-    job = {"format": _FORMAT, "dtype": kind.str, "compression": compression, "step": step}
-    job["rows"] = X.fingerprint()
-    _claim(parts, job)
-    for start in range(0, len(X), step):
-        part = parts / f"{start:09d}.h5"
-        if not part.exists():
-            save_lightcones(part, X[start : start + step], dtype=kind, compression=compression)
-            _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
-    whole = parts / "whole.h5"
-    write_whole(whole, lambda temporary: _assemble(temporary, parts, X.shape, kind, beside, job))
-    os.replace(whole, path)
-    close_files()
-    shutil.rmtree(parts)
-
-
-def _prepare(
+def prepare(
     X: Any,
     y: Any,
     names: Sequence[str] | None,
@@ -221,6 +140,8 @@ def _prepare(
         for name, given in (("target_names", names), ("target_units", units)):
             if len(given) != width:
                 problems.add(name, f"{width} of them, one for each parameter", list(given))
+        if len(set(names)) < len(names):
+            problems.add("target_names", "names of which no two are alike", list(names))
         attributes: dict[str, Any] = {"names": list(names), "units": list(units)}
         if bounds is not None:
             attributes["bounds"] = np.asarray(bounds, dtype=np.float64)
@@ -241,34 +162,39 @@ def _prepare(
     return kind, beside
 
 
-def _create(
+def create(
     file: h5py.File, shape: Sequence[int], kind: np.dtype, compression: str
-) -> h5py.Dataset:
-    file.attrs["skatr_sk_lightcones"] = _FORMAT
+) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Make the datasets of voxels and of their digests."""
+    file.attrs["skatr_sk_lightcones"] = FORMAT
     packed = compression != "none"
     voxels = file.create_dataset(
-        "brightness_temp",
+        VOXELS,
         tuple(shape),
         kind,
         # Short fields share a chunk, for each chunk costs a lookup.
-        chunks=(_cones_in_a_chunk(shape, kind), *shape[1:]),
+        chunks=(cones_in_a_chunk(shape, kind), *shape[1:]),
         compression=compression if packed else None,
         shuffle=packed,
         fletcher32=packed,
         track_times=False,
     )
     voxels.attrs["units"] = "mK"
-    return voxels
+    digests = file.create_dataset(INDEX, (shape[0], 16), np.uint8, track_times=False)
+    digests.attrs["dataset"] = VOXELS
+    return voxels, digests
 
 
-def _cones_in_a_chunk(shape: Sequence[int], kind: np.dtype) -> int:
+def cones_in_a_chunk(shape: Sequence[int], kind: np.dtype) -> int:
+    """Say how many short fields share a chunk; a light cone has one of its own."""
     cone = int(np.prod(shape[1:])) * kind.itemsize
     return max(1, min(shape[0], 2**16 // cone))
 
 
-def _write_beside(
+def write_beside(
     file: h5py.File, beside: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]
 ) -> None:
+    """Write what :func:`prepare` has found to belong beside the voxels."""
     for name, (values, attributes) in beside.items():
         dataset = file.create_dataset(name, data=values, track_times=False)
         dataset.attrs.update(attributes)
@@ -294,47 +220,3 @@ def _batches(X: Any, kind: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
 def _digests(values: Iterable[np.ndarray]) -> np.ndarray:
     joined = b"".join(digest(row) for row in values)
     return np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)
-
-
-def _claim(parts: Path, job: Mapping[str, Any]) -> None:
-    """Make the folder of parts, or check that it is of this conversion."""
-    note = parts / "job.json"
-    text = json.dumps(job, sort_keys=True)
-    if note.exists() and note.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{parts} holds the parts of another conversion: other files, or other options. "
-            "Remove the folder to start anew, or name another path."
-        )
-    parts.mkdir(exist_ok=True)
-    if not note.exists():
-        write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _assemble(
-    path: Path,
-    parts: Path,
-    shape: tuple[int, ...],
-    kind: np.dtype,
-    beside: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
-    job: Mapping[str, Any],
-) -> None:
-    """Join the parts chunk by chunk, as they are packed."""
-    with h5py.File(path, "w") as file:
-        voxels = _create(file, shape, kind, job["compression"])
-        digests = file.create_dataset(INDEX, (shape[0], 16), np.uint8, track_times=False)
-        for start in range(0, shape[0], job["step"]):
-            with h5py.File(parts / f"{start:09d}.h5", "r") as part:
-                piece = part["brightness_temp"]
-                digests[start : start + len(piece)] = part[INDEX][:]
-                if piece.chunks == voxels.chunks and start % voxels.chunks[0] == 0:
-                    _copy_chunks(piece, voxels, start)
-                else:  # a last part that is shorter than a chunk
-                    voxels[start : start + len(piece)] = piece[:]
-        _write_beside(file, beside)
-
-
-def _copy_chunks(piece: h5py.Dataset, voxels: h5py.Dataset, start: int) -> None:
-    for row in range(0, len(piece), piece.chunks[0]):
-        rest = (0,) * (piece.ndim - 1)
-        mask, packed = piece.id.read_direct_chunk((row, *rest))
-        voxels.id.write_direct_chunk((start + row, *rest), packed, mask)

@@ -15,7 +15,7 @@ import pytest
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
 from skatr_sk._rows import digest
-from skatr_sk.lightcones import convert, writing
+from skatr_sk.lightcones import convert, converting
 from tests.lightcones.layouts import write_npz, write_v3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def test_wrong_calls(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(writing, "_PART_BYTES", 2**17)
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**17)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
@@ -155,13 +155,13 @@ def test_converting_many_short_rows(tmp_path, small_parts):
 
 SLOWLY = """
 import sys, time
-from skatr_sk.lightcones import convert, writing
-writing._PART_BYTES = 2**16
-save = writing.save_lightcones
+from skatr_sk.lightcones import convert, converting
+converting._PART_BYTES = 2**16
+save = converting.save_lightcones
 def slow(*args, **kwargs):
     save(*args, **kwargs)
     time.sleep(0.3)
-writing.save_lightcones = slow
+converting.save_lightcones = slow
 convert(sys.argv[1], sys.argv[2], compression="gzip")
 """
 
@@ -187,10 +187,10 @@ def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
     (parts / "whole.h5").write_bytes(b"half")
 
     writes = []
-    save = writing.save_lightcones
-    monkeypatch.setattr(writing, "_PART_BYTES", 2**16)
+    save = converting.save_lightcones
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**16)
     monkeypatch.setattr(
-        writing, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
+        converting, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
     )
     convert(tmp_path / "in.h5", tmp_path / "out.h5", compression="gzip")
     assert not set(writes) & set(done)  # what was done was not done again
@@ -225,3 +225,57 @@ def test_convert_leaves_out_what_is_asked(tmp_path):
     made = open_lightcones(tmp_path / "out.h5")
     np.testing.assert_array_equal(made.seeds, [0, 1, 3])
     assert made.target_names == ["zeta"]
+
+
+# ------------------------------------------------------------------------------ convert, misused
+
+
+def test_a_former_result_is_not_one_of_the_sources(tmp_path):
+    for k in range(4):
+        write_npz(tmp_path / f"run{k}.npz", seed=k)
+    for _ in range(2):
+        convert(tmp_path, tmp_path / "all.h5")
+        assert len(open_lightcones(tmp_path / "all.h5", validate="full").data) == 4
+    for k in range(4):
+        (tmp_path / f"run{k}.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no light cones in .* but .*all\.h5 itself"):
+        convert(tmp_path, tmp_path / "all.h5")
+    convert(tmp_path / "all.h5", tmp_path / "all.h5", dtype="float16")  # named, it is meant
+    assert open_lightcones(tmp_path / "all.h5").data.dtype == np.float16
+
+
+def test_converting_the_same_values_twice(tmp_path, small_parts):
+    """In files that carry no digests, between two that the quick check does not read."""
+    (tmp_path / "in").mkdir()
+    for k in range(13):
+        write_npz(tmp_path / "in" / f"run{k}.npz", seed=2 if k == 4 else k, n_z=900)
+    message = r"run4\.npz, row 0, has the same values as .*run2\.npz, row 0.*validate=False"
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "in", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+    convert(tmp_path / "in", tmp_path / "out.h5", validate=False)
+    assert len(open_lightcones(tmp_path / "out.h5", validate=False).data) == 13
+    with pytest.warns(UserWarning, match="left out"):
+        convert(tmp_path / "in", tmp_path / "out.h5", validate="full", on_bad="drop")
+    assert len(open_lightcones(tmp_path / "out.h5").data) == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
+
+
+def test_two_conversions_to_one_path(tmp_path):
+    pytest.importorskip("fcntl")
+    save_lightcones(tmp_path / "in.h5", values(n=8, field=(8, 8, 200)))
+    arguments = [str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]
+    other = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    parts = tmp_path / "out.h5.parts"
+    give_up = time.monotonic() + 60
+    while not list(parts.glob("0*.h5")) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    with pytest.raises(BlockingIOError, match=r"out\.h5 is being written by another process"):
+        convert(*arguments, compression="gzip")
+    assert other.wait() == 0
+    found = open_lightcones(tmp_path / "out.h5", validate="full").data
+    np.testing.assert_array_equal(np.asarray(found), values(n=8, field=(8, 8, 200)))
+    assert not parts.exists()

@@ -1,0 +1,232 @@
+"""convert: light cones in any files into the one file that is read fastest, resumably."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike
+
+from skatr_sk._files import write_whole
+from skatr_sk.lightcones.array import LightconeArray
+from skatr_sk.lightcones.contents import INDEX, VOXELS
+from skatr_sk.lightcones.handles import close_files
+from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
+from skatr_sk.lightcones.writing import (
+    FORMAT,
+    cones_in_a_chunk,
+    create,
+    prepare,
+    save_lightcones,
+    write_beside,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["convert"]
+
+_LOGGER = logging.getLogger("skatr_sk.lightcones")
+_PART_BYTES = 2**27
+
+
+def convert(
+    source: Paths,
+    path: str | os.PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    compression: str = "none",
+    **options: Any,
+) -> None:
+    """Gather light cones from any files into the one file of :func:`save_lightcones`, resumably.
+
+    The cones are first written as parts of some 128 MiB into the folder ``<path>.parts``, each
+    whole or not at all, and then joined without being unpacked. What was interrupted goes on after
+    the last whole part when it is called again, and gives the same file. While it runs it needs
+    the room of the result twice.
+
+    Parameters
+    ----------
+    source : path or sequence of paths
+        As for :func:`~skatr_sk.open_lightcones`. Where it is a folder that `path` lies in, a
+        former result there is not taken for one of the sources.
+    path : path
+        Appears whole or not at all.
+    dtype, compression
+        As for :func:`save_lightcones`.
+    **options
+        Others of :func:`~skatr_sk.open_lightcones`, such as ``parameters`` or ``on_bad``.
+
+    Raises
+    ------
+    ValueError
+        When the folder of parts belongs to another conversion, when two light cones have the same
+        values (unless ``validate=False``), or as :func:`open_lightcones`.
+    BlockingIOError
+        When another process writes the same file.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from skatr_sk import open_lightcones
+    >>> from skatr_sk.lightcones import convert
+    >>> folder = tempfile.mkdtemp()
+    >>> np.save(os.path.join(folder, "signals.npy"), np.arange(20.0).reshape(4, 5))
+    >>> convert(os.path.join(folder, "signals.npy"), os.path.join(folder, "signals.h5"))
+    >>> open_lightcones(os.path.join(folder, "signals.h5")).data.shape
+    (4, 5)
+    """
+    path = Path(path)
+    cones = open_lightcones(_without(source, path), **options)
+    X = cones.data
+    kind, beside = prepare(
+        X,
+        cones.target,
+        cones.target_names,
+        cones.target_units,
+        cones.target_bounds,
+        cones.redshifts,
+        cones.seeds,
+        dtype,
+        compression,
+    )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
+    parts = path.with_name(path.name + ".parts")
+    # Parts end where chunks end, so that they can be joined chunk by chunk.
+    together = cones_in_a_chunk(X.shape, kind)
+    step = max(1, _PART_BYTES // (X.size // len(X) * kind.itemsize * together)) * together
+    job = {"format": FORMAT, "dtype": kind.str, "compression": compression, "step": step}
+    job["rows"] = X.fingerprint()
+    with _alone(parts, path):
+        _claim(parts, job)
+        seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
+        for start in range(0, len(X), step):
+            part = parts / f"{start:09d}.h5"
+            if not part.exists():
+                save_lightcones(part, X[start : start + step], dtype=kind, compression=compression)
+                _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
+            if seen is not None:
+                _check_new(part, start, seen, X, parts)
+        whole = parts / "whole.h5"
+        write_whole(
+            whole, lambda temporary: _assemble(temporary, parts, X.shape, kind, beside, job)
+        )
+        os.replace(whole, path)
+        close_files()
+
+
+def _without(source: Paths, path: Path) -> Paths:
+    """Leave what is to be written out of a folder that it lies in."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return source
+    found = find_files(source)
+    kept = [one for one in found if not (path.exists() and os.path.samefile(one, path))]
+    if len(kept) == len(found):
+        return source
+    if not kept:
+        raise FileNotFoundError(f"There are no light cones in {source} but {path} itself.")
+    return kept
+
+
+@contextmanager
+def _alone(parts: Path, path: Path) -> Iterator[None]:
+    """Make the folder of parts, keep other processes from it, and remove it when all is done.
+
+    A process that is killed leaves nothing locked.
+    """
+    parts.mkdir(exist_ok=True)
+    if fcntl is None:
+        yield
+        shutil.rmtree(parts)
+        return
+    with open(parts / "lock", "ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{path} is being written by another process, in {parts}. Wait until it is done, "
+                "or name another path."
+            ) from error
+        except OSError as error:  # a file system without locks
+            _LOGGER.info("%s cannot be locked (%s): let nobody else write it.", parts, error)
+        yield
+        for part in parts.iterdir():
+            if part.name != "lock":
+                part.unlink()
+    # Not while it is open, for NFS keeps what is open. Whoever has locked it meanwhile keeps it.
+    (parts / "lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        parts.rmdir()
+
+
+def _check_new(
+    part: Path, start: int, seen: dict[bytes, int], X: LightconeArray, parts: Path
+) -> None:
+    """Refuse a part with a light cone that was there already."""
+    with h5py.File(part, "r") as file:
+        contents = file[INDEX][:]
+    for row, content in enumerate(contents, start):
+        first = seen.setdefault(content.tobytes(), row)
+        if first != row:
+            (one, place), (other, place_there) = X.origin(row), X.origin(first)
+            raise ValueError(
+                f"{one}, row {place}, has the same values as {other}, row {place_there}. Keep "
+                "both with validate=False; or remove one of them, or leave all such out with "
+                f"validate='full' and on_bad='drop', and remove the folder {parts}."
+            )
+
+
+def _claim(parts: Path, job: Mapping[str, Any]) -> None:
+    """Make the folder of parts, or check that it is of this conversion."""
+    note = parts / "job.json"
+    text = json.dumps(job, sort_keys=True)
+    if note.exists() and note.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{parts} holds the parts of another conversion: other files, or other options. "
+            "Remove the folder to start anew, or name another path."
+        )
+    if not note.exists():
+        write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _assemble(
+    path: Path,
+    parts: Path,
+    shape: tuple[int, ...],
+    kind: np.dtype,
+    beside: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
+    job: Mapping[str, Any],
+) -> None:
+    """Join the parts chunk by chunk, as they are packed."""
+    with h5py.File(path, "w") as file:
+        voxels, digests = create(file, shape, kind, job["compression"])
+        for start in range(0, shape[0], job["step"]):
+            with h5py.File(parts / f"{start:09d}.h5", "r") as part:
+                piece = part[VOXELS]
+                digests[start : start + len(piece)] = part[INDEX][:]
+                if piece.chunks == voxels.chunks and start % voxels.chunks[0] == 0:
+                    _copy_chunks(piece, voxels, start)
+                else:  # a last part that is shorter than a chunk
+                    voxels[start : start + len(piece)] = piece[:]
+        write_beside(file, beside)
+
+
+def _copy_chunks(piece: h5py.Dataset, voxels: h5py.Dataset, start: int) -> None:
+    for row in range(0, len(piece), piece.chunks[0]):
+        rest = (0,) * (piece.ndim - 1)
+        mask, packed = piece.id.read_direct_chunk((row, *rest))
+        voxels.id.write_direct_chunk((start + row, *rest), packed, mask)

@@ -1,0 +1,143 @@
+"""The line of sight: whether light cones lie on one grid, and what cropping them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from skatr_sk.lightcones.contents import Contents
+from skatr_sk.lightcones.cosmology import OMEGA_M
+
+__all__ = ["Grids", "compare_grids", "cropping", "is_short"]
+
+_TOLERANCE = 0.01  # of redshifts
+_SHORT = 0.9  # of the usual number of slices, and
+_NEARER = 0.95  # of 1 + the usual last redshift: shorter by more than cosmology makes it
+_EXPLAINED = 0.02  # of the line of sight: cells of one size, in the cosmology of each
+_STRETCHED = 0.1  # no cells of one size, where the cosmology explains those of most
+_STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
+_OMEGA_RADIATION = 9e-5
+_COMPARED = 64  # slices
+
+
+def is_short(files: Sequence[Contents]) -> np.ndarray:
+    """Say which files end before the others: fewer slices, and a last redshift that is nearer.
+
+    A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault.
+
+    Parameters
+    ----------
+    files : sequence of Contents
+        With redshifts.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    lengths = np.array([c.source.field_shape[-1] for c in files])
+    ends = 1 + np.array([np.median(c.redshifts[:, -1]) for c in files if c.redshifts is not None])
+    few: np.ndarray = lengths < _SHORT * np.median(lengths)
+    return few & (ends < _NEARER * np.median(ends))
+
+
+def cropping(files: Sequence[Contents]) -> str | None:
+    """One sentence on what the shortest line of sight takes away from the others.
+
+    Parameters
+    ----------
+    files : sequence of Contents
+
+    Returns
+    -------
+    str or None
+        None where all are of one length.
+    """
+    lengths = [c.source.field_shape[-1] for c in files]
+    if min(lengths) == max(lengths):
+        return None
+    shortest = files[int(np.argmin(lengths))].source.path
+    return (
+        f"lines of sight of up to {max(lengths)} slices are cropped to {min(lengths)} by {shortest}"
+    )
+
+
+class Grids(NamedTuple):
+    """What a comparison of redshifts has found.
+
+    Attributes
+    ----------
+    odd : ndarray of bool, shape (n,)
+        Rows whose grid is not that of most.
+    doubtful : ndarray of bool, shape (n,)
+        Rows whose grid may be that of most in another cosmology.
+    usual : ndarray of shape (2,)
+        First and last redshift of most.
+    """
+
+    odd: np.ndarray
+    doubtful: np.ndarray
+    usual: np.ndarray
+
+
+def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> Grids:
+    """Compare the grids of light cones: the same redshifts, or cells of the same comoving size.
+
+    Parameters
+    ----------
+    redshifts : ndarray of shape (n, n_z)
+    omega_m : ndarray of shape (n,)
+        NaN where it is not known: then only what no cosmology explains is odd.
+    hubble : ndarray of shape (n,)
+        In 100 km/s/Mpc.
+
+    Examples
+    --------
+    >>> near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
+    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7)).odd
+    array([False, False,  True])
+    """
+    n_z = redshifts.shape[1]
+    rising = (np.diff(redshifts, axis=1) > 0).all(axis=1)
+    z = redshifts[:, np.linspace(0, n_z - 1, min(n_z, _COMPARED)).astype(np.int64)]
+    z = z.astype(np.float64)
+    sane = rising & np.isfinite(z).all(axis=1) & (z[:, 0] >= 0)
+    usual = _middle(z, sane)
+    near = np.abs(z[:, 0] - usual[0]) <= _TOLERANCE * np.abs(usual[0])
+    odd = ~(sane & near)
+    compared = np.flatnonzero(~odd & (np.abs(z - usual) > _TOLERANCE * (1 + usual)).any(axis=1))
+    doubtful = np.zeros(len(z), dtype=bool)
+    if len(compared):
+        known = np.isfinite(omega_m) & (omega_m > 0)
+        stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane)
+        if known.any() and np.mean(stretch[known & sane] <= _EXPLAINED) < 0.5:
+            # It explains nothing: scaled numbers, say, or cells that are not of one size.
+            known[:] = False
+            stretch = _stretch(z, np.full(len(z), OMEGA_M), hubble, sane)
+        limit = np.where(known, _STRETCHED, _STRETCHED_AT_ALL)
+        odd[compared] = (stretch > limit)[compared]
+        doubtful[compared] = (~odd & ~(known & (stretch <= _EXPLAINED)))[compared]
+    return Grids(odd, doubtful, usual[[0, -1]])
+
+
+def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:
+    """Return the median of each column; where there are two, one that occurs."""
+    values = values[sane] if sane.any() else values
+    middle: np.ndarray = np.quantile(values, 0.5, axis=0, method="lower")
+    return middle
+
+
+def _stretch(
+    z: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray, sane: np.ndarray
+) -> np.ndarray:
+    """How far comoving grids are from the usual one, as a share of the shorter."""
+    z = np.where(sane[:, None], z, 1 + np.arange(z.shape[1]))  # odd anyway; no infinities
+    matter = omega_m[:, None]
+    expansion = matter * (1 + z) ** 3 + _OMEGA_RADIATION * (1 + z) ** 4
+    inverse = 1 / np.sqrt(expansion + np.maximum(1 - matter - _OMEGA_RADIATION, 0))
+    steps = (inverse[:, 1:] + inverse[:, :-1]) / 2 * np.diff(z, axis=1)
+    distances = np.cumsum(steps, axis=1) / hubble[:, None]
+    usual = _middle(distances, sane)
+    far: np.ndarray = np.abs(distances - usual).max(axis=1)
+    return far / np.minimum(distances[:, -1], usual[-1])
