@@ -112,7 +112,7 @@ class Source:
 
     @property
     def has_index(self) -> bool:
-        """Whether the file carries digests of its rows."""
+        """Whether the file carries digests of its rows, and is as it was when it got them."""
         return False
 
     def digests(self) -> np.ndarray | None:
@@ -138,16 +138,19 @@ class Hdf5Source(Source):
         The dataset is one cone, without an axis of rows.
     index : str or None
         Dataset of the rows' digests.
+    sealed : bool
+        The file is as it was when the index was written, so that it may be believed unread.
     """
 
     dataset: str = ""
     single: bool = False
     index: str | None = None
+    sealed: bool = False
 
     @property
     def has_index(self) -> bool:
-        """Whether the file carries digests of its rows."""
-        return self.index is not None
+        """Whether the file carries digests of its rows, and is as it was when it got them."""
+        return self.index is not None and self.sealed
 
     def digests(self) -> np.ndarray | None:
         """Read the index, if the file carries one."""

@@ -20,6 +20,7 @@ from skatr_sk._rows import digest
 from skatr_sk.lightcones.contents import INDEX, SIX, UNITS
 from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.opening import Paths, open_lightcones
+from skatr_sk.lightcones.seal import seal
 
 __all__ = ["convert", "save_lightcones"]
 
@@ -97,6 +98,7 @@ def save_lightcones(
                 voxels[start : start + len(values)] = values
                 digests[start : start + len(values)] = _digests(values)
             _write_beside(file, beside)
+        seal(temporary, INDEX)
 
     write_whole(path, write)
 
@@ -331,6 +333,7 @@ def _assemble(
                 else:  # a last part that is shorter than a chunk
                     voxels[start : start + len(piece)] = piece[:]
         _write_beside(file, beside)
+    seal(path, INDEX)
 
 
 def _copy_chunks(piece: h5py.Dataset, voxels: h5py.Dataset, start: int) -> None:

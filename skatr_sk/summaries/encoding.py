@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skatr_sk._rows import digest_rows, read_ahead
+from skatr_sk._rows import read_ahead
+from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries._keys import find_keys
 from skatr_sk.summaries.cache import compute_once
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -143,15 +145,20 @@ def summarise(
 
     if cache is None:
         return compute(None)
+    folder = None if cache == MEMORY else cache
+    keys = find_keys(fields, folder)
+    if isinstance(fields, LightconeArray):
+        # A summary must never be kept under the key of other values: what is read is held to it.
+        fields = fields.require_known()
     tokens = architecture.grid_shape if frozen.pooling == "tokens" else ()
     batch_size = _fields_at_a_time(math.prod(architecture.grid_shape), device)
     return compute_once(
-        digest_rows(fields),
+        keys,
         compute,
         space=_space(frozen, device, autocast),
         shape=(*([math.prod(tokens)] if tokens else []), architecture.embed_dim),
         group=batch_size * (1 if isinstance(fields, np.ndarray) else _BATCHES_READ),
-        folder=None if cache == MEMORY else cache,
+        folder=folder,
     )
 
 
