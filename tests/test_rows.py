@@ -13,6 +13,7 @@ from skatr_sk._finite import check_finite_rows, finite
 from skatr_sk._rows import Batches, Rows, digest, digest_rows, read_ahead, split_rows
 from skatr_sk.lightcones import BrightnessScaling, scaling
 from skatr_sk.lightcones.files import Hdf5Source
+from skatr_sk.summaries.encoding import _batches
 
 
 @pytest.fixture
@@ -106,6 +107,17 @@ def test_who_stops_early_leaves_no_thread():
     assert next(ahead) == 0 and _readers()
     ahead.close()
     assert not _readers()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("rows", [None, np.array([5, 0, 3])])
+def test_summaries_on_a_gpu_are_fed_from_pinned_memory(device, rows, values, X, monkeypatch):
+    """As a training is; where there is no GPU the call is noted in its place."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    batches = list(_batches(X, rows, 2, torch.device(device)))
+    np.testing.assert_array_equal(torch.cat(batches), values if rows is None else values[rows])
+    assert len(pinned) == (len(batches) if device == "cuda" else 0)
 
 
 def test_few_batches_are_held(tmp_path):
