@@ -137,6 +137,14 @@ def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_pa
     assert cache_info(folder).n_entries == N
 
 
+def test_threads_share_what_is_in_memory(cones, weights, expected):
+    """Frozen by `weights=`, as the documentation advises for joblib's threads."""
+    with parallel_config(backend="threading"):
+        found = search(from_weights(weights, "memory"), *cones, n_jobs=2)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-2)
+    assert cache_info().misses == N
+
+
 @pytest.mark.parametrize("kept", ["in memory", "in files"])
 def test_every_tool_finds_what_the_first_computed(kept, cones, in_files, weights, tmp_path):
     X, y = cones if kept == "in memory" else in_files
