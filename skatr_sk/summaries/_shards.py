@@ -1,6 +1,7 @@
 """Summaries in a folder that many processes read and fill at once, any of which may be killed.
 
-A folder holds one folder for each space (weights, pooling, precision). In it every process appends
+A folder holds one folder for each space (weights, pooling, precision; another for digests of light
+cones in files, which are kept in the same way). In it every process appends
 to a file of its own, a *shard*, records of one length: the key of a light cone (16 bytes), a
 checksum (8), the values (little-endian float32). Nobody writes into another's shard and no record
 is ever changed, so that the numbers need no lock: a record counts when it is all there and its
