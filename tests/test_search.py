@@ -30,6 +30,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk._rows import digest_rows
 from skatr_sk.lightcones import BrightnessScaling
 from skatr_sk.summaries import cache_info, clear_cache
 from tests.counting import CountFields, KillOnce, count_reads
@@ -272,6 +273,18 @@ def test_an_index_is_believed_while_the_file_is_as_it_was_written(own_file, weig
         assert X.indexed.all() == believed
         skatr.transform(X)  # of the others the values are digested
     assert cache_info().misses == N
+
+
+def test_where_no_times_can_be_set_the_values_are_digested(cones, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refuse)
+        save_lightcones(tmp_path / "cones.h5", cones[0])
+    X = open_lightcones(tmp_path / "cones.h5").data
+    assert not X.indexed.any()
+    assert X.row_digests() == digest_rows(cones[0])
 
 
 def test_a_cone_that_cannot_be_used_costs_no_other(cones, weights, tmp_path):

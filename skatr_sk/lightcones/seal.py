@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import h5py
@@ -11,6 +12,7 @@ from skatr_sk.lightcones.files import Stamp
 
 __all__ = ["is_sealed", "seal"]
 
+_LOGGER = logging.getLogger("skatr_sk.lightcones")
 _WRITTEN = "written"  # attribute of the index: size and time of change of the finished file
 
 
@@ -46,7 +48,10 @@ def seal(path: str | os.PathLike[str], index: str) -> None:
         size = os.stat(path).st_size
         with h5py.File(path, "r+") as file:
             file[index].attrs[_WRITTEN] = np.array([size, time], dtype=np.int64)
-    os.utime(path, ns=(time, time))
+    try:
+        os.utime(path, ns=(time, time))
+    except OSError as error:  # some shared folders set no times
+        _LOGGER.info("%s stays unsealed (%s): its rows are digested when asked for.", path, error)
 
 
 def is_sealed(index: h5py.Dataset, stamp: Stamp) -> bool:
