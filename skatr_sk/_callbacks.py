@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
+from skatr_sk._device import return_memory
 from skatr_sk._files import write_whole
 
 try:  # scikit-learn >= 1.9: nested progress in a search
@@ -36,6 +38,7 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "Progress",
+    "ReturnMemory",
     "Schedule",
     "SklearnProgress",
     "StopTraining",
@@ -44,6 +47,7 @@ __all__ = [
 
 _LOGGER = logging.getLogger("skatr_sk.training")
 _CHECKPOINT_FORMAT = 2
+_TRIM_SECONDS = 1.0
 
 
 class StopTraining(KeyboardInterrupt):
@@ -51,6 +55,24 @@ class StopTraining(KeyboardInterrupt):
 
     Callbacks ask for it by ``net.stop_ = True``, so that all of them still see the epoch end.
     """
+
+
+class ReturnMemory(Callback):
+    """Give freed memory back after a step on the CPU, at most once in a second.
+
+    Masks make each step's tensors of other sizes. A step of a second has allocated so much that the
+    some 50 ms are little; fast steps are small, and left in peace.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.last_ = time.monotonic()
+
+    def on_batch_end(self, net: Any, **kwargs: Any) -> None:
+        """Look at it."""
+        if torch.device(net.device).type == "cpu" and time.monotonic() - self.last_ > _TRIM_SECONDS:
+            return_memory()
+            self.last_ = time.monotonic()
 
 
 class Schedule(Callback):

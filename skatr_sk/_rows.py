@@ -206,7 +206,7 @@ class Batches:
         if not self.dataset.in_files:
             yield from map(self.dataset.__getitems__, places)
         elif self.n_workers == 0:
-            yield from read_ahead(self._read, places)
+            yield from read_ahead(self._read, places, depth=1)  # each is a batch in memory
         else:
             yield from DataLoader(
                 self.dataset,

@@ -1,11 +1,16 @@
-"""Hooks on an encoder that count what it sees, in any process, or kill the process it runs in.
+"""Hooks on an encoder that count what it sees, in any process, or kill the process it runs in;
+and files that count how often they are read.
 
 They are pickled by reference: a worker imports this module, and writes to the same files.
 """
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
+
+from skatr_sk import LightconeArray
+from skatr_sk.lightcones.files import NpzSource
 
 
 class CountFields:
@@ -40,3 +45,22 @@ class KillOnce:
         except FileNotFoundError:
             return
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class CountedNpz(NpzSource):
+    """An .npz file that notes each reading in a file that all processes share."""
+
+    log: str = ""
+
+    def _load(self, handle, row, out):
+        with open(self.log, "ab", buffering=0) as stream:
+            stream.write(b"%d\n" % os.getpid())
+        super()._load(handle, row, out)
+
+
+def count_reads(X, log):
+    """The same light cones in .npz files, with each reading a line in `log`."""
+    log.touch()
+    sources = [CountedNpz(**vars(source), log=str(log)) for source in X._table.sources]
+    return LightconeArray(sources)

@@ -1,11 +1,16 @@
 """The trainer: rows, batches, seeds, failures, interrupts, resumed runs, progress."""
 
 import copy
+import ctypes
 import json
 import logging
+import os
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +25,8 @@ from skorch.callbacks import Callback
 from skorch.callbacks import EarlyStopping as SkorchEarlyStopping
 from torch import nn
 
-from skatr_sk import SKATRTransformer
-from skatr_sk._device import autocast, resolve_device
+from skatr_sk import SKATRTransformer, _callbacks
+from skatr_sk._device import autocast, resolve_device, return_memory
 from skatr_sk._net import seeded, train
 from skatr_sk._rows import Batches, Rows, split_rows
 
@@ -249,6 +254,50 @@ def test_a_users_interrupt_comes_through(at):
     with pytest.raises(KeyboardInterrupt):
         fitted.fit(fields())
     np.testing.assert_array_equal(fitted.transform(fields()), before)
+
+
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_freed_memory_goes_back_to_the_system():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("not glibc")
+    blocks = [np.ones(8000) for _ in range(3000)]  # 64 kB each: too small for pages of their own
+    held = blocks[::100]  # between them glibc keeps what is freed
+    del blocks
+    before = resident()
+    return_memory()
+    assert before - resident() > 100e6
+    assert all((block == 1).all() for block in held)
+
+
+@pytest.mark.parametrize(("seconds", "n"), [(1.5, 6), (0.4, 2)])
+def test_long_steps_give_memory_back(seconds, n, monkeypatch):
+    """After each of 6 steps, or after every third."""
+    returned = []
+    monkeypatch.setattr(_callbacks, "return_memory", lambda: returned.append(None))
+    callback = _callbacks.ReturnMemory()
+    monkeypatch.setattr(_callbacks.time, "monotonic", lambda: now[0])
+    now = [0.0]
+    net = SimpleNamespace(device="cpu")
+    callback.on_train_begin(net)
+    for _ in range(6):
+        now[0] += seconds
+        callback.on_batch_end(net)
+    assert len(returned) == n
+    callback.on_batch_end(SimpleNamespace(device="cuda"))
+    assert len(returned) == n
+
+
+def test_pretraining_gives_memory_back(monkeypatch):
+    returned = []
+    monkeypatch.setattr(_callbacks, "return_memory", lambda: returned.append(None))
+    monkeypatch.setattr(_callbacks, "_TRIM_SECONDS", -1.0)
+    small(max_epochs=2).fit(fields())
+    assert len(returned) == 2 * (3 + 1)
 
 
 def test_early_stopping_of_skorch_ends_quietly():

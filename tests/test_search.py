@@ -1,7 +1,9 @@
 """Searches and curves over the whole Pipeline: the encoder sees each light cone once."""
 
 import os
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,10 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk._rows import digest_rows
 from skatr_sk.lightcones import BrightnessScaling
 from skatr_sk.summaries import cache_info, clear_cache
-from tests.counting import CountFields, KillOnce
+from tests.counting import CountFields, KillOnce, count_reads
 
 N = 24
 # Six candidates and four folds, as in the documentation's example.
@@ -135,6 +138,14 @@ def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_pa
     assert cache_info(folder).n_entries == N
 
 
+def test_threads_share_what_is_in_memory(cones, weights, expected):
+    """Frozen by `weights=`, as the documentation advises for joblib's threads."""
+    with parallel_config(backend="threading"):
+        found = search(from_weights(weights, "memory"), *cones, n_jobs=2)
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-2)
+    assert cache_info().misses == N
+
+
 @pytest.mark.parametrize("kept", ["in memory", "in files"])
 def test_every_tool_finds_what_the_first_computed(kept, cones, in_files, weights, tmp_path):
     X, y = cones if kept == "in memory" else in_files
@@ -173,6 +184,107 @@ def test_in_memory_or_in_files_it_is_the_same_light_cone(cones, in_files, weight
         np.testing.assert_array_equal(pipe.predict(files), pipe.predict(cones[0]))
     assert counter.total() == N
     assert read == []
+
+
+@pytest.mark.parametrize(("cache", "n_processes"), [("folder", 1), ("memory", 3)])
+def test_files_without_an_index_are_not_read_in_every_task(
+    cache, n_processes, cones, weights, tmp_path
+):
+    """Once for their digests and once to summarise them: 624 readings before."""
+    for k, (cone, label) in enumerate(zip(*cones, strict=True)):
+        # Other cones than those of other tests: workers live on, and so does their memory.
+        np.savez(tmp_path / f"run{k:02d}.npz", image=cone + 1, label=label)
+    opened = open_lightcones(tmp_path)
+    log = tmp_path / "reads.txt"
+    X = count_reads(opened.data, log)
+    pipe = from_weights(weights, tmp_path / "cache" if cache == "folder" else "memory")
+    search(pipe, X, opened.target, n_jobs=2)
+    readers = log.read_text().split()
+    assert len(readers) <= 2 * N * n_processes
+    assert max(readers.count(pid) for pid in set(readers)) <= 2 * N
+    if cache == "folder":
+        assert len(readers) == 2 * N
+        assert cache_info(tmp_path / "cache").n_entries == N  # digests are none
+        # Opened anew they are the same files.
+        log.write_text("")
+        pipe.fit(X, opened.target).predict(count_reads(open_lightcones(tmp_path).data, log))
+        assert log.read_text() == ""
+        clear_cache(tmp_path / "cache")
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.fixture
+def own_file(cones, tmp_path):
+    """A file of the light cones that a test may write to."""
+    save_lightcones(tmp_path / "cones.h5", cones[0])
+    return tmp_path / "cones.h5"
+
+
+def halve(path, row, keep_time=False):
+    """Change a row in place, as h5py does it for anybody."""
+    before = path.stat()
+    with h5py.File(path, "r+") as file:
+        file["brightness_temp"][row] = file["brightness_temp"][row] / 2
+    if keep_time:
+        assert path.stat().st_size == before.st_size
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("row", [0, 7, 23])
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_a_row_changed_in_its_file_gets_no_old_summary(cache, row, own_file, weights, tmp_path):
+    """The index is still there, and all that is asked for is in the cache."""
+    cache = cache if cache == "memory" else tmp_path / "cache"
+    skatr = SKATRTransformer.load(weights, cache=cache, device="cpu")
+    skatr.transform(open_lightcones(own_file).data)
+    halve(own_file, row)
+    changed = open_lightcones(own_file).data
+    with pytest.raises(ValueError, match=rf"cones.h5, row {row}: its values do not have the diges"):
+        skatr.transform(changed)
+    others = np.delete(np.arange(N), row)
+    before = cache_info().misses
+    assert np.isfinite(skatr.transform(changed[others])).all()
+    assert cache_info().misses == before
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_no_summary_is_kept_for_other_values(cache, cones, own_file, weights, tmp_path):
+    """Even where a file looks untouched: what is read is held to its digest."""
+    cache = cache if cache == "memory" else tmp_path / "cache"
+    halve(own_file, 7, keep_time=True)
+    skatr = SKATRTransformer.load(weights, cache=cache, device="cpu")
+    with pytest.raises(ValueError, match=r"row 7: its values do not have the digest .* write it a"):
+        skatr.transform(open_lightcones(own_file).data)
+    expected = SKATRTransformer.load(weights, cache=None, device="cpu").transform(cones[0])
+    np.testing.assert_allclose(skatr.transform(cones[0]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_index_is_believed_while_the_file_is_as_it_was_written(own_file, weights, tmp_path):
+    skatr = SKATRTransformer.load(weights, device="cpu")
+    skatr.transform(open_lightcones(own_file).data)
+    shutil.copy2(own_file, tmp_path / "same time.h5")
+    shutil.copyfile(own_file, tmp_path / "new time.h5")
+    with h5py.File(own_file, "r+") as file:
+        file.attrs["note"] = "nothing else has changed"
+    for path, believed in [
+        (own_file, False), (tmp_path / "same time.h5", True), (tmp_path / "new time.h5", False)
+    ]:  # fmt: skip
+        X = open_lightcones(path).data
+        assert X.indexed.all() == believed
+        skatr.transform(X)  # of the others the values are digested
+    assert cache_info().misses == N
+
+
+def test_where_no_times_can_be_set_the_values_are_digested(cones, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refuse)
+        save_lightcones(tmp_path / "cones.h5", cones[0])
+    X = open_lightcones(tmp_path / "cones.h5").data
+    assert not X.indexed.any()
+    assert X.row_digests() == digest_rows(cones[0])
 
 
 def test_a_cone_that_cannot_be_used_costs_no_other(cones, weights, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
@@ -21,6 +22,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skatr_sk.evaluation import metrics
 
 TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
+_SHOWN = 5  # fits that failed, in the warning
 _ALL = "all"  # the parameter of a score that is one number for all parameters
 _TYPES = {"estimator": str, "parameter": str, "metric": str, "value": float, "fit_seconds": float}
 
@@ -72,6 +74,7 @@ def data_efficiency_curve(
     n_repeats: int = 1,
     scoring: str | Callable[..., Any] | None = None,
     parameter_names: Sequence[str] | None = None,
+    error_score: float | str = np.nan,
     n_jobs: int | None = None,
     verbose: int = 0,
     random_state: int | np.random.RandomState | None = None,
@@ -105,7 +108,11 @@ def data_efficiency_curve(
         of names to such; a string is one of scikit-learn's scorers, and None is
         :func:`parameter_scores`.
     parameter_names : sequence of str, default=None
-        In the order of the columns of `y`; "parameter 0" and so on by default.
+        In the order of the columns of `y`; default are the columns of a DataFrame, and "parameter
+        0" and so on otherwise.
+    error_score : float or "raise", default=nan
+        Values of a fit that fails, or cannot be scored; a ``FitFailedWarning`` then says which and
+        why. "raise" stops at the first.
     n_jobs : int or None, default=None
         Processes. With more than one, a transformer's ``cache=`` should name a folder.
     verbose : int, default=0
@@ -119,12 +126,19 @@ def data_efficiency_curve(
         One row for each number, with the columns ``estimator``, ``size`` (of the training set),
         ``fold``, ``repeat``, ``seed`` (of the shuffling), ``parameter`` ("all" where there is one
         number for all of them), ``metric``, ``value`` and ``fit_seconds``. It is what
-        ``pandas.DataFrame(table)`` takes.
+        ``pandas.DataFrame(table)`` takes. The seconds of a pipeline's first fits include the
+        summaries that later ones find in the cache; to compare, call the transformer's
+        ``transform(X)`` before.
 
     Raises
     ------
     TypeError, ValueError
-        When estimators, sizes, names or scores are not as expected.
+        When estimators, sizes, names or scores are not as expected, or all fits fail.
+
+    Warns
+    -----
+    FitFailedWarning
+        When some fits fail.
 
     References
     ----------
@@ -153,6 +167,8 @@ def data_efficiency_curve(
     scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring or parameter_scores
     if not callable(scorer):
         raise TypeError(f"scoring is {scoring!r}, expected None, a scorer's name or a callable.")
+    if error_score != "raise" and not isinstance(error_score, numbers.Real):
+        raise ValueError(f"error_score is {error_score!r}, expected a number or 'raise'.")
     X, y, groups = indexable(X, y, groups)
     names = _check_parameter_names(parameter_names, y)
     folds = list(check_cv(cv, np.asarray(y), classifier=False).split(X, y, groups))
@@ -184,14 +200,28 @@ def data_efficiency_curve(
             folds[task["fold"]][1],
             scorer,
             task,
+            error_score == "raise",
         )
         for task in tasks
     )
+    cells = [
+        {
+            at: value
+            for metric in scores
+            for at, value in _by_parameter(metric, scores[metric], names)
+        }
+        for scores, _, _ in done
+    ]
+    failures = [failure for *_, failure in done if failure is not None]
+    if failures:
+        _report(failures, len(tasks), error_score)
+        # They have the rows that the others have.
+        whole = dict.fromkeys(at for found in cells for at in found)
+        cells = [found or dict.fromkeys(whole, float(error_score)) for found in cells]
     rows = [
         task | {"parameter": parameter, "metric": metric, "value": value, "fit_seconds": seconds}
-        for task, (scores, seconds) in zip(tasks, done, strict=True)
-        for metric, values in scores.items()
-        for parameter, value in _by_parameter(metric, values, names)
+        for task, found, (_, seconds, _) in zip(tasks, cells, done, strict=True)
+        for (metric, parameter), value in found.items()
     ]
     return {
         column: np.array([row[column] for row in rows], dtype=_TYPES.get(column, np.int64))
@@ -207,8 +237,10 @@ def _fit_and_score(
     test: NDArray[np.int64],
     scorer: Callable[..., Any],
     task: Mapping[str, Any],
-) -> tuple[Mapping[str, Any], float]:
-    """Fit on the rows `train`; return the scores on `test` by metric, and seconds of the fit."""
+    strict: bool,
+) -> tuple[Mapping[str, Any], float, str | None]:
+    """Fit on `train`; return scores on `test` by metric, seconds of the fit, and what failed."""
+    seconds = np.nan
     try:
         start = time.perf_counter()
         estimator.fit(_safe_indexing(X, train), _safe_indexing(y, train))
@@ -217,20 +249,39 @@ def _fit_and_score(
     except Exception as error:
         where = ", ".join(f"{key} {task[key]!r}" for key in ("estimator", "size", "fold", "repeat"))
         error.add_note(f"In data_efficiency_curve: {where}.")
-        raise
-    return (scores if isinstance(scores, Mapping) else {"score": scores}), seconds
+        if strict:
+            raise
+        return {}, seconds, f"{where}: {type(error).__name__}: {error}"
+    return (scores if isinstance(scores, Mapping) else {"score": scores}), seconds, None
 
 
-def _by_parameter(metric: str, values: Any, names: Sequence[str]) -> list[tuple[str, float]]:
+def _report(failures: Sequence[str], n_fits: int, error_score: Any) -> None:
+    """Warn of fits that failed; with none that did not there is nothing to return."""
+    listed = "\n".join(f"- {failure}" for failure in failures[:_SHOWN])
+    more = f"\n- and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    text = f"{len(failures)} of {n_fits} fits failed:\n{listed}{more}\n"
+    if len(failures) == n_fits:
+        raise ValueError(f"{text}error_score='raise' shows where the first of them does.")
+    warnings.warn(
+        f"{text}Their values are {error_score}; error_score='raise' stops at the first.",
+        FitFailedWarning,
+        stacklevel=3,
+    )
+
+
+def _by_parameter(
+    metric: str, values: Any, names: Sequence[str]
+) -> list[tuple[tuple[str, str], float]]:
+    """Return ((metric, parameter), value) of each number of a score."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim == 0:
-        return [(_ALL, float(array))]
+        return [((metric, _ALL), float(array))]
     if array.shape != (len(names),):
         raise ValueError(
             f"scoring returned an array of shape {array.shape} for {metric!r}, expected a number, "
             f"or one for each of {len(names)} parameters ({', '.join(names)})."
         )
-    return list(zip(names, array.tolist(), strict=True))
+    return [((metric, name), value) for name, value in zip(names, array.tolist(), strict=True)]
 
 
 def _check_estimators(estimators: Any) -> dict[str, Any]:
@@ -254,7 +305,8 @@ def _check_parameter_names(names: Sequence[str] | None, y: Any) -> tuple[str, ..
     shape = np.shape(y)
     n_parameters = 1 if len(shape) == 1 else shape[1]
     if names is None:
-        return tuple(f"parameter {i}" for i in range(n_parameters))
+        columns = getattr(y, "columns", [f"parameter {i}" for i in range(n_parameters)])
+        return tuple(str(column) for column in columns)
     checked = metrics._check_names("parameter_names", names)
     if len(checked) != n_parameters:
         raise ValueError(

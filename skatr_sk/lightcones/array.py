@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from skatr_sk._finite import finite
-from skatr_sk._rows import digest
 from skatr_sk.lightcones.files import Source
 from skatr_sk.lightcones.table import Table
 
@@ -65,11 +64,12 @@ class LightconeArray:
             raise ValueError(f"Light cones of several shapes cannot be one array: {shapes}.")
         self._table = Table(sources)
         self._rows = np.arange(int(self._table.starts[-1]))
-        self._finite = False
+        self._finite = self._verified = False
 
     def _view(self, rows: np.ndarray) -> Self:
         view = object.__new__(type(self))
-        view._table, view._rows, view._finite = self._table, rows, self._finite
+        view._table, view._rows = self._table, rows
+        view._finite, view._verified = self._finite, self._verified
         return view
 
     @property
@@ -172,6 +172,8 @@ class LightconeArray:
         """
         rows = self._rows if places is None else self._rows[self._places(np.asarray(places))]
         values = self._table.read(rows)
+        if self._verified:
+            self._table.verify(rows, values)
         if self._finite and not finite(values):
             self._refuse(values, rows)
         return values
@@ -208,6 +210,12 @@ class LightconeArray:
         view._finite = True
         return view
 
+    def require_known(self) -> Self:
+        """Return the same cones such that reading other values than were digested is an error."""
+        view = self._view(self._rows)
+        view._verified = True
+        return view
+
     def origin(self, row: int) -> tuple[str, int]:
         """Return the file of a row, and its number therein."""
         source, place = self._table.origin(self._rows[row])
@@ -217,28 +225,49 @@ class LightconeArray:
         """Digest of each row's content, 16 bytes (see ``skatr_sk._rows.digest``).
 
         Without reading voxels where the file carries an index (:func:`~skatr_sk.save_lightcones`
-        writes one), but for two rows that show that it is its own; by reading otherwise, once.
+        writes one) and was not written to since, but for two rows that show that it is its own; by
+        reading otherwise, once in a process.
 
         Returns
         -------
         list of bytes
+
+        Raises
+        ------
+        OSError
+            When a file is gone (FileNotFoundError), damaged, or changed since it was opened.
+        ValueError
+            When values are not those that the file's index is of.
         """
+        unknown = self[self.undigested()]
+        for start, values in unknown.chunks():
+            self._table.compute(unknown._rows[start : start + len(values)], values)
+        return [row.tobytes() for row in self._table.digests[self._rows]]
+
+    def undigested(self) -> np.ndarray:
+        """Places of rows, each row once, whose voxels must be read to know their digests."""
         table = self._table
         for which in np.unique(table.source_of(self._rows)):
             # What was remembered holds for the file that was opened alone.
             table.sources[which].check()
-            start, stop = table.starts[which], table.starts[which + 1]
-            if not (table.asked[which] or table.known[start:stop].all()):
-                table.load_index(which)
-        unknown = self._view(np.unique(self._rows[~table.known[self._rows]]))
-        for start, values in unknown.chunks():
-            rows = unknown._rows[start : start + len(values)]
-            table.remember(rows, [digest(cone) for cone in values])
-        return [row.tobytes() for row in table.digests[self._rows]]
+            table.recall(which)
+        rows, places = np.unique(self._rows, return_index=True)
+        unknown: np.ndarray = places[~table.known[rows]]
+        return unknown
+
+    def identities(self) -> list[bytes]:
+        """Stand for each row by its file, the file's stamp and its number therein: 16 bytes."""
+        table = self._table
+        named = [f"{source!r} {table.dtype}".encode() for source in table.sources]
+        return [
+            hashlib.blake2b(named[which] + b" %d" % (row - table.starts[which]), digest_size=16)
+            .digest()
+            for which, row in zip(table.source_of(self._rows), self._rows, strict=True)
+        ]  # fmt: skip
 
     @property
     def indexed(self) -> np.ndarray:
-        """Whether the file of each row carries an index of digests, of shape (n,)."""
+        """Whether the file of each row carries an index to be believed unread, of shape (n,)."""
         table = self._table
         carried = np.array([source.has_index for source in table.sources])
         found: np.ndarray = carried[table.source_of(self._rows)]
@@ -285,9 +314,9 @@ class LightconeArray:
         offsets = {id(table): start for table, start in zip(tables, starts, strict=False)}
         joined._table.digests = np.concatenate([table.digests for table in tables])
         joined._table.known = np.concatenate([table.known for table in tables])
-        joined._table.asked = np.concatenate([table.asked for table in tables])
         joined._rows = np.concatenate([a._rows + offsets[id(a._table)] for a in arrays])
         joined._finite = any(array._finite for array in arrays)
+        joined._verified = any(array._verified for array in arrays)
         return joined
 
 

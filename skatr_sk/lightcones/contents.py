@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from skatr_sk.lightcones.files import Hdf5Source, NpySource, NpzSource, Source, stamp_of
+from skatr_sk.lightcones.seal import is_sealed
 
 __all__ = [
     "INDEX",
@@ -157,14 +158,16 @@ def look_into_stack(path: str, file: h5py.File, name: str | None) -> Contents:
     check_own(voxels, file)
     n = len(voxels)
     index = _index_of(found, voxels)
+    stamp = stamp_of(path)
     source = Hdf5Source(
         path,
-        stamp_of(path),
+        stamp,
         n,
         voxels.shape[1:],
         voxels.dtype.str,
         dataset=voxels.name,
         index=None if index is None else index.name,
+        sealed=index is not None and is_sealed(index, stamp),
     )
     contents = Contents(source)
     targets = _beside(found, _TARGETS, voxels, ranks=(1, 2))

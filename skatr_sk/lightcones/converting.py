@@ -20,6 +20,7 @@ from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.contents import INDEX, VOXELS
 from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
+from skatr_sk.lightcones.seal import seal
 from skatr_sk.lightcones.writing import (
     FORMAT,
     cones_in_a_chunk,
@@ -223,6 +224,7 @@ def _assemble(
                 else:  # a last part that is shorter than a chunk
                     voxels[start : start + len(piece)] = piece[:]
         write_beside(file, beside)
+    seal(path, INDEX)
 
 
 def _copy_chunks(piece: h5py.Dataset, voxels: h5py.Dataset, start: int) -> None:

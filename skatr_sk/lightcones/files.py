@@ -118,7 +118,7 @@ class Source:
 
     @property
     def has_index(self) -> bool:
-        """Whether the file carries digests of its rows."""
+        """Whether the file carries digests of its rows, and is as it was when it got them."""
         return False
 
     def digests(self) -> np.ndarray | None:
@@ -144,11 +144,14 @@ class Hdf5Source(Source):
         The dataset is one cone, without an axis of rows.
     index : str or None
         Dataset of the rows' digests.
+    sealed : bool
+        The file is as it was when the index was written, so that it may be believed unread.
     """
 
     dataset: str = ""
     single: bool = False
     index: str | None = None
+    sealed: bool = False
 
     def cropped(self, n_z: int) -> Self:
         """Return the same rows cut short; the index is of whole ones."""
@@ -157,8 +160,8 @@ class Hdf5Source(Source):
 
     @property
     def has_index(self) -> bool:
-        """Whether the file carries digests of its rows."""
-        return self.index is not None
+        """Whether the file carries digests of its rows, and is as it was when it got them."""
+        return self.index is not None and self.sealed
 
     def digests(self) -> np.ndarray | None:
         """Read the index, if the file carries one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from skatr_sk.lightcones.handles import let_go
 __all__ = ["Table"]
 
 _SPOT_CHECKS = 2  # rows read to see whether an index still belongs to its file
+_MOST_FILES = 2**16  # of which a process remembers digests, those used last
 
 
 class Table:
@@ -32,7 +34,6 @@ class Table:
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.digests = np.zeros((int(self.starts[-1]), 16), dtype=np.uint8)
         self.known = np.zeros(len(self.digests), dtype=bool)
-        self.asked = np.zeros(len(self.sources), dtype=bool)
         # Integers and the like are read as float32: networks take nothing else.
         stored = np.result_type(*{np.dtype(s.dtype) for s in self.sources}).newbyteorder("=")
         self.dtype = stored if stored.kind == "f" else np.dtype(np.float32)
@@ -76,10 +77,54 @@ class Table:
         return out
 
     def remember(self, rows: np.ndarray, digests: Sequence[bytes]) -> None:
-        """Note digests that were computed from the voxels."""
-        joined = b"".join(digests)
-        self.digests[rows] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)
+        """Note digests that were computed from the voxels, for all tables of this process."""
+        values = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16)
+        self.digests[rows] = values
         self.known[rows] = True
+        which = self.source_of(rows)
+        for source in np.unique(which):
+            its = which == source
+            shared, known = _taken(self.sources[source], self.dtype.str)
+            shared[rows[its] - self.starts[source]] = values[its]
+            known[rows[its] - self.starts[source]] = True
+
+    def recall(self, which: int) -> None:
+        """Take over what is known of a file: from another table, or from its index."""
+        part = slice(self.starts[which], self.starts[which + 1])
+        if self.known[part].all():
+            return
+        shared, known = _taken(self.sources[which], self.dtype.str)
+        if not known.all() and self.sources[which].has_index:
+            self.load_index(which)
+        self.digests[part][known] = shared[known]
+        self.known[part] |= known
+
+    def compute(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Digest rows that were read, and refuse those that their file's own index is not of."""
+        found = [digest(cone) for cone in values]
+        which = self.source_of(rows)
+        for source in np.unique(which):
+            stored = self.stored(source)
+            if stored is not None:
+                for place in np.flatnonzero(which == source):
+                    row = rows[place] - self.starts[source]
+                    if found[place] != stored[row].tobytes():
+                        self._refuse(rows[place])
+        self.remember(rows, found)
+
+    def verify(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Refuse rows with other values than those that their known digests were taken of."""
+        for row, cone in zip(rows, values, strict=True):
+            if self.known[row] and digest(cone) != self.digests[row].tobytes():
+                self._refuse(row)
+
+    def _refuse(self, row: int) -> None:
+        source, place = self.origin(row)
+        raise ValueError(
+            f"{source.path}, row {place}: its values do not have the digest that was taken of them "
+            "before. The file was changed after it was written: write it anew with "
+            "save_lightcones."
+        )
 
     def stored(self, which: int) -> np.ndarray | None:
         """Index of a file, of the right shape; whether it is of these values is another matter."""
@@ -97,7 +142,6 @@ class Table:
     def load_index(self, which: int) -> None:
         """Take over the digests that a file carries, if some rows show that they are its own."""
         source = self.sources[which]
-        self.asked[which] = True
         stored = self.stored(which)
         if stored is None:
             return
@@ -105,11 +149,16 @@ class Table:
         rng = np.random.default_rng(0)
         for row in rng.choice(len(rows), size=min(_SPOT_CHECKS, len(rows)), replace=False):
             if digest(self.read(rows[row : row + 1])[0]) != stored[row].tobytes():
-                raise ValueError(
-                    f"{source.path}, row {row}: its values do not have the digest that the file "
-                    "stores for them. The file was changed after it was written: write it anew "
-                    "with save_lightcones."
-                )
-        fresh = rows[~self.known[rows]]
-        self.digests[fresh] = stored[fresh - self.starts[which]]
-        self.known[rows] = True
+                self._refuse(rows[row])
+        shared, known = _taken(source, self.dtype.str)
+        shared[~known] = stored[~known]
+        known[:] = True
+
+
+@functools.lru_cache(maxsize=_MOST_FILES)
+def _taken(source: Source, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of a file's rows that this process knows, and which: of the file with this stamp.
+
+    A task of a parallel search is sent its table anew, and must not digest everything anew.
+    """
+    return np.zeros((source.n_rows, 16), dtype=np.uint8), np.zeros(source.n_rows, dtype=bool)

@@ -15,6 +15,7 @@ from skatr_sk._checks import Problems, check_numbers
 from skatr_sk._files import write_whole
 from skatr_sk._rows import digest
 from skatr_sk.lightcones.contents import INDEX, SIX, UNITS, VOXELS
+from skatr_sk.lightcones.seal import seal
 
 __all__ = [
     "FORMAT",
@@ -96,6 +97,7 @@ def save_lightcones(
                 voxels[start : start + len(values)] = values
                 digests[start : start + len(values)] = _digests(values)
             write_beside(file, beside)
+        seal(temporary, INDEX)
 
     write_whole(path, write)
 

@@ -1,6 +1,7 @@
 """Summaries in a folder that many processes read and fill at once, any of which may be killed.
 
-A folder holds one folder for each space (weights, pooling, precision). In it every process appends
+A folder holds one folder for each space (weights, pooling, precision; another for digests of light
+cones in files, which are kept in the same way). In it every process appends
 to a file of its own, a *shard*, records of one length: the key of a light cone (16 bytes), a
 checksum (8), the values (little-endian float32). Nobody writes into another's shard and no record
 is ever changed, so that the numbers need no lock: a record counts when it is all there and its
@@ -14,6 +15,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import secrets
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +33,8 @@ __all__ = ["Shards", "clear_folder", "count_records"]
 
 _KEY, _CHECKSUM = 16, 8  # bytes
 _CLAIMS = "claims"
-_SUFFIX = ".summaries"
+# Process, bytes of a record, and what it holds.
+_SHARD = re.compile(r"[0-9a-f]+-[1-9][0-9]*\.(summaries|digests)")
 _LOGGER = logging.getLogger("skatr_sk.cache")
 
 
@@ -64,6 +67,8 @@ class Shards:
         Of length 16; keys the checksums, so that a shard in the wrong folder is not believed.
     shape : tuple of int
         Of one summary.
+    what : {"summaries", "digests"}, default="summaries"
+        What is kept: digests of light cones in files go the same way, as four numbers each.
 
     Examples
     --------
@@ -78,13 +83,19 @@ class Shards:
     array([1., 2.], dtype=float32)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], space: bytes, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        space: bytes,
+        shape: Sequence[int],
+        what: str = "summaries",
+    ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / space.hex()
         self.space = space
         self.shape = tuple(shape)
         self.record = _KEY + _CHECKSUM + 4 * math.prod(self.shape)
-        self.ending = f"-{self.record}{_SUFFIX}"
+        self.ending = f"-{self.record}.{what}"
         self._seen: dict[Path, int] = {}  # records of each shard that the index knows
         # A damaged record is followed by a good one elsewhere, once it has been computed again.
         self._index: dict[bytes, list[tuple[Path, int]]] = {}
@@ -205,27 +216,35 @@ class Shards:
 def count_records(folder: str | os.PathLike[str]) -> tuple[int, int]:
     """Count the records of all spaces in a folder, and their bytes."""
     n_records = n_bytes = 0
-    for shard in _files(folder, f"*{_SUFFIX}"):
-        record = int(shard.stem.rpartition("-")[2])
-        n_records += shard.stat().st_size // record
-        n_bytes += shard.stat().st_size
+    for shard in _files(folder):
+        if shard.suffix == ".summaries":
+            try:
+                size = shard.stat().st_size
+            except OSError as error:  # gone since, or a link to nowhere
+                _LOGGER.info("%s is not counted (%s).", shard, error)
+                continue
+            n_records += size // int(shard.stem.rpartition("-")[2])
+            n_bytes += size
     return n_records, n_bytes
 
 
 def clear_folder(folder: str | os.PathLike[str]) -> None:
     """Delete the shards in a folder, and no other file."""
     spaces = set()
-    for path in [*_files(folder, f"*{_SUFFIX}"), *_files(folder, _CLAIMS)]:
+    for path in _files(folder):
         path.unlink(missing_ok=True)
         spaces.add(path.parent)
     for space in spaces:
-        if not any(space.iterdir()):
+        try:
             space.rmdir()
+        except OSError as error:
+            _LOGGER.info("%s stays, or is gone already (%s).", space, error)
 
 
-def _files(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+def _files(folder: str | os.PathLike[str]) -> list[Path]:
     """Files of ours: the folders of spaces have names of 32 hexadecimal digits."""
-    return sorted(Path(folder).glob("[0-9a-f]" * 32 + f"/{pattern}"))
+    found = Path(folder).glob("[0-9a-f]" * 32 + "/*")
+    return sorted(path for path in found if path.name == _CLAIMS or _SHARD.fullmatch(path.name))
 
 
 def _truncate(shard: Path, size: int) -> None:

@@ -110,8 +110,10 @@ class _Memory:
 
 
 _MEMORY = _Memory(limit=256 * 2**20)
+_DIGESTS = _Memory(limit=0)  # gives turns and no more: light cones remember their digests
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_MEMORY.renew_locks)
+    os.register_at_fork(after_in_child=_DIGESTS.renew_locks)
 
 
 def compute_once(
@@ -122,6 +124,7 @@ def compute_once(
     shape: Sequence[int],
     group: int,
     folder: str | os.PathLike[str] | None = None,
+    what: str = "summaries",
 ) -> np.ndarray:
     """Find summaries, and compute those that nobody has computed.
 
@@ -142,6 +145,8 @@ def compute_once(
         Most rows to claim, compute and write at a time.
     folder : path, optional
         Where other processes look, too.
+    what : {"summaries", "digests"}, default="summaries"
+        Digests of light cones are shared in the same way, but neither counted nor kept in memory.
 
     Returns
     -------
@@ -171,18 +176,19 @@ def compute_once(
         for key, values in found.items():
             summaries[rows.pop(key)] = values
 
+    memory = _MEMORY if what == "summaries" else _DIGESTS
     place = _place(space, folder)
-    settle(_MEMORY.get(place, rows))
+    settle(memory.get(place, rows))
     n_computed = 0
     if rows:
-        with _MEMORY.turn(place):
-            settle(_MEMORY.get(place, rows))  # what another thread computed in its turn
-            with nullcontext() if folder is None else Shards(folder, space, shape) as shards:
-                for found, n_new in _missing(rows, compute, group, shards):
-                    _MEMORY.put(place, found)
+        with memory.turn(place):
+            settle(memory.get(place, rows))  # what another thread computed in its turn
+            with nullcontext() if folder is None else Shards(folder, space, shape, what) as shards:
+                for found, n_new in _missing(rows, compute, group, shards, memory):
+                    memory.put(place, found)
                     settle(found)
                     n_computed += n_new
-    _MEMORY.count(hits=len(keys) - n_computed, misses=n_computed)
+    memory.count(hits=len(keys) - n_computed, misses=n_computed)
     return summaries
 
 
@@ -199,6 +205,7 @@ def _missing(
     compute: Callable[[np.ndarray], np.ndarray],
     group: int,
     shards: Shards | None,
+    memory: _Memory,
 ) -> Iterator[tuple[dict[bytes, np.ndarray], int]]:
     """Yield summaries, and how many of them were computed here, until no row is wanted any more."""
 
@@ -222,7 +229,7 @@ def _missing(
             try:
                 found = shards.find(mine)  # written after the last look, and before the claim
                 left = [key for key in mine if key not in found]
-                new = _MEMORY.get(shards.space, left)  # from before there was a folder
+                new = memory.get(shards.space, left)  # from before there was a folder
                 left = [key for key in left if key not in new]
                 if left:
                     new |= computed(left)

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skatr_sk._rows import digest_rows, read_ahead
+from skatr_sk._rows import Batches, Rows
+from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries._keys import find_keys
 from skatr_sk.summaries.cache import compute_once
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -143,15 +145,20 @@ def summarise(
 
     if cache is None:
         return compute(None)
+    folder = None if cache == MEMORY else cache
+    keys = find_keys(fields, folder)
+    if isinstance(fields, LightconeArray):
+        # A summary must never be kept under the key of other values: what is read is held to it.
+        fields = fields.require_known()
     tokens = architecture.grid_shape if frozen.pooling == "tokens" else ()
     batch_size = _fields_at_a_time(math.prod(architecture.grid_shape), device)
     return compute_once(
-        digest_rows(fields),
+        keys,
         compute,
         space=_space(frozen, device, autocast),
         shape=(*([math.prod(tokens)] if tokens else []), architecture.embed_dim),
         group=batch_size * (1 if isinstance(fields, np.ndarray) else _BATCHES_READ),
-        folder=None if cache == MEMORY else cache,
+        folder=folder,
     )
 
 
@@ -221,27 +228,26 @@ def encode(
     if batch_size is None:
         n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
         batch_size = _fields_at_a_time(n_tokens, device)
-    if rows is None and not isinstance(fields, np.ndarray):
-        rows = np.arange(len(fields))
-    starts = range(0, len(fields) if rows is None else len(rows), batch_size)
-    places: list[Any] = [slice(start, start + batch_size) for start in starts]
-    if rows is not None:
-        places = [rows[place] for place in places]
     parts = []
     with autocast:
-        for chosen in _read(fields, places):
-            batch = torch.from_numpy(chosen)
+        for batch in _batches(fields, rows, batch_size, device):
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
     summaries: np.ndarray = torch.cat(parts).numpy()
     return summaries
 
 
-def _read(fields: Any, places: Sequence[Any]) -> Iterator[np.ndarray]:
-    """Yield batches; one from a file is read while the one before it is computed on."""
-    if isinstance(fields, np.ndarray):
-        for place in places:
-            # Memory maps may be read-only, which torch does not know: these are copied.
-            yield np.require(fields[place], requirements=["C", "W"])
+def _batches(
+    fields: Any, rows: np.ndarray | None, batch_size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield batches; from files they are read ahead, to where a GPU fetches them by itself."""
+    if not isinstance(fields, np.ndarray):
+        pinned = device.type == "cuda"
+        for batch, _ in Batches(Rows(fields, rows=rows), batch_size, pin_memory=pinned):
+            yield batch
         return
-    yield from read_ahead(fields.rows, places, depth=1)
+    for start in range(0, len(fields) if rows is None else len(rows), batch_size):
+        place = slice(start, start + batch_size)
+        chosen = fields[place if rows is None else rows[place]]
+        # Memory maps may be read-only, which torch does not know: these are copied.
+        yield torch.from_numpy(np.require(chosen, requirements=["C", "W"]))

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from skatr_sk._callbacks import Checkpoint, Progress, SklearnProgress
+from skatr_sk._callbacks import Checkpoint, Progress, ReturnMemory, SklearnProgress
 from skatr_sk._device import autocast, resolve_device
 from skatr_sk._net import independent_seeds, seeded, train
 from skatr_sk._rank import effective_rank
@@ -232,6 +232,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     callbacks: list[Any] = [
         MovingTarget((decay, decay) if np.ndim(decay) == 0 else (decay[0], decay[1])),
         rank,
+        ReturnMemory(),
     ]
     if transformer.checkpoint_dir is not None:
         run = _run_identity(transformer, fields, seed)

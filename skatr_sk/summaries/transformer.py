@@ -71,7 +71,7 @@ class SKATRTransformer(FrozenSummaries):
         Passes over the training fields. 0 keeps the random initial weights: the baseline that
         every pre-training must beat.
     batch_size : int, default=64
-        Fields in a step.
+        Fields in a step; the memory of pre-training grows with it.
     learning_rate, weight_decay : float, default=1e-3 and 1e-3
         Of AdamW; the rate warms up linearly, then falls along a cosine to zero.
     warmup : float, default=0.1

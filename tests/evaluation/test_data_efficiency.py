@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import same_color
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyRegressor
+from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, KFold, learning_curve
@@ -258,6 +259,7 @@ def test_the_encoder_sees_each_cone_once(kept, tmp_path):
         ({"scoring": "r3"}, ValueError, "r3"),
         ({"scoring": 3}, TypeError, "scoring is 3, expected None, a scorer's name or a callable"),
         ({"scoring": lambda *_: [1.0]}, ValueError, r"shape \(1,\) for 'score', .*of 2 parameters"),
+        ({"error_score": "nan"}, ValueError, "error_score is 'nan', expected a number or 'raise'"),
         ({"parameter_names": ["a"]}, ValueError, "has 1 entries .a., and y has 2 param"),
         ({"parameter_names": "zeta"}, TypeError, "parameter_names is 'zeta', expected a sequence"),
         ({"y": np.ones((39, 2))}, ValueError, "inconsistent numbers of samples"),
@@ -275,19 +277,65 @@ def test_sizes_that_agree_are_one_and_said(problem):
     assert np.unique(table["size"]).tolist() == [3, 16]
 
 
-def test_a_fit_that_fails_says_where(problem):
-    class Picky(Ridge):
-        def fit(self, X, y):
-            if len(X) > 20:
-                raise ValueError("too many")
-            return super().fit(X, y)
+class Picky(Ridge):
+    """Cannot be fitted to many light cones."""
 
+    most = 20
+
+    def fit(self, X, y):
+        if len(X) > self.most:
+            raise ValueError("too many")
+        return super().fit(X, y)
+
+
+def test_a_fit_that_fails_says_where(problem):
     with pytest.raises(ValueError, match="too many") as caught:
         data_efficiency_curve(
-            {"good": Ridge(), "picky": Picky()}, *problem, [8, 32], random_state=0
-        )
+            {"good": Ridge(), "picky": Picky()}, *problem, [8, 32], error_score="raise",
+            random_state=0,
+        )  # fmt: skip
     (note,) = caught.value.__notes__
     assert note == "In data_efficiency_curve: estimator 'picky', size 32, fold 0, repeat 0."
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_fit_that_fails_costs_no_other(problem, n_jobs):
+    options = {"parameter_names": NAMES, "random_state": 0, "n_jobs": n_jobs}
+    estimators = {"picky": Picky(), "good": Ridge()}
+    message = r"5 of 20 fits failed:\n- estimator 'picky', size 32, fold 0.*ValueError: too many"
+    with pytest.warns(FitFailedWarning, match=message):
+        table = data_efficiency_curve(estimators, *problem, [8, 32], **options)
+    failed = (table["estimator"] == "picky") & (table["size"] == 32)
+    assert np.isnan(table["value"][failed]).all() and np.isnan(table["fit_seconds"][failed]).all()
+    assert failed.sum() == 5 * 2 * 2  # each metric of each parameter, as of the others
+    expected = data_efficiency_curve(
+        {"picky": Ridge(), "good": Ridge()}, *problem, [8, 32], **options
+    )
+    for column in ("parameter", "metric", "fold", "seed"):
+        np.testing.assert_array_equal(table[column], expected[column])
+    np.testing.assert_array_equal(table["value"][~failed], expected["value"][~failed])
+    assert DataEfficiencyDisplay.from_table(table, metric="r2").mean_.shape == (2, 2, 2)
+
+
+def test_a_score_of_its_own_for_fits_that_fail(problem):
+    with pytest.warns(FitFailedWarning, match="Their values are -1"):
+        table = data_efficiency_curve(Picky(), *problem, [8, 32], error_score=-1, random_state=0)
+    assert (rows(table, size=32) == -1).all()
+
+
+def test_when_all_fits_fail_there_is_no_table(problem):
+    with pytest.raises(ValueError, match=r"(?s)5 of 5 fits failed:.*too many.*='raise' shows"):
+        data_efficiency_curve(Picky(), *problem, [32], random_state=0)
+
+
+def test_a_frame_names_the_parameters(problem):
+    pandas = pytest.importorskip("pandas")
+    X, y = problem
+    y = pandas.DataFrame(y, columns=NAMES)
+    table = data_efficiency_curve(Ridge(), X, y, [32], random_state=0)
+    assert list(dict.fromkeys(table["parameter"])) == NAMES
+    named = data_efficiency_curve(Ridge(), X, y, [32], parameter_names=["a", "b"], random_state=0)
+    assert set(named["parameter"]) == {"a", "b"}
 
 
 # the display

@@ -271,6 +271,25 @@ def test_a_shard_of_nonsense_is_computed_again(change, folder, forget):
     assert second == []
 
 
+@pytest.mark.parametrize("name", ["old.summaries", "a-0.summaries", "a-x.summaries", "0-44.txt"])
+def test_foreign_files_are_neither_counted_nor_deleted(name, folder):
+    check(KEYS[:5], folder)
+    (shard,) = shards(folder)
+    foreign = shard.with_name(name)
+    foreign.write_text("somebody else's")
+    assert cache_info(folder).n_entries == 5
+    clear_cache(folder)
+    assert list(shard.parent.iterdir()) == [foreign]
+
+
+def test_a_shard_that_vanishes_while_it_is_counted(folder):
+    """Another process clears the folder; a link to nowhere is listed and cannot be looked at."""
+    check(KEYS[:5], folder)
+    (shard,) = shards(folder)
+    shard.with_name("0123-44.summaries").symlink_to(folder / "nowhere")
+    assert cache_info(folder).n_entries == 5
+
+
 def test_a_shard_in_the_wrong_folder_is_not_believed(folder, forget):
     check(KEYS[:5], folder)
     (shard,) = shards(folder)
