@@ -238,6 +238,10 @@ def test_a_row_changed_in_its_file_gets_no_old_summary(cache, row, own_file, wei
     skatr = SKATRTransformer.load(weights, cache=cache, device="cpu")
     skatr.transform(open_lightcones(own_file).data)
     halve(own_file, row)
+    if row in (0, N - 1):  # the quick check reads the ends
+        with pytest.raises(ValueError, match=f"digest: the values of row {row} are not those"):
+            open_lightcones(own_file)
+        return
     changed = open_lightcones(own_file).data
     with pytest.raises(ValueError, match=rf"cones.h5, row {row}: its values do not have the diges"):
         skatr.transform(changed)
