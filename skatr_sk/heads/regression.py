@@ -8,13 +8,17 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._callbacks import with_callbacks
-from skatr_sk._checks import Problems, check_bounds, unchanged_on_error
+from skatr_sk._checks import Problems, check_bounds, check_fields, unchanged_on_error
+from skatr_sk.heads._backbone import check_backbone, copy_backbone, fit_joint, predict_joint
 from skatr_sk.heads._base import SummaryHead, check_inside
+from skatr_sk.heads.joint import JointNetwork
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
 from skatr_sk.lightcones.scaling import ParameterScaling
+from skatr_sk.summaries.transformer import SKATRTransformer
 
 __all__ = ["LightconeRegressor"]
 
@@ -105,6 +109,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         hidden_dims: tuple[int, ...] = (360, 360),
         loss: str = "l1",
         target_bounds: ArrayLike | None = None,
+        backbone: str | BaseEstimator | None = None,
         pooling: str = "mean",
         dropout: float = 0.0,
         max_epochs: int = 1000,
@@ -122,6 +127,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self.hidden_dims = hidden_dims
         self.loss = loss
         self.target_bounds = target_bounds
+        self.backbone = backbone
         self.pooling = pooling
         self.dropout = dropout
         self.max_epochs = max_epochs
@@ -161,7 +167,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         self._check_parameters(None)
-        summaries, given = self._check_training_data(X, y)
+        in_cones = self.backbone is not None
+        check = self._check_training_fields if in_cones else self._check_training_data
+        rows, given = check(X, y)
         targets = given.reshape(len(given), -1)
         bounds = self._check_parameters(targets.shape[1])
         if bounds is None:
@@ -170,20 +178,28 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             scaling = ParameterScaling(bounds[:, 0], bounds[:, 1])
             check_inside(targets, bounds, "target_bounds")
 
-        def build() -> Head:
+        def make_head(n_summary: int, pooling: str) -> Head:
             return Head(
-                summaries.shape[-1],
+                n_summary,
                 self.hidden_dims,
                 targets.shape[1],
                 gaussian=self.loss == "gaussian",
                 bounded=bounds is not None,
                 dropout=self.dropout,
-                pooling=self.pooling,
+                pooling=pooling,
             )
 
-        rows = self._split(summaries)
-        head = self._train(build, HeadLoss(self.loss), summaries, scaling.to_unit(targets), *rows)
-        self.head_ = head.double()
+        unit, split = scaling.to_unit(targets), self._split(rows)
+        self.head_: Head | JointNetwork
+        self.backbone_: SKATRTransformer | None = None
+        if in_cones:
+            self.head_, self.backbone_ = fit_joint(self, rows, unit, make_head, *split)
+        else:
+            n_summary = rows.shape[-1]
+            head = self._train(
+                lambda: make_head(n_summary, self.pooling), HeadLoss(self.loss), rows, unit, *split
+            )
+            self.head_ = head.double()
         self.scaling_ = scaling
         self._one_dimensional = given.ndim == 1
 
@@ -209,15 +225,20 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         std : ndarray of the same shape
             Only with `return_std`.
         """
-        summaries = self._check_new(X)
+        check_is_fitted(self)
+        in_cones = self.backbone_ is not None
+        rows = check_fields(self, X, reset=False) if in_cones else self._check_new(X)
         if return_std and not self.head_.gaussian:
             raise ValueError(
                 "return_std=True needs a head that was fitted with loss='gaussian', and this one "
                 "learned no standard deviation: fit again with loss='gaussian'."
             )
-        with torch.inference_mode():
-            outputs = [self.head_(batch) for batch in self._batches(summaries, _BATCH)]
-        unit, log_sigma = torch.cat(outputs).tensor_split([len(self.scaling_.low)], dim=1)
+        if in_cones:
+            outputs = predict_joint(self, rows)
+        else:
+            with torch.inference_mode():
+                outputs = torch.cat([self.head_(batch) for batch in self._batches(rows, _BATCH)])
+        unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
         if self.head_.bounded:  # against the last digit's rounding
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
@@ -231,6 +252,21 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         problems = Problems(type(self).__name__)
         self._check_head(problems)
         problems.choice("loss", self.loss, LOSSES)
+        check_backbone(problems, self.backbone)
         bounds = check_bounds(problems, "target_bounds", self.target_bounds, n_parameters)
         problems.raise_if_any()
         return bounds
+
+    def __sklearn_clone__(self) -> Self:
+        cloned: Self = super().__sklearn_clone__()
+        # What a fitted backbone has learned is a parameter here, as a file of weights would be.
+        cloned.backbone = copy_backbone(self.backbone) or cloned.backbone
+        return cloned
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "head_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
