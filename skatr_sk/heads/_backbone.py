@@ -17,7 +17,6 @@ from skatr_sk._checks import InvalidParameterError, Problems, spell
 from skatr_sk._device import autocast, resolve_device
 from skatr_sk._net import independent_seeds
 from skatr_sk._rows import Rows
-from skatr_sk.heads._base import summary_moments
 from skatr_sk.heads.joint import JointNetwork, Patches
 from skatr_sk.heads.mlp import Head, HeadLoss
 from skatr_sk.lightcones.scaling import BrightnessScaling
@@ -27,12 +26,13 @@ from skatr_sk.summaries._parameters import (
     resolve_patch_size,
     same_encoder,
 )
+from skatr_sk.summaries._warnings import warn_fields
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
-__all__ = ["check_backbone", "copy_backbone", "fit_joint", "predict_joint"]
+__all__ = ["check_backbone", "fit_joint", "predict_joint"]
 
 _VIT = "vit"
 
@@ -50,20 +50,11 @@ def check_backbone(problems: Problems, backbone: Any) -> None:
         problems.add("backbone", expected, backbone, mend)
 
 
-def copy_backbone(backbone: Any) -> Any:
-    """Copy a transformer with what it has learned, which scikit-learn's clone leaves behind.
-
-    The weights themselves are shared: nothing ever changes them in place.
-    """
-    fitted = isinstance(backbone, SKATRTransformer) and backbone.__sklearn_is_fitted__()
-    return copy.copy(backbone) if fitted else None
-
-
 def fit_joint(
     regressor: Any,
     fields: Any,
     targets: np.ndarray,
-    make_head: Callable[[int, str], Head],
+    make_head: Callable[[int], Head],
     train_rows: np.ndarray,
     valid_rows: np.ndarray,
     seed: int,
@@ -79,7 +70,7 @@ def fit_joint(
     targets : ndarray of shape (n, n_parameters)
         Scaled to [0, 1].
     make_head : callable
-        Builds the head for a length of summaries and a pooling.
+        Builds the head for summaries of a length.
     train_rows, valid_rows : ndarray of int64
     seed : int
 
@@ -89,31 +80,14 @@ def fit_joint(
     transformer : SKATRTransformer
         Fitted: a new one around the network's encoder.
     """
+    warn_fields(fields)
     transformer = _transformer(regressor.backbone, fields)
     sizes, scaling, given = _start(transformer, fields, train_rows)
     device = resolve_device(regressor.device)
 
     def build() -> JointNetwork:
         encoder = sizes.build() if given is None else copy.deepcopy(given)
-        encoder.requires_grad_(True).to(device).eval()
-        summaries = encode(
-            encoder,
-            fields,
-            rows=train_rows,
-            scaling=scaling,
-            patch_size=sizes.patch_size,
-            pooling="mean",
-            device=device,
-            autocast=autocast(device, regressor.precision),
-        )
-        mean, scale = summary_moments(summaries)
-        return JointNetwork(
-            encoder,
-            make_head(sizes.embed_dim, "mean"),  # pooled before
-            torch.from_numpy(mean),
-            torch.from_numpy(scale),
-            regressor.pooling,
-        )
+        return JointNetwork(encoder.requires_grad_(True), make_head(sizes.embed_dim))
 
     patches = Patches(
         sizes.field_shape,

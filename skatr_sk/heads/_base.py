@@ -20,7 +20,7 @@ from skatr_sk._net import check_training, independent_seeds, seeded, train
 from skatr_sk._rows import Rows, split_rows
 from skatr_sk.heads.pooling import POOLINGS
 
-__all__ = ["SummaryHead", "check_inside", "summary_moments"]
+__all__ = ["SummaryHead", "check_inside"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -135,7 +135,7 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         schedule: Callable[[float], float] | None = None,
     ) -> _Module:
         """Standardise the summaries, build the network and train it; note what was learned."""
-        mean, scale = summary_moments(summaries[train_rows])
+        mean, scale = _moments(summaries[train_rows])
         device = resolve_device(self.device)
         rows = torch.empty(summaries.shape)
         for part in _parts(summaries):
@@ -237,7 +237,7 @@ def _parts(X: np.ndarray) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(X), step))
 
 
-def summary_moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale of each feature over rows and tokens; a constant one gets unit scale."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)

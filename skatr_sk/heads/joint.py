@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.mlp import Head
-from skatr_sk.heads.pooling import make_pooling
 from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
 from skatr_sk.summaries.vit import Encoder, patchify
 
@@ -16,20 +15,16 @@ __all__ = ["JointNetwork", "Patches"]
 
 
 class JointNetwork(nn.Module):
-    """Patches to tokens, tokens to a standardised summary, and the summary to parameters.
+    """Patches to tokens, tokens to a summary, and the summary to parameters.
 
-    The mean and scale of the summaries are those of the encoder that the training starts from, and
-    stay: the head then begins as it would on frozen summaries, and the encoder moves from there.
+    The summaries are not standardised on the way, as those of a frozen encoder are: its last norm
+    gives them a size of one already, and what stands still would stretch what moves.
 
     Parameters
     ----------
     encoder : Encoder
     head : Head
-        On pooled summaries.
-    mean, scale : Tensor of shape (embed_dim,)
-        Of the summaries, as the mean over tokens gives them.
-    pooling : {"mean", "attention"}
-        Of the tokens; attention starts as the mean.
+        It pools the tokens, too.
 
     References
     ----------
@@ -40,23 +35,15 @@ class JointNetwork(nn.Module):
     >>> import torch
     >>> encoder = Encoder(8, (3, 3), embed_dim=16, depth=1, n_heads=4, mlp_ratio=2.0)
     >>> head = Head(16, (32,), 6, gaussian=False, bounded=True, dropout=0.0)
-    >>> network = JointNetwork(encoder, head, torch.zeros(16), torch.ones(16))
+    >>> network = JointNetwork(encoder, head)
     >>> network(torch.zeros(5, 9, 8)).shape
     torch.Size([5, 6])
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(
-        self, encoder: Encoder, head: Head, mean: Tensor, scale: Tensor, pooling: str = "mean"
-    ) -> None:
+    def __init__(self, encoder: Encoder, head: Head) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = make_pooling(pooling, len(mean))
         self.head = head
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("scale", scale.float())
 
     @property
     def gaussian(self) -> bool:
@@ -70,8 +57,7 @@ class JointNetwork(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
-        summaries = self.pooling(self.encoder(patches))
-        return self.head((summaries - self.mean) / self.scale)
+        return self.head(self.encoder(patches))
 
 
 class Patches:
