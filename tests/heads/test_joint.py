@@ -68,26 +68,31 @@ def fields():
     return gaussian_fields(500, seed=20, field_shape=(8, 8, 8))
 
 
-CASES = [("mean", "l1"), ("mean", "gaussian"), ("attention", "l2")]
+def learner(**parameters):
+    sizes = dict(hidden_dims=(32,), max_epochs=14, batch_size=32)
+    return regressor(**dict(backbone=skatr(embed_dim=24)) | sizes | parameters)
 
 
-@pytest.mark.parametrize(("pooling", "loss"), CASES)
+@pytest.mark.parametrize(("pooling", "loss"), [("mean", "l1"), ("attention", "l2")])
 def test_learns_what_mean_and_variance_do_not_say(pooling, loss, fields):
     X, y = fields
-    bounds = [[0.5, 4.5], [-1.5, 1.5]]
-    model = regressor(
-        backbone=skatr(embed_dim=24), hidden_dims=(32,), max_epochs=10, batch_size=32
-    ).set_params(pooling=pooling, loss=loss, target_bounds=bounds)
+    bounds = np.array([[0.5, 4.5], [-1.5, 1.5]])
+    model = learner(pooling=pooling, loss=loss, target_bounds=bounds)
     predicted = model.fit(X[:350], y[:350]).predict(X[350:])
     # The mean of the targets has 0, and so has whatever knows only mean and variance.
-    assert r2_score(y[350:], predicted, multioutput="raw_values").min() > 0.3
-    assert (predicted >= np.array(bounds)[:, 0]).all()
-    assert (predicted <= np.array(bounds)[:, 1]).all()
-    if loss == "gaussian":
-        mean, std = model.predict(X[350:], return_std=True)
-        np.testing.assert_array_equal(mean, predicted)
-        assert np.mean(np.abs(y[350:] - mean) < 2 * std) > 0.8
-        assert np.mean(np.abs(y[350:] - mean) < 0.2 * std) < 0.5
+    assert r2_score(y[350:], predicted, multioutput="raw_values").min() > 0.4
+    assert ((predicted >= bounds[:, 0]) & (predicted <= bounds[:, 1])).all()
+
+
+def test_gaussian_loss_knows_its_errors(fields):
+    X, slope = fields[0], fields[1][:, 0]
+    model = learner(loss="gaussian").fit(X[:350], slope[:350])
+    mean, std = model.predict(X[350:], return_std=True)
+    np.testing.assert_array_equal(mean, model.predict(X[350:]))
+    assert r2_score(slope[350:], mean) > 0.4
+    pull = np.abs(slope[350:] - mean) / std
+    assert np.mean(pull < 2) > 0.85
+    assert np.mean(pull < 0.2) < 0.4
 
 
 def test_every_weight_is_trained():
@@ -95,11 +100,9 @@ def test_every_weight_is_trained():
     start = regressor(max_epochs=0, pooling="attention").fit(X, y)
     trained = regressor(pooling="attention").fit(X, y)
     before, after = start.head_.state_dict(), trained.head_.state_dict()
-    # The pooling's query starts at zero, and so has the keys' bias without a gradient for ever.
     still = {name for name in before if torch.equal(before[name], after[name])}
-    assert {name for name in still if not name.endswith("pooling.keys.bias")} <= {
-        "head.pooling.keys.weight"
-    }
+    # Softmax does not feel what all keys share: rounding alone moves their bias.
+    assert still <= {"head.pooling.keys.bias"}, still
     assert not trained.head_.training
     assert not any(p.requires_grad for p in trained.head_.parameters())
 
