@@ -178,7 +178,7 @@ def test_vit_is_the_transformer_of_the_defaults():
     np.testing.assert_array_equal(same.predict(X), model.predict(X))
 
 
-def test_sizes_and_scaling_of_an_unfitted_transformer():
+def test_sizes_and_scaling_of_an_unfitted_transformer(fitted, tmp_path):
     X, y = draw()
     sizes = dict(patch_size=(3, 3, 4), embed_dim=np.int64(16), depth=2, n_heads=4, mlp_ratio=1.5)
     given = skatr(**sizes, brightness_range=(-120, -1))
@@ -188,8 +188,10 @@ def test_sizes_and_scaling_of_an_unfitted_transformer():
     assert model.backbone_.scaling_ == BrightnessScaling.from_range(-120, -1)
     with pytest.raises(NotFittedError):
         given.transform(X)
+    model.backbone_.save(tmp_path / "numpys.safetensors")  # a search hands in numpy's numbers
     learned = regressor(validation_fraction=0).fit(X, y).backbone_.scaling_
     assert learned == BrightnessScaling.learn(X)
+    assert fitted.backbone_.scaling_ != learned  # the validation rows are not looked at
 
 
 def test_the_backbone_is_a_transformer_of_its_own(fitted, tmp_path):
