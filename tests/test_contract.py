@@ -24,7 +24,7 @@ from skatr_sk.summaries.encoding import encode
 SHAPES = {"signal": (24,), "map": (8, 6), "cone": (6, 4, 8)}
 OTHER_SHAPES = {"signal": (6, 4, 8), "map": (10, 4), "cone": (24,)}
 FIELDS = list(SHAPES)
-HEADS = ["head", "posterior"]
+HEADS = ["head", "joint", "posterior"]
 ALL = [*FIELDS, *HEADS]
 
 
@@ -34,6 +34,9 @@ def make(case, **parameters):
         small |= dict(device="cpu", random_state=0)
         if case == "posterior":
             return PosteriorEstimator(**small | dict(n_blocks=2, n_bins=4) | parameters)
+        if case == "joint":
+            backbone = SKATRTransformer(patch_size=2, embed_dim=12, depth=1, n_heads=2)
+            small |= dict(backbone=backbone, learning_rate=3e-3, max_epochs=3)
         return LightconeRegressor(**small | parameters)
     small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
     small |= dict(predictor_depth=1, max_epochs=2, batch_size=8, device="cpu", random_state=0)
@@ -42,6 +45,7 @@ def make(case, **parameters):
 
 def draw(case, n=20, other=False):
     """Fields in mK, or summaries, whose values float16 holds exactly; and targets."""
+    case = "cone" if case == "joint" else case
     shape = (OTHER_SHAPES if other else SHAPES).get(case, (3,) if other else (5,))
     X = np.random.default_rng(1).normal(-20, 30, size=(n, *shape)).round().astype(np.float32)
     return X, X.reshape(n, -1)[:, :2].astype(np.float64)
@@ -66,14 +70,14 @@ class TestEstimator:
     def test_clone_is_unfitted_and_fits_alike(self, case, models):
         X, y = draw(case)
         cloned = clone(models[case])
-        assert cloned.get_params() == models[case].get_params()
+        assert repr(cloned.get_params()) == repr(models[case].get_params())  # nested ones, too
         with pytest.raises(NotFittedError):
             output(cloned, X)
         np.testing.assert_array_equal(output(cloned.fit(X, y), X), output(models[case], X))
 
     def test_fit_leaves_the_parameters_alone(self, case):
         if case in HEADS:
-            bounds = "target_bounds" if case == "head" else "prior_bounds"
+            bounds = "prior_bounds" if case == "posterior" else "target_bounds"
             # Mutable values on purpose: they must be neither replaced nor written into.
             given = {"hidden_dims": [8, 4], bounds: [[-999.0, 999.0]] * 2, "callbacks": []}
         else:
@@ -356,7 +360,7 @@ def test_fit_on_a_gpu(case, precision):
     assert np.isfinite(found).all()
     assert torch.equal(torch.cuda.get_rng_state(), cuda)
     assert torch.equal(torch.get_rng_state(), cpu)
-    trained = {"head": "head_", "posterior": "net_"}.get(case, "encoder_")
+    trained = {"head": "head_", "joint": "head_", "posterior": "net_"}.get(case, "encoder_")
     trained = getattr(model, trained)
     assert {p.device.type for p in trained.parameters()} == {"cpu"}
     assert {p.dtype for p in trained.parameters()} <= {torch.float32, torch.float64}

@@ -36,6 +36,7 @@ TORCH_ONLY = {
     "skatr_sk.summaries.masking",
     "skatr_sk.summaries.jepa",
     "skatr_sk.heads.flow",
+    "skatr_sk.heads.joint",
 }
 NOT_IN_TORCH_ONLY = {"sklearn", "skorch"}
 # Whoever has two arrays can use the metrics.

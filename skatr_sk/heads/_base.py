@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._callbacks import CallbackSupportMixin, Progress, SklearnProgress
-from skatr_sk._checks import Problems, check_finite_rows, check_numbers
+from skatr_sk._checks import Problems, check_fields, check_finite_rows, check_numbers
 from skatr_sk._device import resolve_device
 from skatr_sk._net import check_training, independent_seeds, seeded, train
 from skatr_sk._rows import Rows, split_rows
@@ -65,15 +65,7 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         targets : ndarray of shape (n,) or (n, n_parameters), float64
         """
         X = _check_summaries(X)
-        if y is not None and 0 not in np.shape(X):  # else scikit-learn says it well
-            y = check_numbers(y, "y")
-            n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
-            if n_rows and n_targets and n_rows != n_targets:
-                raise ValueError(
-                    f"y has {n_targets[0]} rows, but X has {n_rows[0]}: expected one row of "
-                    "parameters for each row of X, in the same order."
-                )
-            check_finite_rows(np.asarray(y), "y", "values")
+        y = _check_rows(X, y)
         checked: np.ndarray
         checked, y = validate_data(
             self,
@@ -89,6 +81,15 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         check_finite_rows(checked, "X", "summaries")
         self.field_shape_in_ = tuple(int(n) for n in checked.shape[1:])
         return checked, np.asarray(y, dtype=np.float64)
+
+    def _check_training_fields(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, np.ndarray]:
+        """Check light cones and targets, and remember their shapes, as for summaries."""
+        X = check_numbers(X, "X")
+        y = _check_rows(X, y)
+        # In this order: scikit-learn forgets the names of the features where it sees no X.
+        y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
+        fields = check_fields(self, X, reset=True, min_rows=2)
+        return fields, np.asarray(y, dtype=np.float64)
 
     def _check_new(self, X: ArrayLike) -> np.ndarray:
         """Check summaries for a fitted head."""
@@ -142,6 +143,30 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         rows = rows.to(device) if rows.ndim == 2 else rows
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
+        module = self._run(
+            build,
+            criterion,
+            Rows(rows, y, train_rows),
+            Rows(rows, y, valid_rows) if len(valid_rows) else None,
+            device,
+            seed,
+            schedule=schedule,
+            small=rows.ndim == 2,
+        )
+        self.summary_mean_, self.summary_scale_ = mean, scale
+        return module
+
+    def _run(
+        self,
+        build: Callable[[], _Module],
+        criterion: torch.nn.Module,
+        train_rows: Rows,
+        valid_rows: Rows | None,
+        device: torch.device,
+        seed: int,
+        **options: Any,
+    ) -> _Module:
+        """Build a network and train it; note its history. `options` go to :func:`train`."""
         callbacks: list[Any] = [Progress(type(self).__name__)] if self.verbose else []
         weights_seed, order_seed = independent_seeds(seed, 2)
         with seeded(weights_seed, device):
@@ -149,8 +174,8 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
             self.history_ = train(
                 module,
                 criterion,
-                Rows(rows, y, train_rows),
-                Rows(rows, y, valid_rows) if len(valid_rows) else None,
+                train_rows,
+                valid_rows,
                 device=device,
                 precision=self.precision,
                 max_epochs=self.max_epochs,
@@ -159,12 +184,10 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
                 weight_decay=self.weight_decay,
                 patience=self.patience,
                 seed=order_seed,
-                schedule=schedule,
                 callbacks=callbacks + SklearnProgress.of(self, self.max_epochs),
                 user_callbacks=self.callbacks,
-                small=rows.ndim == 2,
+                **options,
             )
-        self.summary_mean_, self.summary_scale_ = mean, scale
         return module.requires_grad_(False)
 
     def _split(self, summaries: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -181,13 +204,29 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         return hasattr(self, "summary_mean_")
 
 
+def _check_rows(X: Any, y: Any) -> Any:
+    """Raise where parameters are no finite numbers, or not one row for each row of `X`."""
+    if y is None or 0 in np.shape(X):  # scikit-learn says it well
+        return y
+    y = check_numbers(y, "y")
+    n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
+    if n_rows and n_targets and n_rows != n_targets:
+        raise ValueError(
+            f"y has {n_targets[0]} rows, but X has {n_rows[0]}: expected one row of "
+            "parameters for each row of X, in the same order."
+        )
+    check_finite_rows(np.asarray(y), "y", "values")
+    return y
+
+
 def _check_summaries(X: ArrayLike) -> Any:
     """Raise where the features are no numbers, or fields that no transformer has summarised."""
     X = check_numbers(X, "X")
     if np.ndim(X) > 3:
         raise ValueError(
             f"X must have shape (n, n_summary) or (n, n_tokens, n_summary), found {np.shape(X)}: "
-            "light cones go through SKATRTransformer or another transformer first."
+            "light cones go through SKATRTransformer or another transformer first, or as they are "
+            "into LightconeRegressor(backbone='vit')."
         )
     return X
 

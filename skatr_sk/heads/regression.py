@@ -1,20 +1,25 @@
-"""LightconeRegressor: parameters from summaries, with or without their uncertainty."""
+"""LightconeRegressor: parameters from summaries or light cones, with or without uncertainty."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._callbacks import with_callbacks
-from skatr_sk._checks import Problems, check_bounds, unchanged_on_error
+from skatr_sk._checks import Problems, check_bounds, check_fields, unchanged_on_error
+from skatr_sk.heads._backbone import check_backbone, fit_joint, predict_joint
 from skatr_sk.heads._base import SummaryHead, check_inside
+from skatr_sk.heads.joint import JointNetwork
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
 from skatr_sk.lightcones.scaling import ParameterScaling
+from skatr_sk.summaries.transformer import SKATRTransformer
 
 __all__ = ["LightconeRegressor"]
 
@@ -22,11 +27,13 @@ _BATCH = 1024  # rows predicted at once
 
 
 class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
-    """Regress parameters from summaries with a small neural network.
+    """Regress parameters from summaries with a small neural network, or from light cones.
 
     Takes any array of features: frozen summaries of :class:`SKATRTransformer`, or what another
     transformer gives. Features are standardised and parameters scaled to [0, 1] inside;
-    predictions come back in the parameters' own units.
+    predictions come back in the parameters' own units. With a `backbone` it takes light cones and
+    trains their encoder too: the network from scratch that frozen summaries are compared with, or
+    a pre-trained one that is fine-tuned.
 
     Parameters
     ----------
@@ -38,6 +45,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     target_bounds : array-like of shape (n_parameters, 2) or None, default=None
         Bounds of a uniform prior, in the parameters' units: predictions stay inside. None scales
         by the range of the training targets, and predictions may leave it.
+    backbone : {"vit"}, SKATRTransformer or None, default=None
+        What turns light cones, maps or signals ``(n, *field_shape)`` in mK into tokens, and is
+        trained with the head on the same labels, each training field turned by a random sky
+        symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
+        random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
+        mlp_ratio, brightness_range, augment, n_workers` count), and a fitted one, also inside
+        :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of
+        its weights, which clones of the regressor keep. None takes summaries.
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
         that are pooled already count as one token.
@@ -69,24 +84,28 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     Attributes
     ----------
     head_ : torch.nn.Module
-        The trained network, on the CPU.
+        The trained network, on the CPU; with a backbone its encoder too.
+    backbone_ : SKATRTransformer or None
+        Fitted, with the encoder as it was trained here: ``backbone_.transform(X)`` gives its
+        summaries, ``backbone_.save(path)`` keeps it.
     scaling_ : ParameterScaling
         Of the targets.
     summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-        Of the features, of tokens over all of them.
+        Of the features, of tokens over all of them; only without a backbone.
     field_shape_in_ : tuple of int
-        Shape of one summary.
+        Shape of one summary, or of one field.
     history_ : list of dict
         One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
         ``seconds`` and ``kept``, true for the epoch whose weights these are.
     n_features_in_ : int
-        Length of a summary, or the number of tokens.
+        Length of a summary, the number of tokens, or the length of the first field axis.
     feature_names_in_ : ndarray of str
         Names of the features, where the input had names.
 
     References
     ----------
-    .. [1] Ore, Heneka, Plehn, arXiv:2410.18899, section 4 (regression on summaries).
+    .. [1] Ore, Heneka, Plehn, arXiv:2410.18899, section 4 (regression on summaries, and by a
+       network trained from scratch).
 
     Examples
     --------
@@ -97,6 +116,15 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     >>> head = LightconeRegressor(hidden_dims=(32,), learning_rate=1e-2, random_state=0)
     >>> bool(head.fit(summaries, y).score(summaries, y) > 0.95)
     True
+
+    From light cones, by a small network of which all weights are trained:
+
+    >>> from skatr_sk import SKATRTransformer, load_lightcones
+    >>> cones = load_lightcones()
+    >>> vit = SKATRTransformer(patch_size=(7, 7, 18), embed_dim=16, depth=1)
+    >>> whole = LightconeRegressor(backbone=vit, max_epochs=1, random_state=0)
+    >>> whole.fit(cones.data[:32], cones.target[:32]).predict(cones.data[:4]).shape
+    (4, 6)
     """
 
     def __init__(
@@ -105,6 +133,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         hidden_dims: tuple[int, ...] = (360, 360),
         loss: str = "l1",
         target_bounds: ArrayLike | None = None,
+        backbone: str | BaseEstimator | None = None,
         pooling: str = "mean",
         dropout: float = 0.0,
         max_epochs: int = 1000,
@@ -122,6 +151,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self.hidden_dims = hidden_dims
         self.loss = loss
         self.target_bounds = target_bounds
+        self.backbone = backbone
         self.pooling = pooling
         self.dropout = dropout
         self.max_epochs = max_epochs
@@ -138,11 +168,12 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train the head.
+        """Train the head, and the backbone where there is one.
 
         Parameters
         ----------
         X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+            With a backbone array-like or LightconeArray of shape (n, *field_shape), in mK.
         y : array-like of shape (n,) or (n, n_parameters)
             In the parameters' own units; predictions come back in this shape.
 
@@ -161,7 +192,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         self._check_parameters(None)
-        summaries, given = self._check_training_data(X, y)
+        joint = self.backbone is not None
+        check = self._check_training_fields if joint else self._check_training_data
+        rows, given = check(X, y)
         targets = given.reshape(len(given), -1)
         bounds = self._check_parameters(targets.shape[1])
         if bounds is None:
@@ -170,9 +203,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             scaling = ParameterScaling(bounds[:, 0], bounds[:, 1])
             check_inside(targets, bounds, "target_bounds")
 
-        def build() -> Head:
+        def make_head(n_summary: int) -> Head:
             return Head(
-                summaries.shape[-1],
+                n_summary,
                 self.hidden_dims,
                 targets.shape[1],
                 gaussian=self.loss == "gaussian",
@@ -181,9 +214,19 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 pooling=self.pooling,
             )
 
-        rows = self._split(summaries)
-        head = self._train(build, HeadLoss(self.loss), summaries, scaling.to_unit(targets), *rows)
-        self.head_ = head.double()
+        unit, split = scaling.to_unit(targets), self._split(rows)
+        self.head_: Head | JointNetwork
+        self.backbone_: SKATRTransformer | None = None
+        if joint:
+            for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
+                self.__dict__.pop(stale, None)
+            self.head_, self.backbone_ = fit_joint(self, rows, unit, make_head, *split)
+        else:
+            n_summary = rows.shape[-1]
+            head = self._train(
+                lambda: make_head(n_summary), HeadLoss(self.loss), rows, unit, *split
+            )
+            self.head_ = head.double()
         self.scaling_ = scaling
         self._one_dimensional = given.ndim == 1
 
@@ -199,6 +242,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         Parameters
         ----------
         X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+            With a backbone fields of the shape seen in ``fit``, some of them at a time.
         return_std : bool, default=False
             Also return the standard deviations; needs ``loss="gaussian"``.
 
@@ -209,15 +253,20 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         std : ndarray of the same shape
             Only with `return_std`.
         """
-        summaries = self._check_new(X)
+        check_is_fitted(self)
+        joint = self.backbone_ is not None
+        rows = check_fields(self, X, reset=False) if joint else self._check_new(X)
         if return_std and not self.head_.gaussian:
             raise ValueError(
                 "return_std=True needs a head that was fitted with loss='gaussian', and this one "
                 "learned no standard deviation: fit again with loss='gaussian'."
             )
-        with torch.inference_mode():
-            outputs = [self.head_(batch) for batch in self._batches(summaries, _BATCH)]
-        unit, log_sigma = torch.cat(outputs).tensor_split([len(self.scaling_.low)], dim=1)
+        if joint:
+            outputs = predict_joint(self, rows)
+        else:
+            with torch.inference_mode():
+                outputs = torch.cat([self.head_(batch) for batch in self._batches(rows, _BATCH)])
+        unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
         if self.head_.bounded:  # against the last digit's rounding
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
@@ -231,6 +280,18 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         problems = Problems(type(self).__name__)
         self._check_head(problems)
         problems.choice("loss", self.loss, LOSSES)
+        check_backbone(problems, self.backbone)
         bounds = check_bounds(problems, "target_bounds", self.target_bounds, n_parameters)
         problems.raise_if_any()
         return bounds
+
+    def __sklearn_clone__(self) -> Self:
+        cloned: Self = super().__sklearn_clone__()
+        given = self.backbone
+        if isinstance(given, SKATRTransformer) and given.__sklearn_is_fitted__():
+            # What it has learned is a parameter here. The weights may be shared: training copies.
+            cloned.backbone = copy.copy(given)
+        return cloned
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "head_")

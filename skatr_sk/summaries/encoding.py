@@ -191,7 +191,7 @@ def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
 
 @torch.inference_mode()
 def encode(
-    encoder: Encoder,
+    encoder: torch.nn.Module,
     fields: Any,
     *,
     scaling: BrightnessScaling,
@@ -207,7 +207,7 @@ def encode(
     Parameters
     ----------
     encoder : Encoder
-        On `device`, in evaluation mode.
+        On `device`, in evaluation mode; or what maps patches to anything else.
     fields : ndarray or LightconeArray of shape (n, *field_shape)
         In mK. Only the asked rows are read, batch by batch.
     scaling : BrightnessScaling

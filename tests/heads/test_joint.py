@@ -1,0 +1,392 @@
+"""LightconeRegressor with a backbone: from light cones to parameters, encoder and head as one."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_validate
+from sklearn.pipeline import Pipeline
+
+from skatr_sk import (
+    LightconeRegressor,
+    PosteriorEstimator,
+    SKATRTransformer,
+    open_lightcones,
+    save_lightcones,
+)
+from skatr_sk.heads.joint import Patches
+from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.vit import patchify
+from tests.gaussian_fields import gaussian_fields
+
+SHAPE = (6, 6, 8)
+TINY = 1e-9  # a learning rate
+
+
+def skatr(**parameters):
+    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
+    small |= dict(predictor_depth=1, max_epochs=1, batch_size=8, device="cpu", random_state=0)
+    return SKATRTransformer(**small | parameters)
+
+
+def regressor(**parameters):
+    small = dict(backbone=skatr(), hidden_dims=(8,), max_epochs=2, batch_size=8, device="cpu")
+    return LightconeRegressor(**small | dict(learning_rate=3e-3, random_state=0) | parameters)
+
+
+def draw(n=24, shape=SHAPE, seed=0):
+    X = np.random.default_rng(seed).normal(-20, 30, size=(n, *shape)).astype(np.float32)
+    flat = X.reshape(n, -1)
+    return X, np.stack([flat.mean(axis=1), 1e4 * flat.std(axis=1)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return skatr().fit(draw(seed=1)[0])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return regressor().fit(*draw())
+
+
+def weights(encoder):
+    return torch.cat([value.flatten() for value in encoder.state_dict().values()])
+
+
+# --- what it learns -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fields():
+    return gaussian_fields(500, seed=20, field_shape=(8, 8, 8))
+
+
+def learner(**parameters):
+    sizes = dict(hidden_dims=(32,), max_epochs=14, batch_size=32)
+    return regressor(**dict(backbone=skatr(embed_dim=24)) | sizes | parameters)
+
+
+@pytest.mark.parametrize(("pooling", "loss"), [("mean", "l1"), ("attention", "l2")])
+def test_learns_what_mean_and_variance_do_not_say(pooling, loss, fields):
+    X, y = fields
+    bounds = np.array([[0.5, 4.5], [-1.5, 1.5]])
+    model = learner(pooling=pooling, loss=loss, target_bounds=bounds)
+    predicted = model.fit(X[:350], y[:350]).predict(X[350:])
+    # The mean of the targets has 0, and so has whatever knows only mean and variance.
+    assert r2_score(y[350:], predicted, multioutput="raw_values").min() > 0.4
+    assert ((predicted >= bounds[:, 0]) & (predicted <= bounds[:, 1])).all()
+
+
+def test_gaussian_loss_knows_its_errors(fields):
+    X, slope = fields[0], fields[1][:, 0]
+    model = learner(loss="gaussian").fit(X[:350], slope[:350])
+    mean, std = model.predict(X[350:], return_std=True)
+    np.testing.assert_array_equal(mean, model.predict(X[350:]))
+    assert r2_score(slope[350:], mean) > 0.4
+    pull = np.abs(slope[350:] - mean) / std
+    assert np.mean(pull < 2) > 0.85
+    assert np.mean(pull < 0.2) < 0.4
+
+
+def test_every_weight_is_trained():
+    X, y = draw()
+    start = regressor(max_epochs=0, pooling="attention").fit(X, y)
+    trained = regressor(pooling="attention").fit(X, y)
+    before, after = start.head_.state_dict(), trained.head_.state_dict()
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    # Softmax does not feel what all keys share: rounding alone moves their bias.
+    assert still <= {"head.pooling.keys.bias"}, still
+    assert not trained.head_.training
+    assert not any(p.requires_grad for p in trained.head_.parameters())
+
+
+def test_the_best_epoch_comes_back(rng):
+    X, _ = draw(40)
+    y = rng.normal(size=40)  # noise to overfit
+    model = regressor(max_epochs=40, patience=3, learning_rate=1e-2).fit(X, y)
+    losses = [row["valid_loss"] for row in model.history_]
+    kept = [row["kept"] for row in model.history_]
+    assert kept.index(True) == int(np.argmin(losses)) == len(losses) - 4
+    again = regressor(max_epochs=int(np.argmin(losses)) + 1, learning_rate=1e-2).fit(X, y)
+    np.testing.assert_allclose(again.predict(X), model.predict(X), rtol=1e-6)
+
+
+def test_seeds(fitted):
+    X, y = draw()
+    expected = fitted.predict(X)
+    np.testing.assert_array_equal(regressor().fit(X, y).predict(X), expected)
+    assert not np.allclose(regressor(random_state=1).fit(X, y).predict(X), expected, rtol=1e-3)
+
+
+def test_dropout_acts_in_training_only():
+    X, y = draw()
+    model = regressor(dropout=0.5).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), model.predict(X))
+    assert not np.allclose(model.predict(X), regressor().fit(X, y).predict(X), rtol=1e-4)
+
+
+# --- symmetries of the sky ----------------------------------------------------------------------
+
+
+def test_each_training_cone_is_turned_by_itself(rng):
+    cone = torch.from_numpy(rng.normal(size=(4, 4, 3)).astype(np.float32))
+    plain = BrightnessScaling.from_range(0, 1)
+    patches = Patches((4, 4, 3), (1, 1, 1), scaling=plain, augment=True, seed=0)
+    sky = [np.rot90(v, k) for v in (cone.numpy(), cone.numpy()[::-1]) for k in range(4)]
+    views = [torch.from_numpy(np.ascontiguousarray(view)).reshape(1, -1, 1) for view in sky]
+    (found,) = patches(cone.expand(64, 4, 4, 3), training=True)
+    which = [[torch.equal(row[None], view) for view in views].index(True) for row in found]
+    assert set(which) == set(range(8))
+    (again,) = patches(cone.expand(64, 4, 4, 3), training=True)
+    assert not torch.equal(found, again)
+    (still,) = patches(cone.expand(64, 4, 4, 3), training=False)
+    assert torch.equal(still, views[0].expand(64, -1, 1))
+    plain = Patches((4, 4, 3), (1, 1, 1), scaling=plain, augment=False, seed=0)
+    assert torch.equal(plain(cone[None], training=True)[0], patchify(cone[None], (1, 1, 1)))
+
+
+def test_training_is_augmented(fitted):
+    X, y = draw()
+    without = regressor(backbone=skatr(augment=False)).fit(X, y)
+    assert not np.allclose(without.predict(X), fitted.predict(X), rtol=1e-4)
+    # Cones that are their own mirror images in every way do not notice.
+    flat = np.broadcast_to(X[:, :1, :1], X.shape).copy()
+    found = [
+        regressor(backbone=skatr(augment=on)).fit(flat, y).predict(flat) for on in (True, False)
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+# --- what training starts from ------------------------------------------------------------------
+
+
+def test_vit_is_the_transformer_of_the_defaults():
+    X, y = draw(8)
+    model = regressor(backbone="vit", max_epochs=0).fit(X, y)
+    default = SKATRTransformer()
+    for name in ("embed_dim", "depth", "n_heads", "mlp_ratio"):
+        assert getattr(model.backbone_.architecture_, name) == getattr(default, name)
+    assert model.backbone == "vit"
+    same = regressor(backbone=SKATRTransformer(), max_epochs=0).fit(X, y)
+    np.testing.assert_array_equal(same.predict(X), model.predict(X))
+
+
+def test_sizes_and_scaling_of_an_unfitted_transformer(fitted, tmp_path):
+    X, y = draw()
+    sizes = dict(patch_size=(3, 3, 4), embed_dim=np.int64(16), depth=2, n_heads=4, mlp_ratio=1.5)
+    given = skatr(**sizes, brightness_range=(-120, -1))
+    model = regressor(backbone=given).fit(X, y)
+    architecture = model.backbone_.architecture_
+    assert {name: getattr(architecture, name) for name in sizes} == sizes
+    assert model.backbone_.scaling_ == BrightnessScaling.from_range(-120, -1)
+    with pytest.raises(NotFittedError):
+        given.transform(X)
+    model.backbone_.save(tmp_path / "numpys.safetensors")  # a search hands in numpy's numbers
+    learned = regressor(validation_fraction=0).fit(X, y).backbone_.scaling_
+    assert learned == BrightnessScaling.learn(X)
+    assert fitted.backbone_.scaling_ != learned  # the validation rows are not looked at
+
+
+def test_the_backbone_is_a_transformer_of_its_own(fitted, tmp_path):
+    X, _ = draw()
+    fitted.backbone_.save(tmp_path / "tuned.safetensors")
+    loaded = SKATRTransformer.load(tmp_path / "tuned.safetensors")
+    summaries = fitted.backbone_.transform(X)
+    np.testing.assert_array_equal(loaded.transform(X), summaries)
+    with torch.inference_mode():
+        unit = fitted.head_.head(torch.from_numpy(summaries)).numpy()
+    found = fitted.scaling_.from_unit(unit.astype(np.float64))
+    np.testing.assert_allclose(found, fitted.predict(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [copy.copy, FrozenEstimator])
+def test_fine_tuning_starts_from_the_given_weights(wrap, pretrained):
+    X, y = draw()
+    before = weights(pretrained.encoder_).clone()
+    expected = pretrained.transform(X)
+    untouched = regressor(backbone=wrap(pretrained), max_epochs=0).fit(X, y)
+    np.testing.assert_array_equal(untouched.backbone_.transform(X), expected)
+    nearly = regressor(backbone=wrap(pretrained), learning_rate=TINY).fit(X, y)
+    np.testing.assert_allclose(nearly.backbone_.transform(X), expected, rtol=1e-4, atol=1e-5)
+    tuned = regressor(backbone=wrap(pretrained)).fit(X, y)
+    assert np.abs(tuned.backbone_.transform(X) - expected).max() > 0.01
+    assert tuned.backbone_.scaling_ == pretrained.scaling_
+    assert tuned.backbone_.architecture_ == pretrained.architecture_
+    # Copied, never changed in place.
+    assert torch.equal(weights(pretrained.encoder_), before)
+    np.testing.assert_array_equal(pretrained.transform(X), expected)
+
+
+def test_weights_in_a_file(pretrained, tmp_path):
+    X, y = draw()
+    pretrained.save(tmp_path / "w.safetensors")
+    model = regressor(backbone=SKATRTransformer(weights=tmp_path / "w.safetensors"))
+    expected = regressor(backbone=pretrained).fit(X, y).predict(X)
+    np.testing.assert_array_equal(model.fit(X, y).predict(X), expected)
+    # What has been tuned is no longer what the file has.
+    assert model.backbone_.weights is None
+
+
+# --- with scikit-learn's own tools --------------------------------------------------------------
+
+
+def test_clone_keeps_what_the_backbone_has_learned(pretrained):
+    X, y = draw()
+    model = regressor(backbone=pretrained)
+    expected = model.fit(X, y).predict(X)
+    for cloned in (clone(model), clone(clone(model)), clone(Pipeline([("m", model)]))[0]):
+        with pytest.raises(NotFittedError):
+            cloned.predict(X)
+        np.testing.assert_array_equal(cloned.backbone.transform(X), pretrained.transform(X))
+        np.testing.assert_array_equal(cloned.fit(X, y).predict(X), expected)
+    # Parameters of a clone are its own.
+    cloned = clone(model).set_params(backbone__augment=False)
+    assert not cloned.backbone.augment and pretrained.augment
+    assert clone(regressor(backbone="vit")).backbone == "vit"
+    assert not clone(regressor()).backbone.__sklearn_is_fitted__()
+
+
+def test_parameters_of_the_backbone():
+    X, y = draw()
+    model = regressor().set_params(backbone__embed_dim=16, backbone__depth=2)
+    assert model.get_params()["backbone__embed_dim"] == 16
+    assert model.fit(X, y).backbone_.architecture_.depth == 2
+    grid = {"backbone__embed_dim": [8, np.int64(12)], "loss": ["l1"]}
+    search = GridSearchCV(regressor(max_epochs=1), grid, cv=2).fit(X, y)
+    best = search.best_estimator_
+    assert best.backbone_.architecture_.embed_dim == search.best_params_["backbone__embed_dim"]
+
+
+def test_searches_and_cross_validation_fine_tune(pretrained):
+    X, y = draw()
+    model = regressor(backbone=pretrained, learning_rate=TINY)
+    folds = KFold(2)
+    done = cross_validate(model, X, y, cv=folds, return_estimator=True)
+    assert np.isfinite(done["test_score"]).all()
+    grid = {"loss": ["l1", "l2"]}
+    search = GridSearchCV(model, grid, cv=folds, error_score="raise").fit(X, y)
+    for one in (*done["estimator"], search.best_estimator_):
+        near = one.backbone_.transform(X)
+        np.testing.assert_allclose(near, pretrained.transform(X), rtol=1e-4, atol=1e-5)
+
+
+def test_pickle(fitted, pretrained):
+    X, y = draw()
+    loaded = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(loaded.predict(X), fitted.predict(X))
+    unfitted = pickle.loads(pickle.dumps(regressor(backbone=pretrained)))
+    expected = regressor(backbone=pretrained).fit(X, y).predict(X)
+    np.testing.assert_array_equal(unfitted.fit(X, y).predict(X), expected)
+
+
+def test_refits_forget():
+    X, y = draw()
+    summaries = X.reshape(len(X), -1)[:, :5]
+    model = regressor().fit(X, y).set_params(backbone=None).fit(summaries, y)
+    assert model.backbone_ is None
+    expected = regressor(backbone=None).fit(summaries, y).predict(summaries)
+    np.testing.assert_array_equal(model.predict(summaries), expected)
+    model.set_params(backbone=skatr()).fit(X, y)
+    assert not hasattr(model, "summary_mean_")
+    np.testing.assert_array_equal(model.predict(X), regressor().fit(X, y).predict(X))
+
+
+# --- shapes and files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16,), (6, 8), (4, 4, 6)])
+def test_signals_maps_and_cones(shape):
+    X, y = draw(shape=shape)
+    model = regressor().fit(X, y[:, 0])
+    assert model.field_shape_in_ == shape
+    assert model.predict(X).shape == (24,)
+    assert regressor().fit(X, y[:, :1]).predict(X[:3]).shape == (3, 1)
+
+
+def test_cones_in_files(tmp_path, fitted):
+    X, y = draw()
+    save_lightcones(tmp_path / "cones.h5", X, y)
+    stored = open_lightcones(tmp_path / "cones.h5").data
+    model = regressor().fit(stored, y)
+    np.testing.assert_allclose(model.predict(X), fitted.predict(X), rtol=1e-6)
+    np.testing.assert_array_equal(model.predict(stored[5:]), model.predict(X[5:]))
+    assert np.isfinite(cross_validate(regressor(), stored, y, cv=2)["test_score"]).all()
+
+
+def test_predictions_hold_some_cones_at_a_time():
+    X, y = draw(40, shape=(16, 16, 16))
+    model = regressor(max_epochs=0).fit(X, y)
+    seen = []
+    model.backbone_.encoder_.register_forward_hook(lambda *call: seen.append(len(call[2])))
+    whole = model.predict(X)
+    assert sum(seen) == 40 and max(seen) == 16
+    np.testing.assert_allclose(model.predict(X[7:8]), whole[7:8], rtol=1e-5)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backbone", "phrases"),
+    [
+        ("vitt", ["- backbone: expected None, 'vit'", "found 'vitt'; did you mean 'vit'?"]),
+        (SKATRTransformer, ["- backbone: expected None, 'vit'", "or a SKATRTransformer"]),
+        (PosteriorEstimator(), ["- backbone: expected None", "found PosteriorEstimator()"]),
+        (FrozenEstimator(skatr()), ["a fitted SKATRTransformer in FrozenEstimator"]),
+        (skatr(embed_dim=-1), ["SKATRTransformer has", "embed_dim: expected an integer >= 1"]),
+        (skatr(patch_size=4), ["patch_size (4, 4, 4) does not divide", "axis 0 has 6 cells"]),
+    ],
+)
+def test_what_is_no_backbone(backbone, phrases):
+    model = regressor(backbone=backbone)
+    with pytest.raises(ValueError) as caught:
+        model.fit(*draw())
+    assert all(phrase in str(caught.value) for phrase in phrases), caught.value
+    assert not hasattr(model, "backbone_") and not hasattr(model, "n_features_in_")
+
+
+def test_a_fitted_backbone_fits_its_cones_alone(pretrained):
+    X, y = draw(shape=(4, 4, 8))
+    with pytest.raises(ValueError, match=r"shape \(4, 4, 8\), but backbone was fitted on .*6, 6"):
+        regressor(backbone=pretrained).fit(X, y)
+    changed = copy.copy(pretrained).set_params(embed_dim=16)
+    with pytest.raises(ValueError, match=r"parameters were changed since.*(\n.*)*embed_dim"):
+        regressor(backbone=changed).fit(*draw())
+
+
+def test_data_that_is_not_as_expected(fitted):
+    X, y = draw()
+    before = fitted.predict(X)
+    with pytest.raises(ValueError, match=r"fields of shape \(6, 4, 8\).*LightconeRegressor was"):
+        fitted.predict(X[:, :, :4])
+    with pytest.raises(ValueError, match=r"that of one field.*X\[None\]"):
+        fitted.predict(X[0])
+    with pytest.raises(ValueError, match="return_std=True needs"):
+        fitted.predict(X, return_std=True)
+    with pytest.raises(ValueError, match="y has 5 rows, but X has 24"):
+        fitted.fit(X, y[:5])
+    with pytest.raises(ValueError, match="requires y"):
+        fitted.fit(X, None)
+    with pytest.raises(ValueError, match="y lies outside target_bounds"):
+        copy.copy(fitted).set_params(target_bounds=[[-1, 1]] * 2).fit(X, y)
+    X[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite cells in 1 of 24 rows.*first of them 3"):
+        fitted.fit(X, y)
+    np.testing.assert_array_equal(fitted.predict(draw()[0]), before)
+    with pytest.raises(NotFittedError):
+        regressor().predict(X)
+
+
+def test_light_cones_without_a_backbone_are_told_of_it(tmp_path):
+    X, y = draw()
+    save_lightcones(tmp_path / "cones.h5", X, y)
+    for cones in (X, open_lightcones(tmp_path / "cones.h5").data):
+        with pytest.raises(ValueError, match=r"SKATRTransformer.*LightconeRegressor\(backbone='vi"):
+            regressor(backbone=None).fit(cones, y)
