@@ -52,19 +52,20 @@ def test_search(kept, cache, tmp_path, capsys):
         search(Pipeline([("skatr", skatr), ("head", head)]), X)
 
     times = []
-    for run in range(3):  # in turns; the least is what other processes disturbed least
+    for run in range(5):  # in turns: what disturbs one of a pair disturbs the other as well
         clear_cache()
         folder = "memory" if cache == "memory" else tmp_path / f"cache{run}"
         times.append((seconds(by_hand), seconds(together, folder)))
         assert cache_info().misses == len(X)
-    ours, theirs = min(t for _, t in times), min(t for t, _ in times)
-    pairs = ", ".join(f"{b / a:.2f}" for a, b in times)
+    ratios = [b / a for a, b in times]
+    ratio = statistics.median(ratios)
+    by_run = ", ".join(f"{each:.2f}" for each in ratios)
     with capsys.disabled():
         print(
-            f"\nsearch, cones {kept}, cache: {cache}: {ours:.1f} s, {ours / theirs:.3f} of "
-            f"{theirs:.1f} s by hand (limit 1.15; run by run {pairs})"
+            f"\nsearch, cones {kept}, cache: {cache}: {ratio:.3f} of doing it by hand, in some "
+            f"{statistics.median(a for a, _ in times):.0f} s (limit 1.15; run by run {by_run})"
         )
-    assert ours <= 1.15 * theirs
+    assert ratio <= 1.15
 
 
 @pytest.mark.parametrize(
