@@ -166,10 +166,11 @@ def test_views_teach_what_mean_and_variance_do_not_say(capsys):
         patch_size=4,
         embed_dim=48,
         depth=2,
+        embedding="moments",
         objective="vicreg",
-        predictor_dim=8,
+        predictor_dim=32,  # of 8 numbers nothing is learned here, of 16 the slope alone
         predictor_depth=1,
-        min_context=0.4,
+        min_context=0.5,
         learning_rate=4e-3,
         batch_size=64,
         validation_fraction=0.05,
@@ -181,7 +182,7 @@ def test_views_teach_what_mean_and_variance_do_not_say(capsys):
     scores = [ridge_probe(each.transform(X), y).mean() for each in (trained, untrained)]
     with capsys.disabled():
         print(f"\nmean R2 of trained and untrained summaries: {scores[0]:.3f}, {scores[1]:.3f}")
-    assert scores[0] > scores[1] + 0.1
+    assert scores[0] > scores[1] + 0.25
 
 
 def test_regions_of_one_field_come_together_and_fields_stay_apart(rng):
