@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +21,8 @@ from skatr_sk.heads.mlp import Head, HeadLoss
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries._parameters import (
     check_parameters,
-    check_widths,
-    resolve_patch_size,
+    resolve_architecture,
+    resolve_scaling,
     same_encoder,
 )
 from skatr_sk.summaries._warnings import warn_fields
@@ -150,20 +149,8 @@ def _start(
     """Return sizes and scaling, and the encoder of a fitted transformer."""
     shape = tuple(int(n) for n in fields.shape[1:])
     if not transformer.__sklearn_is_fitted__():
-        names = {field.name for field in dataclasses.fields(Architecture)}
-        sizes = {
-            # Plain numbers: a search hands in numpy's, which a file of weights does not know.
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in transformer.get_params(deep=False).items()
-            if name in names - {"patch_size"}
-        }
-        patch_size = resolve_patch_size(transformer.patch_size, shape)
-        architecture = Architecture(field_shape=shape, patch_size=patch_size, **sizes)
-        check_widths(transformer, architecture.grid_shape)
-        bounds = transformer.brightness_range
-        if bounds is None:
-            return architecture, BrightnessScaling.learn(fields, train_rows), None
-        return architecture, BrightnessScaling.from_range(*bounds), None
+        sizes = resolve_architecture(transformer, shape)
+        return sizes, resolve_scaling(transformer, fields, train_rows), None
     frozen = transformer._frozen()
     if frozen.architecture.field_shape != shape:
         raise ValueError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.mlp import Head
-from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
+from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
 from skatr_sk.summaries.vit import Encoder, patchify
 
 __all__ = ["JointNetwork", "Patches"]
@@ -92,13 +92,11 @@ class Patches:
     ) -> None:
         self.patch_size = tuple(patch_size)
         self.scaling = scaling
-        self.symmetries = sky_symmetries(field_shape) if augment else sky_symmetries((1,))
+        self.symmetries = sky_symmetries(field_shape)[: None if augment else 1]
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, fields: Tensor, training: bool) -> tuple[Tensor]:
         """Return patches of shape (n, n_patches, n_voxels), as the network's only argument."""
-        if training and len(self.symmetries) > 1:
-            which = torch.randint(len(self.symmetries), (len(fields),), generator=self.generator)
-            symmetries = self.symmetries.to(fields.device)
-            fields = apply_symmetries(fields, symmetries, which.to(fields.device))
+        if training:
+            fields = turn_at_random(fields, self.symmetries, self.generator)
         return (patchify(self.scaling(fields), self.patch_size),)

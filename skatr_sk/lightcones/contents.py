@@ -11,7 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.files import Hdf5Source, NpySource, NpzSource, Source, stamp_of
+from skatr_sk.lightcones.files import (
+    CHANGED,
+    Hdf5Source,
+    NpySource,
+    NpzSource,
+    Source,
+    stamp_of,
+)
 from skatr_sk.lightcones.seal import is_sealed
 
 __all__ = [
@@ -240,8 +247,7 @@ def _index_of(found: dict[str, h5py.Dataset], voxels: h5py.Dataset) -> h5py.Data
         raise Fault(
             "digest",
             f"an index of row digests of shape {index.shape} and type {index.dtype}; expected "
-            f"({len(voxels)}, 16) and uint8. The file was changed after it was written: write it "
-            "anew with save_lightcones",
+            f"({len(voxels)}, 16) and uint8. {CHANGED}",
         )
     return index
 

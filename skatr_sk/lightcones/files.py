@@ -15,6 +15,7 @@ import numpy as np
 from skatr_sk.lightcones.handles import HANDLES, let_go
 
 __all__ = [
+    "CHANGED",
     "DAMAGED",
     "Hdf5Source",
     "NpySource",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Stamp = tuple[int, int, int]
+
+# What to do about an index of digests, which is written last, that is not of the values.
+CHANGED = "The file was changed after it was written: write it anew with save_lightcones"
 
 _LEAST_CACHE = 2**20
 _MOST_CACHE = 2**28

@@ -11,6 +11,7 @@ from skatr_sk._finite import finite
 from skatr_sk._rows import digest
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.contents import Contents, Fault
+from skatr_sk.lightcones.files import CHANGED
 from skatr_sk.lightcones.grids import compare_grids, is_short
 
 __all__ = ["Report", "check_rows", "check_together"]
@@ -223,8 +224,8 @@ def _voxel_faults(
                 row,
                 Fault(
                     "digest",
-                    f"the values of row {place} are not those that the file's index is of. The "
-                    "file was changed after it was written: write it anew with save_lightcones",
+                    f"the values of row {place} are not those that the file's index is of. "
+                    f"{CHANGED}",
                 ),
             )
 

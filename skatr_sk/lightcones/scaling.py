@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["BrightnessScaling", "ParameterScaling", "apply_symmetries", "sky_symmetries"]
+__all__ = [
+    "BrightnessScaling",
+    "ParameterScaling",
+    "apply_symmetries",
+    "sky_symmetries",
+    "turn_at_random",
+]
 
 _CHUNK_VALUES = 4_000_000  # voxels held as float64 at a time while a scaling is learned
 _SAMPLE_VALUES = 10_000_000  # voxels that it is learned from at most,
@@ -199,3 +205,31 @@ def apply_symmetries(fields: Tensor, symmetries: Tensor, which: Tensor) -> Tenso
     rows = symmetries[which] + n_cells * torch.arange(n, device=which.device).unsqueeze(1)
     turned = functional.embedding(rows, fields.reshape(n * n_cells, -1))
     return turned.reshape(fields.shape)
+
+
+def turn_at_random(fields: Tensor, symmetries: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn each field by a symmetry that is drawn for it.
+
+    Parameters
+    ----------
+    fields : Tensor of shape (n, *field_shape)
+    symmetries : Tensor of shape (n_symmetries, n_cells)
+        From :func:`sky_symmetries`; with the identity alone nothing is drawn.
+    generator : torch.Generator
+        On the CPU, so that a seed means the same on every device.
+
+    Returns
+    -------
+    Tensor of shape (n, *field_shape)
+
+    Examples
+    --------
+    >>> import torch
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> turn_at_random(torch.zeros(5, 2, 2), sky_symmetries((2, 2)), generator).shape
+    torch.Size([5, 2, 2])
+    """
+    if len(symmetries) == 1:
+        return fields
+    which = torch.randint(len(symmetries), (len(fields),), generator=generator)
+    return apply_symmetries(fields, symmetries.to(fields.device), which.to(fields.device))

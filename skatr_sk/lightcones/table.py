@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skatr_sk._rows import digest
-from skatr_sk.lightcones.files import Source
+from skatr_sk.lightcones.files import CHANGED, Source
 from skatr_sk.lightcones.handles import let_go
 
 __all__ = ["Table"]
@@ -122,8 +122,7 @@ class Table:
         source, place = self.origin(row)
         raise ValueError(
             f"{source.path}, row {place}: its values do not have the digest that was taken of them "
-            "before. The file was changed after it was written: write it anew with "
-            "save_lightcones."
+            f"before. {CHANGED}."
         )
 
     def stored(self, which: int) -> np.ndarray | None:
@@ -134,8 +133,7 @@ class Table:
         if not right and stored is not None:
             raise ValueError(
                 f"{source.path}: its index of row digests has shape {stored.shape} and type "
-                f"{stored.dtype}, expected ({source.n_rows}, 16) and uint8. The file was changed "
-                "after it was written: write it anew with save_lightcones."
+                f"{stored.dtype}, expected ({source.n_rows}, 16) and uint8. {CHANGED}."
             )
         return stored
 

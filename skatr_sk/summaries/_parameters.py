@@ -19,14 +19,15 @@ from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, POOLINGS, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
-from skatr_sk.summaries.weights import FrozenEncoder
+from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
 __all__ = [
     "MASKS",
     "check_parameters",
-    "check_widths",
+    "resolve_architecture",
     "resolve_masks",
     "resolve_patch_size",
+    "resolve_scaling",
     "same_encoder",
 ]
 
@@ -194,8 +195,36 @@ def resolve_patch_size(
     return sizes
 
 
-def check_widths(estimator: Any, grid_shape: Sequence[int]) -> None:
-    """Check that tokens are wide enough to tell the places of a grid of patches apart."""
+def resolve_architecture(estimator: Any, field_shape: Sequence[int]) -> Architecture:
+    """Return the sizes of an encoder with checked parameters for fields of a shape.
+
+    Raises
+    ------
+    ValueError
+        When patches do not fit the field, or tokens are too narrow to tell their places apart.
+    """
+    architecture = Architecture(
+        field_shape=tuple(int(n) for n in field_shape),
+        patch_size=resolve_patch_size(estimator.patch_size, field_shape),
+        # Plain numbers: a search hands in numpy's, which JSON does not know.
+        embed_dim=int(estimator.embed_dim),
+        depth=int(estimator.depth),
+        n_heads=int(estimator.n_heads),
+        mlp_ratio=float(estimator.mlp_ratio),
+        embedding=str(estimator.embedding),
+    )
+    _check_widths(estimator, architecture.grid_shape)
+    return architecture
+
+
+def resolve_scaling(estimator: Any, fields: Any, rows: np.ndarray) -> BrightnessScaling:
+    """Return the brightness scaling: by the bounds that were given, or learned from rows."""
+    if estimator.brightness_range is None:
+        return BrightnessScaling.learn(fields, rows)
+    return BrightnessScaling.from_range(*estimator.brightness_range)
+
+
+def _check_widths(estimator: Any, grid_shape: Sequence[int]) -> None:
     problems = Problems(type(estimator).__name__)
     fewest = 2 * sum(n > 1 for n in grid_shape)
     # The numbers that vicreg compares have no places.

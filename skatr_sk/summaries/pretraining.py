@@ -19,8 +19,8 @@ from skatr_sk._device import autocast, resolve_device
 from skatr_sk._net import independent_seeds, seeded, train
 from skatr_sk._rank import effective_rank
 from skatr_sk._rows import Rows, digest_rows, split_rows
-from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
-from skatr_sk.summaries._parameters import check_widths, resolve_masks, resolve_patch_size
+from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
+from skatr_sk.summaries._parameters import resolve_architecture, resolve_masks, resolve_scaling
 from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.invariance import Expander, VICRegLoss, ViewInvariance
@@ -71,7 +71,7 @@ class Views:
         self.masks = masks
         self.min_context = min_context
         self.scaling = scaling
-        self.symmetries = sky_symmetries(field_shape) if augment else sky_symmetries((1,))
+        self.symmetries = sky_symmetries(field_shape)[: None if augment else 1]
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
         self._validation: torch.Generator | None = None
@@ -89,9 +89,8 @@ class Views:
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Return patches of shape (n, n_patches, n_voxels) and (context, target) indices."""
         generator, device, n = self._source(training), fields.device, len(fields)
-        if training and len(self.symmetries) > 1:
-            which = torch.randint(len(self.symmetries), (n,), generator=generator)
-            fields = apply_symmetries(fields, self.symmetries.to(device), which.to(device))
+        if training:
+            fields = turn_at_random(fields, self.symmetries, generator)
         grid, share = self.grid_shape, self.min_context
         if self.masks is None:
             pairs = [sample_regions(n, grid, share=share, generator=generator)]
@@ -193,24 +192,11 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     FrozenEncoder
     """
     warn_fields(fields)
-    architecture = Architecture(
-        field_shape=tuple(fields.shape[1:]),
-        patch_size=resolve_patch_size(transformer.patch_size, fields.shape[1:]),
-        # Plain numbers: a search hands in numpy's, which JSON does not know.
-        embed_dim=int(transformer.embed_dim),
-        depth=int(transformer.depth),
-        n_heads=int(transformer.n_heads),
-        mlp_ratio=float(transformer.mlp_ratio),
-        embedding=transformer.embedding,
-    )
-    check_widths(transformer, architecture.grid_shape)
+    architecture = resolve_architecture(transformer, fields.shape[1:])
     seed = check_random_state(transformer.random_state).randint(2**31 - 1)
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, split_seed)
-    if transformer.brightness_range is None:
-        scaling = BrightnessScaling.learn(fields, train_rows)
-    else:
-        scaling = BrightnessScaling.from_range(*transformer.brightness_range)
+    scaling = resolve_scaling(transformer, fields, train_rows)
     views = Views(
         architecture.field_shape,
         architecture.patch_size,
