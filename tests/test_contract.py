@@ -239,6 +239,10 @@ class TestTransformer:
         np.testing.assert_allclose(highest, tokens.max(axis=1), rtol=1e-5, atol=1e-6)
         mean = models[case].transform(X)
         np.testing.assert_allclose(mean, tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
+        moments = transformer.set_params(pooling="moments").transform(X)
+        by_hand = np.concatenate([tokens.mean(axis=1), tokens.std(axis=1)], axis=1)
+        np.testing.assert_allclose(moments, by_hand, rtol=1e-4, atol=1e-5)
+        assert len(transformer.get_feature_names_out()) == 24
 
     def test_batch_size_of_the_encoder(self, case, models):
         X, _ = draw(case)

@@ -22,6 +22,7 @@ from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries._parameters import (
     check_parameters,
     resolve_architecture,
+    resolve_pooling,
     resolve_scaling,
     same_encoder,
 )
@@ -107,7 +108,7 @@ def fit_joint(
         n_workers=transformer.n_workers,
     )
     trained = FrozenEncoder(
-        sizes, scaling, network.encoder, regressor.history_, transformer.pooling
+        sizes, scaling, network.encoder, regressor.history_, resolve_pooling(transformer)
     )
     fitted = clone(transformer).set_params(weights=None)
     fitted.field_shape_in_ = sizes.field_shape

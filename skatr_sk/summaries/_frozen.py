@@ -17,6 +17,7 @@ from skatr_sk._device import autocast, resolve_device
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries._parameters import check_parameters, same_encoder
 from skatr_sk.summaries.encoding import summarise
+from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder, read_encoder, write_encoder
 
@@ -42,6 +43,7 @@ class FrozenSummaries(
     architecture_: Architecture
     scaling_: BrightnessScaling
     history_: list[dict[str, Any]]
+    _found_pooling: str
     field_shape_in_: tuple[int, ...]
     n_features_in_: int
     weights: str | os.PathLike[str] | None
@@ -63,7 +65,17 @@ class FrozenSummaries(
         self.architecture_ = frozen.architecture
         self.scaling_ = frozen.scaling
         self.history_ = frozen.history
-        self._n_features_out = frozen.architecture.embed_dim
+        self._found_pooling = frozen.pooling
+
+    @property
+    def pooling_(self) -> str:
+        """How `transform` pools the tokens; with ``pooling="auto"`` as the weights were saved."""
+        check_is_fitted(self)
+        return self._found_pooling if self.pooling == "auto" else self.pooling
+
+    @property
+    def _n_features_out(self) -> int:
+        return pooled_dim(self.architecture_.embed_dim, self.pooling_)
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Summarise fields with the frozen encoder.
@@ -76,7 +88,8 @@ class FrozenSummaries(
         Returns
         -------
         ndarray of shape (n, embed_dim), float32
-            With ``pooling="tokens"`` of shape (n, n_tokens, embed_dim).
+            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "tokens" of shape
+            (n, n_tokens, embed_dim).
         """
         check_is_fitted(self)
         check_parameters(self)
@@ -100,7 +113,7 @@ class FrozenSummaries(
         return names
 
     def _check_columns(self) -> None:
-        if self.pooling == "tokens":
+        if self.pooling_ == "tokens":
             raise ValueError(
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
                 "pooling='mean' or 'max', or set_output(transform='default')."
@@ -119,7 +132,7 @@ class FrozenSummaries(
 
     def _frozen(self) -> FrozenEncoder:
         return FrozenEncoder(
-            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling
+            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling_
         )
 
     @classmethod

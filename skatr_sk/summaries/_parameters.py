@@ -16,9 +16,10 @@ from skatr_sk._checks import Problems, nearest_divisors
 from skatr_sk._net import check_training
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.embedding import EMBEDDINGS
-from skatr_sk.summaries.encoding import MEMORY, POOLINGS, auto_patch_size
+from skatr_sk.summaries.encoding import MEMORY, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
+from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "resolve_architecture",
     "resolve_masks",
     "resolve_patch_size",
+    "resolve_pooling",
     "resolve_scaling",
     "same_encoder",
 ]
@@ -59,7 +61,7 @@ def check_parameters(estimator: Any) -> None:
     problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")
     problems.real("min_context", estimator.min_context, "(0, 1)")
     problems.real("warmup", estimator.warmup, "[0, 1)")
-    problems.choice("pooling", estimator.pooling, POOLINGS)
+    problems.choice("pooling", estimator.pooling, ("auto", *POOLINGS))
     problems.choice("embedding", estimator.embedding, tuple(EMBEDDINGS))
     problems.choice("objective", estimator.objective, OBJECTIVES)
     problems.choice("loss", estimator.loss, tuple(LOSSES))
@@ -215,6 +217,11 @@ def resolve_architecture(estimator: Any, field_shape: Sequence[int]) -> Architec
     )
     _check_widths(estimator, architecture.grid_shape)
     return architecture
+
+
+def resolve_pooling(estimator: Any) -> str:
+    """Return how a transformer that is trained pools its tokens."""
+    return "mean" if estimator.pooling == "auto" else str(estimator.pooling)
 
 
 def resolve_scaling(estimator: Any, fields: Any, rows: np.ndarray) -> BrightnessScaling:

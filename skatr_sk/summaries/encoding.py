@@ -1,4 +1,4 @@
-"""From fields to summaries: patch sizes, pooling, and the frozen encoder over many fields."""
+"""From fields to summaries: patch sizes, and the frozen encoder over many fields."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries._keys import find_keys
 from skatr_sk.summaries.cache import compute_once
+from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
 
-__all__ = ["MEMORY", "POOLINGS", "TOKEN_BUDGET", "auto_patch_size", "encode", "pool", "summarise"]
+__all__ = ["MEMORY", "TOKEN_BUDGET", "auto_patch_size", "encode", "summarise"]
 
 MEMORY = "memory"  # a cache that is no folder
-POOLINGS = ("mean", "max", "tokens")
 TOKEN_BUDGET = 512
 # Tokens encoded at a time on a CPU: enough to fill its matrix products, few enough that the
 # activations of a block stay in its caches.
@@ -80,25 +80,6 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> t
     return min(itertools.product(*choices), key=cost)
 
 
-def pool(tokens: Tensor, pooling: str) -> Tensor:
-    """Pool tokens of shape (n, n_tokens, dim) to (n, dim), or keep them all.
-
-    Parameters
-    ----------
-    tokens : Tensor
-    pooling : {"mean", "max", "tokens"}
-
-    Examples
-    --------
-    >>> import torch
-    >>> pool(torch.tensor([[[1.0], [3.0]]]), "mean")
-    tensor([[2.]])
-    """
-    if pooling == "mean":
-        return tokens.mean(dim=1)
-    return tokens.amax(dim=1) if pooling == "max" else tokens
-
-
 def summarise(
     frozen: FrozenEncoder,
     fields: Any,
@@ -122,7 +103,7 @@ def summarise(
 
     Returns
     -------
-    ndarray of shape (n, dim) or (n, n_tokens, dim), float32
+    ndarray of shape (n, n_summary) or (n, n_tokens, embed_dim), float32
     """
     architecture = frozen.architecture
 
@@ -156,7 +137,10 @@ def summarise(
         keys,
         compute,
         space=_space(frozen, device, autocast),
-        shape=(*([math.prod(tokens)] if tokens else []), architecture.embed_dim),
+        shape=(
+            *([math.prod(tokens)] if tokens else []),
+            pooled_dim(architecture.embed_dim, frozen.pooling),
+        ),
         group=batch_size * (1 if isinstance(fields, np.ndarray) else _BATCHES_READ),
         folder=folder,
     )
@@ -212,7 +196,7 @@ def encode(
         In mK. Only the asked rows are read, batch by batch.
     scaling : BrightnessScaling
     patch_size : sequence of int
-    pooling : {"mean", "max", "tokens"}
+    pooling : {"mean", "max", "moments", "tokens"}
     device : torch.device
     autocast : context manager
         Sets the precision.
@@ -223,7 +207,7 @@ def encode(
 
     Returns
     -------
-    ndarray of shape (n, dim) or (n, n_tokens, dim), float32
+    ndarray of shape (n, n_summary) or (n, n_tokens, embed_dim), float32
     """
     if batch_size is None:
         n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from skatr_sk.summaries.pooling import pool
 from skatr_sk.summaries.vit import Encoder
 
 __all__ = ["Expander", "VICRegLoss", "ViewInvariance"]
@@ -21,7 +22,7 @@ class Expander(nn.Sequential):
 
     Parameters
     ----------
-    embed_dim : int
+    n_summary : int
         Length of a summary.
     dim : int
         Numbers compared.
@@ -35,14 +36,14 @@ class Expander(nn.Sequential):
     torch.Size([3, 4])
     """
 
-    def __init__(self, embed_dim: int, dim: int, *, depth: int) -> None:
+    def __init__(self, n_summary: int, dim: int, *, depth: int) -> None:
         layers: list[nn.Module] = []
-        width = embed_dim
+        width, hidden = n_summary, 2 * n_summary
         for _ in range(depth):
             # Normalised over the batch: summaries of different light cones differ by little beside
             # what they share, and would else have to be torn apart by the encoder first.
-            layers += [nn.Linear(width, 2 * embed_dim), nn.BatchNorm1d(2 * embed_dim), nn.GELU()]
-            width = 2 * embed_dim
+            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.GELU()]
+            width = hidden
         super().__init__(*layers, nn.Linear(width, dim))
 
 
@@ -58,6 +59,8 @@ class ViewInvariance(nn.Module):
     encoder : Encoder
         Sees one region at a time, as it sees the visible patches of a JEPA.
     expander : Expander
+    pooling : {"mean", "max", "moments"}
+        Of a region's tokens: see :func:`~skatr_sk.summaries.pooling.pool`.
 
     References
     ----------
@@ -65,8 +68,9 @@ class ViewInvariance(nn.Module):
     arXiv:2511.08544, section 2.
     """
 
-    def __init__(self, encoder: Encoder, expander: Expander) -> None:
+    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str = "mean") -> None:
         super().__init__()
+        self.pooling = pooling
         self.context_encoder = encoder
         self.expander = expander
 
@@ -83,7 +87,8 @@ class ViewInvariance(nn.Module):
         """
         pairs = []
         for views in regions:
-            summaries = [self.context_encoder(patches, index).mean(dim=1) for index in views]
+            tokens = [self.context_encoder(patches, index) for index in views]
+            summaries = [pool(each.float(), self.pooling) for each in tokens]
             # Together, so that both are normalised alike, and a batch of one light cone has two.
             one, two = self.expander(torch.cat(summaries)).chunk(2)
             pairs.append((one, two))

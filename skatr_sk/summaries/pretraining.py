@@ -20,12 +20,18 @@ from skatr_sk._net import independent_seeds, seeded, train
 from skatr_sk._rank import effective_rank
 from skatr_sk._rows import Rows, digest_rows, split_rows
 from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
-from skatr_sk.summaries._parameters import resolve_architecture, resolve_masks, resolve_scaling
+from skatr_sk.summaries._parameters import (
+    resolve_architecture,
+    resolve_masks,
+    resolve_pooling,
+    resolve_scaling,
+)
 from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.invariance import Expander, VICRegLoss, ViewInvariance
 from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
 from skatr_sk.summaries.masking import BlockMask, sample_masks, sample_regions
+from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, patchify
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 
@@ -251,7 +257,7 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     for row in history:
         if row["kept"]:
             warn_collapse(row, len(watched))
-    return FrozenEncoder(architecture, scaling, encoder, history, transformer.pooling)
+    return FrozenEncoder(architecture, scaling, encoder, history, resolve_pooling(transformer))
 
 
 def _held(fields: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -268,8 +274,11 @@ def _objective(
     """Put beside the encoder what predicts tokens or voxels, or compares summaries."""
     dim = transformer.predictor_dim
     if transformer.objective == "vicreg":
-        depth = transformer.predictor_depth
-        return ViewInvariance(encoder, Expander(transformer.embed_dim, dim, depth=depth))
+        pooling = resolve_pooling(transformer)
+        pooling = "mean" if pooling == "tokens" else pooling
+        n_summary = pooled_dim(transformer.embed_dim, pooling)
+        expander = Expander(n_summary, dim, depth=transformer.predictor_depth)
+        return ViewInvariance(encoder, expander, pooling=pooling)
     normalize = transformer.normalize_targets
     if transformer.objective == "reconstruction" and math.prod(architecture.patch_size) == 1:
         if normalize:
@@ -297,8 +306,10 @@ def _objective(
 
 def _run_identity(transformer: Any, fields: Any, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
-    ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "pooling"}
+    ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device"}
     ignored |= {"cache", "n_workers"}
+    if transformer.objective != "vicreg":  # which compares pooled summaries
+        ignored.add("pooling")
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
     content = hashlib.blake2b(b"".join(digest_rows(fields)), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}

@@ -40,8 +40,10 @@ class SKATRTransformer(FrozenSummaries):
         Attention heads; divides ``embed_dim``.
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
-    pooling : {"mean", "max", "tokens"}, default="mean"
-        How ``transform`` pools the tokens; "tokens" keeps them all.
+    pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
+        How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
+        summary of 2 `embed_dim`, "tokens" keeps them all; "auto" is as `weights` were saved, and
+        else the mean [1]_. With "vicreg" the regions are compared by the same pooling.
     embedding : {"linear", "moments"}, default="linear"
         How the voxels of a patch become a token: by one matrix [1]_, or standardised, beside their
         mean and the logarithm of their scatter, which wins on light cones (docs/learning.rst).
@@ -123,6 +125,8 @@ class SKATRTransformer(FrozenSummaries):
         Its sizes, among them the patch size that "auto" chose.
     scaling_ : BrightnessScaling
         From mK to the encoder.
+    pooling_ : str
+        How ``transform`` pools: what "auto" stands for.
     history_ : list of dict
         One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
         ``effective_rank, effective_rank_at_init, seconds`` and ``kept``, true for the epoch whose
@@ -163,7 +167,7 @@ class SKATRTransformer(FrozenSummaries):
         depth: int = 4,
         n_heads: int = 4,
         mlp_ratio: float = 2.0,
-        pooling: str = "mean",
+        pooling: str = "auto",
         embedding: str = "linear",
         objective: str = "jepa",
         predictor_dim: int = 48,

@@ -19,6 +19,7 @@ from skatr_sk._files import write_whole
 from skatr_sk._net import seeded
 from skatr_sk._version import __version__
 from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.summaries.vit import Encoder
 
 __all__ = ["BUNDLED", "Architecture", "FrozenEncoder", "read_encoder", "write_encoder"]
@@ -163,6 +164,8 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         architecture = _architecture(header["architecture"])
         scaling = BrightnessScaling(**header["scaling"])
         history, pooling = list(header["history"]), header["pooling"]
+        if pooling not in POOLINGS:
+            raise ValueError(f"expected a pooling of {', '.join(POOLINGS)}, found {pooling!r}")
         with seeded(0, torch.device("cpu")):  # these weights are replaced below
             encoder = architecture.build()
     except (

@@ -10,6 +10,7 @@ from skatr_sk import SKATRTransformer
 from skatr_sk.summaries.embedding import MomentEmbedding
 from skatr_sk.summaries.invariance import Expander, VICRegLoss, ViewInvariance
 from skatr_sk.summaries.masking import sample_regions
+from skatr_sk.summaries.pooling import pool
 from skatr_sk.summaries.vit import Encoder
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 
@@ -148,6 +149,28 @@ def test_fits_fields_of_every_rank(shape, objective, rng, tmp_path):
     skatr.save(tmp_path / "w.safetensors")
     loaded = SKATRTransformer.load(tmp_path / "w.safetensors", device="cpu")
     np.testing.assert_array_equal(loaded.transform(X), summaries)
+
+
+@pytest.mark.parametrize("pooling", ["max", "moments"])
+def test_views_are_compared_as_summaries_are_pooled(pooling, rng, tmp_path):
+    X = rng.normal(size=(24, 8, 8)).astype(np.float32)
+    small = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, objective="vicreg", max_epochs=1)
+    small |= dict(predictor_dim=3, predictor_depth=1, device="cpu", random_state=0)
+    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    plain = SKATRTransformer(**small, **folder).fit(X)
+    pooled = SKATRTransformer(**small, **folder, pooling=pooling).fit(X)
+    assert plain.history_[0]["train_loss"] != pooled.history_[0]["train_loss"]
+    assert len(list(tmp_path.iterdir())) == 2  # neither is resumed by the other
+    tokens = SKATRTransformer(**small, pooling="tokens").fit(X)
+    assert tokens.history_[0]["train_loss"] == plain.history_[0]["train_loss"]
+
+
+def test_moments_of_tokens_that_are_all_alike_have_a_slope():
+    tokens = torch.ones(3, 5, 4, requires_grad=True)
+    summaries = pool(tokens, "moments")
+    assert summaries.shape == (3, 8)
+    summaries.sum().backward()
+    assert tokens.grad.isfinite().all()
 
 
 def test_weights_of_another_embedding(rng, tmp_path):

@@ -68,7 +68,7 @@ def rewrite(path, *, header=None, change=None, tensors=None):
     save_file(kept, path, metadata={"skatr_sk": json.dumps(found)})
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "tokens"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "moments", "tokens"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_round_trip_keeps_every_bit(shape, pooling, tmp_path):
     X = fields(shape)
@@ -90,6 +90,25 @@ def test_a_round_trip_keeps_every_bit(shape, pooling, tmp_path):
             loaded.get_feature_names_out()
         with pytest.raises(ValueError, match="no columns to name"):
             loaded.set_output(transform="pandas").transform(X)
+
+
+def test_weights_pool_as_they_were_saved(tmp_path):
+    X = fields((4, 6))
+    path = tmp_path / "w.safetensors"
+    fitted = SKATRTransformer(**SMALL, patch_size=2, pooling="moments").fit(X)
+    fitted.save(path)
+    frozen = SKATRTransformer(weights=path).fit(X)
+    assert frozen.get_params()["pooling"] == "auto"
+    assert frozen.pooling_ == "moments"
+    np.testing.assert_array_equal(frozen.transform(X), fitted.transform(X))
+    of_mean = SKATRTransformer(weights=path, pooling="mean").fit(X)
+    assert of_mean.pooling_ == "mean"
+    width = of_mean.transform(X).shape[1]
+    np.testing.assert_array_equal(of_mean.transform(X), fitted.transform(X)[:, :width])
+    # Pooling needs no training, so that it may be changed afterwards, and "auto" goes back.
+    assert frozen.set_params(pooling="mean").transform(X).shape == (len(X), width)
+    assert frozen.set_params(pooling="auto").transform(X).shape == (len(X), 2 * width)
+    assert SKATRTransformer(**SMALL, patch_size=2).fit(X).pooling_ == "mean"
 
 
 def test_a_scaling_that_contradicts_the_file(tmp_path):
@@ -175,6 +194,7 @@ def architecture(**parts):
         set_to("scaling", None),
         set_to("history", 3),
         set_to("format", "one"),
+        set_to("pooling", "meen"),
         lambda header: header.pop("format"),
         lambda header: header.pop("scaling"),
         architecture(patch_size=[0, 3]),
