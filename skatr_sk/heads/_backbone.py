@@ -28,6 +28,7 @@ from skatr_sk.summaries._parameters import (
 )
 from skatr_sk.summaries._warnings import warn_fields
 from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
@@ -84,10 +85,13 @@ def fit_joint(
     transformer = _transformer(regressor.backbone, fields)
     sizes, scaling, given = _start(transformer, fields, train_rows)
     device = resolve_device(regressor.device)
+    found = transformer.pooling_ if given is not None else resolve_pooling(transformer)
+    pooling = "tokens" if regressor.pooling == "attention" else found  # which attends to tokens
 
     def build() -> JointNetwork:
         encoder = sizes.build() if given is None else copy.deepcopy(given)
-        return JointNetwork(encoder.requires_grad_(True), make_head(sizes.embed_dim))
+        head = make_head(pooled_dim(sizes.embed_dim, pooling))
+        return JointNetwork(encoder.requires_grad_(True), head, pooling)
 
     patches = Patches(
         sizes.field_shape,
@@ -107,9 +111,7 @@ def fit_joint(
         prepare=patches,
         n_workers=transformer.n_workers,
     )
-    trained = FrozenEncoder(
-        sizes, scaling, network.encoder, regressor.history_, resolve_pooling(transformer)
-    )
+    trained = FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, found)
     fitted = clone(transformer).set_params(weights=None)
     fitted.field_shape_in_ = sizes.field_shape
     fitted.n_features_in_ = sizes.field_shape[0]

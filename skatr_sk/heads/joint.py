@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from skatr_sk.heads.mlp import Head
 from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
+from skatr_sk.summaries.pooling import pool
 from skatr_sk.summaries.vit import Encoder, patchify
 
 __all__ = ["JointNetwork", "Patches"]
@@ -24,7 +25,9 @@ class JointNetwork(nn.Module):
     ----------
     encoder : Encoder
     head : Head
-        It pools the tokens, too.
+        Of summaries, or, where tokens are kept, of tokens that it pools itself.
+    pooling : {"tokens", "mean", "max", "moments"}
+        See :func:`~skatr_sk.summaries.pooling.pool`.
 
     References
     ----------
@@ -40,10 +43,11 @@ class JointNetwork(nn.Module):
     torch.Size([5, 6])
     """
 
-    def __init__(self, encoder: Encoder, head: Head) -> None:
+    def __init__(self, encoder: Encoder, head: Head, pooling: str = "tokens") -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.pooling = pooling
 
     @property
     def gaussian(self) -> bool:
@@ -57,7 +61,7 @@ class JointNetwork(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
-        return self.head(self.encoder(patches))
+        return self.head(pool(self.encoder(patches).float(), self.pooling))
 
 
 class Patches:

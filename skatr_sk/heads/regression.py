@@ -50,7 +50,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         trained with the head on the same labels, each training field turned by a random sky
         symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
         random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
-        mlp_ratio, brightness_range, augment, n_workers` count), and a fitted one, also inside
+        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count), and a fitted
+        one, also inside
         :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of
         its weights, which clones of the regressor keep. None takes summaries.
     pooling : {"mean", "attention"}, default="mean"

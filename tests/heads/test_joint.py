@@ -84,6 +84,29 @@ def test_learns_what_mean_and_variance_do_not_say(pooling, loss, fields):
     assert ((predicted >= bounds[:, 0]) & (predicted <= bounds[:, 1])).all()
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "moments", "tokens"])
+def test_the_network_pools_as_its_transformer_does(pooling):
+    """What the head sees are the summaries of the trained encoder, frozen."""
+    X, y = draw()
+    model = regressor(backbone=skatr(pooling=pooling)).fit(X, y)
+    assert model.backbone_.pooling_ == pooling
+    summaries = torch.from_numpy(model.backbone_.transform(X))
+    assert model.head_.head.layers[0].in_features == summaries.shape[-1]
+    with torch.inference_mode():
+        unit = model.head_.head(summaries).double().numpy()
+    np.testing.assert_allclose(model.predict(X), model.scaling_.from_unit(unit), rtol=1e-4)
+    # A fitted one is fine-tuned with the pooling that it was fitted or saved with.
+    again = regressor(backbone=model.backbone_, max_epochs=1).fit(X, y)
+    assert again.backbone_.pooling_ == pooling
+
+
+def test_attention_sees_tokens_whatever_the_pooling():
+    X, y = draw()
+    model = regressor(backbone=skatr(pooling="moments"), pooling="attention").fit(X, y)
+    assert model.head_.pooling == "tokens"
+    assert model.backbone_.transform(X).shape == (24, 24)
+
+
 def test_gaussian_loss_knows_its_errors(fields):
     X, slope = fields[0], fields[1][:, 0]
     model = learner(loss="gaussian").fit(X[:350], slope[:350])
