@@ -53,11 +53,13 @@ untrained = SKATRTransformer(
     embed_dim=skatr.architecture_.embed_dim,
     depth=skatr.architecture_.depth,
     embedding=skatr.architecture_.embedding,
+    pooling=skatr.pooling_,
     max_epochs=0,
     random_state=0,
 ).fit(cones.data)
 
-ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
+# A penalty for each parameter: E_0, in hundreds of eV, would else choose for all.
+ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), alpha_per_target=True))
 ways = {
     "constant mean": DummyRegressor(),
     "signal + ridge": make_pipeline(FunctionTransformer(global_signal), ridge),

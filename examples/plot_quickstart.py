@@ -60,8 +60,9 @@ settings = dict(
     embed_dim=96,
     depth=2,
     embedding="moments",
+    pooling="moments",
     objective="vicreg",
-    predictor_dim=16,
+    predictor_dim=64,
     predictor_depth=1,
     min_context=0.2,
     batch_size=32,
@@ -85,7 +86,8 @@ signal = np.concatenate([cones.data.mean(axis=(1, 2)), cones.data.std(axis=(1, 2
 head = LightconeRegressor(
     target_bounds=cones.target_bounds, max_epochs=5 if FAST else 200, patience=30, random_state=0
 )
-ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 13)))
+# A penalty for each parameter: E_0, in hundreds of eV, would else choose for all.
+ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), alpha_per_target=True))
 ways = {
     "constant mean": (DummyRegressor(), signal),
     "signal + ridge": (ridge, signal),

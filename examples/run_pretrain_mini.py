@@ -7,9 +7,11 @@ pre-train on them without labels, and judge the frozen summaries on the real lig
 :func:`~skatr_sk.load_lightcones`, which pre-training never sees. Each step is kept, and a second
 run goes on where the first stopped::
 
-    python examples/run_pretrain_mini.py cones.h5 mini-lr.safetensors
+    python examples/run_pretrain_mini.py cones.h5 mini-lr.safetensors --threads 1
 
-On one core the 4800 light cones take 20 minutes to simulate and about as long to train on.
+On one core the 4800 light cones take 20 minutes to simulate and about as long to train on, and the
+tables five minutes. ``--from-scratch`` adds the vision transformer that is trained on the labels
+alone: three hours of a core.
 """
 
 import argparse
@@ -38,51 +40,53 @@ RECIPE = dict(
     embed_dim=96,
     depth=2,
     embedding="moments",
+    pooling="moments",
     objective="vicreg",
-    predictor_dim=16,
+    predictor_dim=64,
     predictor_depth=1,
-    min_context=0.2,
+    min_context=0.4,
     batch_size=64,
     max_epochs=6,
     learning_rate=2e-3,
     validation_fraction=0.02,
     random_state=0,
 )
+# The rival: patches twice as long make it 2.5 times cheaper, and on the fold where both were tried
+# no worse. Rate, batch and patches are the best of five that were tried there.
+SCRATCH = dict(patch_size=(2, 2, 10), embed_dim=96, depth=2, embedding="moments")
 LABELS = (32, 64, 128, None)  # None: all of a fold's training rows
 
 
-def scores(summaries, cones, estimator, n_labels, seeds=(0, 1, 2)):
-    """R2 of each parameter on the test folds: (5 folds x seeds, n_parameters)."""
+def scores(X, cones, estimator, n_labels, shuffles):
+    """R2 of each parameter on the test folds: (5 folds x shuffles, n_parameters)."""
     found = []
-    for seed in seeds:
+    for seed in shuffles:
         rng = np.random.default_rng(seed)
-        for train, test in KFold(5, shuffle=True, random_state=seed).split(summaries):
+        for train, test in KFold(5, shuffle=True, random_state=seed).split(X):
             train = rng.permutation(train)[:n_labels]
-            fitted = estimator.fit(summaries[train], cones.target[train])
-            predicted = fitted.predict(summaries[test])
+            predicted = estimator.fit(X[train], cones.target[train]).predict(X[test])
             found.append(r2_score(cones.target[test], predicted, multioutput="raw_values"))
     return np.array(found)
 
 
-def judge(ways, cones, heads):
-    """Print the table: mean R2 without m_WDM, and the standard error over seeds."""
-    for name, estimator in heads.items():
-        print(f"\n{name}: mean R2 over all parameters but {cones.target_names[0]}")
-        print(f"{'labels':<40}" + "".join(f"{n or 'all':>16}" for n in LABELS))
-        for way, summaries in ways.items():
-            print(f"{way:<40}", end="", flush=True)
-            for n_labels in LABELS:
-                by_fold = scores(summaries, cones, estimator, n_labels)[:, 1:].mean(axis=1)
-                by_seed = by_fold.reshape(-1, 5).mean(axis=1)
-                error = by_seed.std(ddof=1)
-                print(f"{by_seed.mean():>9.3f} ± {error:.3f}", end="", flush=True)
-            print()
+def judge(name, estimator, ways, cones, shuffles=(0, 1, 2)):
+    """Print a table: mean R2 without m_WDM, and its standard deviation over shuffles."""
+    print(f"\n{name}: mean R2 over all parameters but {cones.target_names[0]}")
+    print(f"{'labels':<40}" + "".join(f"{n or 'all':>16}" for n in LABELS))
+    for way, X in ways.items():
+        print(f"{way:<40}", end="", flush=True)
+        for n_labels in LABELS:
+            by_fold = scores(X, cones, estimator, n_labels, shuffles)[:, 1:].mean(axis=1)
+            by_shuffle = by_fold.reshape(-1, 5).mean(axis=1)
+            print(f"{by_shuffle.mean():>9.3f} ± {by_shuffle.std(ddof=1):.3f}", end="", flush=True)
+        print()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[3])
     parser.add_argument("cones", help="HDF5 file of the simulated light cones, made if missing")
     parser.add_argument("weights", help="safetensors file to write; judged only if it exists")
+    parser.add_argument("--from-scratch", action="store_true", help="judge that rival as well")
     parser.add_argument("--n-cones", type=int, default=4800)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     arguments = parser.parse_args()
@@ -115,13 +119,24 @@ def main():
         "random weights, another draw": untrained[1].transform(cones.data),
         "global signal and scatter per slice": signal,
     }
-    heads = {
-        "ridge": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))),
-        "MLP head": LightconeRegressor(
-            target_bounds=cones.target_bounds, max_epochs=200, patience=30, random_state=0
-        ),
-    }
-    judge(ways, cones, heads)
+    # Each parameter has a penalty of its own: E_0, in hundreds of eV, would else choose for all.
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), alpha_per_target=True))
+    head = LightconeRegressor(
+        target_bounds=cones.target_bounds, max_epochs=200, patience=30, random_state=0
+    )
+    judge("ridge", ridge, ways, cones)
+    judge("MLP head", head, ways, cones)
+    if arguments.from_scratch:
+        vit = LightconeRegressor(
+            backbone=SKATRTransformer(**SCRATCH),
+            target_bounds=cones.target_bounds,
+            learning_rate=1e-3,
+            batch_size=16,
+            max_epochs=100,
+            patience=20,
+            random_state=0,
+        )
+        judge("trained from scratch", vit, {"light cones": cones.data}, cones)
 
 
 if __name__ == "__main__":

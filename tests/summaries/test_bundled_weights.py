@@ -33,7 +33,7 @@ def test_they_are_loaded_by_name():
     X = load_lightcones().data[:4]
     skatr = clone(SKATRTransformer(weights="mini-lr", device="cpu")).fit(X)
     summaries = skatr.transform(X)
-    assert summaries.shape == (4, 96)
+    assert summaries.shape == (4, 192)
     by_path = SKATRTransformer.load(FOLDER / "mini-lr.safetensors", device="cpu")
     np.testing.assert_array_equal(by_path.transform(X), summaries)
 
@@ -50,12 +50,13 @@ def test_they_beat_random_weights_and_the_signal():
         embed_dim=found.embed_dim,
         depth=found.depth,
         embedding=found.embedding,
+        pooling=skatr.pooling_,
         max_epochs=0,
         device="cpu",
         random_state=0,
     ).fit(X)
     signal = np.concatenate([X.mean(axis=(1, 2)), X.std(axis=(1, 2))], axis=1)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), alpha_per_target=True))
     trained, random, plain = (
         cross_val_score(ridge, Z, y, cv=5).mean()
         for Z in (skatr.transform(X), untrained.transform(X), signal)
