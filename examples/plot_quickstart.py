@@ -22,6 +22,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import RidgeCV
@@ -86,8 +87,10 @@ signal = np.concatenate([cones.data.mean(axis=(1, 2)), cones.data.std(axis=(1, 2
 head = LightconeRegressor(
     target_bounds=cones.target_bounds, max_epochs=5 if FAST else 200, patience=30, random_state=0
 )
-# A penalty for each parameter: E_0, in hundreds of eV, would else choose for all.
-ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), alpha_per_target=True))
+# Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
+ridge = TransformedTargetRegressor(
+    make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))), transformer=StandardScaler()
+)
 ways = {
     "constant mean": (DummyRegressor(), signal),
     "signal + ridge": (ridge, signal),

@@ -115,6 +115,8 @@ def fit_joint(
     fitted = clone(transformer).set_params(weights=None)
     fitted.field_shape_in_ = sizes.field_shape
     fitted.n_features_in_ = sizes.field_shape[0]
+    if hasattr(regressor, "feature_names_in_"):
+        fitted.feature_names_in_ = regressor.feature_names_in_
     fitted._adopt(trained)
     return network, fitted
 

@@ -51,12 +51,12 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
         random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
         mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count), and a fitted
-        one, also inside
-        :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of
-        its weights, which clones of the regressor keep. None takes summaries.
+        one, also inside :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned
+        from a copy of its weights, which clones of the regressor keep. None takes summaries.
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
-        that are pooled already count as one token.
+        that are pooled already count as one token. With a backbone "mean" leaves the pooling to the
+        backbone's own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     max_epochs : int, default=1000

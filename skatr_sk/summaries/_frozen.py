@@ -113,10 +113,11 @@ class FrozenSummaries(
         return names
 
     def _check_columns(self) -> None:
+        check_parameters(self)
         if self.pooling_ == "tokens":
             raise ValueError(
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
-                "pooling='mean' or 'max', or set_output(transform='default')."
+                "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -128,6 +129,7 @@ class FrozenSummaries(
             Replaced whole or not at all; its folder must exist.
         """
         check_is_fitted(self)
+        check_parameters(self)  # or a file would be replaced by one that nobody can read
         write_encoder(path, self._frozen())
 
     def _frozen(self) -> FrozenEncoder:

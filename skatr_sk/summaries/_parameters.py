@@ -30,6 +30,7 @@ __all__ = [
     "resolve_patch_size",
     "resolve_pooling",
     "resolve_scaling",
+    "resolve_view_pooling",
     "same_encoder",
 ]
 
@@ -59,7 +60,9 @@ def check_parameters(estimator: Any) -> None:
         mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
         problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
     problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")
-    problems.real("min_context", estimator.min_context, "(0, 1)")
+    # Two regions cannot both hold more than half of a sky.
+    most = "(0, 0.5]" if estimator.objective == "vicreg" else "(0, 1)"
+    problems.real("min_context", estimator.min_context, most)
     problems.real("warmup", estimator.warmup, "[0, 1)")
     problems.choice("pooling", estimator.pooling, ("auto", *POOLINGS))
     problems.choice("embedding", estimator.embedding, tuple(EMBEDDINGS))
@@ -222,6 +225,12 @@ def resolve_architecture(estimator: Any, field_shape: Sequence[int]) -> Architec
 def resolve_pooling(estimator: Any) -> str:
     """Return how a transformer that is trained pools its tokens."""
     return "mean" if estimator.pooling == "auto" else str(estimator.pooling)
+
+
+def resolve_view_pooling(estimator: Any) -> str:
+    """Return how the regions are pooled that "vicreg" compares; tokens by their mean."""
+    pooling = resolve_pooling(estimator)
+    return "mean" if pooling == "tokens" else pooling
 
 
 def resolve_scaling(estimator: Any, fields: Any, rows: np.ndarray) -> BrightnessScaling:

@@ -25,6 +25,7 @@ from skatr_sk.summaries._parameters import (
     resolve_masks,
     resolve_pooling,
     resolve_scaling,
+    resolve_view_pooling,
 )
 from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
 from skatr_sk.summaries.encoding import encode
@@ -134,7 +135,9 @@ class MovingTarget(Callback):
 
 
 class EffectiveRank(Callback):
-    """Record the effective rank of the validation summaries, before training and after epochs.
+    """Record the effective rank of validation summaries, before training and after epochs.
+
+    Of mean tokens, whatever the pooling: these collapse first, and runs compare.
 
     Parameters
     ----------
@@ -274,8 +277,7 @@ def _objective(
     """Put beside the encoder what predicts tokens or voxels, or compares summaries."""
     dim = transformer.predictor_dim
     if transformer.objective == "vicreg":
-        pooling = resolve_pooling(transformer)
-        pooling = "mean" if pooling == "tokens" else pooling
+        pooling = resolve_view_pooling(transformer)
         n_summary = pooled_dim(transformer.embed_dim, pooling)
         expander = Expander(n_summary, dim, depth=transformer.predictor_depth)
         return ViewInvariance(encoder, expander, pooling=pooling)
@@ -307,10 +309,10 @@ def _objective(
 def _run_identity(transformer: Any, fields: Any, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device"}
-    ignored |= {"cache", "n_workers"}
-    if transformer.objective != "vicreg":  # which compares pooled summaries
-        ignored.add("pooling")
+    ignored |= {"cache", "n_workers", "pooling"}
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
     content = hashlib.blake2b(b"".join(digest_rows(fields)), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
+    if transformer.objective == "vicreg":  # which compares pooled regions
+        settings["pooling"] = resolve_view_pooling(transformer)
     return json.dumps(settings, default=repr, sort_keys=True)

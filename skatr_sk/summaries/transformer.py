@@ -25,7 +25,7 @@ class SKATRTransformer(FrozenSummaries):
 
     ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
     architecture learns to predict the tokens of hidden patches from visible ones. ``transform``
-    gives the mean of the frozen encoder's tokens.
+    pools the frozen encoder's tokens, by default to their mean.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class SKATRTransformer(FrozenSummaries):
         Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
         cut the field into about 512 tokens, fewer of small fields.
     embed_dim : int, default=144
-        Width of a token, and length of a summary. The paper's summaries have 360.
+        Width of a token, and length of a summary of mean tokens. The paper's have 360.
     depth : int, default=4
         Transformer blocks of the encoder.
     n_heads : int, default=4
@@ -43,7 +43,8 @@ class SKATRTransformer(FrozenSummaries):
     pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`, "tokens" keeps them all; "auto" is as `weights` were saved, and
-        else the mean [1]_. With "vicreg" the regions are compared by the same pooling.
+        else the mean [1]_. With "vicreg" the regions are compared by the same pooling ("tokens" by
+        their mean).
     embedding : {"linear", "moments"}, default="linear"
         How the voxels of a patch become a token: by one matrix [1]_, or standardised, beside their
         mean and the logarithm of their scatter, which wins on light cones (docs/learning.rst).
@@ -59,7 +60,7 @@ class SKATRTransformer(FrozenSummaries):
         blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.
     min_context : float, default=0.15
         Smallest share of the patches that stays visible, in (0, 1); with "vicreg", which has no
-        masks, the share of each of the two regions.
+        masks, the share of each of the two regions, in (0, 0.5].
     ema_decay : float or (float, float), default=(0.99, 1.0)
         Decay of the target encoder's moving average, in [0, 1], constant or rising from the first
         value to the second. 1.0 keeps a fixed random target, 0.0 makes it the context encoder.
@@ -130,9 +131,9 @@ class SKATRTransformer(FrozenSummaries):
     history_ : list of dict
         One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
         ``effective_rank, effective_rank_at_init, seconds`` and ``kept``, true for the epoch whose
-        weights these are. The rank is that of standardised validation summaries, topped up by
-        training ones where these are few; features that scatter by less than 0.5 % of the
-        summaries' root mean square do not count (``floor=0.005`` in
+        weights these are. The rank is that of standardised mean tokens, whatever `pooling`, of the
+        validation fields, topped up by training ones where these are few; features that scatter by
+        less than 0.5 % of their root mean square do not count (``floor=0.005`` in
         :func:`~skatr_sk.evaluation.effective_rank`).
     field_shape_in_ : tuple of int
         Shape of one field.

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_learns_what_mean_and_variance_do_not_say(pooling, loss, fields):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "moments", "tokens"])
-def test_the_network_pools_as_its_transformer_does(pooling):
+def test_the_network_pools_as_its_transformer_does(pooling, tmp_path):
     """What the head sees are the summaries of the trained encoder, frozen."""
     X, y = draw()
     model = regressor(backbone=skatr(pooling=pooling)).fit(X, y)
@@ -95,9 +96,23 @@ def test_the_network_pools_as_its_transformer_does(pooling):
     with torch.inference_mode():
         unit = model.head_.head(summaries).double().numpy()
     np.testing.assert_allclose(model.predict(X), model.scaling_.from_unit(unit), rtol=1e-4)
-    # A fitted one is fine-tuned with the pooling that it was fitted or saved with.
-    again = regressor(backbone=model.backbone_, max_epochs=1).fit(X, y)
+    # What is fine-tuned from a file is pooled as it was saved.
+    model.backbone_.save(tmp_path / "w.safetensors")
+    loaded = SKATRTransformer(weights=tmp_path / "w.safetensors", device="cpu")
+    again = regressor(backbone=loaded, max_epochs=1).fit(X, y)
     assert again.backbone_.pooling_ == pooling
+    width = again.head_.head.layers[0].in_features
+    assert width == again.backbone_.transform(X).shape[-1] == summaries.shape[-1]
+
+
+def test_the_trained_backbone_knows_the_names_of_features():
+    pandas = pytest.importorskip("pandas")
+    X, y = draw(shape=(8,))
+    table = pandas.DataFrame(X, columns=[f"z{i}" for i in range(8)])
+    model = regressor().fit(table, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.backbone_.transform(table)
 
 
 def test_attention_sees_tokens_whatever_the_pooling():

@@ -161,8 +161,15 @@ def test_views_are_compared_as_summaries_are_pooled(pooling, rng, tmp_path):
     pooled = SKATRTransformer(**small, **folder, pooling=pooling).fit(X)
     assert plain.history_[0]["train_loss"] != pooled.history_[0]["train_loss"]
     assert len(list(tmp_path.iterdir())) == 2  # neither is resumed by the other
-    tokens = SKATRTransformer(**small, pooling="tokens").fit(X)
-    assert tokens.history_[0]["train_loss"] == plain.history_[0]["train_loss"]
+    for alike in ("mean", "tokens"):  # the same run, which goes on from the same file
+        again = SKATRTransformer(**small, **folder, pooling=alike).fit(X)
+        assert again.history_ == plain.history_
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_regions_share_a_sky():
+    with pytest.raises(ValueError, match=r"min_context: expected .*\(0, 0.5\]"):
+        SKATRTransformer(objective="vicreg", min_context=0.6).fit(np.zeros((4, 8, 8)))
 
 
 def test_moments_of_tokens_that_are_all_alike_have_a_slope():

@@ -1,5 +1,6 @@
 """Frozen encoders on disk, and pipelines that never train them again."""
 
+import copy
 import json
 import os
 import pickle
@@ -90,6 +91,16 @@ def test_a_round_trip_keeps_every_bit(shape, pooling, tmp_path):
             loaded.get_feature_names_out()
         with pytest.raises(ValueError, match="no columns to name"):
             loaded.set_output(transform="pandas").transform(X)
+
+
+def test_what_nobody_could_read_is_not_written(fitted, tmp_path):
+    fitted.save(tmp_path / "w.safetensors")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    wrong = copy.deepcopy(fitted).set_params(pooling="meen")
+    for refused in (lambda: wrong.save(tmp_path / "w.safetensors"), wrong.get_feature_names_out):
+        with pytest.raises(ValueError, match="pooling: expected"):
+            refused()
+    assert (tmp_path / "w.safetensors").read_bytes() == before
 
 
 def test_weights_pool_as_they_were_saved(tmp_path):
