@@ -50,7 +50,7 @@ settings = dict(batch_size=32, max_epochs=2 if FAST else 60, device="cpu", rando
 flow = PosteriorEstimator(
     prior_bounds=cones.target_bounds,
     parameter_names=cones.target_names,
-    learning_rate=5e-3,
+    learning_rate=1e-3,
     **settings,
 )
 regressor = LightconeRegressor(target_bounds=cones.target_bounds, patience=15, **settings)
