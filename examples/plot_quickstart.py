@@ -55,7 +55,8 @@ print(f"summarised with the bundled weights in {time.perf_counter() - start:.0f}
 # Pre-train without labels
 # ------------------------
 # What it takes to make such weights, on the light cones at hand and, to be short, with regions of a
-# fifth of the sky in place of two: the pre-training sees every light cone and no label. ``max_epochs=0`` gives the same encoder with its random initial weights.
+# fifth of the sky in place of two: the pre-training sees every light cone and no label.
+# ``max_epochs=0`` gives the same encoder with its random initial weights.
 settings = dict(
     patch_size=(2, 2, 5),
     embed_dim=96,

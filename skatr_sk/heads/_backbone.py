@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,10 @@ def fit_joint(
         n_workers=transformer.n_workers,
     )
     trained = FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, found)
-    fitted = clone(transformer).set_params(weights=None)
+    # Its parameters say what it is, so that a clone has the same sizes.
+    what = dataclasses.asdict(sizes) | {"weights": None, "pooling": found}
+    del what["field_shape"]
+    fitted = clone(transformer).set_params(**what)
     fitted.field_shape_in_ = sizes.field_shape
     fitted.n_features_in_ = sizes.field_shape[0]
     if hasattr(regressor, "feature_names_in_"):

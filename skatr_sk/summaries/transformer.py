@@ -13,11 +13,14 @@ from skatr_sk._callbacks import with_callbacks
 from skatr_sk._checks import check_fields, unchanged_on_error
 from skatr_sk.summaries._frozen import FrozenSummaries
 from skatr_sk.summaries._parameters import check_parameters
+from skatr_sk.summaries._warnings import warn_fields
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.weights import read_encoder
 
 __all__ = ["SKATRTransformer"]
+
+_LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
 
 
 class SKATRTransformer(FrozenSummaries):
@@ -257,6 +260,8 @@ class SKATRTransformer(FrozenSummaries):
             check_parameters(self)
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             if self.weights is not None:
+                if isinstance(fields, np.ndarray):  # a look at files would be one more reading
+                    warn_fields(fields[:_LOOKED_AT])
                 self._adopt(read_encoder(self.weights))
             else:
                 self._adopt(pretrain(self, fields))

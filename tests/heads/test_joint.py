@@ -105,6 +105,17 @@ def test_the_network_pools_as_its_transformer_does(pooling, tmp_path):
     assert width == again.backbone_.transform(X).shape[-1] == summaries.shape[-1]
 
 
+def test_the_trained_backbone_says_what_it_is(tmp_path):
+    X, y = draw()
+    skatr(embed_dim=24, pooling="moments").fit(X).save(tmp_path / "w.safetensors")
+    loaded = SKATRTransformer(weights=tmp_path / "w.safetensors", device="cpu")
+    backbone = regressor(backbone=loaded, max_epochs=1).fit(X, y).backbone_
+    assert (backbone.embed_dim, backbone.depth, backbone.pooling) == (24, 1, "moments")
+    assert backbone.weights is None
+    again = clone(backbone).set_params(max_epochs=0, random_state=0).fit(X)
+    assert again.architecture_ == backbone.architecture_
+
+
 def test_the_trained_backbone_knows_the_names_of_features():
     pandas = pytest.importorskip("pandas")
     X, y = draw(shape=(8,))

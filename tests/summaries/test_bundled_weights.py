@@ -70,12 +70,18 @@ def test_they_beat_random_weights_and_the_signal(n_labels):
     assert trained > max(others) + 0.02
 
 
+def test_kelvin_are_warned_of():
+    X = load_lightcones().data[:4]
+    with pytest.warns(UserWarning, match="is it in kelvin"):
+        SKATRTransformer(weights="mini-lr", device="cpu").fit(X / 1000)
+
+
 def test_a_name_that_is_not_bundled():
     cones = load_lightcones().data[:2]
     with pytest.raises(FileNotFoundError, match=r"bundled names mini-lr, found no file at 'mini'"):
         SKATRTransformer(weights="mini").fit(cones)
 
 
-def test_light_cones_of_another_grid():
+def test_light_cones_of_another_grid(rng):
     with pytest.raises(ValueError, match=r"\(14, 14, 90\)"):
-        SKATRTransformer(weights="mini-lr").fit(np.zeros((2, 14, 14, 94), dtype=np.float32))
+        SKATRTransformer(weights="mini-lr").fit(rng.normal(scale=30, size=(2, 14, 14, 94)))
