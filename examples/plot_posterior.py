@@ -50,7 +50,8 @@ settings = dict(batch_size=32, max_epochs=2 if FAST else 60, device="cpu", rando
 flow = PosteriorEstimator(
     prior_bounds=cones.target_bounds,
     parameter_names=cones.target_names,
-    learning_rate=1e-3,
+    learning_rate=1e-3,  # slow, and with a strong decay: 180 labels are soon learned by heart
+    weight_decay=5.0,
     **settings,
 )
 regressor = LightconeRegressor(target_bounds=cones.target_bounds, patience=15, **settings)
