@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,8 +34,11 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     # A name that nobody else has, and the permissions of any new file: tempfile's are its owner's.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    permissions = stat.S_IMODE(temporary.stat().st_mode)
     try:
         write(temporary)
+        # What puts a file of its own in the place, as safetensors does, makes it its owner's.
+        temporary.chmod(permissions)
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)

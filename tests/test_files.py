@@ -19,6 +19,21 @@ def test_permissions_are_those_of_any_new_file(tmp_path, mask):
     assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o666 & ~mask
 
 
+def test_what_replaces_the_file_gets_these_permissions_too(tmp_path):
+    def replace(path):
+        other = path.with_suffix(".other")
+        other.write_text("whole")
+        other.chmod(0o600)
+        other.replace(path)
+
+    before = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "weights", replace)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o644
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "note.txt"
     path.write_text("old")
