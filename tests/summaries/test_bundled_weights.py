@@ -63,11 +63,12 @@ def test_they_beat_random_weights_and_the_signal(n_labels):
         for seed in range(3)
         for train, test in KFold(5, shuffle=True, random_state=seed).split(X)
     ]
-    trained, *others = (
+    trained, *random, plain = (
         cross_val_score(ridge, Z, y, cv=folds).mean()
         for Z in (skatr.transform(X), *(each.transform(X) for each in untrained), signal)
     )
-    assert trained > max(others) + 0.02
+    assert trained > max(random) + 0.03
+    assert trained > plain + 0.15
 
 
 def test_kelvin_are_warned_of():
