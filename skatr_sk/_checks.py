@@ -291,7 +291,9 @@ class Bounds(Kind):
     def fault(self, value: Any) -> Fault | None:
         """See :class:`Kind`."""
         n_rows = "n_parameters" if self.n_rows is None else str(self.n_rows)
-        shape = "finite (low, high), low < high" if self.pair else f"an array of shape ({n_rows}, 2)"
+        shape = f"an array of shape ({n_rows}, 2)"
+        if self.pair:
+            shape = "finite (low, high), low < high"
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError):
@@ -483,13 +485,13 @@ def require(package: str, caller: str, extra: str | None = None) -> Any:
 
 
 def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
-    """Put the documentation of shared parameters into a class's docstring.
+    r"""Put the documentation of shared parameters into a class's docstring.
 
     A line of the docstring that holds a name in braces and nothing else is replaced by its text.
 
     Examples
     --------
-    >>> @shared_docs(device="device : str\\n    Where to compute.")
+    >>> @shared_docs(device="device : str\n    Where to compute.")
     ... class Estimator:
     ...     '''Learn.
     ...
@@ -497,7 +499,8 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
     ...     ----------
     ...     {device}
     ...     '''
-    >>> print(Estimator.__doc__)  # doctest: +SKIP
+    >>> "    device : str\n        Where to compute." in Estimator.__doc__
+    True
     """
     texts = {name: inspect.cleandoc(text) for name, text in texts.items()}
 
@@ -591,8 +594,8 @@ def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> 
     given = [name for name in changed_parameters(estimator) if name in names]
     if given:
         warnings.warn(
-            f"{type(estimator).__name__}: {', '.join(given)} {'has' if len(given) == 1 else 'have'} "
-            f"no effect with {beside}; leave {'it' if len(given) == 1 else 'them'} out.",
+            f"{type(estimator).__name__}: no effect with {beside} of {', '.join(given)}; leave "
+            f"{'it' if len(given) == 1 else 'them'} out.",
             NoEffectWarning,
             stacklevel=4,
         )

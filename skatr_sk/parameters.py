@@ -1,7 +1,7 @@
 """The six parameters of a light cone: names, units, symbols, 21cmFAST's names, and the prior box.
 
-They are those of SKATR (arXiv:2410.18899, section 2), in the order of the paper. Nothing else in the
-package writes them down.
+They are those of SKATR (arXiv:2410.18899, section 2), in the order of the paper. Nothing else in
+the package writes them down.
 """
 
 from __future__ import annotations
