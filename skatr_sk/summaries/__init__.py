@@ -3,10 +3,12 @@
 from skatr_sk._checks import CollapseWarning
 from skatr_sk.summaries.cache import CacheInfo, cache_info, clear_cache, limit_cache_memory
 from skatr_sk.summaries.masking import BlockMask
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 
 __all__ = [
     "BlockMask",
+    "BrightnessScaling",
     "CacheInfo",
     "CollapseWarning",
     "SKATRTransformer",

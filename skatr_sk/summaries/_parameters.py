@@ -69,9 +69,7 @@ def check_parameters(estimator: Any) -> None:
     problems.check({"objective": Choice(*OBJECTIVES)}, estimator)
     problems.check({"loss": Choice(*LOSSES)}, estimator)
     problems.check({"augment": Flag()}, {"augment": estimator.augment})
-    problems.check(
-        {"normalize_targets": Flag()}, {"normalize_targets": estimator.normalize_targets}
-    )
+    problems.check({"normalize_targets": Flag()}, estimator)
     _check_masks(problems, estimator.masks)
     _check_decay(problems, estimator.ema_decay)
     _check_patch(problems, estimator.patch_size)
