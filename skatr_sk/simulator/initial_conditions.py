@@ -9,18 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import Cosmology, top_hat
-from skatr_sk.lightcones._reionisation import CELL_RADIUS
+from skatr_sk.simulator.cosmology import Cosmology, top_hat
 
-__all__ = ["Grid", "InitialConditions", "smooth"]
+__all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth"]
 
+CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
 _EMPTIEST = -0.98  # lowest density contrast when densities grow in place
 
 
 class Grid:
-    """A periodic box of cubic cells.
+    """Wave numbers and filters of a periodic box of cubic cells.
 
     Parameters
     ----------
@@ -43,12 +43,11 @@ class Grid:
         steps = [torch.fft.fftfreq(x), torch.fft.fftfreq(y), torch.fft.rfftfreq(z)]
         axes = [2 * math.pi / cell * step.double() for step in steps]
         k_x, k_y, k_z = torch.meshgrid(*axes, indexing="ij")
-        squared = k_x**2 + k_y**2 + k_z**2
+        squared = _squared(k_x, k_y, k_z)
+        over_squared = 1 / squared.clamp(min=1e-12)
         self.k = squared.sqrt().to(device)
-        self.mu_squared = (k_z**2 / squared.clamp(min=1e-12)).float().to(device)
-        self.directions = [
-            (k / squared.clamp(min=1e-12)).float().to(device) for k in (k_x, k_y, k_z)
-        ]
+        self.mu_squared = (k_z**2 * over_squared).float().to(device)
+        self.directions = [(k * over_squared).float().to(device) for k in (k_x, k_y, k_z)]
         aliases = [t.to(device) for t in self._aliases(k_x, k_y, k_z)]
         self._images, self._displacement, self._mass = aliases
 
@@ -108,7 +107,7 @@ class InitialConditions:
     """Matter in cells, moved along straight lines from a Gaussian beginning.
 
     The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
-    at its place, as a cube, and is shared out to the cells that it ends in.
+    of its first position, as a cube, and is shared out to the cells that it ends in.
 
     Parameters
     ----------
@@ -169,8 +168,8 @@ def _spread(mass: Tensor, moves: Tensor) -> Tensor:
         for j in offsets:
             along_xy = along_x * shares[j, 1]
             for k in offsets:
-                place = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
-                total[:, *place].addcmul_(along_xy, shares[k, 2])
+                window = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
+                total[:, *window].addcmul_(along_xy, shares[k, 2])
     for axis, size in enumerate(sizes, start=1):
         inner = total.narrow(axis, reach, size).clone()
         # The margin before comes in again at the end, however small the box.

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import DELTA_CRITICAL
+from skatr_sk.simulator.collapsed_fraction import conditional_fraction
+from skatr_sk.simulator.initial_conditions import CELL_RADIUS
 
-__all__ = ["CELL_RADIUS", "bubble_radii", "conditional_fraction", "neutral_fraction"]
+__all__ = ["bubble_radii", "neutral_fraction"]
 
 _LARGEST = 15.0  # Mpc: ionising photons get no farther
 _RATIO = 1.1  # of neighbouring radii
-CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 
 
 def bubble_radii(cell: float, largest: float = _LARGEST) -> list[float]:
@@ -32,48 +32,14 @@ def bubble_radii(cell: float, largest: float = _LARGEST) -> list[float]:
     return [largest, *ladder, smallest] if ladder else [smallest]
 
 
-def conditional_fraction(
-    density: Tensor, growth: Tensor, sigma_min: Tensor, sigma_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Fraction of matter in haloes within regions of a given density.
-
-    Extended Press-Schechter (Bond et al. 1991, Lacey and Cole 1993).
-
-    Parameters
-    ----------
-    density : Tensor of shape (n, n_scales, ...)
-        Linear density contrast of the regions, extrapolated to today.
-    growth, sigma_min, sigma_scale : Tensor of shape (n, n_scales)
-        Growth factor, and standard deviation today of the density in spheres of the smallest
-        halo's mass and of the regions' size.
-
-    Returns
-    -------
-    fraction : Tensor of the shape of `density`
-        Zero where the regions are smaller than the halo.
-    peak : Tensor of the shape of `density`
-        The argument of the complementary error function.
-    """
-    spread = sigma_min**2 - sigma_scale**2
-    scale = (2 * spread.clamp(min=1e-12)).rsqrt()
-    barrier = DELTA_CRITICAL / growth * scale
-    shape = (*growth.shape, *[1] * (density.ndim - 2))
-    barrier, scale = (t.to(density.dtype).view(shape) for t in (barrier, scale))
-    peak = torch.addcmul(barrier, density, -scale)
-    fraction = torch.erfc(peak)
-    if (spread <= 0).any():
-        fraction = fraction * (spread > 0).to(density.dtype).view(shape)
-    return fraction, peak
-
-
 def neutral_fraction(
     density: Tensor,
     growth: Tensor,
     sigma_min: Tensor,
     sigma_scale: Tensor,
-    mean_fraction: Tensor,
+    f_coll: Tensor,
     zeta: Tensor,
-    electrons: Tensor,
+    x_e: Tensor,
 ) -> Tensor:
     """Neutral fraction of hydrogen in every cell.
 
@@ -85,30 +51,27 @@ def neutral_fraction(
     ----------
     density : Tensor of shape (n, n_radii, ...)
         Linear density contrast of today on each scale, that of the cell last.
-    growth, mean_fraction, zeta : Tensor of shape (n,)
+    growth, f_coll, zeta : Tensor of shape (n,)
         Growth factor, collapsed fraction of the universe, photons for each collapsed baryon.
     sigma_min : Tensor of shape (n,)
+        Standard deviation today on the scale of the smallest haloes.
     sigma_scale : Tensor of shape (n, n_radii)
-    electrons : Tensor of shape (n, ...)
+        The same on the scale of each radius.
+    x_e : Tensor of shape (n, ...)
         Fraction that X-rays have ionised.
 
     Returns
     -------
     Tensor of shape (n, ...), 0 to 1
     """
-    n_radii = density.shape[1]
-    fraction, _ = conditional_fraction(
-        density,
-        growth[:, None].expand(-1, n_radii),
-        sigma_min[:, None].expand(-1, n_radii),
-        sigma_scale,
+    each = (-1, density.shape[1])
+    in_region, _ = conditional_fraction(
+        density, growth[:, None].expand(each), sigma_min[:, None].expand(each), sigma_scale
     )
-    cells = tuple(range(2, density.ndim))
     # On every scale the mean is that of Sheth and Tormen.
-    mean = fraction.mean(cells, keepdim=True).clamp(min=1e-7)
-    photons = (zeta * mean_fraction).to(mean.dtype).view(-1, *[1] * (mean.ndim - 1)) / mean
-    photons = photons * fraction
-    neutral = 1 - electrons
+    mean = in_region.mean(tuple(range(2, density.ndim)), keepdim=True).clamp(min=1e-7)
+    photons = (zeta * f_coll).to(mean.dtype).view(-1, *[1] * (mean.ndim - 1)) / mean * in_region
+    neutral = 1 - x_e
     ionised = photons.amax(1) > neutral
     left = (neutral - photons[:, -1]).clamp(0, 1)
     return torch.where(ionised, torch.zeros_like(left), left)

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skatr_sk.lightcones._cosmology import Cosmology
-from skatr_sk.lightcones._lightcone import FARTHEST, Box
+from skatr_sk._checks import Choice, Integer, Problems, Real, Rule
+from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
+from skatr_sk.simulator.cosmology import comoving_distances
+from skatr_sk.simulator.lightcone import FARTHEST, Box
 
-__all__ = ["PARAMETER_NAMES", "PRIOR_BOUNDS", "Settings", "check_settings", "entropy_of"]
+__all__ = ["Settings", "check_settings", "entropy_of"]
 
-PARAMETER_NAMES = ("m_WDM", "Omega_m", "E_0", "log10_L_X", "log10_T_vir", "zeta")
-PRIOR_BOUNDS = np.array([[0.3, 10], [0.2, 0.4], [100, 1500], [38, 42], [4, 5.3], [10, 250]])
-PRIOR_BOUNDS.setflags(write=False)
-# Beyond these the formulae say nothing. An L_X of 10^20 is none, dark matter of 10^6 keV is cold.
-_LIMITS = np.array([[0.1, 1e6], [0.1, 1.0], [80, 1900], [20, 45], [4, 7], [0, 1e5]])
-_EVOLUTIONS = ("zeldovich", "linear")
 # Goes into the digests of rows: raise it when the same settings give other light cones.
-_VERSION = 1
+_VERSION = 2
+# Beyond these, in the order of the parameters, the formulae say nothing. An L_X of 10^20 is none,
+# dark matter of 10^6 keV is cold.
+_LIMITS = np.array([[0.1, 1e6], [0.1, 1.0], [80, 1900], [20, 45], [4, 7], [0, 1e5]])
 
 
 class Settings(NamedTuple):
-    """Everything that light cones depend on but their seeds.
-
-    Attributes
-    ----------
-    field_shape, block : tuple of 3 int
-    parameters : ndarray of shape (n, 6) or None
-    prior_bounds : ndarray of shape (6, 2)
-    box : Box
-        Before block means.
-    device : str
-    batch_size : int or None
-    """
+    """Everything that light cones depend on but their seeds, and where they are simulated."""
 
     field_shape: tuple[int, ...]
     block: tuple[int, ...]
-    parameters: np.ndarray | None
-    prior_bounds: np.ndarray
-    box: Box
+    parameters: np.ndarray | None  # (n, 6)
+    prior_bounds: np.ndarray  # (6, 2)
+    box: Box  # before block means
     device: str
     batch_size: int | None
 
@@ -71,153 +58,123 @@ def entropy_of(random_state: Any) -> int:
         return int(random_state.randint(2**31))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
-    whole = isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool)
-    if not whole or random_state < 0:
-        raise ValueError(
-            "random_state must be a non-negative int, a numpy Generator or RandomState, or None; "
-            f"found {random_state!r}."
-        )
     return int(random_state)
 
 
-def check_settings(
-    n_samples: int,
-    field_shape: Sequence[int],
-    parameters: ArrayLike | None,
-    prior_bounds: ArrayLike | None,
-    cell_size: float,
-    block: int | Sequence[int],
-    redshift_min: float,
-    evolution: str,
-    device: str | torch.device,
-    batch_size: int | None,
-) -> Settings:
-    """Check what a user asks for, and say everything that is wrong at once.
+def check_settings(given: Mapping[str, Any]) -> Settings:
+    """Check the parameters of :class:`~skatr_sk.SimulatedLightcones`; name all that is wrong.
 
     Raises
     ------
     ValueError
     """
-    problems: list[str] = []
-    shape = _sizes("field_shape", field_shape, problems)
-    blocks = _sizes("block", (block,) * 3 if _is_int(block) else block, problems)
-    if not _is_int(n_samples) or n_samples < 1:
-        problems.append(f"n_samples must be an integer >= 1; found {n_samples!r}")
-    if batch_size is not None and (not _is_int(batch_size) or batch_size < 1):
-        problems.append(f"batch_size must be an integer >= 1 or None; found {batch_size!r}")
-    if evolution not in _EVOLUTIONS:
-        options = " or ".join(map(repr, _EVOLUTIONS))
-        problems.append(f"evolution must be {options}; found {evolution!r}")
-    if not _is_real(cell_size) or not 1 <= cell_size <= 30:
-        problems.append(f"cell_size must be a number of Mpc from 1 to 30; found {cell_size!r}")
-    if not _is_real(redshift_min) or not 2 <= redshift_min < FARTHEST - 5:
-        problems.append(
-            f"redshift_min must be a number from 2 to {FARTHEST - 5:g}; found {redshift_min!r}"
-        )
-    problems += _device_problems(device)
-    bounds = _numbers("prior_bounds", PRIOR_BOUNDS if prior_bounds is None else prior_bounds,
-                      (len(PARAMETER_NAMES), 2), problems)  # fmt: skip
-    values = None
-    if parameters is not None:
-        rows = n_samples if _is_int(n_samples) else -1
-        values = _numbers("parameters", parameters, (rows, len(PARAMETER_NAMES)), problems)
-        _limit_problems("parameters", values, problems)
+    problems = Problems("SimulatedLightcones")
+    problems.check(_TABLE, given)
+    n = given["n_samples"] if Integer(1).fault(given["n_samples"]) is None else None
+    values, bounds = given["parameters"], given["prior_bounds"]
+    bounds = _numbers(problems, "prior_bounds", PRIOR_BOUNDS if bounds is None else bounds, 6, 2)
+    if values is not None:
+        values = _numbers(problems, "parameters", values, n, 6)
+        _check_limits(problems, "parameters", values)
     elif bounds is not None:
-        _limit_problems("prior_bounds", bounds.T, problems)
-        problems += [
-            f"prior_bounds of {name}: the first, {low:g}, is above the second, {high:g}"
-            for name, (low, high) in zip(PARAMETER_NAMES, bounds, strict=True)
-            if low > high
-        ]
-    if problems:
-        raise ValueError("; ".join(problems) + ".")
-    assert shape is not None and blocks is not None and bounds is not None  # else a problem
-    fine = tuple(cells * size for cells, size in zip(shape, blocks, strict=True))
-    box = Box(
-        (fine[0], fine[1], fine[2]), float(cell_size), float(redshift_min), evolution == "linear"
-    )
-    highest = bounds[1, 1] if values is None else values[:, 1].max()
-    _check_depth(box, float(highest), blocks[-1])
-    return Settings(shape, blocks, values, bounds, box, str(device), batch_size)
+        _check_limits(problems, "prior_bounds", bounds.T)
+        for name, (low, high) in zip(PARAMETER_NAMES, bounds, strict=True):
+            if low > high:
+                problems.add("prior_bounds", f"low <= high for {name}", f"{low:g}, {high:g}")
+    problems.raise_if_any()
 
-
-def _check_depth(box: Box, omega_m: float, block: int) -> None:
-    """Raise where the far end lies before the simulation's beginning."""
-    cosmology = Cosmology(torch.tensor([omega_m]), torch.tensor([math.inf]))
-    ends = torch.tensor([[box.redshift_min, FARTHEST]], dtype=torch.float64)
-    near, far = cosmology.distance(ends)[0].tolist()
-    most = int((far - near) / box.cell_size) + 1
-    if box.shape[2] > most:
-        raise ValueError(
-            f"field_shape[2] = {box.shape[2] // block} reaches beyond redshift {FARTHEST:g}, where "
-            f"the simulation starts, for Omega_m = {omega_m:g}: at most {most // block} cells of "
-            f"{block * box.cell_size:.3g} Mpc fit."
+    shape, block = _sizes(given["field_shape"]), _sizes(given["block"], broadcast=True)
+    n_x, n_y, n_z = (cells * size for cells, size in zip(shape, block, strict=True))
+    cell, redshift_min = float(given["cell_size"]), float(given["redshift_min"])
+    # The far end must not lie before the simulation's beginning.
+    omega_m = bounds[1, 1] if values is None else values[:, 1].max()
+    near, far = comoving_distances([redshift_min, FARTHEST], omega_m)
+    most = int((far - near) / cell) + 1
+    if n_z > most:
+        problems.add(
+            "field_shape[2]",
+            f"at most {most // block[2]} cells of {block[2] * cell:.3g} Mpc",
+            shape[2],
+            f"beyond them, for Omega_m = {omega_m:g}, lies redshift {FARTHEST:g}, where the "
+            "simulation starts",
         )
+        problems.raise_if_any()
+    box = Box((n_x, n_y, n_z), cell, redshift_min, given["evolution"] == "linear")
+    return Settings(shape, block, values, bounds, box, str(given["device"]), given["batch_size"])
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-
-
-def _sizes(name: str, value: Any, problems: list[str]) -> tuple[int, ...] | None:
-    """Three positive integers."""
+def _sizes(value: Any, broadcast: bool = False) -> tuple[int, ...]:
+    """Three sizes as a tuple of int; empty where `value` is none."""
     try:
-        sizes = tuple(operator.index(size) for size in value)
+        whole = broadcast and isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        sizes = tuple(operator.index(size) for size in ((value,) * 3 if whole else value))
     except TypeError:
-        sizes = ()
-    if len(sizes) != 3 or min(sizes) < 1:
-        problems.append(
-            f"{name} must be three integers >= 1, sky, sky, line of sight; found {value!r}"
-        )
-        return None
-    return sizes
+        return ()
+    return sizes if len(sizes) == 3 and min(sizes) >= 1 else ()
+
+
+def _is_random_state(value: Any) -> bool:
+    known = value is None or isinstance(value, np.random.Generator | np.random.RandomState)
+    return known or Integer(0).fault(value) is None
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        kind = "cpu" if value == "auto" else torch.device(value).type
+    except (RuntimeError, TypeError):
+        return False
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
+
+
+def _three(broadcast: bool) -> Callable[[Any], bool]:
+    return lambda value: bool(_sizes(value, broadcast))
+
+
+_TABLE = {
+    "n_samples": Integer(1),
+    "field_shape": Rule(_three(False), "three integers >= 1: sky, sky, line of sight"),
+    "block": Rule(_three(True), "an integer >= 1 or three: sky, sky, line of sight"),
+    "cell_size": Real("[1, 30]"),
+    "redshift_min": Real(f"[2, {FARTHEST - 5:g})"),
+    "evolution": Choice("zeldovich", "linear"),
+    "random_state": Rule(_is_random_state, "an int >= 0, a Generator, a RandomState or None"),
+    "device": Rule(_is_device, "'cpu', 'auto', or 'cuda' where torch sees a GPU"),
+    "batch_size": Integer(1, optional=True),
+}
 
 
 def _numbers(
-    name: str, value: ArrayLike, shape: tuple[int, int], problems: list[str]
+    problems: Problems, name: str, value: ArrayLike, n_rows: int | None, n_columns: int
 ) -> np.ndarray | None:
-    """Finite numbers of a shape, as a float64 array of our own."""
+    """Finite numbers of a shape, as a float64 array of our own; note what is wrong."""
+    expected = f"numbers of shape ({n_rows or 'n_samples'}, {n_columns})"
+    expected += f", for {', '.join(PARAMETER_NAMES)}"
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        problems.append(f"{name} must be numbers of shape {shape}; found {type(value).__name__}")
+        problems.add(name, expected, value)
         return None
-    if array.shape != shape:
-        problems.append(f"{name} must have shape {shape}, for {', '.join(PARAMETER_NAMES)}; found "
-                        f"shape {array.shape}")  # fmt: skip
+    if array.ndim != 2 or array.shape != (n_rows or len(array), n_columns):
+        problems.add(name, expected, array.shape)
         return None
-    if not np.isfinite(array).all():
-        row = int(np.argmin(np.isfinite(array).all(axis=1)))
-        problems.append(f"{name} must be finite; found {array[row].tolist()} in row {row}")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        problems.add(name, "finite numbers", array[row].tolist(), f"see row {row}")
         return None
     return array
 
 
-def _limit_problems(name: str, values: np.ndarray | None, problems: list[str]) -> None:
+def _check_limits(problems: Problems, name: str, values: np.ndarray | None) -> None:
     """Note parameters, in columns, for which the formulae do not hold."""
     if values is None:
         return
-    for column, (parameter, (low, high)) in enumerate(zip(PARAMETER_NAMES, _LIMITS, strict=True)):
-        bad = (values[:, column] < low) | (values[:, column] > high)
-        if bad.any():
-            found = values[np.argmax(bad), column]
-            where = f" in row {int(np.argmax(bad))}" if name == "parameters" else ""
-            problems.append(
-                f"{name}: {parameter} must be from {low:g} to {high:g}; found {found:g}{where}"
-            )
-
-
-def _device_problems(device: Any) -> list[str]:
-    if device == "auto":
-        return []
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError):
-        kind = None
-    if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()):
-        return []
-    return [f"device must be 'cpu', 'auto', or 'cuda' where torch sees a GPU; found {device!r}"]
+    wrong = (values < _LIMITS[:, 0]) | (values > _LIMITS[:, 1])
+    for column in np.flatnonzero(wrong.any(axis=0)):
+        row, (low, high) = int(np.argmax(wrong[:, column])), _LIMITS[column]
+        problems.add(
+            name,
+            f"{PARAMETER_NAMES[column]} from {low:g} to {high:g}",
+            float(values[row, column]),
+            f"see row {row}" if name == "parameters" else "",
+        )

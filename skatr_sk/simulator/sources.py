@@ -1,30 +1,36 @@
-"""Galaxies on past shells around a point: how much matter collapses, which X-rays arrive."""
+"""Galaxies on past shells around a point: how much matter collapses there, which light arrives."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import (
+from skatr_sk.simulator.collapsed_fraction import (
     DELTA_CRITICAL,
+    F_STAR,
+    Haloes,
+    conditional_fraction,
+    sheth_tormen,
+)
+from skatr_sk.simulator.cosmology import (
+    BARYONS,
+    BOLTZMANN,
     HUBBLE_RATE,
+    MPC,
     SPEED_OF_LIGHT,
     Cosmology,
 )
-from skatr_sk.lightcones._radiation import BARYONS, cross_section
-from skatr_sk.lightcones._reionisation import CELL_RADIUS, conditional_fraction
+from skatr_sk.simulator.initial_conditions import CELL_RADIUS
+from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_series
+from skatr_sk.simulator.xrays import X_E, transparent_energy, xray_photons, xray_tables
 
-__all__ = ["Haloes", "Shells", "emission", "shell_radii", "shells_around"]
+__all__ = ["Light", "Shells", "arriving_light", "collapse_in", "shell_radii", "shells_around"]
 
 _N_SHELLS = 10
 _LARGEST = 500.0  # Mpc
-_MPC = 3.0857e24  # cm
-_LN_ENERGY = (math.log(80.0), math.log(1e4), 48)  # eV
-_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
 
 
 def shell_radii(cell: float) -> list[float]:
@@ -40,97 +46,40 @@ def shell_radii(cell: float) -> list[float]:
     return [smallest * ratio**i for i in range(_N_SHELLS)]
 
 
-class Haloes:
-    """The smallest haloes that form stars.
-
-    Parameters
-    ----------
-    cosmology : Cosmology
-        Of n light cones.
-    t_vir : Tensor of shape (n,)
-        Their virial temperature in K.
-    """
-
-    def __init__(self, cosmology: Cosmology, t_vir: Tensor) -> None:
-        self.cosmology = cosmology
-        self.t_vir = t_vir
-
-    def sigma(self, z: Tensor) -> Tensor:
-        """Standard deviation today on the scale of their mass; z and result of shape (n, ...)."""
-        mass = self.cosmology.smallest_mass(z, self.t_vir)
-        jeans = self.cosmology.jeans_mass().view(-1, *[1] * (z.ndim - 1))
-        mass = torch.maximum(mass, jeans)
-        return self.cosmology.sigma(self.cosmology.radius(mass))
-
-
 class Shells(NamedTuple):
-    """Shells around a point, seen at the time when their light set out.
+    """Shells around a point, when their light set out; each of shape (n, n_shells)."""
 
-    Attributes
-    ----------
-    z : Tensor of shape (n, n_shells)
-        Redshift of their middle.
-    width : Tensor of shape (n, n_shells)
-        In redshift, positive.
-    transparent : Tensor of shape (n, n_shells)
-        Photon energy in eV, at the point, above which most photons arrive.
-    """
-
-    z: Tensor
-    width: Tensor
-    transparent: Tensor
+    z: Tensor  # of their middle
+    width: Tensor  # in redshift, positive
+    transparent: Tensor  # photon energy in eV, at the point, above which most photons arrive
 
 
 def shells_around(
-    haloes: Haloes, z: float, radii: list[float], electrons: Tensor, efficiency: Tensor
+    haloes: Haloes, z: float, radii: list[float], x_e: Tensor, efficiency: Tensor
 ) -> Shells:
-    """Shells of given radii around a point at redshift z.
+    """Shells of given radii in Mpc around a point at redshift z.
 
     Parameters
     ----------
-    electrons : Tensor of shape (n,)
+    x_e : Tensor of shape (n,)
         Mean ionised fraction of the gas outside bubbles.
     efficiency : Tensor of shape (n,)
         Ionising photons per atom over the collapsed fraction of Press and Schechter.
     """
-    cosmology = haloes.cosmology
-    edge = torch.full((len(electrons),), z, dtype=torch.float64, device=electrons.device)
-    middles, widths, inner = [], [], 0.0
+    edge, inner = torch.full_like(x_e, z), 0.0
+    edges = [edge]
     for radius in radii:
-        per_mpc = _MPC * HUBBLE_RATE * cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
-        outer = edge + (radius - inner) * per_mpc
-        middles.append((edge + outer) / 2)
-        widths.append(outer - edge)
-        edge, inner = outer, radius
-    z_shells, width = torch.stack(middles, 1), torch.stack(widths, 1)
-    return Shells(z_shells, width, _transparent(haloes, z, z_shells, electrons, efficiency))
+        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
+        edge, inner = edge + (radius - inner) * per_mpc, radius
+        edges.append(edge)
+    inside, outside = torch.stack(edges[:-1], 1), torch.stack(edges[1:], 1)
+    middle = (inside + outside) / 2
+    transparent = transparent_energy(haloes, z, middle, x_e, efficiency)
+    return Shells(middle, outside - inside, transparent)
 
 
-def _transparent(
-    haloes: Haloes, z: float, z_shells: Tensor, electrons: Tensor, efficiency: Tensor
-) -> Tensor:
-    """Energy at which the optical depth of X-rays to each shell is one."""
-    device = z_shells.device
-    nodes, weights = _NODES.to(device), _WEIGHTS.to(device)
-    half = (z_shells - z)[..., None] / 2
-    between = z + half * (1 + nodes)  # (n, n_shells, n_nodes)
-    collapsed = haloes.cosmology.press_schechter(between, haloes.sigma(between))
-    free = 1 - electrons.view(-1, 1, 1)
-    neutral = (1 - efficiency.view(-1, 1, 1) * collapsed / free).clamp(min=1e-4)
-    path = SPEED_OF_LIGHT / (HUBBLE_RATE * haloes.cosmology.expansion(between) * (1 + between))
-    column = path * BARYONS * (1 + between) ** 3 * neutral * half * weights
-    ln_energy = torch.linspace(*_LN_ENERGY, dtype=torch.float64, device=device)
-    arriving = ln_energy.exp() * ((1 + between) / (1 + z))[..., None]
-    sigma = cross_section(arriving, electrons.view(-1, 1, 1, 1))
-    ln_tau = (column[..., None] * sigma).sum(2).log()  # falls with energy
-    above = (ln_tau > 0).sum(-1, keepdim=True).clamp(1, len(ln_energy) - 1)
-    high, low = ln_tau.gather(-1, above), ln_tau.gather(-1, above - 1)
-    share = (low / (low - high)).clamp(0, 1)
-    return torch.lerp(ln_energy[above - 1], ln_energy[above], share)[..., 0].exp()
-
-
-def emission(
-    haloes: Haloes, shells: Shells, density: Tensor, sigma_scale: Tensor, lit: Tensor
+def collapse_in(
+    shells: Shells, haloes: Haloes, density: Tensor, sigma_scale: Tensor, lit: Tensor
 ) -> Tensor:
     """Matter that collapses in each shell over its light travel time, over (1 + z).
 
@@ -148,16 +97,74 @@ def emission(
     Tensor of the shape of `density`
         Share of the mean density of matter; its mean on every scale follows Sheth and Tormen.
     """
-    cosmology = haloes.cosmology
-    sigma_min, growth = haloes.sigma(shells.z), cosmology.growth(shells.z)
-    fraction, peak = conditional_fraction(density, growth, sigma_min, sigma_scale)
+    cosmology, z = haloes.cosmology, shells.z
+    sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
+    f_coll, peak = conditional_fraction(density, growth, sigma_min, sigma_scale)
     cells = tuple(range(2, density.ndim))
-    mean = fraction.mean(cells)
+    mean = f_coll.mean(cells)
     spread = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
-    steepness = -DELTA_CRITICAL * cosmology.growth_slope(shells.z) / (growth**2 * spread)
-    scale = shells.width / (1 + shells.z) * cosmology.collapsed_fraction(shells.z, sigma_min)
+    steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * spread)
+    scale = shells.width / (1 + z) * sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
     scale = scale * 2 / math.sqrt(math.pi) * steepness / mean.clamp(min=1e-30)
     scale = torch.where((mean > 0) & lit[:, None], scale, 0).to(density.dtype)
     shape = (*growth.shape, *[1] * len(cells))
     growth = growth.to(density.dtype).view(shape)
     return scale.view(shape) * (1 + density * growth) * torch.exp(-(peak**2))
+
+
+class Light(NamedTuple):
+    """What reaches the cells, each of shape (n, ...); fluxes in photons/cm^2/s/Hz/sr."""
+
+    heat: Tensor  # by X-rays, K/s for each nucleus
+    ions: Tensor  # by X-rays, 1/s for each nucleus
+    alpha: Tensor  # flux of Lyman alpha that X-rays make in gas of the mean density
+    continuum: Tensor  # flux of stars that redshifts into Lyman alpha
+    injected: Tensor  # flux of stars that cascades into Lyman alpha
+
+
+def arriving_light(
+    cosmology: Cosmology,
+    z: float,
+    shells: Shells,
+    collapsing: Tensor,
+    E_0: Tensor,
+    log10_L_X: Tensor,
+    x_e: Tensor,
+) -> Light:
+    """Sum the light of all shells, as one matrix product.
+
+    Parameters
+    ----------
+    shells : Shells
+        Around a point at `z`.
+    collapsing : Tensor of shape (n, n_shells, ...)
+        Share of the matter that collapses in each shell; zero where there is no light.
+    E_0, log10_L_X : Tensor of shape (n,)
+        Threshold of self-absorption, eV; luminosity, log10 erg/s/(Msun/yr).
+    x_e : Tensor of shape (n, ...)
+        Ionised fraction of the gas that takes it up.
+    """
+    at_z = torch.full((len(E_0), 1), z, dtype=torch.float64, device=E_0.device)
+    rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]
+    # Tables for the ionised fractions that there are.
+    grid = X_E.to(x_e)
+    x = x_e.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
+    first, last = (torch.bucketize(torch.stack(torch.aminmax(x)), grid) - 1).tolist()
+    grid = grid[first : last + 2]
+    tables = xray_tables(torch.maximum(shells.transparent, E_0[:, None]))[..., first : last + 2]
+    tables = tables * xray_photons(z, E_0, log10_L_X)[:, None, None, None]
+    heat, ions, alpha = tables.unbind(2)
+    alpha = alpha * (SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
+    stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
+    stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
+    stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
+    # In kelvin, heat is within the range of float32.
+    weights = torch.cat([heat / BOLTZMANN, ions, alpha, stars], dim=2).transpose(1, 2)
+    sums = weights.to(collapsing.dtype) @ collapsing.flatten(2)
+    sums = sums.unflatten(2, collapsing.shape[2:])
+    by_xrays = sums[:, :-2].unflatten(1, (3, -1))
+    low = (torch.bucketize(x, grid) - 1).clamp(min=0)
+    share = ((x - grid[low]) / (grid[low + 1] - grid[low]))[:, None]
+    low = low[:, None, None].expand(-1, 3, -1, *x.shape[1:])
+    low_end, high_end = by_xrays.gather(2, low)[:, :, 0], by_xrays.gather(2, low + 1)[:, :, 0]
+    return Light(*torch.lerp(low_end, high_end, share).unbind(1), *sums[:, -2:].unbind(1))
