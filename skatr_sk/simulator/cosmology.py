@@ -83,7 +83,7 @@ class Background:
     >>> import torch
     >>> universe = Background(torch.tensor([0.31]))
     >>> round(universe.distance(torch.tensor([[5.0]])).item())  # Mpc
-    7925
+    7943
     """
 
     def __init__(self, omega_m: Tensor, hubble: Tensor | float = HUBBLE) -> None:
@@ -94,8 +94,8 @@ class Background:
         x = torch.arange(2 * _N_X - 1, dtype=torch.float64, device=omega_m.device) * (_X_STEP / 2)
         z = torch.expm1(x)[None]
         integrand = _HUBBLE_DISTANCE / self._of(self.hubble, z) * (1 + z) / self.expansion(z)
-        self._slope = _X_STEP * integrand[:, ::2]
-        steps = (self._slope[:, :-1] + self._slope[:, 1:]) / 6 + 2 / 3 * _X_STEP * integrand[:, 1::2]
+        self._slope, middle = _X_STEP * integrand[:, ::2], _X_STEP * integrand[:, 1::2]
+        steps = (self._slope[:, :-1] + 4 * middle + self._slope[:, 1:]) / 6
         self._distance = torch.nn.functional.pad(steps.cumsum(1), (1, 0))
 
     def _of(self, values: Tensor, like: Tensor) -> Tensor:
@@ -142,9 +142,7 @@ def _cubic(t: Tensor, start: Tensor, end: Tensor, slope: Tensor, end_slope: Tens
     return start + t * (slope + t * curve)
 
 
-def comoving_distances(
-    z: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE
-) -> np.ndarray:
+def comoving_distances(z: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE) -> np.ndarray:
     """Comoving distances in Mpc to redshifts up to 1100.
 
     Parameters
@@ -201,19 +199,9 @@ def _in_each(
 
 
 def interpolate(x: Tensor, start: float, step: float, table: Tensor) -> Tensor:
-    """Interpolate linearly in tables over a uniform grid, constant beyond its ends.
+    """Interpolate linearly in tables over the grid ``start + i * step``, constant beyond its ends.
 
-    Parameters
-    ----------
-    x : Tensor of shape (n, ...)
-    start, step : float
-        The grid is ``start + i * step``.
-    table : Tensor of shape (n, n_grid)
-        One table for each row of `x`.
-
-    Returns
-    -------
-    Tensor of the shape of `x`
+    There is a table, a row of ``(n, n_grid)``, for each row of `x`, which has shape ``(n, ...)``.
     """
     position = ((x.to(table) - start) / step).clamp(0, table.shape[1] - 1).reshape(len(table), -1)
     low = position.long().clamp(max=table.shape[1] - 2)

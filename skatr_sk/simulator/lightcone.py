@@ -89,8 +89,8 @@ class _Universe:
     """Some boxes, of one cosmology each, from the first gas on."""
 
     def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
-        m_wdm, omega_m, self._E_0, self._log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
-        self._zeta = zeta
+        m_wdm, omega_m, E_0, log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
+        self._E_0, self._log10_L_X, self._zeta = E_0, log10_L_X, zeta
         self._device = parameters.device
         self._plan = _plan(tuple(noise.shape[1:]), box.cell_size, self._device)
         self.cosmology = Cosmology(omega_m, m_wdm)
@@ -107,8 +107,8 @@ class _Universe:
         values = torch.tensor(radii, dtype=torch.float64, device=self._device)
         return self.cosmology.sigma(values.expand(len(self._zeta), -1))
 
-    def at(self, z: float) -> tuple[Tensor, Tensor]:
-        """Brightness, mK, and neutral fraction of every cell at the next redshift."""
+    def advance(self, z: float) -> tuple[Tensor, Tensor]:
+        """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
         at_z = torch.full_like(self._zeta, z)[:, None]
         growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
         nu = DELTA_CRITICAL / (sigma_min * growth)
@@ -147,9 +147,8 @@ class _Universe:
         shells = shells_around(self._haloes, z, self._plan.shells, x_e, self._efficiency)
         lit = f_simple > _DARK
         collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, lit)
-        light = arriving_light(
-            self.cosmology, z, shells, collapsing, self._E_0, self._log10_L_X, gas.x_e
-        )
+        xrays = self._E_0, self._log10_L_X
+        light = arriving_light(self.cosmology, z, shells, collapsing, *xrays, gas.x_e)
         return evolve(gas, self.cosmology, z, self._z, density, light)
 
     def _brightness(
@@ -189,7 +188,7 @@ def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightc
             boxes.append(torch.zeros_like(boxes[-1]))
             neutral.append(torch.zeros_like(neutral[-1]))
             continue
-        brightness, x_HI = universe.at(z)
+        brightness, x_HI = universe.advance(z)
         boxes.append(brightness)
         neutral.append(x_HI.mean((1, 2, 3)))
     return Lightcones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))

@@ -71,17 +71,10 @@ def _shifted(shells: Tensor) -> Tensor:
 def lyman_series(z: Tensor, z_shells: Tensor) -> tuple[Tensor, Tensor]:
     """Photons per baryon in stars and Hz that reach Lyman alpha at z from shells around.
 
-    Parameters
-    ----------
-    z : Tensor of shape (n, 1)
-    z_shells : Tensor of shape (n, n_shells)
-        Middle of the shells, growing outwards from `z`.
-
-    Returns
-    -------
-    continuum, injected : Tensor of shape (n, n_shells)
-        From photons that redshift into Lyman alpha, and from cascades of higher lines. Where the
-        horizon of Lyman alpha falls between two shells, the outer one counts in part.
+    Redshifts have shape (n, 1), those of shells, which grow outwards, (n, n_shells). So have the
+    results: photons that redshift into Lyman alpha ("continuum"), and those of cascades from
+    higher lines ("injected"). Where the horizon of Lyman alpha falls between two shells, the outer
+    one counts in part.
     """
     device = z.device
     edges = _line(torch.arange(2.0, 25.0, dtype=torch.float64, device=device))
@@ -101,14 +94,9 @@ def lyman_series(z: Tensor, z_shells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lyman_heat(T_k: Tensor, T_s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """Energy, erg, that a continuum and an injected photon leave in the gas.
+    """Energy in erg that a continuum and an injected photon leave in the gas.
 
-    Parameters
-    ----------
-    T_k, T_s : Tensor
-        Kinetic and spin temperature in K.
-    tau : Tensor
-        Optical depth of Lyman alpha.
+    It depends on kinetic and spin temperature in K and on the optical depth of Lyman alpha.
     """
     k = T_k.clamp(1.5, 1000).log10() - 1
     s = T_s.clamp(2, 160).log10() - 1

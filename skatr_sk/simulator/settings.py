@@ -38,10 +38,9 @@ class Settings(NamedTuple):
     batch_size: int | None
 
     def torch_device(self) -> torch.device:
-        """The device; "auto" is decided now, so that a pickle goes on on another machine."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        """The device; "auto" is decided when asked, so that a pickle works on another machine."""
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(auto if self.device == "auto" else self.device)
 
     def digest(self) -> bytes:
         """32 bytes that name these settings, but for parameters given row by row."""
@@ -76,7 +75,7 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
     if values is not None:
         values = _numbers(problems, "parameters", values, n, 6)
         _check_limits(problems, "parameters", values)
-    elif bounds is not None:
+    elif len(bounds):
         _check_limits(problems, "prior_bounds", bounds.T)
         for name, (low, high) in zip(PARAMETER_NAMES, bounds, strict=True):
             if low > high:
@@ -145,30 +144,29 @@ _TABLE = {
 
 def _numbers(
     problems: Problems, name: str, value: ArrayLike, n_rows: int | None, n_columns: int
-) -> np.ndarray | None:
-    """Finite numbers of a shape, as a float64 array of our own; note what is wrong."""
+) -> np.ndarray:
+    """Finite numbers of a shape, as a float64 array of our own; none where something is wrong."""
+    none = np.empty((0, n_columns))
     expected = f"numbers of shape ({n_rows or 'n_samples'}, {n_columns})"
     expected += f", for {', '.join(PARAMETER_NAMES)}"
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         problems.add(name, expected, value)
-        return None
+        return none
     if array.ndim != 2 or array.shape != (n_rows or len(array), n_columns):
         problems.add(name, expected, array.shape)
-        return None
+        return none
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         problems.add(name, "finite numbers", array[row].tolist(), f"see row {row}")
-        return None
+        return none
     return array
 
 
-def _check_limits(problems: Problems, name: str, values: np.ndarray | None) -> None:
+def _check_limits(problems: Problems, name: str, values: np.ndarray) -> None:
     """Note parameters, in columns, for which the formulae do not hold."""
-    if values is None:
-        return
     wrong = (values < _LIMITS[:, 0]) | (values > _LIMITS[:, 1])
     for column in np.flatnonzero(wrong.any(axis=0)):
         row, (low, high) = int(np.argmax(wrong[:, column])), _LIMITS[column]

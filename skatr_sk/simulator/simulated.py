@@ -21,7 +21,8 @@ from skatr_sk.simulator.settings import check_settings, entropy_of
 
 __all__ = ["SimulatedLightcones", "make_lightcones"]
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
 
 

@@ -59,12 +59,8 @@ def shells_around(
 ) -> Shells:
     """Shells of given radii in Mpc around a point at redshift z.
 
-    Parameters
-    ----------
-    x_e : Tensor of shape (n,)
-        Mean ionised fraction of the gas outside bubbles.
-    efficiency : Tensor of shape (n,)
-        Ionising photons per atom over the collapsed fraction of Press and Schechter.
+    X-rays pass gas that outside bubbles is ionised to a share x_e. The bubbles' share of the volume
+    is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,).
     """
     edge, inner = torch.full_like(x_e, z), 0.0
     edges = [edge]

@@ -47,13 +47,8 @@ class Gas(NamedTuple):
 def first_gas(z: float, delta: Tensor) -> Gas:
     """Gas before the first stars, as recombination left it (RECFAST; Seager et al. 1999).
 
-    Parameters
-    ----------
-    z : float
-        35 to 40.
-    delta : Tensor of shape (n, ...)
-        Density contrast. Dense gas is warmer by the adiabatic index of Munoz 2023
-        (arXiv:2302.08506).
+    For redshifts of 35 to 40. Where the density contrast, of shape (n, ...), is high, gas is warmer
+    by the adiabatic index of Munoz 2023 (arXiv:2302.08506).
     """
     T_mean = 26.59 * ((1 + z) / 36.695) ** 1.93
     x_e = torch.full_like(delta, 2.06e-4)
@@ -87,14 +82,8 @@ def _spin_temperature(
 ) -> Tensor:
     """Spin temperature with the Wouthuysen-Field coupling of Hirata 2006 (astro-ph/0507102).
 
-    Parameters
-    ----------
-    rate : Tensor
-        Hubble rate, 1/s.
-    cmb : Tensor
-        Weight of the microwave background, below 1 where the 21 cm line is thick.
-    flux : Tensor
-        Of Lyman alpha, photons/cm^2/s/Hz/sr, without scattering.
+    The weight `cmb` of the microwave background is below 1 where the 21 cm line is thick; the flux
+    of Lyman alpha, photons/cm^2/s/Hz/sr, is without scattering; the Hubble rate is in 1/s.
     """
     t_cmb = T_CMB * (1 + z)
     inverse = 1 / T_k

@@ -52,19 +52,9 @@ def _helium(energy: Tensor) -> Tensor:
 
 
 def cross_section(energy: Tensor, x_e: Tensor) -> Tensor:
-    """Photoionisation cross section per nucleus of hydrogen or helium.
+    """Photoionisation cross section in cm^2 per nucleus of hydrogen or helium.
 
-    Parameters
-    ----------
-    energy : Tensor
-        Of the photon, in eV.
-    x_e : Tensor
-        Ionised fraction of hydrogen, and singly ionised fraction of helium; goes with `energy`.
-
-    Returns
-    -------
-    Tensor
-        In cm^2.
+    Photons have an energy in eV; hydrogen is ionised, and helium singly ionised, to a share x_e.
     """
     neutral = HYDROGEN * _hydrogenic(energy, 1) + HELIUM * _helium(energy)
     return (1 - x_e) * neutral + x_e * HELIUM * _hydrogenic(energy, 2)
@@ -108,16 +98,9 @@ def _rates_above() -> Tensor:
 def xray_tables(lowest: Tensor) -> Tensor:
     """Heat, ionisations and Lyman alpha photons that X-rays above an energy give a nucleus.
 
-    Parameters
-    ----------
-    lowest : Tensor of shape (...)
-        Energy in eV below which no photon arrives.
-
-    Returns
-    -------
-    Tensor of shape (..., 3, n_x_e)
-        The integrals over frequency, up to 10 keV, of cross section times yield (erg, 1, 1) times
-        a photon spectrum ``(energy / 1 eV)**-2``, at the ionised fractions `X_E`.
+    For lowest energies in eV, of shape (...), a result of shape (..., 3, n_x_e): the integrals over
+    frequency, up to 10 keV, of cross section times yield (erg, 1, 1) times a photon spectrum
+    ``(energy / 1 eV)**-2``, at the ionised fractions `X_E`.
     """
     lowest, tables = lowest.double(), _rates_above().to(lowest.device)
     step = (_LN_ENERGY[1] - _LN_ENERGY[0]) / (_LN_ENERGY[2] - 1)
@@ -127,15 +110,10 @@ def xray_tables(lowest: Tensor) -> Tensor:
 
 
 def xray_photons(z: float, E_0: Tensor, log10_L_X: Tensor) -> Tensor:
-    """What multiplies :func:`xray_tables`: photons for the matter that collapses in a shell.
+    """What multiplies :func:`xray_tables`: photons at z for the matter that collapses in a shell.
 
-    Parameters
-    ----------
-    z : float
-        Where they arrive.
-    E_0, log10_L_X : Tensor of shape (n,)
-        Threshold of self-absorption in eV; log10 of the luminosity, erg/s/(Msun/yr), from there
-        to 2 keV, with a spectrum of photons that falls as (energy)^-2.
+    L_X in erg/s/(Msun/yr) is the luminosity from the threshold of self-absorption E_0, in eV, to
+    2 keV; the number of photons falls with the square of their energy.
     """
     per_star = 10**log10_L_X * _YEAR / PLANCK / (_BAND_TOP / E_0).log() / _EV_HZ**2
     stars = F_STAR * OMEGA_B * CRITICAL_DENSITY / SOLAR_MASS  # Msun/cm^3
@@ -147,17 +125,8 @@ def transparent_energy(
 ) -> Tensor:
     """Energy in eV, at redshift z, of X-rays whose optical depth to each shell is one.
 
-    Parameters
-    ----------
-    z_shells : Tensor of shape (n, n_shells)
-    x_e : Tensor of shape (n,)
-        Mean ionised fraction of the gas outside bubbles.
-    efficiency : Tensor of shape (n,)
-        Ionising photons per atom over the collapsed fraction of Press and Schechter.
-
-    Returns
-    -------
-    Tensor of the shape of `z_shells`
+    Redshifts of shells and result have shape (n, n_shells); x_e and efficiency are those of
+    :func:`~skatr_sk.simulator.sources.shells_around`.
     """
     nodes, weights = _NODES.to(z_shells.device), _WEIGHTS.to(z_shells.device)
     half = (z_shells - z)[..., None] / 2
