@@ -90,7 +90,7 @@ class Background:
         self.omega_m = omega_m.double()
         self.hubble = torch.as_tensor(hubble, dtype=torch.float64, device=omega_m.device)
         self.hubble = self.hubble.expand(len(omega_m))
-        # dz / H = (1 + z) dx / H is smooth on a grid of x, and Simpson's rule good to 1e-10.
+        # dz / H = (1 + z) dx / H is smooth on a grid of x, and Simpson's rule good to 1e-9.
         x = torch.arange(2 * _N_X - 1, dtype=torch.float64, device=omega_m.device) * (_X_STEP / 2)
         z = torch.expm1(x)[None]
         integrand = _HUBBLE_DISTANCE / self._of(self.hubble, z) * (1 + z) / self.expansion(z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import numbers
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skatr_sk._checks import Choice, Integer, Problems, Real, Rule
+from skatr_sk._checks import Choice, Integer, NoEffectWarning, Problems, Real, Rule
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.simulator.lightcone import FARTHEST, Box
@@ -81,6 +82,14 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
             if low > high:
                 problems.add("prior_bounds", f"low <= high for {name}", f"{low:g}, {high:g}")
     problems.raise_if_any()
+    on_cpu = str(given["device"]).startswith("cpu")
+    for name, idle, beside in (
+        ("prior_bounds", values is not None, "parameters"),
+        ("batch_size", on_cpu, "device='cpu'"),
+    ):
+        if idle and given[name] is not None:
+            text = f"SimulatedLightcones: {name} has no effect with {beside}; leave it out."
+            warnings.warn(text, NoEffectWarning, stacklevel=3)
 
     shape, block = _sizes(given["field_shape"]), _sizes(given["block"], broadcast=True)
     n_x, n_y, n_z = (cells * size for cells, size in zip(shape, block, strict=True))

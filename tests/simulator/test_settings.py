@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skatr_sk import SimulatedLightcones, make_lightcones
+from skatr_sk._checks import NoEffectWarning
 from skatr_sk.parameters import PRIOR_BOUNDS
 from tests.simulator.universes import FIDUCIAL
 
@@ -60,6 +61,19 @@ def test_all_faults_are_in_one_message():
         )
     for name in ("cell_size", "redshift_min", "parameters"):
         assert f"\n- {name}: expected " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"prior_bounds": PRIOR_BOUNDS, "parameters": FIDUCIAL}, "prior_bounds"),
+        ({"batch_size": 2}, "batch_size"),
+    ],
+)
+def test_what_has_no_effect_is_told(changes, name):
+    with pytest.warns(NoEffectWarning, match=f"{name} has no effect") as told:
+        SimulatedLightcones(1, **changes)
+    assert told[0].filename == __file__
 
 
 def test_a_parameter_may_be_held():
