@@ -51,18 +51,13 @@ def neutral_fraction(
     ----------
     density : Tensor of shape (n, n_radii, ...)
         Linear density contrast of today on each scale, that of the cell last.
-    growth, f_coll, zeta : Tensor of shape (n,)
-        Growth factor, collapsed fraction of the universe, photons for each collapsed baryon.
-    sigma_min : Tensor of shape (n,)
-        Standard deviation today on the scale of the smallest haloes.
+    growth, sigma_min, f_coll, zeta : Tensor of shape (n,)
+        Growth factor, standard deviation today on the scale of the smallest haloes, collapsed
+        fraction of the universe, photons for each collapsed baryon.
     sigma_scale : Tensor of shape (n, n_radii)
-        The same on the scale of each radius.
+        Standard deviation today on the scale of each radius.
     x_e : Tensor of shape (n, ...)
         Fraction that X-rays have ionised.
-
-    Returns
-    -------
-    Tensor of shape (n, ...), 0 to 1
     """
     each = (-1, density.shape[1])
     in_region, _ = conditional_fraction(

@@ -174,10 +174,6 @@ def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightc
     noise : Tensor of shape (n, *box.periodic), float32
         Unit normal: the initial conditions.
     box : Box
-
-    Returns
-    -------
-    Lightcones
     """
     universe = _Universe(parameters, noise, box)
     boxes: list[Tensor] = []

@@ -188,14 +188,8 @@ class SimulatedLightcones:
     def digests(self, rows: Any = None, *, recall: object = None) -> list[bytes]:
         """Name the content of rows in 16 bytes each, without simulating them.
 
-        Equal digests are equal light cones; the device is not part of them.
-
-        Parameters
-        ----------
-        rows : slice or array-like of int or bool, optional
-            All by default.
-        recall : object, optional
-            Not used: there is nothing that would have to be computed.
+        Equal digests are equal light cones; the device is not part of them. Rows are given as for
+        :meth:`read`; `recall` is not asked, because nothing has to be computed.
         """
         key, given = self._settings.digest(), self._settings.parameters
         digests = []

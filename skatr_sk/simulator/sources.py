@@ -91,7 +91,7 @@ def collapse_in(
     Returns
     -------
     Tensor of the shape of `density`
-        Share of the mean density of matter; its mean on every scale follows Sheth and Tormen.
+        Share of the mean density; its mean on every scale follows Sheth and Tormen.
     """
     cosmology, z = haloes.cosmology, shells.z
     sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
@@ -127,18 +127,11 @@ def arriving_light(
     log10_L_X: Tensor,
     x_e: Tensor,
 ) -> Light:
-    """Sum the light of all shells, as one matrix product.
+    """Sum the light of all shells around points at z, as one matrix product.
 
-    Parameters
-    ----------
-    shells : Shells
-        Around a point at `z`.
-    collapsing : Tensor of shape (n, n_shells, ...)
-        Share of the matter that collapses in each shell; zero where there is no light.
-    E_0, log10_L_X : Tensor of shape (n,)
-        Threshold of self-absorption, eV; luminosity, log10 erg/s/(Msun/yr).
-    x_e : Tensor of shape (n, ...)
-        Ionised fraction of the gas that takes it up.
+    The share of matter that collapses in each shell has shape (n, n_shells, ...) and is zero where
+    there is no light; E_0 and L_X are those of :func:`~skatr_sk.simulator.xrays.xray_photons`, of
+    shape (n,); x_e, of shape (n, ...), is the ionised fraction of the gas that takes it up.
     """
     at_z = torch.full((len(E_0), 1), z, dtype=torch.float64, device=E_0.device)
     rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]

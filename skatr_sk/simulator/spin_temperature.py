@@ -122,11 +122,6 @@ def evolve(
         Linear density contrast of the cells, extrapolated to today.
     light : Light
         That arrives at `z`.
-
-    Returns
-    -------
-    Gas
-        At `z`.
     """
     at_z = torch.full_like(cosmology.omega_m, z)
     shape = (-1, *[1] * (density.ndim - 1))
