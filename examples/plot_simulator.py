@@ -61,18 +61,18 @@ axes[-1].set_xlabel("redshift")
 figure.savefig("simulator_slices.png", dpi=120)
 
 # %%
-# Global signals and scatter
-# --------------------------
+# Global signals and standard deviations
+# --------------------------------------
 # Mean and standard deviation of every redshift slice: real are lines, simulated are dashed.
 means = [each.mean(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
-scatters = [each.std(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
+deviations = [each.std(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
 figure, axes = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
 for i, row in enumerate(range(0, len(rows), max(1, len(rows) // 6))):
-    for axis, values in zip(axes, (means, scatters), strict=True):
+    for axis, values in zip(axes, (means, deviations), strict=True):
         axis.plot(z[row], values[0][row], color=f"C{i}")
         axis.plot(z[row], values[1][row], color=f"C{i}", linestyle="--")
 axes[0].set_ylabel("mean [mK]")
-axes[1].set_ylabel("scatter [mK]")
+axes[1].set_ylabel("standard deviation [mK]")
 axes[1].set_xlabel("redshift")
 figure.savefig("simulator_signals.png", dpi=120)
 
@@ -80,15 +80,15 @@ figure.savefig("simulator_signals.png", dpi=120)
 # In figures
 # ----------
 error = np.abs(means[0] - means[1])
-bright = scatters[0] > 2
-ratio = scatters[1][bright] / scatters[0][bright]
+bright = deviations[0] > 2
+ratio = deviations[1][bright] / deviations[0][bright]
 deepest = [z[np.arange(len(z)), mean.argmin(1)] for mean in means]
 off = np.median(np.abs(deepest[0] - deepest[1]))
 alike = np.mean(np.abs(np.log(ratio)) < np.log(1.5))
 print(
     f"mean of a slice: absolute error {np.median(error):.2f} mK (median), {error.mean():.2f} (mean)"
 )
-print(f"scatter of a slice: ratio to the real one {np.median(ratio):.2f} in the median,")
+print(f"standard deviation of a slice: median ratio to the real one {np.median(ratio):.2f},")
 print(f"    within a factor 1.5 in {alike:.0%} of slices")
 print(f"redshift of the deepest absorption: median error {off:.2f}")
 plt.show()

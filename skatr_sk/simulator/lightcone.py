@@ -9,13 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import HUBBLE, OMEGA_B, Cosmology
-from skatr_sk.lightcones._density import Grid, InitialConditions, smooth
-from skatr_sk.lightcones._heating import T_CMB, Gas, evolve, first_gas
-from skatr_sk.lightcones._reionisation import bubble_radii, neutral_fraction
-from skatr_sk.lightcones._sources import Haloes, emission, shell_radii, shells_around
+from skatr_sk.simulator.collapsed_fraction import (
+    DELTA_CRITICAL,
+    Haloes,
+    press_schechter,
+    sheth_tormen,
+)
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology
+from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
+from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
+from skatr_sk.simulator.sources import arriving_light, collapse_in, shell_radii, shells_around
+from skatr_sk.simulator.spin_temperature import Gas, evolve, first_gas
 
-__all__ = ["FARTHEST", "Box", "Cones", "cell_redshifts", "node_redshifts", "simulate"]
+__all__ = ["FARTHEST", "Box", "Lightcones", "brightness_lightcones", "node_redshifts"]
 
 FARTHEST = 35.0  # redshift where the simulation starts
 _STEP = 1.1  # of 1 + z from one box to the next
@@ -25,24 +31,12 @@ _UNTOUCHED = 1e-5  # ionising photons per atom below which there are no bubbles
 
 
 class Box(NamedTuple):
-    """The grid that is simulated, before block means.
+    """The grid that is simulated, before block means."""
 
-    Attributes
-    ----------
-    shape : tuple of 3 int
-        Cells of the light cone: sky, sky, line of sight.
-    cell_size : float
-        In Mpc.
-    redshift_min : float
-        Of the nearest cell.
-    linear : bool
-        Whether densities grow in place.
-    """
-
-    shape: tuple[int, int, int]
-    cell_size: float
-    redshift_min: float
-    linear: bool
+    shape: tuple[int, int, int]  # cells of the light cone: sky, sky, line of sight
+    cell_size: float  # Mpc
+    redshift_min: float  # of the nearest cell
+    linear: bool  # whether densities grow in place
 
     @property
     def periodic(self) -> tuple[int, int, int]:
@@ -51,19 +45,11 @@ class Box(NamedTuple):
         return n_x, n_y, max(n_x, n_y)
 
 
-class Cones(NamedTuple):
-    """Light cones, and their history.
+class Lightcones(NamedTuple):
+    """Light cones, and their history."""
 
-    Attributes
-    ----------
-    brightness : Tensor of shape (n, *shape)
-        In mK.
-    neutral : Tensor of shape (n, n_nodes)
-        Mean neutral fraction of the boxes.
-    """
-
-    brightness: Tensor
-    neutral: Tensor
+    brightness: Tensor  # mK, (n, *shape)
+    x_HI: Tensor  # mean neutral fraction of the boxes, farthest first, (n, n_nodes)
 
 
 def node_redshifts(redshift_min: float) -> list[float]:
@@ -77,17 +63,6 @@ def node_redshifts(redshift_min: float) -> list[float]:
     """
     n_steps = math.ceil(math.log((1 + FARTHEST) / (1 + redshift_min)) / math.log(_STEP))
     return [(1 + redshift_min) * _STEP**i - 1 for i in range(n_steps, -1, -1)]
-
-
-def cell_redshifts(cosmology: Cosmology, box: Box, offset: float = 0.0) -> Tensor:
-    """Redshifts of the cells along the line of sight, `offset` cells farther; (n, n_cells)."""
-    return cosmology.redshift(_cell_distances(cosmology, box) + offset * box.cell_size)
-
-
-def _cell_distances(cosmology: Cosmology, box: Box) -> Tensor:
-    like = cosmology.omega_m
-    nearest = cosmology.distance(torch.full_like(like, box.redshift_min)[:, None])
-    return nearest + box.cell_size * torch.arange(box.shape[-1], device=like.device)
 
 
 class _Plan(NamedTuple):
@@ -114,13 +89,13 @@ class _Universe:
     """Some boxes, of one cosmology each, from the first gas on."""
 
     def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
-        m_wdm, omega_m, energy, log_lx, log_t_vir, zeta = parameters.double().unbind(1)
+        m_wdm, omega_m, E_0, log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
+        self._E_0, self._log10_L_X, self._zeta = E_0, log10_L_X, zeta
         self._device = parameters.device
         self._plan = _plan(tuple(noise.shape[1:]), box.cell_size, self._device)
         self.cosmology = Cosmology(omega_m, m_wdm)
-        self._haloes = Haloes(self.cosmology, 10**log_t_vir)
+        self._haloes = Haloes(self.cosmology, 10**log10_t_vir)
         self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
-        self._energy, self._log_lx, self._zeta = energy, log_lx, zeta
         self._shell_sigma = self._sigma(self._plan.shells)
         self._bubble_sigma = self._sigma(self._plan.bubbles)
         # Ionised share of the volume for the collapsed fraction, until all is ionised.
@@ -132,56 +107,64 @@ class _Universe:
         values = torch.tensor(radii, dtype=torch.float64, device=self._device)
         return self.cosmology.sigma(values.expand(len(self._zeta), -1))
 
-    def at(self, z: float) -> tuple[Tensor, Tensor]:
-        """Brightness, mK, and neutral fraction of every cell at the next redshift."""
-        at_z = torch.full((len(self._zeta), 1), z, dtype=torch.float64, device=self._device)
-        growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)
-        collapsed = self.cosmology.collapsed_fraction(at_z, sigma_min)[:, 0]
-        simple = self.cosmology.press_schechter(at_z, sigma_min)[:, 0]
+    def advance(self, z: float) -> tuple[Tensor, Tensor]:
+        """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
+        at_z = torch.full_like(self._zeta, z)[:, None]
+        growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
+        nu = DELTA_CRITICAL / (sigma_min * growth)
+        f_coll = sheth_tormen(nu)
         delta = self._initial.density(growth)
         density = delta / growth.float().view(-1, 1, 1, 1)  # of today, if it grew in place
         around = smooth(density, self._plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            gas = self._evolved(self._gas, z, density, around[:, :-1], collapsed, simple)
-        neutral = 1 - gas.electrons
-        photons = self._zeta * collapsed
-        if (photons > _UNTOUCHED).any():
+            gas = self._next_gas(self._gas, z, density, around[:, :-1], f_coll, press_schechter(nu))
+        x_HI = 1 - gas.x_e
+        touched = self._zeta * f_coll > _UNTOUCHED
+        if touched.any():
+            inside = smooth(density, self._plan.bubble_filters)
             bubbles = neutral_fraction(
-                smooth(density, self._plan.bubble_filters),
-                growth,
-                sigma_min[:, 0],
-                self._bubble_sigma,
-                collapsed,
-                self._zeta,
-                gas.electrons,
+                inside, growth, sigma_min, self._bubble_sigma, f_coll, self._zeta, gas.x_e
             )
-            neutral = torch.where((photons > _UNTOUCHED).view(-1, 1, 1, 1), bubbles, neutral)
+            x_HI = torch.where(touched.view(-1, 1, 1, 1), bubbles, x_HI)
         self._gas, self._z = gas, z
         slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
         gradient = slope.float().view(-1, 1, 1, 1) * around[:, -1]
-        gradient = gradient.clamp(-_STEEPEST, _STEEPEST)
-        scale = (0.015 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z)).sqrt()
-        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * scale.float().view(-1, 1, 1, 1)
-        contrast = (1 - T_CMB * (1 + z) / gas.t_spin) / (1 + gradient)
-        return scale * neutral * (1 + delta) * contrast, neutral
+        return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
 
-    def _evolved(
-        self, gas: Gas, z: float, density: Tensor, around: Tensor, collapsed: Tensor, simple: Tensor
+    def _next_gas(
+        self, gas: Gas, z: float, density: Tensor, around: Tensor, f_coll: Tensor, f_simple: Tensor
     ) -> Gas:
-        """Gas at the next redshift, under the light of all shells around."""
-        electrons = gas.electrons.mean((1, 2, 3)).double()
-        ionised = self._zeta * collapsed / (1 - electrons)
-        share = self._zeta * collapsed / simple.clamp(min=1e-300)
-        self._efficiency = torch.where((ionised < 1) & (simple > 0), share, self._efficiency)
-        shells = shells_around(self._haloes, z, self._plan.shells, electrons, self._efficiency)
-        light = emission(self._haloes, shells, around, self._shell_sigma, simple > _DARK)
-        cosmology, energy, log_lx = self.cosmology, self._energy, self._log_lx
-        return evolve(gas, cosmology, z, self._z, density, shells, light, energy, log_lx)
+        """Gas at the next redshift, under the light of all shells around.
+
+        The collapsed fractions are Sheth and Tormen's and Press and Schechter's.
+        """
+        x_e = gas.x_e.mean((1, 2, 3)).double()
+        ionised = self._zeta * f_coll / (1 - x_e)
+        share = self._zeta * f_coll / f_simple.clamp(min=1e-300)
+        self._efficiency = torch.where((ionised < 1) & (f_simple > 0), share, self._efficiency)
+        shells = shells_around(self._haloes, z, self._plan.shells, x_e, self._efficiency)
+        lit = f_simple > _DARK
+        collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, lit)
+        xrays = self._E_0, self._log10_L_X
+        light = arriving_light(self.cosmology, z, shells, collapsing, *xrays, gas.x_e)
+        return evolve(gas, self.cosmology, z, self._z, density, light)
+
+    def _brightness(
+        self, z: float, delta: Tensor, x_HI: Tensor, T_s: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Brightness temperature in mK (Mesinger, Furlanetto and Cen 2011, eq. 1).
+
+        The gradient is that of the velocity along the line of sight, over the Hubble rate.
+        """
+        scale = (0.15 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z) / 10).sqrt()
+        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * scale.float().view(-1, 1, 1, 1)
+        contrast = (1 - T_CMB * (1 + z) / T_s) / (1 + gradient.clamp(-_STEEPEST, _STEEPEST))
+        return scale * x_HI * (1 + delta) * contrast
 
 
-def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
+def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightcones:
     """Simulate light cones.
 
     Parameters
@@ -191,10 +174,6 @@ def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
     noise : Tensor of shape (n, *box.periodic), float32
         Unit normal: the initial conditions.
     box : Box
-
-    Returns
-    -------
-    Cones
     """
     universe = _Universe(parameters, noise, box)
     boxes: list[Tensor] = []
@@ -205,19 +184,18 @@ def simulate(parameters: Tensor, noise: Tensor, box: Box) -> Cones:
             boxes.append(torch.zeros_like(boxes[-1]))
             neutral.append(torch.zeros_like(neutral[-1]))
             continue
-        brightness, fraction = universe.at(z)
+        brightness, x_HI = universe.advance(z)
         boxes.append(brightness)
-        neutral.append(fraction.mean((1, 2, 3)))
-    return Cones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))
+        neutral.append(x_HI.mean((1, 2, 3)))
+    return Lightcones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))
 
 
 def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box: Box) -> Tensor:
     """Cut light cones out of boxes, between which brightness is linear in distance."""
     n, device = len(boxes[0]), boxes[0].device
-    distances = cosmology.distance(
-        torch.tensor(nodes, dtype=torch.float64, device=device).expand(n, -1)
-    )
-    cells = _cell_distances(cosmology, box)
+    ladder = torch.tensor(nodes, dtype=torch.float64, device=device).expand(n, -1)
+    distances = cosmology.distance(ladder)  # the last node is the nearest cell
+    cells = distances[:, -1:] + box.cell_size * torch.arange(box.shape[-1], device=device)
     near = torch.searchsorted(-distances, -cells).clamp(1, len(nodes) - 1)
     far_distance, near_distance = distances.gather(1, near - 1), distances.gather(1, near)
     share = (far_distance - cells) / (far_distance - near_distance)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from skatr_sk.lightcones._lightcone import Box, node_redshifts, simulate
+from skatr_sk.simulator.lightcone import Box, brightness_lightcones, node_redshifts
 
 CELL = 200 / 28
 K_EDGES = np.array([0.1, 0.14, 0.2, 0.28, 0.4])  # 1/Mpc
@@ -18,9 +18,9 @@ def simulate_like(parameters, seed=0):
     box = Box((28, 28, 470), CELL, 5.0, False)
     for i, row in enumerate(parameters):
         noise = np.random.default_rng([seed, i]).standard_normal((1, 28, 28, 28), np.float32)
-        made = simulate(torch.from_numpy(row[None]), torch.from_numpy(noise), box)
+        made = brightness_lightcones(torch.from_numpy(row[None]), torch.from_numpy(noise), box)
         cones.append(made.brightness[0].numpy())
-        neutral.append(made.neutral[0].numpy())
+        neutral.append(made.x_HI[0].numpy())
     return np.stack(cones), np.stack(neutral)
 
 

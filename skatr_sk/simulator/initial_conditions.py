@@ -9,18 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-from skatr_sk.lightcones._cosmology import Cosmology, top_hat
-from skatr_sk.lightcones._reionisation import CELL_RADIUS
+from skatr_sk.simulator.cosmology import Cosmology, top_hat
 
-__all__ = ["Grid", "InitialConditions", "smooth"]
+__all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth"]
 
+CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
 _EMPTIEST = -0.98  # lowest density contrast when densities grow in place
 
 
 class Grid:
-    """A periodic box of cubic cells.
+    """Wave numbers and filters of a periodic box of cubic cells.
 
     Parameters
     ----------
@@ -37,48 +37,38 @@ class Grid:
     """
 
     def __init__(self, shape: tuple[int, int, int], cell: float, device: torch.device) -> None:
-        self.shape = shape
-        self.cell = cell
+        self.shape, self.cell = shape, cell
         x, y, z = shape
         steps = [torch.fft.fftfreq(x), torch.fft.fftfreq(y), torch.fft.rfftfreq(z)]
-        axes = [2 * math.pi / cell * step.double() for step in steps]
-        k_x, k_y, k_z = torch.meshgrid(*axes, indexing="ij")
-        squared = k_x**2 + k_y**2 + k_z**2
+        axes = torch.meshgrid(*(step.double() for step in steps), indexing="ij")
+        k = 2 * math.pi / cell * torch.stack(axes)  # (3, *rfft shape)
+        squared = (k**2).sum(0)
         self.k = squared.sqrt().to(device)
-        self.mu_squared = (k_z**2 / squared.clamp(min=1e-12)).float().to(device)
-        self.directions = [
-            (k / squared.clamp(min=1e-12)).float().to(device) for k in (k_x, k_y, k_z)
-        ]
-        aliases = [t.to(device) for t in self._aliases(k_x, k_y, k_z)]
+        self.mu_squared = (k[2] ** 2 / squared.clamp(min=1e-12)).float().to(device)
+        self.directions = (k / squared.clamp(min=1e-12)).float().to(device)
+        aliases = [t.to(device) for t in self._aliases(k)]
         self._images, self._displacement, self._mass = aliases
 
-    def _aliases(self, *k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _aliases(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wave numbers that a cell cannot tell apart, and what is left of each of them.
 
         Matter sits on a grid that is finer by `_FINE`. A cell moves with the velocity in a sphere
         of its volume (a field over k squared), and has the mass that is in it.
         """
         images, displacement, mass = [], [], []
-        base = _squared(*k)
         for shift in itertools.product(range(-(_FINE // 2), _FINE // 2 + 1), repeat=3):
-            moved = [a + 2 * math.pi / self.cell * s for a, s in zip(k, shift, strict=True)]
-            squared = _squared(*moved)
+            moved = k + 2 * math.pi / self.cell * torch.tensor(shift).view(3, 1, 1, 1)
+            squared = (moved**2).sum(0)
             images.append(squared.sqrt())
             sphere = top_hat(images[-1] * CELL_RADIUS * self.cell)
-            displacement.append(sphere**2 * base / squared.clamp(min=1e-12))
-            cube = [torch.sinc(a * self.cell / (2 * math.pi)) for a in moved]
-            mass.append((cube[0] * cube[1] * cube[2]) ** 2)
+            displacement.append(sphere**2 * (k**2).sum(0) / squared.clamp(min=1e-12))
+            mass.append(torch.sinc(moved * self.cell / (2 * math.pi)).prod(0) ** 2)
         return torch.stack(images), torch.stack(displacement), torch.stack(mass)
 
     def amplitudes(self, cosmology: Cosmology) -> tuple[Tensor, Tensor]:
         """Standard deviations of today's modes, for unit noise; each (n, *rfft shape), float32.
 
-        Returns
-        -------
-        displacement : Tensor
-            Of minus the divergence of the displacement of cells.
-        mass : Tensor
-            Of the density contrast in cells.
+        First of minus the divergence of the cells' displacement, then of their density contrast.
         """
         # Many wave numbers are equal by symmetry: look each up once.
         unique, inverse = self._unique_images
@@ -108,7 +98,7 @@ class InitialConditions:
     """Matter in cells, moved along straight lines from a Gaussian beginning.
 
     The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
-    at its place, as a cube, and is shared out to the cells that it ends in.
+    of its first position, as a cube, and is shared out to the cells that it ends in.
 
     Parameters
     ----------
@@ -124,8 +114,7 @@ class InitialConditions:
     def __init__(
         self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool = False
     ) -> None:
-        self.grid = grid
-        self._linear = linear
+        self.grid, self._linear = grid, linear
         white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
         displacement, mass = grid.amplitudes(cosmology)
         self._mass = self._to_cells(white * mass)  # density contrast of today, in place
@@ -134,8 +123,8 @@ class InitialConditions:
         if not linear:
             modes = white * displacement
             # Displacement psi with div psi = -delta, in cells; axes of space in front.
-            parts = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
-            self._moves = torch.stack(parts)
+            moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
+            self._moves = torch.stack(moves)
 
     def _to_cells(self, modes: Tensor) -> Tensor:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
@@ -146,18 +135,13 @@ class InitialConditions:
         if self._linear:
             return (self._mass * growth).clamp(min=_EMPTIEST)
         first = self._first_growth.view(-1, 1, 1, 1)
-        mass = 1 + first * self._mass
-        return _spread(mass, self._moves * (growth - first)) - 1
+        return _spread(1 + first * self._mass, self._moves * (growth - first)) - 1
 
 
 def _spread(mass: Tensor, moves: Tensor) -> Tensor:
-    """Share moved masses out to the cells that they overlap.
+    """Share masses out to the cells that they overlap when moved.
 
-    Parameters
-    ----------
-    mass : Tensor of shape (n, *grid)
-    moves : Tensor of shape (3, n, *grid)
-        Along each axis, in cells.
+    Masses have shape (n, *grid), and moves along each axis, in cells, (3, n, *grid).
     """
     n, *sizes = mass.shape
     reach, shares = _overlaps(moves)
@@ -169,8 +153,8 @@ def _spread(mass: Tensor, moves: Tensor) -> Tensor:
         for j in offsets:
             along_xy = along_x * shares[j, 1]
             for k in offsets:
-                place = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
-                total[:, *place].addcmul_(along_xy, shares[k, 2])
+                window = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
+                total[:, *window].addcmul_(along_xy, shares[k, 2])
     for axis, size in enumerate(sizes, start=1):
         inner = total.narrow(axis, reach, size).clone()
         # The margin before comes in again at the end, however small the box.
@@ -182,20 +166,11 @@ def _spread(mass: Tensor, moves: Tensor) -> Tensor:
     return total
 
 
-def _squared(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    return x**2 + y**2 + z**2
-
-
 def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
     """Shares of cubes, a cell wide and moved by `moves` cells, in the cells around, per axis.
 
-    The cube is `_FINE` clouds along each axis, each as wide as a cell.
-
-    Returns
-    -------
-    reach : int
-        Cells on either side that can get a share.
-    shares : Tensor of shape (2 * reach + 1, *moves.shape)
+    The cube is `_FINE` clouds along each axis, each as wide as a cell. Returns how many cells on
+    either side can get a share, and the shares, of shape (2 * reach + 1, *moves.shape).
     """
     half = (_FINE - 1) / (2 * _FINE)
     reach = max(1, math.ceil(float(moves.abs().amax()) + half))
@@ -209,16 +184,9 @@ def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
 
 
 def smooth(density: Tensor, filters: Tensor) -> Tensor:
-    """Filter densities on many scales.
+    """Filter densities (n, *grid) on many scales.
 
-    Parameters
-    ----------
-    density : Tensor of shape (n, *grid)
-    filters : Tensor of shape (n_filters, *rfft shape)
-
-    Returns
-    -------
-    Tensor of shape (n, n_filters, *grid)
+    The filters have shape (n_filters, *rfft shape), the result (n, n_filters, *grid).
     """
     modes = torch.view_as_real(torch.fft.rfftn(density, dim=(-3, -2, -1)))
     # Real times real: a product with complex modes would first make the filters complex.

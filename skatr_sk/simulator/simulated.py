@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import numbers
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skatr_sk.lightcones._cosmology import Cosmology
-from skatr_sk.lightcones._lightcone import cell_redshifts, simulate
-from skatr_sk.lightcones._settings import (
-    PARAMETER_NAMES,
-    PRIOR_BOUNDS,
-    Settings,
-    check_settings,
-    entropy_of,
-)
+from skatr_sk.parameters import PARAMETER_NAMES
+from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
+from skatr_sk.simulator.lightcone import brightness_lightcones
+from skatr_sk.simulator.settings import check_settings, entropy_of
 
-__all__ = ["PARAMETER_NAMES", "PRIOR_BOUNDS", "SimulatedLightcones", "make_lightcones"]
+__all__ = ["SimulatedLightcones", "make_lightcones"]
 
-_COSMOLOGIES = 256  # at a time, where redshifts are wanted
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
 
 
@@ -38,7 +35,7 @@ class SimulatedLightcones:
 
     Parameters
     ----------
-    n_samples : int
+    n_samples : int, default=100
         Number of light cones. Nothing is simulated before it is read.
     field_shape : tuple of 3 int, default=(28, 28, 470)
         Cells of a light cone: two sky axes, then the line of sight, nearest redshift first.
@@ -46,8 +43,8 @@ class SimulatedLightcones:
         m_WDM [keV], Omega_m, E_0 [eV], log10 L_X [erg/s/(Msun/yr)], log10 T_vir [K], zeta. By
         default each row's are drawn uniformly within `prior_bounds`.
     prior_bounds : array-like of shape (6, 2), optional
-        Lowest and highest value of each parameter; by default `PRIOR_BOUNDS`, the box of the
-        bundled light cones.
+        Lowest and highest value of each parameter; by default
+        ``skatr_sk.parameters.PRIOR_BOUNDS``, the box of the bundled light cones.
     cell_size : float, default=200 / 28
         Comoving size in Mpc of the cells that are simulated.
     block : int or tuple of 3 int, default=1
@@ -71,6 +68,8 @@ class SimulatedLightcones:
         ``(n_samples, *field_shape)``.
     dtype : numpy.dtype
         float32.
+    in_memory : bool
+        False: reading costs a simulation.
     target : ndarray of shape (n_samples, 6), float64
         The parameters of the rows.
 
@@ -101,10 +100,11 @@ class SimulatedLightcones:
 
     dtype = np.dtype(np.float32)
     ndim = 4
+    in_memory = False
 
     def __init__(
         self,
-        n_samples: int,
+        n_samples: int = 100,
         *,
         field_shape: Sequence[int] = (28, 28, 470),
         parameters: ArrayLike | None = None,
@@ -117,10 +117,7 @@ class SimulatedLightcones:
         device: str | torch.device = "cpu",
         batch_size: int | None = None,
     ) -> None:
-        self._settings = check_settings(
-            n_samples, field_shape, parameters, prior_bounds, cell_size, block, redshift_min,
-            evolution, device, batch_size,
-        )  # fmt: skip
+        self._settings = check_settings(locals())
         self._entropy = entropy_of(random_state)
         self._rows = np.arange(n_samples)
 
@@ -156,20 +153,57 @@ class SimulatedLightcones:
                 "numpy.asarray(cones[rows]) gives an array that takes them all"
             )
         if isinstance(rows, numbers.Integral) and not isinstance(rows, bool | np.bool_):
-            row = self._rows[operator.index(rows)]
-            return self._simulate(np.array([row]))[0]
-        chosen = self._rows[rows if isinstance(rows, slice) else _row_index(rows)]
+            return self.read([operator.index(rows)])[0]
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
         view.__dict__.pop("target", None)
-        view._rows = chosen
+        view._rows = self._chosen(rows)
         return view
+
+    def _chosen(self, rows: Any) -> np.ndarray:
+        """Numbers of rows in the array that this is a view of."""
+        index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
+            raise IndexError(
+                "rows: expected an integer, a slice, or a 1-D array of integers or booleans, found "
+                f"{type(rows).__name__} of shape {index.shape} and dtype {index.dtype}"
+            )
+        chosen: np.ndarray = self._rows[index if index.size else []]
+        return chosen
+
+    def read(self, rows: Any = None) -> np.ndarray:
+        """Simulate rows, all of them by default.
+
+        Parameters
+        ----------
+        rows : slice or array-like of int or bool, optional
+
+        Returns
+        -------
+        ndarray of shape (n_rows, *field_shape), float32
+            In the asked order, all finite.
+        """
+        return self._simulate(self._rows if rows is None else self._chosen(rows))
+
+    def digests(self, rows: Any = None, *, recall: object = None) -> list[bytes]:
+        """Name the content of rows in 16 bytes each, without simulating them.
+
+        Equal digests are equal light cones; the device is not part of them. Rows are given as for
+        :meth:`read`; `recall` is not asked, because nothing has to be computed.
+        """
+        key, given = self._settings.digest(), self._settings.parameters
+        digests = []
+        for row in self._rows if rows is None else self._chosen(rows):
+            text = f"{self._entropy} {row}".encode()
+            more = b"" if given is None else given[row].tobytes()
+            digests.append(hashlib.blake2b(text + more, digest_size=16, key=key).digest())
+        return digests
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Simulate every row."""
         if copy is False:
             raise ValueError(f"{type(self).__name__} cannot become an array without a copy")
-        cones = self._simulate(self._rows)
+        cones = self.read()
         return cones if dtype is None else cones.astype(dtype, copy=False)
 
     @functools.cached_property
@@ -186,46 +220,10 @@ class SimulatedLightcones:
         They differ between rows as `Omega_m` does; they are for plots, not for features.
         """
         box, block = self._settings.box, self._settings.block[-1]
-        out = np.empty((len(self), self.shape[-1]), dtype=np.float32)
-        for start in range(0, len(self), _COSMOLOGIES):
-            m_wdm, omega_m = torch.from_numpy(
-                self.target[start : start + _COSMOLOGIES, :2].T.copy()
-            )
-            fine = cell_redshifts(Cosmology(omega_m, m_wdm), box, offset=(block - 1) / 2)
-            out[start : start + _COSMOLOGIES] = fine[:, ::block].numpy()
-        return out
-
-    def rows(self, rows: Any) -> np.ndarray:
-        """Simulate these rows, as an array."""
-        return np.asarray(self[rows])
-
-    in_memory = False
-
-    def read(self, rows: Any = None) -> np.ndarray:
-        """Simulate rows, as an array."""
-        return np.asarray(self if rows is None else self[rows])
-
-    def digests(self, rows: Any = None, *, recall: Any = None) -> list[bytes]:
-        """Name the content of rows in 16 bytes, without simulating them."""
-        return (self if rows is None else self[rows]).row_digests()
-
-    def require_finite(self) -> SimulatedLightcones:
-        """Return itself: estimators ask what is read later to refuse NaN; here there is none."""
-        return self
-
-    def row_digests(self) -> list[bytes]:
-        """Name the content of every row in 16 bytes, without simulating it.
-
-        Equal digests are equal light cones; the device is not part of them.
-        """
-        key = self._settings.digest()
-        given = self._settings.parameters
-        digests = []
-        for row in self._rows:
-            text = f"{self._entropy} {row}".encode()
-            more = b"" if given is None else given[row].tobytes()
-            digests.append(hashlib.blake2b(text + more, digest_size=16, key=key).digest())
-        return digests
+        omega_m = self.target[:, 1]
+        nearest = comoving_distances(np.full(len(self), box.redshift_min), omega_m)
+        centres = (block - 1) / 2 + block * np.arange(self.shape[-1])
+        return redshifts_at(nearest[:, None] + box.cell_size * centres, omega_m).astype(np.float32)
 
     def _draw(self, row: np.integer) -> tuple[np.ndarray, np.random.Generator]:
         """Parameters of a row, and the generator that goes on to draw its initial conditions."""
@@ -236,6 +234,7 @@ class SimulatedLightcones:
         given = self._settings.parameters
         return (drawn if given is None else given[row]), rng
 
+    @torch.no_grad()
     def _simulate(self, rows: np.ndarray) -> np.ndarray:
         settings = self._settings
         device = settings.torch_device()
@@ -243,59 +242,38 @@ class SimulatedLightcones:
         # One is a full load for a CPU, and its sums then never depend on what else is read.
         step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH
         for start in range(0, len(rows), step):
-            batch = rows[start : start + step]
-            cones[start : start + step] = _batch(settings, device, map(self._draw, batch))
+            drawn = [self._draw(row) for row in rows[start : start + step]]
+            cell_shape = settings.box.periodic
+            noise = [rng.standard_normal(cell_shape, dtype=np.float32) for _, rng in drawn]
+            made = brightness_lightcones(
+                torch.from_numpy(np.stack([values for values, _ in drawn])).to(device),
+                torch.from_numpy(np.stack(noise)).to(device),
+                settings.box,
+            ).brightness
+            if max(settings.block) > 1:
+                n_x, n_y, n_z = settings.field_shape
+                b_x, b_y, b_z = settings.block
+                made = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z).mean(dim=(2, 4, 6))
+            cones[start : start + step] = made.cpu().numpy()
         return cones
 
 
-def _row_index(rows: Any) -> np.ndarray:
-    """Integers or booleans that numpy can index rows with."""
-    index = np.asarray(rows)
-    if index.size == 0:
-        index = index.astype(np.intp)
-    if index.ndim != 1 or index.dtype.kind not in "iub":
-        raise IndexError(
-            "rows must be an integer, a slice, or a 1-D array of integers or booleans; found "
-            f"{type(rows).__name__} of shape {index.shape} and dtype {index.dtype}"
-        )
-    return index
+def _with_parameters_of(
+    made: Callable[_P, object],
+) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Give a function the signature of another, for readers, editors and type checkers."""
+
+    def named(function: Callable[..., _R]) -> Callable[_P, _R]:
+        returned = inspect.signature(function).return_annotation
+        signature = inspect.signature(made).replace(return_annotation=returned)
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return named
 
 
-@torch.no_grad()
-def _batch(settings: Settings, device: torch.device, drawn: Any) -> np.ndarray:
-    box = settings.box
-    parameters, noise = [], []
-    for values, rng in drawn:
-        parameters.append(values)
-        noise.append(rng.standard_normal(box.periodic, dtype=np.float32))
-    cones = simulate(
-        torch.from_numpy(np.stack(parameters)).to(device),
-        torch.from_numpy(np.stack(noise)).to(device),
-        box,
-    ).brightness
-    if any(size > 1 for size in settings.block):
-        split = [
-            part for cells, size in zip(settings.field_shape, settings.block, strict=True)
-            for part in (cells, size)
-        ]  # fmt: skip
-        cones = cones.reshape(len(cones), *split).mean(dim=(2, 4, 6))
-    return cones.cpu().numpy()
-
-
-def make_lightcones(
-    n_samples: int = 100,
-    *,
-    field_shape: Sequence[int] = (28, 28, 470),
-    parameters: ArrayLike | None = None,
-    prior_bounds: ArrayLike | None = None,
-    cell_size: float = 200 / 28,
-    block: int | Sequence[int] = 1,
-    redshift_min: float = 5.0,
-    evolution: Literal["zeldovich", "linear"] = "zeldovich",
-    random_state: int | np.random.Generator | np.random.RandomState | None = None,
-    device: str | torch.device = "cpu",
-    batch_size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+@_with_parameters_of(SimulatedLightcones)
+def make_lightcones(*args: Any, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
     """Simulate light cones of the 21 cm brightness temperature, approximately.
 
     For pre-training and tests, **not for inference on real data**: the checks against 21cmFAST,
@@ -347,9 +325,5 @@ random_state, device, batch_size
     >>> X.shape, y.shape
     ((2, 8, 8, 100), (2, 6))
     """
-    cones = SimulatedLightcones(
-        n_samples, field_shape=field_shape, parameters=parameters, prior_bounds=prior_bounds,
-        cell_size=cell_size, block=block, redshift_min=redshift_min, evolution=evolution,
-        random_state=random_state, device=device, batch_size=batch_size,
-    )  # fmt: skip
-    return np.asarray(cones), cones.target
+    cones = SimulatedLightcones(*args, **parameters)
+    return cones.read(), cones.target

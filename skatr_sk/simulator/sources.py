@@ -1,0 +1,159 @@
+"""Galaxies on past shells around a point: how much matter collapses there, which light arrives."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skatr_sk.simulator.collapsed_fraction import (
+    DELTA_CRITICAL,
+    F_STAR,
+    Haloes,
+    conditional_fraction,
+    sheth_tormen,
+)
+from skatr_sk.simulator.cosmology import (
+    BARYONS,
+    BOLTZMANN,
+    HUBBLE_RATE,
+    MPC,
+    SPEED_OF_LIGHT,
+    Cosmology,
+)
+from skatr_sk.simulator.initial_conditions import CELL_RADIUS
+from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_series
+from skatr_sk.simulator.xrays import X_E, transparent_energy, xray_photons, xray_tables
+
+__all__ = ["Light", "Shells", "arriving_light", "collapse_in", "shell_radii", "shells_around"]
+
+_N_SHELLS = 10
+_LARGEST = 500.0  # Mpc
+
+
+def shell_radii(cell: float) -> list[float]:
+    """Outer radii in Mpc of the shells, from that of a cell outwards.
+
+    Examples
+    --------
+    >>> [round(radius) for radius in shell_radii(200 / 28)]
+    [4, 7, 11, 18, 29, 47, 76, 121, 194, 312]
+    """
+    smallest = CELL_RADIUS * cell
+    ratio = (_LARGEST / smallest) ** (1 / _N_SHELLS)
+    return [smallest * ratio**i for i in range(_N_SHELLS)]
+
+
+class Shells(NamedTuple):
+    """Shells around a point, when their light set out; each of shape (n, n_shells)."""
+
+    z: Tensor  # of their middle
+    width: Tensor  # in redshift, positive
+    transparent: Tensor  # photon energy in eV, at the point, above which most photons arrive
+
+
+def shells_around(
+    haloes: Haloes, z: float, radii: list[float], x_e: Tensor, efficiency: Tensor
+) -> Shells:
+    """Shells of given radii in Mpc around a point at redshift z.
+
+    X-rays pass gas that outside bubbles is ionised to a share x_e. The bubbles' share of the volume
+    is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,).
+    """
+    edge, inner = torch.full_like(x_e, z), 0.0
+    edges = [edge]
+    for radius in radii:
+        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
+        edge, inner = edge + (radius - inner) * per_mpc, radius
+        edges.append(edge)
+    inside, outside = torch.stack(edges[:-1], 1), torch.stack(edges[1:], 1)
+    middle = (inside + outside) / 2
+    transparent = transparent_energy(haloes, z, middle, x_e, efficiency)
+    return Shells(middle, outside - inside, transparent)
+
+
+def collapse_in(
+    shells: Shells, haloes: Haloes, density: Tensor, sigma_scale: Tensor, lit: Tensor
+) -> Tensor:
+    """Matter that collapses in each shell over its light travel time, over (1 + z).
+
+    Parameters
+    ----------
+    density : Tensor of shape (n, n_shells, ...)
+        Linear density contrast of today within the radius of each shell.
+    sigma_scale : Tensor of shape (n, n_shells)
+        Its standard deviation in the linear theory.
+    lit : Tensor of bool, shape (n,)
+        Whether there are any galaxies.
+
+    Returns
+    -------
+    Tensor of the shape of `density`
+        Share of the mean density; its mean on every scale follows Sheth and Tormen.
+    """
+    cosmology, z = haloes.cosmology, shells.z
+    sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
+    f_coll, peak = conditional_fraction(density, growth, sigma_min, sigma_scale)
+    cells = tuple(range(2, density.ndim))
+    mean = f_coll.mean(cells)
+    spread = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
+    steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * spread)
+    scale = shells.width / (1 + z) * sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
+    scale = scale * 2 / math.sqrt(math.pi) * steepness / mean.clamp(min=1e-30)
+    scale = torch.where((mean > 0) & lit[:, None], scale, 0).to(density.dtype)
+    shape = (*growth.shape, *[1] * len(cells))
+    growth = growth.to(density.dtype).view(shape)
+    return scale.view(shape) * (1 + density * growth) * torch.exp(-(peak**2))
+
+
+class Light(NamedTuple):
+    """What reaches the cells, each of shape (n, ...); fluxes in photons/cm^2/s/Hz/sr."""
+
+    heat: Tensor  # by X-rays, K/s for each nucleus
+    ions: Tensor  # by X-rays, 1/s for each nucleus
+    alpha: Tensor  # flux of Lyman alpha that X-rays make in gas of the mean density
+    continuum: Tensor  # flux of stars that redshifts into Lyman alpha
+    injected: Tensor  # flux of stars that cascades into Lyman alpha
+
+
+def arriving_light(
+    cosmology: Cosmology,
+    z: float,
+    shells: Shells,
+    collapsing: Tensor,
+    E_0: Tensor,
+    log10_L_X: Tensor,
+    x_e: Tensor,
+) -> Light:
+    """Sum the light of all shells around points at z, as one matrix product.
+
+    The share of matter that collapses in each shell has shape (n, n_shells, ...) and is zero where
+    there is no light; E_0 and L_X are those of :func:`~skatr_sk.simulator.xrays.xray_photons`, of
+    shape (n,); x_e, of shape (n, ...), is the ionised fraction of the gas that takes it up.
+    """
+    at_z = torch.full((len(E_0), 1), z, dtype=torch.float64, device=E_0.device)
+    rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]
+    # Tables for the ionised fractions that there are.
+    grid = X_E.to(x_e)
+    x = x_e.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
+    first, last = (torch.bucketize(torch.stack(torch.aminmax(x)), grid) - 1).tolist()
+    grid = grid[first : last + 2]
+    tables = xray_tables(torch.maximum(shells.transparent, E_0[:, None]))[..., first : last + 2]
+    tables = tables * xray_photons(z, E_0, log10_L_X)[:, None, None, None]
+    heat, ions, alpha = tables.unbind(2)
+    alpha = alpha * (SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
+    stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
+    stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
+    stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
+    # In kelvin, heat is within the range of float32.
+    weights = torch.cat([heat / BOLTZMANN, ions, alpha, stars], dim=2).transpose(1, 2)
+    sums = weights.to(collapsing.dtype) @ collapsing.flatten(2)
+    sums = sums.unflatten(2, collapsing.shape[2:])
+    by_xrays = sums[:, :-2].unflatten(1, (3, -1))
+    low = (torch.bucketize(x, grid) - 1).clamp(min=0)
+    share = ((x - grid[low]) / (grid[low + 1] - grid[low]))[:, None]
+    low = low[:, None, None].expand(-1, 3, -1, *x.shape[1:])
+    low_end, high_end = by_xrays.gather(2, low)[:, :, 0], by_xrays.gather(2, low + 1)[:, :, 0]
+    return Light(*torch.lerp(low_end, high_end, share).unbind(1), *sums[:, -2:].unbind(1))

@@ -1,0 +1,56 @@
+"""Matter in cells: mass is kept, variance is that of the power spectrum, dense grows denser."""
+
+import math
+
+import pytest
+import torch
+
+from skatr_sk.simulator.cosmology import Cosmology
+from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
+
+
+def matter(linear, n=6, cells=24):
+    universe = Cosmology(torch.full((n,), 0.31), torch.full((n,), math.inf))
+    noise = torch.randn(n, cells, cells, cells, generator=torch.Generator().manual_seed(0))
+    grid = Grid((cells, cells, cells), 200 / 28, torch.device("cpu"))
+    return universe, grid, InitialConditions(grid, universe, noise, linear)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_density_has_the_variance_of_the_power_spectrum(linear):
+    universe, grid, initial = matter(linear)
+    growth = universe.growth(torch.full((6, 1), 12.0))[:, 0]
+    density = initial.density(growth)
+    assert abs(density.mean().item()) < 1e-5  # mass is kept
+    # In spheres that hold many cells the grid does not matter.
+    radius = 20.0
+    smoothed = smooth(density, grid.top_hat(radius)[None])[:, 0]
+    k = grid.k.clamp(min=1e-3)
+    # Modes of the box alone, counted with their mirror images.
+    modes = universe.power(k[None].expand(6, -1, -1, -1))[0] * grid.top_hat(radius) ** 2
+    twice = torch.ones_like(modes)
+    twice[..., 1:-1] = 2
+    modes[0, 0, 0] = 0
+    variance = (modes * twice).sum().item() / (24 * grid.cell) ** 3 * growth[0].item() ** 2
+    # Clouds as wide as a cell blur even that a little.
+    low, high = (0.87, 1.13) if linear else (0.7, 1.05)
+    assert low < smoothed.var().item() / variance < high
+
+
+def test_density_is_gaussian_at_first_and_skewed_later():
+    universe, _, initial = matter(linear=False)
+    skewness = []
+    for z in (30.0, 5.0):
+        density = initial.density(universe.growth(torch.full((6, 1), z))[:, 0])
+        assert density.min() > -1
+        skewness.append(((density / density.std()) ** 3).mean().item())
+    assert abs(skewness[0]) < 0.4
+    assert skewness[1] > skewness[0] + 0.3
+
+
+def test_moved_masses_stay_whole_in_boxes_of_any_size():
+    for cells in (1, 2, 3):
+        universe, _, initial = matter(linear=False, n=1, cells=cells)
+        density = initial.density(universe.growth(torch.zeros(1, 1))[:, 0])  # today: far moves
+        assert density.shape == (1, cells, cells, cells)
+        assert abs(density.mean().item()) < 1e-5
