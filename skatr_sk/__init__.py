@@ -20,12 +20,11 @@ from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
 from skatr_sk.lightcones import (
     LightconeArray,
-    SimulatedLightcones,
     load_lightcones,
-    make_lightcones,
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [

@@ -18,18 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "skatr_sk"
 
 # The way of the data: a stage imports from itself and from earlier stages only.
-STAGES = ["lightcones", "summaries", "heads", "evaluation"]
+STAGES = ["simulator", "lightcones", "summaries", "heads", "evaluation"]
 # These, and all that they import of the package, run without scikit-learn and skorch.
 TORCH_ONLY = {
-    "skatr_sk.lightcones._cosmology",
-    "skatr_sk.lightcones._density",
-    "skatr_sk.lightcones._heating",
-    "skatr_sk.lightcones._lightcone",
-    "skatr_sk.lightcones._radiation",
-    "skatr_sk.lightcones._reionisation",
-    "skatr_sk.lightcones._settings",
-    "skatr_sk.lightcones._sources",
-    "skatr_sk.lightcones.simulate",
+    "skatr_sk.simulator.collapsed_fraction",
+    "skatr_sk.simulator.cosmology",
+    "skatr_sk.simulator.initial_conditions",
+    "skatr_sk.simulator.ionisation",
+    "skatr_sk.simulator.lightcone",
+    "skatr_sk.simulator.lyman_alpha",
+    "skatr_sk.simulator.settings",
+    "skatr_sk.simulator.simulated",
+    "skatr_sk.simulator.sources",
+    "skatr_sk.simulator.spin_temperature",
+    "skatr_sk.simulator.xrays",
     "skatr_sk.summaries.embedding",
     "skatr_sk.summaries.invariance",
     "skatr_sk.summaries.vit",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skatr_sk.lightcones.contents import Contents
-from skatr_sk.lightcones.cosmology import OMEGA_M
+from skatr_sk.simulator.cosmology import OMEGA_M, comoving_distances
 
 __all__ = ["Grids", "compare_grids", "cropping", "is_short"]
 
@@ -18,7 +18,6 @@ _NEARER = 0.95  # of 1 + the usual last redshift: shorter by more than cosmology
 _EXPLAINED = 0.02  # of the line of sight: cells of one size, in the cosmology of each
 _STRETCHED = 0.1  # no cells of one size, where the cosmology explains those of most
 _STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
-_OMEGA_RADIATION = 9e-5
 _COMPARED = 64  # slices
 
 
@@ -133,11 +132,8 @@ def _stretch(
 ) -> np.ndarray:
     """How far comoving grids are from the usual one, as a share of the shorter."""
     z = np.where(sane[:, None], z, 1 + np.arange(z.shape[1]))  # odd anyway; no infinities
-    matter = omega_m[:, None]
-    expansion = matter * (1 + z) ** 3 + _OMEGA_RADIATION * (1 + z) ** 4
-    inverse = 1 / np.sqrt(expansion + np.maximum(1 - matter - _OMEGA_RADIATION, 0))
-    steps = (inverse[:, 1:] + inverse[:, :-1]) / 2 * np.diff(z, axis=1)
-    distances = np.cumsum(steps, axis=1) / hubble[:, None]
+    distances = comoving_distances(z, omega_m, hubble)
+    distances = distances[:, 1:] - distances[:, :1]
     usual = _middle(distances, sane)
     far: np.ndarray = np.abs(distances - usual).max(axis=1)
     return far / np.minimum(distances[:, -1], usual[-1])

@@ -21,12 +21,12 @@ from skatr_sk.lightcones.contents import (
     look_into_npz,
     look_into_stack,
 )
-from skatr_sk.lightcones.cosmology import HUBBLE
 from skatr_sk.lightcones.files import DAMAGED
 from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.joining import agree_on_units, join
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
 from skatr_sk.lightcones.simulation import look_into_simulation
+from skatr_sk.simulator.cosmology import HUBBLE
 
 __all__ = ["SUFFIXES", "find_files", "open_lightcones"]
 

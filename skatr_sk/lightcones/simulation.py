@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from skatr_sk.lightcones.contents import SIX, UNITS, VOXELS, Contents, Fault, check_own
-from skatr_sk.lightcones.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
 from skatr_sk.lightcones.files import Hdf5Source, stamp_of
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
 
 __all__ = ["ATTRIBUTES", "look_into_simulation"]
 

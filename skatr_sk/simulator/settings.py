@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from skatr_sk._checks import Choice, Integer, NoEffectWarning, Problems, Real, Rule
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.simulator.lightcone import FARTHEST, Box
+from skatr_sk.training.device import DEVICE_HINT, device_mend
+from skatr_sk.training.seeds import ENTROPY_HINT, is_entropy
 
-__all__ = ["Settings", "check_settings", "entropy_of"]
+__all__ = ["Settings", "check_settings"]
 
 # Goes into the digests of rows: raise it when the same settings give other light cones.
 _VERSION = 2
@@ -38,27 +39,11 @@ class Settings(NamedTuple):
     device: str
     batch_size: int | None
 
-    def torch_device(self) -> torch.device:
-        """The device; "auto" is decided when asked, so that a pickle works on another machine."""
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(auto if self.device == "auto" else self.device)
-
     def digest(self) -> bytes:
         """32 bytes that name these settings, but for parameters given row by row."""
         drawn = self.prior_bounds.tobytes() if self.parameters is None else b"given"
         text = repr((_VERSION, self.field_shape, self.block, tuple(self.box))).encode()
         return hashlib.blake2b(text + drawn, digest_size=32).digest()
-
-
-def entropy_of(random_state: Any) -> int:
-    """Seed of all rows, from what scikit-learn takes as a random state."""
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**63))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31))
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.integers(2**63))
-    return int(random_state)
 
 
 def check_settings(given: Mapping[str, Any]) -> Settings:
@@ -121,19 +106,6 @@ def _sizes(value: Any, broadcast: bool = False) -> tuple[int, ...]:
     return sizes if len(sizes) == 3 and min(sizes) >= 1 else ()
 
 
-def _is_random_state(value: Any) -> bool:
-    known = value is None or isinstance(value, np.random.Generator | np.random.RandomState)
-    return known or Integer(0).fault(value) is None
-
-
-def _is_device(value: Any) -> bool:
-    try:
-        kind = "cpu" if value == "auto" else torch.device(value).type
-    except (RuntimeError, TypeError):
-        return False
-    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
-
-
 def _three(broadcast: bool) -> Callable[[Any], bool]:
     return lambda value: bool(_sizes(value, broadcast))
 
@@ -145,8 +117,8 @@ _TABLE = {
     "cell_size": Real("[1, 30]"),
     "redshift_min": Real(f"[2, {FARTHEST - 5:g})"),
     "evolution": Choice("zeldovich", "linear"),
-    "random_state": Rule(_is_random_state, "an int >= 0, a Generator, a RandomState or None"),
-    "device": Rule(_is_device, "'cpu', 'auto', or 'cuda' where torch sees a GPU"),
+    "random_state": Rule(is_entropy, ENTROPY_HINT),
+    "device": Rule(device_mend, DEVICE_HINT),
     "batch_size": Integer(1, optional=True),
 }
 

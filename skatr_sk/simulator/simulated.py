@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike
 from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones
-from skatr_sk.simulator.settings import check_settings, entropy_of
+from skatr_sk.simulator.settings import check_settings
+from skatr_sk.training.device import resolve_device
+from skatr_sk.training.seeds import entropy_of
 
 __all__ = ["SimulatedLightcones", "make_lightcones"]
 
@@ -237,7 +239,7 @@ class SimulatedLightcones:
     @torch.no_grad()
     def _simulate(self, rows: np.ndarray) -> np.ndarray:
         settings = self._settings
-        device = settings.torch_device()
+        device = resolve_device(settings.device)
         cones = np.empty((len(rows), *settings.field_shape), dtype=self.dtype)
         # One is a full load for a CPU, and its sums then never depend on what else is read.
         step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.cosmology import HUBBLE, comoving_distances
+from skatr_sk.simulator.cosmology import HUBBLE, comoving_distances
 
 # Values of the six parameters, in the paper's order.
 THETA = (3.0, 0.3, 500.0, 40.5, 4.7, 30.0)

@@ -6,8 +6,8 @@ import pytest
 
 from skatr_sk import LightconeArray, open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
-from skatr_sk.lightcones.cosmology import comoving_distances
 from skatr_sk.lightcones.handles import close_files
+from skatr_sk.simulator.cosmology import comoving_distances
 from tests.lightcones.layouts import (
     BOX_LEN,
     HII_DIM,

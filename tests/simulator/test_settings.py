@@ -43,7 +43,7 @@ def test_random_states():
         ({"block": 0}, "block: expected an integer >= 1 or three.*found 0"),
         ({"block": True}, "block: expected"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1 or None"),
-        ({"device": "tpu9"}, "device: expected 'cpu'"),
+        ({"device": "tpu9"}, "device: expected 'auto', 'cpu'"),
         ({"random_state": -1}, "random_state: expected an int >= 0"),
         ({"random_state": True}, "random_state: expected an int >= 0"),
     ],
