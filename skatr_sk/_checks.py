@@ -1,32 +1,56 @@
-"""Checks of what users hand in, and the messages they get."""
+"""Checks of what users hand in: tables of parameters, and the one grammar of the messages.
+
+Every message reads ``name: expected X, found Y; mend``. All that is wrong with a call is collected
+and said at once.
+"""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
+import math
 import numbers
-from collections.abc import Collection, Iterable, Iterator
+import os
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
-from sklearn.utils.validation import validate_data
-
-from skatr_sk._finite import check_finite_rows
 
 __all__ = [
+    "Bounds",
+    "Choice",
+    "CollapseWarning",
+    "Flag",
+    "Instance",
+    "Integer",
     "InvalidParameterError",
+    "Kind",
+    "NoEffectWarning",
+    "PathLike",
     "Problems",
-    "check_bounds",
-    "check_fields",
-    "check_finite_rows",
+    "Real",
+    "Rule",
+    "UnitsWarning",
+    "changed_parameters",
     "check_numbers",
+    "check_options",
+    "listed",
     "nearest_divisors",
+    "parameter_names",
+    "require",
+    "shared_docs",
     "spell",
     "unchanged_on_error",
+    "warn_without_effect",
 ]
 
-_FLOATS = (np.float32, np.float64, np.float16)
-_MAX_RANK = 3
+_Class = TypeVar("_Class", bound=type)
+
 # What other libraries call some of our options.
 _ALIASES = {
     "average": "mean",
@@ -38,24 +62,37 @@ _ALIASES = {
     "mse": "l2",
     "nll": "gaussian",
 }
+_SHOWN = 5  # rows or names that a message lists
 
 
 class InvalidParameterError(ValueError, TypeError):
-    """Parameters of an estimator have wrong values or types, all of them listed."""
+    """Parameters of an estimator or a function have wrong values or types, all of them listed."""
+
+
+class NoEffectWarning(UserWarning):
+    """A parameter was given that changes nothing beside the others."""
+
+
+class UnitsWarning(UserWarning):
+    """Brightness temperatures that look as if they were not in mK."""
+
+
+class CollapseWarning(UserWarning):
+    """The summaries vary along a handful of directions only: pre-training has collapsed."""
 
 
 class Problems:
-    """Collects what is wrong with an estimator's parameters, to say it in one message.
+    """What is wrong with the parameters of an estimator or of a call, said in one message.
 
     Parameters
     ----------
     owner : str
-        Name of the estimator.
+        Name of the estimator or function.
 
     Examples
     --------
     >>> problems = Problems("LightconeRegressor")
-    >>> problems.choice("loss", "gausian", ["l1", "l2", "gaussian"])
+    >>> problems.check({"loss": Choice("l1", "l2", "gaussian")}, {"loss": "gausian"})
     >>> problems.raise_if_any()
     Traceback (most recent call last):
     ...
@@ -67,41 +104,33 @@ class Problems:
         self.owner = owner
         self.messages: list[str] = []
 
+    def __len__(self) -> int:
+        return len(self.messages)
+
     def add(self, name: str, expected: str, found: object, mend: str = "") -> None:
         """Note that a parameter is not what was expected."""
         tail = f"; {mend}" if mend else ""
         self.messages.append(f"{name}: expected {expected}, found {found!r}{tail}")
 
-    def integer(self, name: str, value: Any, low: int, *, optional: bool = False) -> None:
-        """Expect an integer of at least `low` (or None)."""
-        if optional and value is None:
-            return
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
-            self.add(name, f"an integer >= {low}" + (" or None" if optional else ""), value)
+    def check(self, table: Mapping[str, Kind], values: Any, prefix: str = "") -> None:
+        """Compare values with a table of kinds.
 
-    def real(self, name: str, value: Any, interval: str, *, optional: bool = False) -> None:
-        """Expect a number in an interval such as ``"[0, 1)"`` (or None)."""
-        if optional and value is None:
-            return
-        low, high = (float(end) for end in interval[1:-1].split(","))
-        valid = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if valid:
-            above = value > low or (interval[0] == "[" and value == low)
-            below = value < high or (interval[-1] == "]" and value == high)
-            valid = above and below
-        if not valid:
-            self.add(name, f"a number in {interval}" + (" or None" if optional else ""), value)
-
-    def flag(self, name: str, value: Any) -> None:
-        """Expect a boolean."""
-        if not isinstance(value, bool | np.bool_):
-            self.add(name, "True or False", value)
-
-    def choice(self, name: str, value: Any, options: Collection[str]) -> None:
-        """Expect one of some strings."""
-        if not (isinstance(value, str) and value in options):
-            expected = "one of " + ", ".join(repr(option) for option in options)
-            self.add(name, expected, value, spell(value, options))
+        Parameters
+        ----------
+        table : mapping of str to Kind
+        values : mapping, or object with an attribute for each name of the table
+        prefix : str
+            Before the names in the messages, such as ``"objective__"``.
+        """
+        for name, kind in table.items():
+            value = values[name] if isinstance(values, Mapping) else getattr(values, name)
+            if value is None and kind.optional:
+                continue
+            wrong = kind.fault(value)
+            if wrong is not None:
+                expected, found, mend = wrong
+                also = " or None" if kind.optional and not expected.endswith("None") else ""
+                self.add(prefix + name, expected + also, found, mend)
 
     def raise_if_any(self) -> None:
         """Raise one error that lists everything noted."""
@@ -109,6 +138,241 @@ class Problems:
             count = len(self.messages)
             title = f"{self.owner} has {count} invalid parameter{'s' if count > 1 else ''}:"
             raise InvalidParameterError("\n- ".join([title, *self.messages]))
+
+
+def check_options(owner: str, table: Mapping[str, Kind], values: Mapping[str, Any]) -> None:
+    """Check the options of a function; raise one error that lists what is wrong.
+
+    Examples
+    --------
+    >>> check_options("open_lightcones", {"on_bad": Choice("raise", "drop")}, {"on_bad": "drop"})
+    """
+    problems = Problems(owner)
+    problems.check(table, values)
+    problems.raise_if_any()
+
+
+# ------------------------------------------------------------------------------------------------
+# Kinds of parameters, for the tables
+
+
+Fault = tuple[str, object, str]  # what was expected, what was found, how to mend it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a parameter may be. `fault` says what is wrong with a value, or returns None.
+
+    Parameters
+    ----------
+    optional : bool
+        Whether None is allowed as well.
+    """
+
+    optional: bool = False
+
+    def fault(self, value: Any) -> Fault | None:
+        """Return what was expected, what was found and a mend; None for a right value."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Integer(Kind):
+    """An integer of at least `low` and, where it is given, at most `high`.
+
+    Examples
+    --------
+    >>> Integer(1).fault(0)
+    ('an integer >= 1', 0, '')
+    """
+
+    low: int
+    high: int | None = None
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if whole and value >= self.low and (self.high is None or value <= self.high):
+            return None
+        span = f">= {self.low}" if self.high is None else f"from {self.low} to {self.high}"
+        return f"an integer {span}", value, ""
+
+
+@dataclass(frozen=True)
+class Real(Kind):
+    """A number in an interval such as ``"[0, 1)"``.
+
+    Examples
+    --------
+    >>> Real("[0, 1)").fault(0.5) is None, Real("[0, 1)").fault(1.0)
+    (True, ('a number in [0, 1)', 1.0, ''))
+    """
+
+    interval: str
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        low, high = (float(end) for end in self.interval[1:-1].split(","))
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            above = value > low or (self.interval[0] == "[" and value == low)
+            below = value < high or (self.interval[-1] == "]" and value == high)
+            if above and below:
+                return None
+        return f"a number in {self.interval}", value, ""
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """True or False."""
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        return None if isinstance(value, bool | np.bool_) else ("True or False", value, "")
+
+
+@dataclass(frozen=True, init=False)
+class Choice(Kind):
+    """One of some strings; a near miss is told the right spelling.
+
+    Examples
+    --------
+    >>> Choice("mean", "max").fault("average")
+    ("one of 'mean', 'max'", 'average', "did you mean 'mean'?")
+    """
+
+    options: tuple[str, ...]
+
+    def __init__(self, *options: str, optional: bool = False) -> None:
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "optional", optional)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        if isinstance(value, str) and value in self.options:
+            return None
+        return f"one of {', '.join(map(repr, self.options))}", value, spell(value, self.options)
+
+
+@dataclass(frozen=True)
+class PathLike(Kind):
+    """The path of a file or a folder."""
+
+    optional: bool = field(default=True, kw_only=True)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        return None if isinstance(value, str | os.PathLike) else ("a path", value, "")
+
+
+@dataclass(frozen=True)
+class Bounds(Kind):
+    """Rows of finite (low, high), low below high, of shape (n_parameters, 2).
+
+    Parameters
+    ----------
+    n_rows : int, optional
+        How many parameters there are, where it is known.
+    pair : bool
+        One (low, high) instead of rows of them.
+    unbounded : bool
+        Whether a row may be (-inf, inf).
+
+    Examples
+    --------
+    >>> Bounds().fault([[0, 1], [3, 2]])
+    ('finite low < high in every row (see [1])', [[0.0, 1.0], [3.0, 2.0]], 'low and high are ...')
+    """
+
+    n_rows: int | None = None
+    pair: bool = False
+    unbounded: bool = False
+    optional: bool = field(default=True, kw_only=True)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        n_rows = "n_parameters" if self.n_rows is None else str(self.n_rows)
+        shape = f"an array of shape ({n_rows}, 2)"
+        if self.pair:
+            shape = "finite (low, high), low < high"
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            return shape, value, ""
+        rows = array[None] if self.pair else array
+        if rows.ndim != 2 or rows.shape[1] != 2 or self.n_rows not in (None, len(rows)):
+            transposed = self.n_rows is not None and array.shape == (2, self.n_rows)
+            return shape, value if self.pair else array.shape, "transpose it" * transposed
+        good = np.isfinite(rows).all(axis=1) & (rows[:, 0] < rows[:, 1])
+        if self.unbounded:
+            good |= (rows == [-np.inf, np.inf]).all(axis=1)
+        if good.all():
+            return None
+        wrong = rows[~good]
+        expected = shape
+        if not self.pair:
+            expected = f"finite low < high in every row (see {np.flatnonzero(~good).tolist()})"
+            if self.unbounded:
+                expected += ", or (-inf, inf) for no bounds"
+        mend = "give each row its low and its high end"
+        if (wrong[:, 0] > wrong[:, 1]).any():
+            mend = "low and high are swapped"
+        elif np.isinf(wrong).any():
+            mend = "both ends must be finite"
+            if self.unbounded:
+                mend = (
+                    "a box has two ends: where only one is known, map y yourself or leave it "
+                    "unbounded"
+                )
+        elif (wrong[:, 0] == wrong[:, 1]).any():
+            mend = "a box of no width holds no density"
+        return expected, array.tolist(), mend
+
+    @staticmethod
+    def array(value: Any) -> np.ndarray | None:
+        """Bounds that have been checked, as float64; None where there are none."""
+        return None if value is None else np.asarray(value, dtype=np.float64)
+
+
+@dataclass(frozen=True, init=False)
+class Instance(Kind):
+    """An object of one of some types, which `expected` describes."""
+
+    types: tuple[type, ...]
+    expected: str
+
+    def __init__(self, *types: type, expected: str, optional: bool = False) -> None:
+        for name, value in (("types", types), ("expected", expected), ("optional", optional)):
+            object.__setattr__(self, name, value)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        return None if isinstance(value, self.types) else (self.expected, value, "")
+
+
+@dataclass(frozen=True)
+class Rule(Kind):
+    """Whatever a function finds right: ``holds(value)`` returns True, False, or how to mend it.
+
+    Examples
+    --------
+    >>> even = Rule(lambda value: value % 2 == 0, "an even number")
+    >>> even.fault(2) is None, even.fault(3)
+    (True, ('an even number', 3, ''))
+    """
+
+    holds: Callable[[Any], bool | str]
+    expected: str
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        found = self.holds(value)
+        if found is True:
+            return None
+        return self.expected, value, found if isinstance(found, str) else ""
+
+
+# ------------------------------------------------------------------------------------------------
+# Words
 
 
 def spell(found: object, options: Iterable[str]) -> str:
@@ -126,6 +390,19 @@ def spell(found: object, options: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
+def listed(items: Iterable[object], shown: int = _SHOWN) -> str:
+    """First few of some things, for a message.
+
+    Examples
+    --------
+    >>> listed(range(9), shown=3)
+    '0, 1, 2 and 6 more'
+    """
+    items = list(items)
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(str(item) for item in items[:shown]) + more
+
+
 def nearest_divisors(n: int, wanted: int) -> list[int]:
     """Return the divisors of `n` on either side of `wanted`.
 
@@ -138,6 +415,108 @@ def nearest_divisors(n: int, wanted: int) -> list[int]:
     below = [d for d in divisors if d <= wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]
     return below + above
+
+
+def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> list[str]:
+    """Names of the parameters: those given, else those of the columns of `y`, else numbers.
+
+    Parameters
+    ----------
+    given : sequence of str or None
+    y : array-like
+        A DataFrame or a Series brings its names along.
+    n_parameters : int
+
+    Raises
+    ------
+    ValueError
+        When `given` are not as many different strings as there are parameters.
+
+    Examples
+    --------
+    >>> parameter_names(None, None, 2)
+    ['parameter_0', 'parameter_1']
+    """
+    if given is None:
+        columns = getattr(y, "columns", None)
+        if columns is None:
+            columns = [y.name] if isinstance(getattr(y, "name", None), str) else []
+        found = [str(name) for name in columns]
+        if len(found) == n_parameters and len(set(found)) == len(found):
+            return found
+        return [f"parameter_{i}" for i in range(n_parameters)]
+    names = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    strings = all(isinstance(name, str) for name in names)
+    if len(names) != n_parameters or not strings or len(set(names)) != len(names):
+        raise ValueError(
+            f"parameter_names: expected {n_parameters} different strings, one for each column of "
+            f"y, found {given!r}."
+        )
+    return [str(name) for name in names]
+
+
+def require(package: str, caller: str, extra: str | None = None) -> Any:
+    """Import an optional package, or say in one sentence how to install it.
+
+    Parameters
+    ----------
+    package : str
+        Or a module of it, such as ``"matplotlib.pyplot"``.
+    caller : str
+        What needs it.
+    extra : str, optional
+        The extra of this package that brings it; default is its own name.
+
+    Examples
+    --------
+    >>> require("no_such_package", "plot", "plots")
+    Traceback (most recent call last):
+    ...
+    ImportError: plot needs no_such_package, which is not installed: pip install "skatr_sk[plots]".
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise ImportError(
+            f"{caller} needs {name}, which is not installed: "
+            f'pip install "skatr_sk[{extra or name}]".'
+        ) from error
+
+
+def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
+    r"""Put the documentation of shared parameters into a class's docstring.
+
+    A line of the docstring that holds a name in braces and nothing else is replaced by its text.
+
+    Examples
+    --------
+    >>> @shared_docs(device="device : str\n    Where to compute.")
+    ... class Estimator:
+    ...     '''Learn.
+    ...
+    ...     Parameters
+    ...     ----------
+    ...     {device}
+    ...     '''
+    >>> "    device : str\n        Where to compute." in Estimator.__doc__
+    True
+    """
+    texts = {name: inspect.cleandoc(text) for name, text in texts.items()}
+
+    def document(owner: _Class) -> _Class:
+        def written(found: re.Match[str]) -> str:
+            return "\n".join(found[1] + line for line in texts[found[2]].splitlines())
+
+        if owner.__doc__:  # none under python -OO
+            owner.__doc__ = re.sub(r"^([ ]*)\{(\w+)\}$", written, owner.__doc__, flags=re.M)
+        return owner
+
+    return document
+
+
+# ------------------------------------------------------------------------------------------------
+# Values
 
 
 def check_numbers(values: Any, name: str) -> Any:
@@ -155,104 +534,71 @@ def check_numbers(values: Any, name: str) -> Any:
     >>> check_numbers(["1", "2"], "y")
     Traceback (most recent call last):
     ...
-    TypeError: y has dtype <U1; expected real numbers. Convert it first, for ...
+    TypeError: y: expected real numbers, found dtype <U1; convert it first, for instance with ...
     """
     if not hasattr(values, "shape"):
         try:
             values = np.asarray(values)
         except ValueError as error:
             raise ValueError(
-                f"{name} is not one array of numbers ({error}). Its rows must have equal shapes: "
-                "stack them with numpy.stack."
+                f"{name}: expected one array of numbers, found rows of unequal shapes ({error}); "
+                "stack rows of equal shape with numpy.stack."
             ) from error
     dtype = getattr(values, "dtype", None)
     kind = getattr(dtype, "kind", "")
     if kind == "c":
         raise ValueError(
-            f"Complex data not supported: {name} has dtype {dtype}; expected real numbers. "
-            f"Take {name}.real if the imaginary part is zero."
+            f"Complex data not supported: {name}: expected real numbers, found dtype {dtype}; take "
+            f"{name}.real if the imaginary part is zero."
         )
     if kind in ("U", "S", "M", "m", "V"):
         raise TypeError(
-            f"{name} has dtype {dtype}; expected real numbers. Convert it first, for instance "
+            f"{name}: expected real numbers, found dtype {dtype}; convert it first, for instance "
             f"with numpy.asarray({name}, dtype=float)."
         )
     return values
 
 
-def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
-    """Check light cones, maps or signals, and remember or compare the field's shape.
+def changed_parameters(estimator: Any) -> dict[str, Any]:
+    """Constructor parameters of an estimator that differ from their defaults."""
+
+    def same(value: Any, default: Any) -> bool:
+        if value is default:
+            return True
+        if isinstance(value, float) and isinstance(default, float):
+            return value == default or (math.isnan(value) and math.isnan(default))
+        try:
+            return bool(np.array_equal(value, default))
+        except (TypeError, ValueError):
+            return False
+
+    signature = inspect.signature(type(estimator).__init__).parameters
+    return {
+        name: getattr(estimator, name)
+        for name, parameter in signature.items()
+        if name != "self" and not same(getattr(estimator, name), parameter.default)
+    }
+
+
+def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> None:
+    """Warn of parameters that were given and have no effect.
 
     Parameters
     ----------
     estimator : estimator
-        Gets ``n_features_in_`` and ``field_shape_in_`` when `reset`, else they are compared:
-        ``n_features_in_`` alone is the first field axis and would let wrong fields pass.
-    X : array-like of shape (n, *field_shape)
-        Floats of any precision are kept as they are; other numbers become float32.
-    reset : bool
-        True in ``fit``.
-    min_rows : int
-        Smallest number of fields.
-
-    Returns
-    -------
-    ndarray or LightconeArray of shape (n, *field_shape)
-        A LightconeArray is not read: it refuses NaN and infinite cells when it is, by file and row.
+    names : collection of str
+        Parameters that change nothing here; those at their defaults are no matter.
+    beside : str
+        Why, such as ``"weights='mini-lr'"``.
     """
-    X = check_numbers(X, "X")
-    shape = tuple(X.shape)
-    fitted = None if reset else getattr(estimator, "field_shape_in_", None)
-    # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
-    if fitted is not None and len(shape) > 1 and (len(shape) > 2 or len(fitted) > 1):
-        if shape == tuple(fitted):
-            raise ValueError(
-                f"X has shape {shape}, which is that of one field: expected (n, *{shape}). Pass a "
-                "single field as X[None]."
-            )
-        if shape[1:] != tuple(fitted):
-            raise ValueError(
-                f"X has fields of shape {shape[1:]}, but this {type(estimator).__name__} was "
-                f"fitted on fields of shape {tuple(fitted)}: X must have shape "
-                f"(n, {', '.join(str(n) for n in fitted)}). Resample the fields to that grid, "
-                "or fit again on the new one."
-            )
-    kind = getattr(getattr(X, "dtype", None), "kind", "")
-    if kind == "O" and len(shape) not in (0, 2):
-        raise TypeError(
-            f"X has dtype object and shape {shape}; light cones must be one array of numbers: "
-            "stack fields of equal shape with numpy.stack."
+    given = [name for name in changed_parameters(estimator) if name in names]
+    if given:
+        warnings.warn(
+            f"{type(estimator).__name__}: no effect with {beside} of {', '.join(given)}; leave "
+            f"{'it' if len(given) == 1 else 'them'} out.",
+            NoEffectWarning,
+            stacklevel=4,
         )
-    # Only a LightconeArray knows this: what lies in files is checked as it is read, not here.
-    in_files = getattr(X, "require_finite", None)
-    if in_files is None:
-        checked = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype=_FLOATS,
-            allow_nd=True,
-            ensure_all_finite=False,
-            ensure_min_samples=min_rows,
-        )
-    else:
-        # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
-        validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
-        checked = in_files()
-        if shape[0] < min_rows:
-            raise ValueError(f"X has {shape[0]} light cones; at least {min_rows} are needed.")
-    if checked.ndim - 1 > _MAX_RANK:
-        raise ValueError(
-            f"X must have shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found "
-            f"{checked.shape}; a single-channel axis goes away with numpy.squeeze."
-        )
-    if 0 in checked.shape:
-        raise ValueError(f"X has an axis of length 0: found shape {checked.shape}.")
-    if in_files is None:
-        check_finite_rows(checked)
-    if reset:
-        estimator.field_shape_in_ = tuple(int(n) for n in checked.shape[1:])
-    return checked
 
 
 @contextmanager
@@ -266,25 +612,3 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
             delattr(estimator, key)
         vars(estimator).update(before)
         raise
-
-
-def check_bounds(
-    problems: Problems, name: str, bounds: Any, n_rows: int | None
-) -> np.ndarray | None:
-    """Check an array of (low, high) rows; note what is wrong and return it as float64."""
-    if bounds is None:
-        return None
-    try:
-        array = np.asarray(bounds, dtype=np.float64)
-    except (TypeError, ValueError):
-        problems.add(name, "an array of shape (n_parameters, 2)", bounds)
-        return None
-    if array.ndim != 2 or array.shape[1] != 2 or n_rows not in (None, len(array)):
-        rows = "n_parameters" if n_rows is None else str(n_rows)
-        problems.add(name, f"an array of shape ({rows}, 2)", array.shape)
-        return None
-    wrong = np.flatnonzero(~(np.isfinite(array).all(axis=1) & (array[:, 0] < array[:, 1])))
-    if wrong.size:
-        problems.add(name, f"finite low < high in every row (see {wrong.tolist()})", array.tolist())
-        return None
-    return array

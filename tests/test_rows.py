@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
-from skatr_sk._finite import check_finite_rows, finite
+from skatr_sk.fields import check_finite_rows, is_finite
 from skatr_sk._rows import Batches, Rows, digest, digest_rows, read_ahead, split_rows
 from skatr_sk.lightcones import BrightnessScaling, scaling
 from skatr_sk.lightcones.files import Hdf5Source

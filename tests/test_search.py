@@ -30,8 +30,8 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk._rows import digest_rows
-from skatr_sk.lightcones import BrightnessScaling
+from skatr_sk.fields import digest_rows
+from skatr_sk.summaries import BrightnessScaling
 from skatr_sk.summaries import cache_info, clear_cache
 from tests.counting import CountFields, KillOnce, count_reads
 

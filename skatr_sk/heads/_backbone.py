@@ -14,12 +14,9 @@ from sklearn.frozen import FrozenEstimator
 from torch import Tensor
 
 from skatr_sk._checks import InvalidParameterError, Problems, spell
-from skatr_sk._device import autocast, resolve_device
-from skatr_sk._net import independent_seeds
-from skatr_sk._rows import Rows
+from skatr_sk.fields import warn_implausible
 from skatr_sk.heads.joint import JointNetwork, Patches
 from skatr_sk.heads.mlp import Head, HeadLoss
-from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries._parameters import (
     check_parameters,
     resolve_architecture,
@@ -27,12 +24,15 @@ from skatr_sk.summaries._parameters import (
     resolve_scaling,
     same_encoder,
 )
-from skatr_sk.summaries._warnings import warn_fields
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.pooling import pooled_dim
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
+from skatr_sk.training.batches import FieldDataset
+from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.seeds import independent_seeds
 
 __all__ = ["check_backbone", "fit_joint", "predict_joint"]
 
@@ -82,7 +82,7 @@ def fit_joint(
     transformer : SKATRTransformer
         Fitted: a new one around the network's encoder.
     """
-    warn_fields(fields)
+    warn_implausible(fields)
     transformer = _transformer(regressor.backbone, fields)
     sizes, scaling, given = _start(transformer, fields, train_rows)
     device = resolve_device(regressor.device)
@@ -105,9 +105,8 @@ def fit_joint(
     network = regressor._run(
         build,
         HeadLoss(regressor.loss),
-        Rows(fields, y, train_rows),
-        Rows(fields, y, valid_rows) if len(valid_rows) else None,
-        device,
+        FieldDataset(fields, y, train_rows),
+        FieldDataset(fields, y, valid_rows) if len(valid_rows) else None,
         seed,
         prepare=patches,
         n_workers=transformer.n_workers,

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skatr_sk._callbacks import CallbackSupportMixin, Progress, SklearnProgress
-from skatr_sk._checks import Problems, check_fields, check_finite_rows, check_numbers
-from skatr_sk._device import resolve_device
-from skatr_sk._net import check_training, independent_seeds, seeded, train
-from skatr_sk._rows import Rows, split_rows
+from skatr_sk._checks import Choice, Integer, Problems, Real, check_numbers
+from skatr_sk.fields import Fields, as_fields, check_fields, check_finite_rows, split_rows
 from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.training.batches import Dataset, TensorDataset
+from skatr_sk.training.device import resolve_device
+from skatr_sk.training.estimator import CallbackSupportMixin, TrainedEstimator
+from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.trainer import train
 
 __all__ = ["SummaryHead", "check_inside"]
 
@@ -46,15 +47,15 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
 
     def _check_head(self, problems: Problems) -> None:
         """Note what is wrong with the parameters that every head has."""
-        check_training(problems, self)
+        problems.check(TrainedEstimator._parameters, self)
         widths = Problems("")
         if isinstance(self.hidden_dims, Sequence):
             for width in self.hidden_dims:
-                widths.integer("", width, 1)
+                widths.check({"": Integer(1)}, {"": width})
         if widths.messages or not isinstance(self.hidden_dims, Sequence):
             problems.add("hidden_dims", "a tuple of integers >= 1", self.hidden_dims)
-        problems.choice("pooling", self.pooling, POOLINGS)
-        problems.real("dropout", self.dropout, "[0, 1)")
+        problems.check({"pooling": Choice(*POOLINGS)}, self)
+        problems.check({"dropout": Real("[0, 1)")}, {"dropout": self.dropout})
 
     def _check_training_data(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Check summaries and targets, and remember their shapes.
@@ -146,9 +147,10 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         module = self._run(
             build,
             criterion,
-            Rows(rows, y, train_rows),
-            Rows(rows, y, valid_rows) if len(valid_rows) else None,
-            device,
+            *(
+                TensorDataset(rows[part], y[part]) if len(part) else None
+                for part in (torch.from_numpy(train_rows), torch.from_numpy(valid_rows))
+            ),
             seed,
             schedule=schedule,
             small=rows.ndim == 2,
@@ -160,41 +162,28 @@ class SummaryHead(CallbackSupportMixin, BaseEstimator):
         self,
         build: Callable[[], _Module],
         criterion: torch.nn.Module,
-        train_rows: Rows,
-        valid_rows: Rows | None,
-        device: torch.device,
+        train_set: Dataset,
+        valid_set: Dataset | None,
         seed: int,
         **options: Any,
     ) -> _Module:
         """Build a network and train it; note its history. `options` go to :func:`train`."""
-        callbacks: list[Any] = [Progress(type(self).__name__)] if self.verbose else []
         weights_seed, order_seed = independent_seeds(seed, 2)
-        with seeded(weights_seed, device):
-            module = build()
-            self.history_ = train(
-                module,
-                criterion,
-                train_rows,
-                valid_rows,
-                device=device,
-                precision=self.precision,
-                max_epochs=self.max_epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                patience=self.patience,
-                seed=order_seed,
-                callbacks=callbacks + SklearnProgress.of(self, self.max_epochs),
-                user_callbacks=self.callbacks,
-                **options,
-            )
+        module, self.history_ = train(
+            self,
+            build,
+            criterion,
+            train_set,
+            valid_set,
+            seeds=(weights_seed, order_seed),
+            **options,
+        )
         return module.requires_grad_(False)
 
-    def _split(self, summaries: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    def _split(self, summaries: np.ndarray | Fields) -> tuple[np.ndarray, np.ndarray, int]:
         """Draw the seeds of the run; return the rows that train, that validate, and a seed."""
-        drawn = check_random_state(self.random_state).randint(2**31 - 1)
-        split_seed, seed = independent_seeds(drawn, 2)
-        return *split_rows(summaries, self.validation_fraction, split_seed), seed
+        split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
+        return *split_rows(as_fields(summaries), self.validation_fraction, split_seed), seed
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         """Drop the axis of parameters where the targets had none."""

@@ -15,13 +15,15 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from tqdm.auto import tqdm
 
-from skatr_sk._checks import check_finite_rows, check_numbers
-from skatr_sk._device import resolve_device
+from skatr_sk._checks import check_numbers, require
+from skatr_sk.fields import check_finite_rows
 from skatr_sk.heads import export
 from skatr_sk.heads._base import SummaryHead
 from skatr_sk.heads.flow import ConditionalFlow, Context
 from skatr_sk.heads.npe import PosteriorNet
 from skatr_sk.heads.space import ParameterSpace
+from skatr_sk.training.device import resolve_device
+from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorDraws", "check_order"]
 
@@ -110,7 +112,7 @@ class PosteriorDraws(SummaryHead):
         """
         summaries = self._check_new(X)
         _check_n_samples(n_samples)
-        generator = _generator(random_state)
+        generator = generator_of(random_state)
         samples = np.empty((len(summaries), n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
         for at, context, flow in self._passes(summaries, n_samples, False):
@@ -174,7 +176,7 @@ class PosteriorDraws(SummaryHead):
 
         Needs arviz: ``pip install "skatr_sk[arviz]"``.
         """
-        export.require("arviz", "PosteriorEstimator.to_arviz")  # before the work
+        require("arviz", "PosteriorEstimator.to_arviz")  # before the work
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
         return export.to_arviz(samples, log_prob, self.parameter_names_)
 
@@ -185,7 +187,7 @@ class PosteriorDraws(SummaryHead):
 
         Needs getdist: ``pip install "skatr_sk[getdist]"``.
         """
-        export.require("getdist", "PosteriorEstimator.to_getdist")
+        require("getdist", "PosteriorEstimator.to_getdist")
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
         return export.to_getdist(samples, log_prob, self.parameter_names_, self.prior_bounds_)
 
@@ -283,16 +285,3 @@ def _check_n_samples(n_samples: Any) -> None:
     integer = isinstance(n_samples, numbers.Integral) and not isinstance(n_samples, bool)
     if not integer or n_samples < 1:
         raise ValueError(f"n_samples is {n_samples!r}, expected an integer >= 1.")
-
-
-def _generator(random_state: Any) -> np.random.Generator:
-    """A generator of this call alone; numpy's global one is never touched."""
-    if isinstance(random_state, np.random.RandomState):
-        random_state = random_state.randint(2**31 - 1)
-    try:
-        return np.random.default_rng(random_state)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"random_state is {random_state!r}, expected an int >= 0, a numpy RandomState or "
-            "Generator, or None."
-        ) from error

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_names", "getdist_names", "require", "to_arviz", "to_getdist"]
+from skatr_sk._checks import require
 
-
-def check_names(names: Sequence[str] | None, y: Any, n_parameters: int) -> list[str]:
-    """Names of the parameters: those given, else those of the columns of `y`, else numbers.
-
-    Examples
-    --------
-    >>> check_names(None, None, 2)
-    ['parameter 0', 'parameter 1']
-    """
-    if names is None:
-        columns = getattr(y, "columns", None)
-        if columns is None:
-            columns = [y.name] if isinstance(getattr(y, "name", None), str) else []
-        found = list(columns)
-        if len(found) == n_parameters and len(set(found)) == len(found):
-            return [str(name) for name in found]
-        return [f"parameter {i}" for i in range(n_parameters)]
-    listed = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
-    strings = all(isinstance(name, str) for name in listed)
-    if len(listed) != n_parameters or not strings or len(set(listed)) != len(listed):
-        raise ValueError(
-            f"parameter_names is {names!r}, expected {n_parameters} distinct strings, one for each "
-            "column of y."
-        )
-    return [str(name) for name in listed]
-
-
-def require(package: str, caller: str) -> Any:
-    """Import an optional package, or say in one sentence how to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f'{caller} needs {package}, which is not installed: pip install "skatr_sk[{package}]".'
-        ) from error
+__all__ = ["getdist_names", "to_arviz", "to_getdist"]
 
 
 def to_arviz(

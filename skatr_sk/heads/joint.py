@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.mlp import Head
-from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
 from skatr_sk.summaries.pooling import pool
+from skatr_sk.summaries.scaling import BrightnessScaling, sky_symmetries, turn_at_random
 from skatr_sk.summaries.vit import Encoder, patchify
 
 __all__ = ["JointNetwork", "Patches"]

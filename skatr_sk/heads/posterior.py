@@ -12,15 +12,21 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight
 
-from skatr_sk._callbacks import with_callbacks
-from skatr_sk._checks import Problems, unchanged_on_error
+from skatr_sk._checks import (
+    Choice,
+    Integer,
+    Problems,
+    Real,
+    parameter_names,
+    unchanged_on_error,
+)
 from skatr_sk.heads._base import SummaryHead, check_inside
 from skatr_sk.heads._draws import PosteriorDraws, check_order
-from skatr_sk.heads.export import check_names
 from skatr_sk.heads.flow import MAX_BINS
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss, PosteriorNet
 from skatr_sk.heads.space import ParameterSpace, check_prior_bounds, check_spread
-from skatr_sk.summaries.jepa import cosine_schedule
+from skatr_sk.training.callbacks import cosine_schedule
+from skatr_sk.training.estimator import with_callbacks
 
 __all__ = ["PosteriorEstimator"]
 
@@ -41,7 +47,7 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         "data" takes the range of the training parameters: a truth beyond it has no density, so that
         scores on other rows, as in a cross-validation, become -inf. Give the prior where you can.
     parameter_names : sequence of str or None, default=None
-        Names of the parameters; None takes the columns of a DataFrame, or "parameter 0", ...
+        Names of the parameters; None takes the columns of a DataFrame, or "parameter_0", ...
     n_blocks, n_bins : int, default=6 and 10
         Spline coupling blocks of the flow, and bins of a spline.
     hidden_dims : tuple of int, default=(128, 128)
@@ -206,7 +212,7 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         summaries, given = self._check_training_data(X, y)
         targets = given.reshape(len(given), -1)
         bounds = self._check_parameters(targets)
-        names = check_names(self.parameter_names, y, targets.shape[1])
+        names = parameter_names(self.parameter_names, y, targets.shape[1])
         check_order(y, names)
         if bounds is not None:
             check_inside(targets, bounds, "prior_bounds")
@@ -312,12 +318,15 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         self._check_head(problems)
         if isinstance(self.hidden_dims, Sequence) and len(self.hidden_dims) == 0:
             problems.add("hidden_dims", "at least one width", self.hidden_dims)
-        problems.integer("n_blocks", self.n_blocks, 1)
-        problems.integer("n_bins", self.n_bins, 2)
+        problems.check({"n_blocks": Integer(1)}, {"n_blocks": self.n_blocks})
+        problems.check({"n_bins": Integer(2)}, {"n_bins": self.n_bins})
         if isinstance(self.n_bins, Integral) and self.n_bins > MAX_BINS:
             problems.add("n_bins", f"at most {MAX_BINS} bins", self.n_bins)
-        problems.real("calibration_weight", self.calibration_weight, "[0, inf)")
-        problems.choice("calibration", self.calibration, CALIBRATIONS)
+        problems.check(
+            {"calibration_weight": Real("[0, inf)")},
+            {"calibration_weight": self.calibration_weight},
+        )
+        problems.check({"calibration": Choice(*CALIBRATIONS)}, self)
         bounds = check_prior_bounds(problems, self.prior_bounds, targets)
         problems.raise_if_any()
         return bounds

@@ -12,14 +12,15 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._callbacks import with_callbacks
-from skatr_sk._checks import Problems, check_bounds, check_fields, unchanged_on_error
+from skatr_sk._checks import Bounds, Choice, Problems, unchanged_on_error
+from skatr_sk.fields import check_fields
 from skatr_sk.heads._backbone import check_backbone, fit_joint, predict_joint
 from skatr_sk.heads._base import SummaryHead, check_inside
 from skatr_sk.heads.joint import JointNetwork
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
-from skatr_sk.lightcones.scaling import ParameterScaling
+from skatr_sk.summaries.scaling import ParameterScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
+from skatr_sk.training.estimator import with_callbacks
 
 __all__ = ["LightconeRegressor"]
 
@@ -280,11 +281,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         """Check the constructor's parameters; return the bounds as an array, or None."""
         problems = Problems(type(self).__name__)
         self._check_head(problems)
-        problems.choice("loss", self.loss, LOSSES)
+        problems.check({"loss": Choice(*LOSSES)}, self)
         check_backbone(problems, self.backbone)
-        bounds = check_bounds(problems, "target_bounds", self.target_bounds, n_parameters)
+        problems.check({"target_bounds": Bounds(n_parameters)}, self)
         problems.raise_if_any()
-        return bounds
+        return Bounds.array(self.target_bounds)
 
     def __sklearn_clone__(self) -> Self:
         cloned: Self = super().__sklearn_clone__()

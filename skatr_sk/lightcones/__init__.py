@@ -1,4 +1,4 @@
-"""Light cones: reading, simulating and scaling them, the symmetries of their sky."""
+"""Light cones: reading, checking, writing and simulating them."""
 
 from skatr_sk.lightcones.handles import close_files
 from skatr_sk.lightcones.io import (
@@ -9,13 +9,10 @@ from skatr_sk.lightcones.io import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk.lightcones.scaling import BrightnessScaling, ParameterScaling
 from skatr_sk.lightcones.simulate import SimulatedLightcones, make_lightcones
 
 __all__ = [
-    "BrightnessScaling",
     "LightconeArray",
-    "ParameterScaling",
     "SimulatedLightcones",
     "close_files",
     "coarsen",

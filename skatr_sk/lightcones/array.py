@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._finite import finite
+from skatr_sk.fields import is_finite
 from skatr_sk.lightcones.files import Source
 from skatr_sk.lightcones.table import Table
 
@@ -174,12 +174,30 @@ class LightconeArray:
         values = self._table.read(rows)
         if self._verified:
             self._table.verify(rows, values)
-        if self._finite and not finite(values):
+        if self._finite and not is_finite(values):
             self._refuse(values, rows)
         return values
 
+    in_memory = False
+
+    def read(self, rows: Any = None) -> np.ndarray:
+        """Return light cones, all finite, in the asked order."""
+        view = self if rows is None else self[rows]
+        return view.require_finite().require_known().rows()
+
+    def digests(self, rows: Any = None, *, recall: Any = None) -> list[bytes]:
+        """Stand for the content of each row in 16 bytes."""
+        view = self if rows is None else self[rows]
+        if recall is not None:
+            places = view.undigested()
+            if len(places):
+                unknown = view[places]
+                found = recall(unknown.identities(), lambda some: unknown[some].row_digests())
+                view.remember(places, found)
+        return view.row_digests()
+
     def _refuse(self, values: np.ndarray, rows: np.ndarray) -> None:
-        row = next(row for row, cone in zip(rows, values, strict=True) if not finite(cone))
+        row = next(row for row, cone in zip(rows, values, strict=True) if not is_finite(cone))
         source, place = self._table.origin(row)
         where = int(np.flatnonzero(self._rows == row)[0])
         raise ValueError(
@@ -222,7 +240,7 @@ class LightconeArray:
         return source.path, place
 
     def row_digests(self) -> list[bytes]:
-        """Digest of each row's content, 16 bytes (see ``skatr_sk._rows.digest``).
+        """Digest of each row's content, 16 bytes (see ``skatr_sk.fields.digest``).
 
         Without reading voxels where the file carries an index (:func:`~skatr_sk.save_lightcones`
         writes one) and was not written to since, but for two rows that show that it is its own; by

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Problems
+from skatr_sk._checks import Choice, Problems
 from skatr_sk.lightcones.bundle import import_pandas
 from skatr_sk.lightcones.contents import (
     Contents,
@@ -210,7 +210,7 @@ def _check_options(validate: Any, on_bad: Any, parameters: Any) -> None:
     problems = Problems("open_lightcones")
     if validate is not False and validate not in ("fast", "full"):
         problems.add("validate", "'fast', 'full' or False", validate)
-    problems.choice("on_bad", on_bad, ("raise", "drop"))
+    problems.check({"on_bad": Choice("raise", "drop")}, {"on_bad": on_bad})
     if isinstance(parameters, str):
         problems.add("parameters", "a list of names", parameters, f"write [{parameters!r}]")
     elif parameters is not None and len(set(parameters)) < len(parameters):

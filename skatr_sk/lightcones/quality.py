@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
-from skatr_sk._finite import finite
-from skatr_sk._rows import digest
+from skatr_sk.fields import digest, is_finite
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.contents import Contents, Fault
 from skatr_sk.lightcones.files import CHANGED
@@ -210,7 +209,7 @@ def _voxel_faults(
         if isinstance(cone, OSError):
             yield row, Fault("unreadable", str(cone))
             continue
-        if not finite(cone):
+        if not is_finite(cone):
             n_nan, n_wrong = int(np.isnan(cone).sum()), int((~np.isfinite(cone)).sum())
             yield row, Fault("nan", f"{n_nan} NaN cells, {n_wrong - n_nan} infinite")
         elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:

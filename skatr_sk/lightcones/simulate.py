@@ -199,6 +199,16 @@ class SimulatedLightcones:
         """Simulate these rows, as an array."""
         return np.asarray(self[rows])
 
+    in_memory = False
+
+    def read(self, rows: Any = None) -> np.ndarray:
+        """Simulate rows, as an array."""
+        return np.asarray(self if rows is None else self[rows])
+
+    def digests(self, rows: Any = None, *, recall: Any = None) -> list[bytes]:
+        """Name the content of rows in 16 bytes, without simulating them."""
+        return (self if rows is None else self[rows]).row_digests()
+
     def require_finite(self) -> SimulatedLightcones:
         """Return itself: estimators ask what is read later to refuse NaN; here there is none."""
         return self

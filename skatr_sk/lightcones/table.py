@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skatr_sk._rows import digest
+from skatr_sk.fields import digest
 from skatr_sk.lightcones.files import CHANGED, Source
 from skatr_sk.lightcones.handles import let_go
 

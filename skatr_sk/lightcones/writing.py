@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Problems, check_numbers
+from skatr_sk._checks import Choice, Problems, check_numbers
 from skatr_sk._files import write_whole
-from skatr_sk._rows import digest
+from skatr_sk.fields import digest
 from skatr_sk.lightcones.contents import INDEX, SIX, UNITS, VOXELS
 from skatr_sk.lightcones.seal import seal
 
@@ -121,7 +121,7 @@ def prepare(
             "single field becomes one by X[None]."
         )
     problems = Problems("save_lightcones")
-    problems.choice("compression", compression, _COMPRESSIONS)
+    problems.check({"compression": Choice(*_COMPRESSIONS)}, {"compression": compression})
     kind = np.dtype(X.dtype if dtype is None else dtype)
     if dtype is None and kind.kind != "f":
         kind = np.dtype(np.float32)

@@ -1,12 +1,14 @@
 """Patches to tokens, JEPA pre-training, and the frozen summaries of light cones."""
 
-from skatr_sk.summaries._warnings import CollapseWarning
+from skatr_sk._checks import CollapseWarning
 from skatr_sk.summaries.cache import CacheInfo, cache_info, clear_cache, limit_cache_memory
 from skatr_sk.summaries.masking import BlockMask
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 
 __all__ = [
     "BlockMask",
+    "BrightnessScaling",
     "CacheInfo",
     "CollapseWarning",
     "SKATRTransformer",

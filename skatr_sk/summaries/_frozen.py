@@ -11,15 +11,15 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._callbacks import CallbackSupportMixin
-from skatr_sk._checks import check_fields
-from skatr_sk._device import autocast, resolve_device
-from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.fields import check_fields
 from skatr_sk.summaries._parameters import check_parameters, same_encoder
 from skatr_sk.summaries.encoding import summarise
 from skatr_sk.summaries.pooling import pooled_dim
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder, read_encoder, write_encoder
+from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.estimator import CallbackSupportMixin
 
 __all__ = ["FrozenSummaries"]
 

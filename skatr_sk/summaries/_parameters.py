@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from skatr_sk._checks import Problems, nearest_divisors
-from skatr_sk._net import check_training
-from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk._checks import Choice, Flag, Integer, Problems, Real, nearest_divisors
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, auto_patch_size
 from skatr_sk.summaries.jepa import LOSSES
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask
 from skatr_sk.summaries.pooling import POOLINGS
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
+from skatr_sk.training.estimator import TrainedEstimator
 
 __all__ = [
     "MASKS",
@@ -47,11 +47,11 @@ def check_parameters(estimator: Any) -> None:
         Lists every wrong parameter.
     """
     problems = Problems(type(estimator).__name__)
-    check_training(problems, estimator)
+    problems.check(TrainedEstimator._parameters, estimator)
     for name in ("embed_dim", "depth", "n_heads", "predictor_dim", "checkpoint_every"):
-        problems.integer(name, getattr(estimator, name), 1)
-    problems.integer("predictor_depth", estimator.predictor_depth, 0)
-    problems.integer("n_workers", estimator.n_workers, 0)
+        problems.check({name: Integer(1)}, {name: getattr(estimator, name)})
+    problems.check({"predictor_depth": Integer(0)}, {"predictor_depth": estimator.predictor_depth})
+    problems.check({"n_workers": Integer(0)}, {"n_workers": estimator.n_workers})
     if estimator.objective == "reconstruction" and estimator.predictor_depth == 0:
         problems.add("predictor_depth", "an integer >= 1 with objective='reconstruction'", 0)
     dim, heads = estimator.embed_dim, estimator.n_heads
@@ -59,17 +59,17 @@ def check_parameters(estimator: Any) -> None:
     if both_whole and dim > 1 and heads > 0 and dim % heads:
         mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
         problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
-    problems.real("mlp_ratio", estimator.mlp_ratio, "(0, inf)")
+    problems.check({"mlp_ratio": Real("(0, inf)")}, {"mlp_ratio": estimator.mlp_ratio})
     # Two regions cannot both hold more than half of a sky.
     most = "(0, 0.5]" if estimator.objective == "vicreg" else "(0, 1)"
-    problems.real("min_context", estimator.min_context, most)
-    problems.real("warmup", estimator.warmup, "[0, 1)")
-    problems.choice("pooling", estimator.pooling, ("auto", *POOLINGS))
-    problems.choice("embedding", estimator.embedding, tuple(EMBEDDINGS))
-    problems.choice("objective", estimator.objective, OBJECTIVES)
-    problems.choice("loss", estimator.loss, tuple(LOSSES))
-    problems.flag("augment", estimator.augment)
-    problems.flag("normalize_targets", estimator.normalize_targets)
+    problems.check({"min_context": Real(most)}, {"min_context": estimator.min_context})
+    problems.check({"warmup": Real("[0, 1)")}, {"warmup": estimator.warmup})
+    problems.check({"pooling": Choice("auto", *POOLINGS)}, estimator)
+    problems.check({"embedding": Choice(*EMBEDDINGS)}, estimator)
+    problems.check({"objective": Choice(*OBJECTIVES)}, estimator)
+    problems.check({"loss": Choice(*LOSSES)}, estimator)
+    problems.check({"augment": Flag()}, {"augment": estimator.augment})
+    problems.check({"normalize_targets": Flag()}, estimator)
     _check_masks(problems, estimator.masks)
     _check_decay(problems, estimator.ema_decay)
     _check_patch(problems, estimator.patch_size)
@@ -106,7 +106,7 @@ def _check_cache(problems: Problems, cache: Any) -> None:
 
 def _check_masks(problems: Problems, masks: Any) -> None:
     if isinstance(masks, str):
-        problems.choice("masks", masks, tuple(MASKS))
+        problems.check({"masks": Choice(*MASKS)}, {"masks": masks})
     elif not isinstance(masks, BlockMask) and not (
         isinstance(masks, Sequence) and masks and all(isinstance(m, BlockMask) for m in masks)
     ):
@@ -122,18 +122,18 @@ def _check_decay(problems: Problems, decay: Any) -> None:
         return
     before = len(problems.messages)
     for end in ends:
-        problems.real("ema_decay", end, "[0, 1]")
+        problems.check({"ema_decay": Real("[0, 1]")}, {"ema_decay": end})
     if len(problems.messages) == before and ends[0] > ends[-1]:
         problems.add("ema_decay", "a pair that rises from start to end", decay)
 
 
 def _check_patch(problems: Problems, patch: Any) -> None:
     if isinstance(patch, str):
-        problems.choice("patch_size", patch, ("auto",))
+        problems.check({"patch_size": Choice("auto")}, {"patch_size": patch})
         return
     sizes = Problems("")
     for size in patch if isinstance(patch, Sequence | np.ndarray) else (patch,):
-        sizes.integer("", size, 1)
+        sizes.check({"": Integer(1)}, {"": size})
     if sizes.messages:
         expected = "'auto', an integer >= 1 or a tuple of one for each axis of the field"
         problems.add("patch_size", expected, patch)

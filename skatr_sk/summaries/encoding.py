@@ -10,21 +10,20 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from skatr_sk._rows import Batches, Rows
-from skatr_sk.lightcones.array import LightconeArray
-from skatr_sk.lightcones.scaling import BrightnessScaling
-from skatr_sk.summaries._keys import find_keys
+from skatr_sk.fields import Fields
+from skatr_sk.summaries._keys import recall_in
 from skatr_sk.summaries.cache import compute_once
 from skatr_sk.summaries.pooling import pool, pooled_dim
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
+from skatr_sk.training.batches import FieldDataset, Loader
 
 __all__ = ["MEMORY", "TOKEN_BUDGET", "auto_patch_size", "encode", "summarise"]
 
@@ -82,7 +81,7 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> t
 
 def summarise(
     frozen: FrozenEncoder,
-    fields: Any,
+    fields: Fields,
     *,
     device: torch.device,
     autocast: Any,
@@ -94,7 +93,7 @@ def summarise(
     ----------
     frozen : FrozenEncoder
         Its ``pooling`` counts.
-    fields : ndarray or LightconeArray of shape (n, *field_shape)
+    fields : Fields of shape (n, *field_shape)
         In mK.
     device : torch.device
     autocast : context manager
@@ -127,10 +126,7 @@ def summarise(
     if cache is None:
         return compute(None)
     folder = None if cache == MEMORY else cache
-    keys = find_keys(fields, folder)
-    if isinstance(fields, LightconeArray):
-        # A summary must never be kept under the key of other values: what is read is held to it.
-        fields = fields.require_known()
+    keys = fields.digests(recall=None if folder is None else recall_in(folder))
     tokens = architecture.grid_shape if frozen.pooling == "tokens" else ()
     batch_size = _fields_at_a_time(math.prod(architecture.grid_shape), device)
     return compute_once(
@@ -141,7 +137,7 @@ def summarise(
             *([math.prod(tokens)] if tokens else []),
             pooled_dim(architecture.embed_dim, frozen.pooling),
         ),
-        group=batch_size * (1 if isinstance(fields, np.ndarray) else _BATCHES_READ),
+        group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
         folder=folder,
     )
 
@@ -176,7 +172,7 @@ def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
 @torch.inference_mode()
 def encode(
     encoder: torch.nn.Module,
-    fields: Any,
+    fields: Fields,
     *,
     scaling: BrightnessScaling,
     patch_size: Sequence[int],
@@ -192,7 +188,7 @@ def encode(
     ----------
     encoder : Encoder
         On `device`, in evaluation mode; or what maps patches to anything else.
-    fields : ndarray or LightconeArray of shape (n, *field_shape)
+    fields : Fields of shape (n, *field_shape)
         In mK. Only the asked rows are read, batch by batch.
     scaling : BrightnessScaling
     patch_size : sequence of int
@@ -214,24 +210,9 @@ def encode(
         batch_size = _fields_at_a_time(n_tokens, device)
     parts = []
     with autocast:
-        for batch in _batches(fields, rows, batch_size, device):
+        dataset = FieldDataset(fields, rows=rows)
+        for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
     summaries: np.ndarray = torch.cat(parts).numpy()
     return summaries
-
-
-def _batches(
-    fields: Any, rows: np.ndarray | None, batch_size: int, device: torch.device
-) -> Iterator[Tensor]:
-    """Yield batches; from files they are read ahead, to where a GPU fetches them by itself."""
-    if not isinstance(fields, np.ndarray):
-        pinned = device.type == "cuda"
-        for batch, _ in Batches(Rows(fields, rows=rows), batch_size, pin_memory=pinned):
-            yield batch
-        return
-    for start in range(0, len(fields) if rows is None else len(rows), batch_size):
-        place = slice(start, start + batch_size)
-        chosen = fields[place if rows is None else rows[place]]
-        # Memory maps may be read-only, which torch does not know: these are copied.
-        yield torch.from_numpy(np.require(chosen, requirements=["C", "W"]))

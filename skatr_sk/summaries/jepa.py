@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional
 
 from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, gather_tokens
 
-__all__ = ["JEPA", "LOSSES", "JEPALoss", "MaskedReconstruction", "cosine_schedule", "ramp"]
+__all__ = ["JEPA", "LOSSES", "JEPALoss", "MaskedReconstruction"]
 
 LOSSES = {
     "l1": functional.l1_loss,
@@ -146,27 +145,3 @@ class JEPALoss(nn.Module):
         """Return the loss of the pairs of :meth:`JEPA.forward`, in float32."""
         losses = [self.distance(predicted.float(), target.float()) for predicted, target in pairs]
         return torch.stack(losses).mean()
-
-
-def ramp(start: float, end: float, progress: float) -> float:
-    """Rise from ``start`` to ``end`` along half a cosine as ``progress`` goes from 0 to 1.
-
-    Examples
-    --------
-    >>> ramp(0.99, 1.0, 0.0), ramp(0.99, 1.0, 1.0)
-    (0.99, 1.0)
-    """
-    return end - (end - start) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-def cosine_schedule(progress: float, warmup: float = 0.1, final: float = 0.0) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine down to ``final``.
-
-    Examples
-    --------
-    >>> cosine_schedule(0.05), cosine_schedule(0.1), cosine_schedule(1.0)
-    (0.5, 1.0, 0.0)
-    """
-    if progress < warmup:
-        return progress / warmup
-    return ramp(1.0, final, (progress - warmup) / (1 - warmup))

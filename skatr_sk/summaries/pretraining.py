@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from skatr_sk._callbacks import Checkpoint, Progress, ReturnMemory, SklearnProgress
-from skatr_sk._device import autocast, resolve_device
-from skatr_sk._net import independent_seeds, seeded, train
 from skatr_sk._rank import effective_rank
-from skatr_sk._rows import Rows, digest_rows, split_rows
-from skatr_sk.lightcones.scaling import BrightnessScaling, sky_symmetries, turn_at_random
+from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries._parameters import (
     resolve_architecture,
     resolve_masks,
@@ -27,14 +22,21 @@ from skatr_sk.summaries._parameters import (
     resolve_scaling,
     resolve_view_pooling,
 )
-from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse, warn_fields
+from skatr_sk.summaries._warnings import RANK_FLOOR, warn_collapse
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.invariance import Expander, VICRegLoss, ViewInvariance
-from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction, cosine_schedule, ramp
+from skatr_sk.summaries.jepa import JEPA, JEPALoss, MaskedReconstruction
 from skatr_sk.summaries.masking import BlockMask, sample_masks, sample_regions
 from skatr_sk.summaries.pooling import pooled_dim
+from skatr_sk.summaries.scaling import BrightnessScaling, sky_symmetries, turn_at_random
 from skatr_sk.summaries.vit import Encoder, MeanPredictor, Predictor, patchify
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
+from skatr_sk.training.batches import FieldDataset
+from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule, ramp
+from skatr_sk.training.checkpoint import Checkpoint
+from skatr_sk.training.device import autocast
+from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.trainer import train
 
 __all__ = ["EffectiveRank", "MovingTarget", "Views", "pretrain"]
 
@@ -122,16 +124,11 @@ class MovingTarget(Callback):
     def __init__(self, ema_decay: tuple[float, float]) -> None:
         self.ema_decay = ema_decay
 
-    def on_train_begin(self, net: Any, X: Any = None, **kwargs: Any) -> None:
-        """Count the steps of the whole run."""
-        self.n_steps_ = net.max_epochs * net.n_batches(X)
-
     def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
         """Move the target."""
         if training:
-            batches = len(net.history[-1, "batches"])
-            done = (len(net.history) - 1) * (self.n_steps_ // net.max_epochs) + batches
-            net.module_.update_target(ramp(*self.ema_decay, done / self.n_steps_))
+            progress = net.steps_done / net.n_steps
+            net.module_.update_target(ramp(*self.ema_decay, progress))
 
 
 class EffectiveRank(Callback):
@@ -141,7 +138,7 @@ class EffectiveRank(Callback):
 
     Parameters
     ----------
-    fields : ndarray or LightconeArray of shape (n, *field_shape)
+    fields : Fields of shape (n, *field_shape)
     rows : ndarray of int64
         Which of them are summarised.
     scaling, patch_size, precision
@@ -150,7 +147,7 @@ class EffectiveRank(Callback):
 
     def __init__(
         self,
-        fields: Any,
+        fields: Fields,
         rows: np.ndarray,
         *,
         scaling: BrightnessScaling,
@@ -188,21 +185,21 @@ class EffectiveRank(Callback):
         net.history.record("effective_rank_at_init", self.at_init_)
 
 
-def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
+def pretrain(transformer: Any, fields: Fields) -> FrozenEncoder:
     """Pre-train an encoder on fields with a transformer's checked parameters.
 
     Parameters
     ----------
     transformer : SKATRTransformer
-    fields : ndarray or LightconeArray of shape (n, *field_shape)
+    fields : Fields of shape (n, *field_shape)
 
     Returns
     -------
     FrozenEncoder
     """
-    warn_fields(fields)
+    warn_implausible(fields)
     architecture = resolve_architecture(transformer, fields.shape[1:])
-    seed = check_random_state(transformer.random_state).randint(2**31 - 1)
+    seed = seed_of(transformer.random_state)
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, split_seed)
     scaling = resolve_scaling(transformer, fields, train_rows)
@@ -232,43 +229,31 @@ def pretrain(transformer: Any, fields: Any) -> FrozenEncoder:
     if transformer.checkpoint_dir is not None:
         run = _run_identity(transformer, fields, seed)
         callbacks.append(Checkpoint(transformer.checkpoint_dir, transformer.checkpoint_every, run))
-    if transformer.verbose:
-        callbacks.append(Progress(type(transformer).__name__))
-    callbacks += SklearnProgress.of(transformer, transformer.max_epochs)
-    device = resolve_device(transformer.device)
-    with seeded(weights_seed, device):
-        encoder = architecture.build()
-        history = train(
-            _objective(transformer, encoder, architecture),
-            VICRegLoss() if transformer.objective == "vicreg" else JEPALoss(transformer.loss),
-            Rows(fields, rows=train_rows),
-            Rows(fields, rows=valid_rows) if len(valid_rows) else None,
-            device=device,
-            precision=transformer.precision,
-            max_epochs=transformer.max_epochs,
-            batch_size=transformer.batch_size,
-            learning_rate=transformer.learning_rate,
-            weight_decay=transformer.weight_decay,
-            patience=transformer.patience,
-            seed=order_seed,
-            schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
-            prepare=views,
-            callbacks=callbacks,
-            user_callbacks=transformer.callbacks,
-            n_workers=transformer.n_workers,
-        )
+    network, history = train(
+        transformer,
+        lambda: _objective(transformer, architecture.build(), architecture),
+        VICRegLoss() if transformer.objective == "vicreg" else JEPALoss(transformer.loss),
+        FieldDataset(fields, rows=train_rows),
+        FieldDataset(fields, rows=valid_rows) if len(valid_rows) else None,
+        seeds=(weights_seed, order_seed),
+        schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
+        prepare=views,
+        callbacks=callbacks,
+        n_workers=transformer.n_workers,
+    )
+    encoder = network.context_encoder
     for row in history:
         if row["kept"]:
             warn_collapse(row, len(watched))
     return FrozenEncoder(architecture, scaling, encoder, history, resolve_pooling(transformer))
 
 
-def _held(fields: Any, rows: np.ndarray) -> tuple[Any, np.ndarray]:
+def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
     """Fields and rows of them; in memory where they are few, for every epoch looks at them."""
     many = len(rows) * math.prod(fields.shape[1:]) > _MOST_HELD
-    if many or isinstance(fields, np.ndarray):
+    if many or fields.in_memory:
         return fields, rows
-    return np.asarray(fields[rows]), np.arange(len(rows))
+    return ArrayFields(fields.read(rows)), np.arange(len(rows))
 
 
 def _objective(
@@ -306,12 +291,12 @@ def _objective(
     return objective(encoder, predictor, normalize_targets=normalize)
 
 
-def _run_identity(transformer: Any, fields: Any, seed: int) -> str:
+def _run_identity(transformer: Any, fields: Fields, seed: int) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     ignored = {"verbose", "callbacks", "checkpoint_dir", "checkpoint_every", "device"}
     ignored |= {"cache", "n_workers", "pooling"}
     settings = {k: v for k, v in transformer.get_params(deep=False).items() if k not in ignored}
-    content = hashlib.blake2b(b"".join(digest_rows(fields)), digest_size=8).hexdigest()
+    content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
     if transformer.objective == "vicreg":  # which compares pooled regions
         settings["pooling"] = resolve_view_pooling(transformer)

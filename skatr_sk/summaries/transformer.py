@@ -9,14 +9,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skatr_sk._callbacks import with_callbacks
-from skatr_sk._checks import check_fields, unchanged_on_error
+from skatr_sk._checks import unchanged_on_error
+from skatr_sk.fields import ArrayFields, check_fields, warn_implausible
 from skatr_sk.summaries._frozen import FrozenSummaries
 from skatr_sk.summaries._parameters import check_parameters
-from skatr_sk.summaries._warnings import warn_fields
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.weights import read_encoder
+from skatr_sk.training.estimator import with_callbacks
 
 __all__ = ["SKATRTransformer"]
 
@@ -260,8 +260,8 @@ class SKATRTransformer(FrozenSummaries):
             check_parameters(self)
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             if self.weights is not None:
-                if isinstance(fields, np.ndarray):  # a look at files would be one more reading
-                    warn_fields(fields[:_LOOKED_AT])
+                if fields.in_memory:  # a look at files would be one more reading
+                    warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
                 self._adopt(read_encoder(self.weights))
             else:
                 self._adopt(pretrain(self, fields))

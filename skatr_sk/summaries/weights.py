@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from skatr_sk._files import write_whole
-from skatr_sk._net import seeded
 from skatr_sk._version import __version__
-from skatr_sk.lightcones.scaling import BrightnessScaling
 from skatr_sk.summaries.pooling import POOLINGS
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
+from skatr_sk.training.seeds import seeded
 
 __all__ = ["BUNDLED", "Architecture", "FrozenEncoder", "read_encoder", "write_encoder"]
 

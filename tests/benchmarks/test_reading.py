@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
-from skatr_sk._rows import digest
+from skatr_sk.fields import digest
 from skatr_sk.lightcones.seal import seal
 
 ROOT = Path(__file__).resolve().parents[2]

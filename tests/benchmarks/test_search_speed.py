@@ -15,7 +15,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk._rows import digest_rows
+from skatr_sk.fields import digest_rows
 from skatr_sk.summaries import cache_info, clear_cache
 from skatr_sk.summaries.cache import compute_once
 

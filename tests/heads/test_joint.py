@@ -22,7 +22,7 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk.heads.joint import Patches
-from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import patchify
 from tests.gaussian_fields import gaussian_fields
 

@@ -26,7 +26,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk._rows import digest, digest_rows
+from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones import handles
 from skatr_sk.lightcones.files import Hdf5Source
 from skatr_sk.lightcones.handles import HANDLES, close_files

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skatr_sk import open_lightcones
-from skatr_sk._rows import digest_rows
+from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones import bundle
 from skatr_sk.lightcones.io import coarsen, load_lightcones
 

@@ -11,7 +11,7 @@ import pytest
 
 from skatr_sk import load_lightcones, open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
-from skatr_sk._rows import digest_rows
+from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones import convert
 from tests.lightcones.layouts import write_npz, write_v3
 

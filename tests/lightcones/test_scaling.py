@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skatr_sk.lightcones import scaling as module
-from skatr_sk.lightcones.scaling import BrightnessScaling, ParameterScaling
+from skatr_sk.summaries.scaling import BrightnessScaling, ParameterScaling
 
 
 def brightness(rng, shape=(40, 3, 4, 10)):

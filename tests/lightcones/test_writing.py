@@ -14,7 +14,7 @@ import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
-from skatr_sk._rows import digest
+from skatr_sk.fields import digest
 from skatr_sk.lightcones import convert, converting
 from tests.lightcones.layouts import write_npz, write_v3
 

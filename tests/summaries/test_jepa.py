@@ -11,7 +11,7 @@ from torch import nn
 
 from skatr_sk._net import seeded, train
 from skatr_sk._rows import Rows
-from skatr_sk.lightcones.scaling import BrightnessScaling
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.jepa import (
     JEPA,
     JEPALoss,

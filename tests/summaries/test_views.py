@@ -8,7 +8,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skatr_sk import SKATRTransformer
-from skatr_sk.lightcones.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
+from skatr_sk.summaries.scaling import BrightnessScaling, apply_symmetries, sky_symmetries
 from skatr_sk.summaries.jepa import JEPA
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.pretraining import Views

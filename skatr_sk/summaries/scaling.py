@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from skatr_sk.fields import ArrayFields, Fields, as_fields
+
 __all__ = [
     "BrightnessScaling",
     "ParameterScaling",
@@ -76,9 +78,11 @@ class BrightnessScaling:
         mean absolute brightness, which a few bright voxels hardly move. Constant fields get unit
         scale.
         """
-        rows = _sample(fields, np.arange(len(fields)) if rows is None else rows)
-        if not isinstance(fields, np.ndarray) and len(rows) <= _FEWEST_SAMPLED:
-            fields, rows = np.asarray(fields[rows]), np.arange(len(rows))  # they are read twice
+        fields = as_fields(fields)
+        rows = _sample(fields, np.arange(fields.shape[0]) if rows is None else rows)
+        if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:
+            # They are read twice.
+            fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))
         n_values = len(rows) * math.prod(fields.shape[1:])
         softening = sum(np.abs(c).sum() for c in _chunks(fields, rows)) / n_values or 1.0
         total = square = 0.0
@@ -93,7 +97,7 @@ class BrightnessScaling:
         return cls(float(softening), float(mean), scale)
 
 
-def _sample(fields: Any, rows: np.ndarray) -> np.ndarray:
+def _sample(fields: Fields, rows: np.ndarray) -> np.ndarray:
     """Choose rows at random, enough for three numbers and few enough to read in no time."""
     most = max(_FEWEST_SAMPLED, _SAMPLE_VALUES // max(1, math.prod(fields.shape[1:])))
     if len(rows) <= most:
@@ -101,11 +105,11 @@ def _sample(fields: Any, rows: np.ndarray) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
 
 
-def _chunks(fields: Any, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _chunks(fields: Fields, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield some rows of the fields at a time, as float64."""
     step = max(1, _CHUNK_VALUES // max(1, math.prod(fields.shape[1:])))
     for start in range(0, len(rows), step):
-        values = np.asarray(fields[rows[start : start + step]]).reshape(-1)
+        values = fields.read(rows[start : start + step]).reshape(-1)
         for first in range(0, values.size, _CHUNK_VALUES):  # a single cone may have more
             yield values[first : first + _CHUNK_VALUES].astype(np.float64)
 

@@ -15,6 +15,7 @@ __all__ = [
     "DEVICE_HINT",
     "PRECISIONS",
     "autocast",
+    "device_mend",
     "one_thread",
     "resolve_device",
     "return_memory",
@@ -22,6 +23,29 @@ __all__ = [
 
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
+
+
+def device_mend(device: object) -> bool | str:
+    """Whether torch can compute on a device here: True, or what to do about it.
+
+    Examples
+    --------
+    >>> device_mend("cpu"), device_mend("gpu")
+    (True, "did you mean 'cuda'?")
+    """
+    if isinstance(device, str) and device == "auto":
+        return True
+    try:
+        resolved = torch.device(device)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):
+        return spell(device, ("auto", "cpu", "cuda"))
+    try:
+        # The values must come back: the device "meta" takes them and has none.
+        torch.zeros(1, device=resolved).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        return f"set_params(device='auto') takes what there is ({reason})"
+    return True
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -37,22 +61,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     >>> resolve_device("cpu")
     device(type='cpu')
     """
+    mend = device_mend(device)
+    if mend is not True:
+        tail = f"; {mend}" if mend else ""
+        raise ValueError(f"device: expected {DEVICE_HINT}, found {device!r}{tail}")
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wrong = f"expected {DEVICE_HINT}, found {device!r}"
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        hint = spell(device, ("auto", "cpu", "cuda"))
-        raise ValueError(wrong + (f"; {hint}" if hint else "")) from error
-    try:
-        # The values must come back: the device "meta" takes them and has none.
-        torch.zeros(1, device=resolved).cpu()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        mend = "set_params(device='auto') takes what there is"
-        raise ValueError(f"{wrong} ({reason}); {mend}") from error
-    return resolved
+    return torch.device(device)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

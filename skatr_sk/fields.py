@@ -1,0 +1,404 @@
+"""Fields: all that later stages know of data, whether it lies in memory, in files, or in a seed.
+
+A *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal ``(n_z,)``.
+Arrays are wrapped by :class:`ArrayFields`; :class:`~skatr_sk.LightconeArray` (files) and
+:class:`~skatr_sk.SimulatedLightcones` are fields themselves. What is asked of them is asked here:
+whether they are numbers, finite, of the shape that an estimator knows, and in mK.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import validate_data
+
+from skatr_sk._checks import UnitsWarning, check_numbers, listed
+
+__all__ = [
+    "ArrayFields",
+    "Fields",
+    "Recall",
+    "as_fields",
+    "check_fields",
+    "check_finite_rows",
+    "digest",
+    "digest_rows",
+    "is_finite",
+    "split_rows",
+    "warn_implausible",
+]
+
+Rows = slice | np.ndarray | Sequence[int]
+# ``recall(identities, compute)``: find digests that some process has computed, or compute them;
+# ``compute(indices)`` gives those of the rows with these indices into the identities.
+Recall = Callable[[Sequence[bytes], Callable[[np.ndarray], list[bytes]]], list[bytes]]
+
+_FLOATS = (np.float32, np.float64, np.float16)
+_MAX_RANK = 3
+_CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_LOOKED_AT = 16  # of fields that are not in memory, where all would take a pass of their own
+_IN_KELVIN = 0.6  # absorption is at most some 0.5 K deep
+
+
+@runtime_checkable
+class Fields(Protocol):
+    """Light cones, maps or signals: their shape, their values when asked, and what each one is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of fields, then the shape of one."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values that reading gives."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading costs nothing, so that nothing is gained by reading ahead."""
+        ...
+
+    def read(self, rows: Rows | None = None) -> np.ndarray:
+        """Return fields, all finite, in the asked order; without `rows` all of them."""
+        ...
+
+    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
+        """Stand for the content of each row in 16 bytes, without reading it where it is known.
+
+        `recall` finds what other processes have computed, where it would have to be read.
+        """
+        ...
+
+
+class ArrayFields:
+    """Fields in memory.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, *field_shape)
+        Finite; it is kept, not copied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fields = ArrayFields(np.arange(6.0).reshape(3, 2))
+    >>> fields.read([2, 0])
+    array([[4., 5.],
+           [0., 1.]])
+    """
+
+    in_memory = True
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of fields, then the shape of one."""
+        return self._values.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self._values.dtype
+
+    def read(self, rows: Rows | None = None) -> np.ndarray:
+        """Return rows in the asked order; a slice or None without a copy."""
+        found: np.ndarray = self._values if rows is None else self._values[rows]
+        return found
+
+    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
+        """:func:`digest` of each row."""
+        return digest_rows(self.read(rows))
+
+
+def as_fields(X: Any) -> Fields:
+    """Return fields as they are, and anything else as an array in memory, unchecked.
+
+    Examples
+    --------
+    >>> as_fields([[1.0, 2.0]]).shape
+    (1, 2)
+    """
+    return X if isinstance(X, Fields) else ArrayFields(np.asarray(X))
+
+
+def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
+    """Check light cones, maps or signals, and remember or compare the shape of one.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Gets ``n_features_in_`` and ``field_shape_in_`` when `reset`, else they are compared:
+        ``n_features_in_`` alone is the first axis of a field and would let wrong fields pass.
+    X : array-like or Fields of shape (n, *field_shape)
+        Floats of any precision are kept as they are; other numbers become float32.
+    reset : bool
+        True in ``fit``.
+    min_rows : int
+        Smallest number of fields.
+
+    Returns
+    -------
+    Fields
+        What is not in memory is not read here: NaN and infinite cells are refused when it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When `X` holds no real or no finite numbers, or fields of another shape than was fitted.
+    """
+    known = X if isinstance(X, Fields) else None
+    X = check_numbers(X, "X")
+    shape = tuple(X.shape)
+    _check_shape(estimator, shape, reset)
+    if known is not None:
+        # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
+        validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
+        if shape[0] < min_rows:
+            raise ValueError(f"X: expected at least {min_rows} light cones, found {shape[0]}.")
+    else:
+        kind = getattr(getattr(X, "dtype", None), "kind", "")
+        if kind == "O" and len(shape) not in (0, 2):
+            raise TypeError(
+                f"X: expected one array of numbers, found dtype object and shape {shape}; stack "
+                "fields of equal shape with numpy.stack."
+            )
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            dtype=_FLOATS,
+            allow_nd=True,
+            ensure_all_finite=False,
+            ensure_min_samples=min_rows,
+        )
+        shape = checked.shape
+        known = ArrayFields(checked)
+    if len(shape) - 1 > _MAX_RANK:
+        raise ValueError(
+            f"X: expected shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found {shape}; an "
+            "axis of a single channel goes away with numpy.squeeze."
+        )
+    if 0 in shape:
+        raise ValueError(f"X: expected no axis of length 0, found shape {shape}.")
+    if known.in_memory:
+        check_finite_rows(known.read())
+    if reset:
+        estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
+    return known
+
+
+def _check_shape(estimator: Any, shape: tuple[int, ...], reset: bool) -> None:
+    """Compare the shape of fields with that of those that were fitted."""
+    fitted = None if reset else getattr(estimator, "field_shape_in_", None)
+    # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
+    if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
+        return
+    if shape == tuple(fitted):
+        raise ValueError(
+            f"X: expected (n, {', '.join(map(str, fitted))}), found {shape}, the shape of one "
+            "field; pass a single field as X[None]."
+        )
+    if shape[1:] != tuple(fitted):
+        raise ValueError(
+            f"X: expected fields of shape {tuple(fitted)}, on which this "
+            f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
+            f"(n, {', '.join(map(str, fitted))}): resample the fields to that grid, or fit again "
+            "on the new one."
+        )
+
+
+# ------------------------------------------------------------------------------------------------
+# Finite or not
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Tell whether all values are finite in float32, in one pass without a copy of them.
+
+    Parameters
+    ----------
+    values : ndarray of floats, of any shape
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_finite(np.array([0.0, 1e30])), is_finite(np.array([1e60])), is_finite(np.array([np.nan]))
+    (True, False, False)
+    """
+    if values.size == 0:
+        return True
+    if values.dtype == np.float16 and values.flags.c_contiguous:
+        # numpy compares float16 one by one; the bits of an exponent are all set in NaN and infinity
+        return bool(np.bitwise_and(values.view(np.uint16), 0x7C00).max() < 0x7C00)
+    largest = _largest(values.dtype)
+    # A NaN makes both comparisons false, and an infinity one of them.
+    return float(values.min()) >= -largest and float(values.max()) <= largest
+
+
+def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") -> None:
+    """Raise a ValueError that names the first rows with NaN or infinite values.
+
+    Values that float32 cannot hold count as infinite: it is what the networks compute in.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, ...)
+    name, what : str
+        How the message calls the array, and what a row is made of.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_finite_rows(np.array([[0.0], [np.nan]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: X: expected finite cells, found NaN or infinite ones in 1 of 2 rows, the first ...
+    """
+    if values.dtype.kind not in "fc" or values.size == 0:
+        return
+    n = len(values)
+    largest = _largest(values.dtype)
+    step = _rows_at_once(values.shape)  # keeps the temporaries small beside the data
+    bad: list[int] = []
+    n_nan = n_infinite = 0
+    for start in range(0, n, step):
+        chunk = values[start : start + step].reshape(min(step, n - start), -1)
+        if is_finite(chunk):
+            continue
+        wrong = ~(np.abs(chunk) <= largest)
+        bad += (start + np.flatnonzero(wrong.any(axis=1))).tolist()
+        n_nan += int(np.isnan(chunk).sum())
+        n_infinite += int(wrong.sum()) - int(np.isnan(chunk).sum())
+    if bad:
+        raise ValueError(
+            f"{name}: expected finite {what}, found NaN or infinite ones in {len(bad)} of {n} "
+            f"rows, the first of them {', '.join(map(str, bad[:5]))} ({n_nan} NaN, {n_infinite} "
+            "infinite values in all); drop or repair these rows before the call."
+        )
+
+
+def _largest(dtype: np.dtype) -> float:
+    return min(_FLOAT32_MAX, float(np.finfo(dtype).max))
+
+
+def _rows_at_once(shape: Sequence[int]) -> int:
+    return max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
+
+
+def warn_implausible(fields: Fields) -> None:
+    """Warn of fields without structure, or in kelvin; of those not in memory some are looked at."""
+    n = fields.shape[0] if fields.in_memory else min(fields.shape[0], _LOOKED_AT)
+    flat = fields.read(slice(0, n)).reshape(n, -1)
+    constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
+    if constant.size:
+        warnings.warn(
+            f"X has {constant.size} of {n} constant fields (first rows: {listed(constant)}); there "
+            "is nothing to learn from them. Check how they were made or read.",
+            UserWarning,
+            stacklevel=5,
+        )
+    largest = float(np.abs(flat).max())
+    if 0 < largest < _IN_KELVIN:
+        warnings.warn(
+            f"No value of X is beyond {largest:.2g}: is it in kelvin? Brightness temperatures are "
+            "expected in mK. Multiply X by 1000, here and in transform.",
+            UnitsWarning,
+            stacklevel=5,
+        )
+
+
+# ------------------------------------------------------------------------------------------------
+# What a row is, and on which side of a split
+
+
+def digest(row: ArrayLike) -> bytes:
+    """Digest of a row's values in float32: 16 bytes that stand for its content.
+
+    The same for an in-memory and a file-backed row, and for float16, float32 and float64 where
+    they hold the same values; what float32 rounds alike counts as the same.
+
+    Parameters
+    ----------
+    row : array-like of any shape
+        The shape does not enter.
+
+    Returns
+    -------
+    bytes
+        Of length 16, from BLAKE2b (RFC 7693).
+
+    Examples
+    --------
+    >>> digest([1.0, 2.0]).hex()
+    '42f796cded228dc080ef1964ee5d73c3'
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused elsewhere
+        values = np.ascontiguousarray(row, dtype="<f4")
+    return hashlib.blake2b(values.data, digest_size=16).digest()
+
+
+def digest_rows(values: ArrayLike) -> list[bytes]:
+    """:func:`digest` of each row, a bounded number of values at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.arange(6.0).reshape(3, 2)
+    >>> digest_rows(X)[1] == digest(X[1])
+    True
+    """
+    values = np.asarray(values)
+    step = _rows_at_once(values.shape)
+    digests = []
+    for start in range(0, len(values), step):
+        with np.errstate(over="ignore"):
+            chunk = np.ascontiguousarray(values[start : start + step], dtype="<f4")
+        digests += [digest(row) for row in chunk]
+    return digests
+
+
+def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split by content: a row's side depends on its values, not on its index or type.
+
+    The rows with the smallest keyed digests validate, so that adding or reordering rows moves at
+    most as many rows across as were added, and copies of a row stay together but for the last.
+
+    Parameters
+    ----------
+    fields : Fields of shape (n, ...)
+        Not read, where their digests are known.
+    fraction : float in [0, 1)
+        Share that validates; more than zero means at least one row, and at least one row trains.
+    seed : int
+        Key of the digest: another seed is another split.
+
+    Returns
+    -------
+    train, valid : ndarray of int64
+        Sorted row numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> train, valid = split_rows(as_fields(np.arange(10.0)[:, None]), 0.2, seed=0)
+    >>> len(train), len(valid)
+    (8, 2)
+    """
+    n = fields.shape[0]
+    if fraction == 0 or n < 2:
+        return np.arange(n), np.arange(0)
+    n_valid = min(max(1, round(fraction * n)), n - 1)
+    key = seed.to_bytes(8, "little")
+    keyed = [hashlib.blake2b(one, key=key, digest_size=8).digest() for one in fields.digests()]
+    # As big-endian integers: strings of bytes would lose zeros at their end.
+    order = np.argsort(np.frombuffer(b"".join(keyed), dtype=">u8"), kind="stable")
+    return np.sort(order[n_valid:]), np.sort(order[:n_valid])

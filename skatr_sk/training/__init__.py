@@ -1,0 +1,3 @@
+"""Training: the one trainer, its callbacks and checkpoints, batches, devices, seeds."""
+
+__all__: list[str] = []

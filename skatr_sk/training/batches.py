@@ -1,0 +1,165 @@
+"""Datasets and loaders: rows in whole batches, read ahead where they are not in memory."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from skatr_sk.fields import Fields
+
+__all__ = ["Dataset", "FieldDataset", "Loader", "TensorDataset", "read_ahead"]
+
+T = TypeVar("T")
+
+
+class Dataset(Protocol):
+    """Rows and their targets, taken by whole batches: ``dataset[indices]`` is (X, y)."""
+
+    in_memory: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class TensorDataset(torch.utils.data.TensorDataset):
+    """Rows of two tensors on one device.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, ...)
+    y : Tensor of shape (n, ...)
+    """
+
+    in_memory = True
+
+
+class FieldDataset(torch.utils.data.Dataset):
+    """Some rows of fields, read when they are asked for, and of targets where there are any.
+
+    Parameters
+    ----------
+    fields : Fields of shape (n, *field_shape)
+    y : Tensor of shape (n, ...), optional
+        Without targets an empty tensor stands in.
+    rows : ndarray of int64, optional
+        Which rows belong; default is all.
+    """
+
+    def __init__(
+        self, fields: Fields, y: Tensor | None = None, rows: np.ndarray | None = None
+    ) -> None:
+        self.fields = fields
+        self.y = y
+        self.rows = torch.arange(fields.shape[0]) if rows is None else torch.from_numpy(rows)
+        self.in_memory = fields.in_memory
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.rows[indices]
+        # Memory maps may be read-only, which torch does not know: these are copied.
+        X = np.require(self.fields.read(rows.numpy()), requirements=["C", "W"])
+        y = torch.empty(0) if self.y is None else self.y[rows.to(self.y.device)]
+        return torch.from_numpy(X), y
+
+
+class Loader:
+    """Iterate over a dataset in whole batches; the last one may be smaller, none is lost.
+
+    What is not in memory is read ahead, by a thread or by processes, while the last batch is
+    computed with. Who reads makes no difference to the batches or their order.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    batch_size : int
+    generator : torch.Generator, optional
+        Shuffles each pass anew; without it the order is that of the rows.
+    n_workers : int, default=0
+        Processes that read; 0 is a thread of this process.
+    pin_memory : bool, default=False
+        Put batches that were read where a GPU fetches them while it computes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        n_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.generator = generator
+        self.n_workers = n_workers
+        self.pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.dataset)
+        if self.generator is None:
+            order = torch.arange(n)
+        else:
+            order = torch.randperm(n, generator=self.generator)
+        batches = order.split(self.batch_size)
+        if self.dataset.in_memory:
+            yield from map(self.dataset.__getitem__, batches)
+        elif self.n_workers == 0:
+            yield from read_ahead(self._read, batches, depth=1)  # each is a batch in memory
+        else:
+            yield from DataLoader(
+                self.dataset,  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=batches,  # type: ignore[arg-type]
+                num_workers=self.n_workers,
+                pin_memory=self.pin_memory,
+                # One of its own: the global one would be drawn from, and the run depend on it.
+                generator=torch.Generator().manual_seed(0),
+            )
+
+    def _read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        X, y = self.dataset[indices]
+        return (X.pin_memory(), y) if self.pin_memory else (X, y)
+
+
+def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:
+    """Yield ``read(what)`` of each, in order, while a thread reads the next ones.
+
+    Parameters
+    ----------
+    read : callable
+    asked : iterable
+        What to read, one after the other.
+    depth : int, default=2
+        Results that wait at most.
+
+    Examples
+    --------
+    >>> list(read_ahead(abs, [-1, -2, 3]))
+    [1, 2, 3]
+    """
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="skatr_sk-reader")
+    try:
+        for what in asked:
+            waiting.append(pool.submit(read, what))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Also where the one who asks has stopped, or a read has failed.
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,206 @@
+"""What happens around an epoch: the learning rate, early stopping, moving averages, progress."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from skorch.callbacks import Callback
+from tqdm.auto import tqdm
+
+from skatr_sk.training.device import return_memory
+
+__all__ = [
+    "EarlyStopping",
+    "Progress",
+    "ReturnMemory",
+    "Schedule",
+    "SklearnProgress",
+    "StopTraining",
+    "cosine_schedule",
+    "ramp",
+]
+
+_LOGGER = logging.getLogger("skatr_sk.training")
+_TRIM_SECONDS = 1.0
+
+
+def ramp(start: float, end: float, progress: float) -> float:
+    """Rise from ``start`` to ``end`` along half a cosine as ``progress`` goes from 0 to 1.
+
+    Examples
+    --------
+    >>> ramp(0.99, 1.0, 0.0), ramp(0.99, 1.0, 1.0)
+    (0.99, 1.0)
+    """
+    return end - (end - start) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def cosine_schedule(progress: float, warmup: float = 0.1) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero.
+
+    Examples
+    --------
+    >>> cosine_schedule(0.05), cosine_schedule(0.1), cosine_schedule(1.0)
+    (0.5, 1.0, 0.0)
+    """
+    if progress < warmup:
+        return progress / warmup
+    return ramp(1.0, 0.0, (progress - warmup) / (1 - warmup))
+
+
+class StopTraining(KeyboardInterrupt):
+    """Ends the training early and on purpose; a user's interrupt is a plain KeyboardInterrupt.
+
+    Callbacks ask for it by ``net.stop_ = True``, so that all of them still see the epoch end.
+    """
+
+
+class ReturnMemory(Callback):
+    """Give freed memory back after a step on the CPU, at most once in a second.
+
+    Masks make each step's tensors of other sizes. A step of a second has allocated so much that the
+    some 50 ms are little; fast steps are small, and left in peace.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.last_ = time.monotonic()
+
+    def on_batch_end(self, net: Any, **kwargs: Any) -> None:
+        """Look at it."""
+        if torch.device(net.device).type == "cpu" and time.monotonic() - self.last_ > _TRIM_SECONDS:
+            return_memory()
+            self.last_ = time.monotonic()
+
+
+class Schedule(Callback):
+    """Set the learning rate before each step from the share of all steps that are done.
+
+    Parameters
+    ----------
+    share : callable
+        Share of the peak learning rate at a progress in (0, 1). A step counts at its middle, so
+        that no step is lost to a rate of zero at either end, not even that of a run of one.
+    """
+
+    def __init__(self, share: Callable[[float], float]) -> None:
+        self.share = share
+
+    def on_batch_begin(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
+        """Set the rate of this step."""
+        if training:
+            rate = net.lr * self.share((net.steps_done - 0.5) / net.n_steps)
+            for group in net.optimizer_.param_groups:
+                group["lr"] = rate
+
+
+class EarlyStopping(Callback):
+    """Stop when the validation loss no longer falls, and bring back the best epoch's weights.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without a better validation loss.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def initialize(self) -> EarlyStopping:
+        """Forget an earlier run."""
+        self.best_loss_ = float("inf")
+        self.best_epoch_ = 0
+        self.best_weights_: dict[str, torch.Tensor] = {}
+        return self
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Keep the weights of a better epoch; stop after too many worse ones."""
+        epoch, loss = net.history[-1, ("epoch", "valid_loss")]
+        if loss < self.best_loss_:
+            self.best_loss_, self.best_epoch_ = loss, epoch
+            self.best_weights_ = copy.deepcopy(net.module_.state_dict())
+        elif epoch - self.best_epoch_ >= self.patience:
+            _LOGGER.info("No better validation loss for %d epochs: stopped.", self.patience)
+            net.stop_ = True
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Bring back the best weights."""
+        if self.best_weights_:
+            net.module_.load_state_dict(self.best_weights_)
+
+
+class Progress(Callback):
+    """A progress bar over the epochs, with losses, effective rank and the time left.
+
+    Parameters
+    ----------
+    title : str
+        What is being fitted.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        self.bar_ = tqdm(total=net.max_epochs, desc=self.title, unit="epoch")
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        row = net.history[-1]
+        shown = {"train_loss": "train", "valid_loss": "valid", "effective_rank": "rank"}
+        figures = {v: f"{row[k]:.3g}" for k, v in shown.items() if k in row}
+        self.bar_.set_postfix(figures, refresh=False)
+        self.bar_.update(row["epoch"] - self.bar_.n)
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self.bar_.close()
+
+
+class SklearnProgress(Callback):
+    """Report each epoch to the callbacks that scikit-learn >= 1.9 attaches to an estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one whose ``fit`` runs.
+    context : sklearn.callback.CallbackContext
+        Of that fit.
+    """
+
+    def __init__(self, estimator: Any, context: Any) -> None:
+        self.estimator = estimator
+        self.context = context
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Open a task for the epoch."""
+        self.epoch_ = self.context.subcontext(task_name="epoch")
+        self.epoch_.call_on_fit_task_begin(estimator=self.estimator)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Close it; a callback may ask to stop."""
+        if self.epoch_.call_on_fit_task_end(estimator=self.estimator):
+            net.stop_ = True
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Close the task of the whole fit."""
+        self.context.call_on_fit_task_end(estimator=self.estimator)
+
+    @classmethod
+    def of(cls, estimator: Any, max_epochs: int) -> list[SklearnProgress]:
+        """Return the callback in a list, or no callback where scikit-learn is older."""
+        if not hasattr(estimator, "_init_callback_context"):
+            return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # an experimental interface
+            context = estimator._init_callback_context(max_subtasks=max_epochs)
+        context.call_on_fit_task_begin(estimator=estimator)
+        return [cls(estimator, context)]

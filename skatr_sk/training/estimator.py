@@ -1,0 +1,131 @@
+"""What all estimators that train a network share: parameters, their table, their docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from skorch.callbacks import Callback
+
+from skatr_sk._checks import Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
+from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
+from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
+
+try:  # scikit-learn >= 1.9: nested progress in a search
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in where scikit-learn has no callbacks of its own."""
+
+    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
+        """Return the method as it is."""
+        return method
+
+
+__all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
+
+
+def _are_callbacks(value: Any) -> bool:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return False
+    # skorch takes (name, callback) pairs as well
+    parts = [c[1] if isinstance(c, tuple) and len(c) == 2 else c for c in value]
+    return all(isinstance(part, Callback) for part in parts)
+
+
+def _is_verbose(value: Any) -> bool:
+    # A flag counts as a level of 0 or 1.
+    return Integer(0).fault(int(value) if isinstance(value, bool) else value) is None
+
+
+TRAINING_DOCS = {
+    "batch_size": """
+        batch_size : int
+            Rows in a step.
+        """,
+    "device": """
+        device : str, default="auto"
+            Where to compute: "auto" is CUDA when there is one, else the CPU; or "cpu", "cuda",
+            "cuda:1".
+        """,
+    "precision": """
+        precision : {"auto", "float32", "bf16"}, default="auto"
+            "auto" is bfloat16 autocast on CUDA, and float32 elsewhere.
+        """,
+    "callbacks": """
+        callbacks : list of skorch callbacks or None, default=None
+            Called during the training, after the estimator's own.
+        """,
+    "verbose": """
+        verbose : int, default=0
+            1 shows a progress bar, with the losses and the time left.
+        """,
+    "random_state": """
+        random_state : int, RandomState instance or None, default=None
+            Fixes weights, batches, the validation split and all that is drawn in training. The
+            same int gives the same result on the same CPU, and on a GPU up to the rounding of its
+            parallel sums.
+        """,
+    "history": """
+        history_ : list of dict
+            One an epoch: ``epoch, train_loss, valid_loss`` (where rows are held out for
+            validation), ``seconds`` and ``kept``, true for the epoch whose weights these are;
+            and what callbacks have recorded.
+        """,
+}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
+    """Base of the estimators that train a network: the parameters of the training.
+
+    A subclass is a dataclass of the same kind: it declares its own parameters as fields, gives
+    others of these defaults, and extends the table `_parameters`.
+    """
+
+    max_epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    validation_fraction: float = 0.1
+    patience: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    callbacks: Sequence[Any] | None = None
+    verbose: int = 0
+    random_state: int | np.random.RandomState | None = None
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        "max_epochs": Integer(0),
+        "batch_size": Integer(1),
+        "learning_rate": Real("(0, inf)"),
+        "weight_decay": Real("[0, inf)"),
+        "validation_fraction": Real("[0, 1)"),
+        "patience": Integer(1, optional=True),
+        "device": Rule(device_mend, DEVICE_HINT),
+        "precision": Choice(*PRECISIONS),
+        "callbacks": Rule(
+            _are_callbacks, "a list of instances of skorch callbacks or None", optional=True
+        ),
+        "verbose": Rule(_is_verbose, "an integer >= 0"),
+        "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
+    }
+
+    def _check_parameters(self) -> None:
+        """Compare all parameters with the table; raise one error that lists what is wrong."""
+        problems = Problems(type(self).__name__)
+        problems.check(self._parameters, self)
+        self._check_together(problems)
+        problems.raise_if_any()
+
+    def _check_together(self, problems: Problems) -> None:
+        """Note what is wrong with parameters side by side; for subclasses to extend."""
+
+    def _warn_without_effect(self) -> None:
+        """Warn of parameters that were given and change nothing; for subclasses to extend."""
+        if self.validation_fraction == 0:
+            warn_without_effect(self, {"patience"}, "validation_fraction=0")

@@ -1,0 +1,128 @@
+"""From ``random_state`` to seeds and generators, and torch seeded for the time of a block."""
+
+from __future__ import annotations
+
+import numbers
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+__all__ = [
+    "RANDOM_STATE_HINT",
+    "entropy_of",
+    "generator_of",
+    "independent_seeds",
+    "is_random_state",
+    "seed_of",
+    "seeded",
+]
+
+RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def is_random_state(value: Any) -> bool:
+    """Whether scikit-learn takes a value as `random_state`.
+
+    Examples
+    --------
+    >>> is_random_state(0), is_random_state(-1)
+    (True, False)
+    """
+    try:
+        check_random_state(value)
+    except ValueError:
+        return False
+    return True
+
+
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """Draw the seed of one ``fit``; an int gives the same one each time.
+
+    Examples
+    --------
+    >>> seed_of(0) == seed_of(0)
+    True
+    """
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def entropy_of(
+    random_state: int | np.random.RandomState | np.random.Generator | None,
+    name: str = "random_state",
+) -> int | None:
+    """Entropy for :class:`numpy.random.SeedSequence`; None where a call is to draw anew.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        A generator is drawn from.
+    name : str
+        How the message calls it.
+
+    Raises
+    ------
+    ValueError
+        When it is something else.
+
+    Examples
+    --------
+    >>> entropy_of(7)
+    7
+    """
+    if random_state is None:
+        return None
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**63))
+    whole = isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool)
+    if not whole or random_state < 0:
+        raise ValueError(
+            f"{name}: expected an int >= 0, a numpy RandomState or Generator, or None, found "
+            f"{random_state!r}."
+        )
+    return int(random_state)
+
+
+def generator_of(
+    random_state: int | np.random.RandomState | np.random.Generator | None,
+) -> np.random.Generator:
+    """Return a generator of one call; a Generator is itself, numpy's global one is never touched.
+
+    Examples
+    --------
+    >>> generator_of(0).integers(100) == generator_of(0).integers(100)
+    True
+    """
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(entropy_of(random_state))
+
+
+def independent_seeds(seed: int, n: int) -> list[int]:
+    """Draw `n` seeds from one, so that generators seeded by them share no stream.
+
+    Examples
+    --------
+    >>> len(set(independent_seeds(0, 3)))
+    3
+    """
+    return [int(word) for word in np.random.SeedSequence(seed).generate_state(n)]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch inside the block; leave its global generators as they were.
+
+    These generators belong to the whole process: threads that fit at once take turns.
+    """
+    cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,261 @@
+"""The only trainer: one skorch subclass that every estimator composes."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from skorch import NeuralNet
+from skorch.helper import predefined_split
+from torch import Tensor
+
+from skatr_sk.training.batches import Dataset, Loader
+from skatr_sk.training.callbacks import (
+    EarlyStopping,
+    Progress,
+    Schedule,
+    SklearnProgress,
+    StopTraining,
+)
+from skatr_sk.training.device import autocast, one_thread, resolve_device
+from skatr_sk.training.estimator import TrainedEstimator
+from skatr_sk.training.seeds import seeded
+
+__all__ = ["Trainer", "train"]
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
+_FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
+_SKORCH_ONLY = ("dur", "batches", "train_batch_count", "valid_batch_count")
+
+
+class Trainer(NeuralNet):
+    """The trainer: skorch's loop with whole batches, autocast, seeds, resume and clear failures.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for :class:`skorch.NeuralNet`.
+    prepare : callable, optional
+        ``prepare(batch, training)`` turns a batch on the device into the module's arguments
+        (scaling, augmentation, masks). Its attribute ``generator``, if any, is part of a
+        checkpoint.
+    precision : {"auto", "float32", "bf16"}
+    shuffle_seed : int
+        Seed of the order of the batches.
+    n_workers : int
+        Processes that read light cones from files; 0 is a thread.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        prepare: Callable[..., tuple[Any, ...]] | None = None,
+        precision: str = "auto",
+        shuffle_seed: int = 0,
+        n_workers: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.prepare = prepare
+        self.precision = precision
+        self.shuffle_seed = shuffle_seed
+        self.n_workers = n_workers
+        super().__init__(*args, **kwargs)
+
+    def initialize(self) -> Trainer:
+        """Initialise module, optimiser and callbacks, and start the run's own generator."""
+        self.generator_ = torch.Generator().manual_seed(self.shuffle_seed)
+        self.interrupted_ = self.stop_ = False
+        super().initialize()
+        return self
+
+    def get_all_learnable_params(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Yield what has a gradient: the EMA target has none and takes no optimiser state."""
+        return ((k, p) for k, p in super().get_all_learnable_params() if p.requires_grad)
+
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, Any]:
+        """Let matrices decay; biases and scales only place the data and would pull them to zero."""
+        named = list(named_parameters)
+        _, kwargs = super().get_params_for_optimizer(prefix, named)
+        decaying = [p for _, p in named if p.ndim > 1]
+        free = [p for _, p in named if p.ndim <= 1]
+        return ([{"params": decaying}, {"params": free, "weight_decay": 0.0}],), kwargs
+
+    def get_iterator(self, dataset: Dataset, training: bool = False) -> Loader:
+        """Return the batches of a pass, shuffled in training."""
+        return Loader(
+            dataset,
+            self.batch_size,
+            self.generator_ if training else None,
+            n_workers=self.n_workers,
+            pin_memory=torch.device(self.device).type == "cuda",
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.max_epochs * self.n_batches_
+
+    @property
+    def steps_done(self) -> int:
+        """Steps up to the current one; from the history, so that a resumed run goes on."""
+        return (len(self.history) - 1) * self.n_batches_ + len(self.history[-1, "batches"])
+
+    def infer(self, x: Tensor, **fit_params: Any) -> Any:
+        """Run the module on a batch, prepared, at the precision of the run."""
+        device = torch.device(self.device)
+        x = x.to(device, non_blocking=True)
+        arguments = (x,) if self.prepare is None else self.prepare(x, self.module_.training)
+        with autocast(device, self.precision):
+            return self.module_(*arguments, **fit_params)
+
+    def get_loss(self, y_pred: Any, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss, and stop with a reason when training diverges."""
+        loss: Tensor = self.criterion_(y_pred, y_true.to(self.device, non_blocking=True))
+        if not torch.isfinite(loss):
+            rate = self.optimizer_.param_groups[0]["lr"]
+            raise FloatingPointError(
+                f"Training diverged: the loss became {loss.item()} in epoch "
+                f"{len(self.history)} at a learning rate of {rate:.2g}. Use a smaller "
+                f"learning_rate (found {self.lr:.2g}), or check the data's range."
+            )
+        return loss
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the callbacks, and end the training where one of them asks for it."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as stop:
+            # A skorch callback stops the training by raising this in its own on_epoch_end. What
+            # comes from anywhere deeper is the user's interrupt.
+            *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
+            if frame.f_code.co_name != "on_epoch_end":
+                raise
+            self.stop_ = True
+        if method_name == "on_epoch_end" and self.stop_:
+            raise StopTraining
+
+    def fit_loop(
+        self, X: Dataset, y: Any = None, epochs: int | None = None, **kwargs: Any
+    ) -> Trainer:
+        """Run the epochs that are left, and tell a user's interrupt from an early end."""
+        self.n_batches_ = math.ceil(len(X) / self.batch_size)
+        left = 0 if self.stop_ else self.max_epochs - len(self.history)
+        try:
+            super().fit_loop(X, y, epochs=left, **kwargs)
+        except StopTraining:
+            pass
+        except KeyboardInterrupt:
+            self.interrupted_ = True
+            raise  # skorch ends the training tidily
+        return self
+
+
+def train(
+    estimator: TrainedEstimator,
+    build: Callable[[], _Module],
+    criterion: torch.nn.Module,
+    train_set: Dataset,
+    valid_set: Dataset | None,
+    *,
+    seeds: tuple[int, int],
+    schedule: Callable[[float], float] | None = None,
+    prepare: Callable[..., tuple[Any, ...]] | None = None,
+    callbacks: Sequence[Any] = (),
+    small: bool = False,
+    n_workers: int = 0,
+) -> tuple[_Module, list[dict[str, Any]]]:
+    """Build and train a module with an estimator's checked parameters.
+
+    The module comes back on the CPU in evaluation mode: a fitted estimator then loads on a machine
+    without the device. torch's global generators are left as they were.
+
+    Parameters
+    ----------
+    estimator : TrainedEstimator
+        Its `max_epochs, batch_size, learning_rate, weight_decay, patience, device, precision,
+        callbacks` and `verbose` count. The optimiser is AdamW, and only matrices decay.
+    build : callable
+        Returns the module, with weights from torch's global generator.
+    criterion : torch.nn.Module
+        ``criterion(module(...), y)`` is the loss.
+    train_set, valid_set : Dataset
+    seeds : (int, int)
+        Of the weights and of the order of the batches.
+    schedule : callable, optional
+        Share of the learning rate at a progress in [0, 1].
+    prepare : callable, optional
+        See :class:`Trainer`.
+    callbacks : sequence of skorch callbacks
+        The method's own; those that the user handed in are called last.
+    small : bool
+        Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
+        one thread.
+    n_workers : int
+        Processes that read light cones from files ahead of the training; 0 is a thread.
+
+    Returns
+    -------
+    module : torch.nn.Module
+    history : list of dict
+        One an epoch; ``kept`` is true for the one whose weights these are.
+    """
+    device = resolve_device(estimator.device)
+    parts: list[Any] = [*callbacks]
+    if estimator.verbose:
+        parts.append(Progress(type(estimator).__name__))
+    parts += SklearnProgress.of(estimator, estimator.max_epochs)
+    if schedule is not None:
+        parts.append(Schedule(schedule))
+    stopper = None
+    if estimator.patience is not None and valid_set is not None:
+        stopper = EarlyStopping(estimator.patience)
+        # First, so that a checkpoint of this epoch holds what it decided.
+        parts.insert(0, stopper)
+    batch_size = int(estimator.batch_size)  # torch refuses numpy's, which a search hands in
+    with seeded(seeds[0], device):
+        module = build()
+        net = Trainer(
+            module,
+            criterion,
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=estimator.weight_decay,
+            optimizer__fused=True,
+            lr=estimator.learning_rate,
+            max_epochs=estimator.max_epochs,
+            batch_size=batch_size,
+            train_split=None if valid_set is None else predefined_split(valid_set),
+            callbacks=[*parts, *(estimator.callbacks or ())],
+            callbacks__print_log=None,
+            verbose=0,
+            device=str(device),
+            precision=estimator.precision,
+            prepare=prepare,
+            shuffle_seed=seeds[1],
+            n_workers=int(n_workers),
+        )
+        products = batch_size * sum(p.numel() for p in module.parameters())
+        with one_thread(small and device.type == "cpu" and products < _FEW_PRODUCTS):
+            net.fit(train_set, None)
+    if net.interrupted_:
+        raise KeyboardInterrupt
+    module.cpu().eval()
+    kept = len(net.history) if stopper is None else stopper.best_epoch_
+    return module, [_figures(row, kept) for row in net.history]
+
+
+def _figures(row: dict[str, Any], kept: int) -> dict[str, Any]:
+    """Row of the history: what was recorded of an epoch, in plain numbers."""
+    recorded = {
+        name: float(value)
+        for name, value in row.items()
+        if isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and name not in ("epoch", *_SKORCH_ONLY)
+    }
+    epoch = row["epoch"]
+    return {"epoch": epoch} | recorded | {"seconds": row["dur"], "kept": epoch == kept}
