@@ -14,13 +14,11 @@ from skatr_sk.evaluation.calibration import (
 )
 from skatr_sk.evaluation.coverage import Coverage, coverage_band, expected_coverage
 from skatr_sk.evaluation.data_efficiency import data_efficiency_curve
-from skatr_sk.evaluation.displays import (
-    CoverageDisplay,
-    DataEfficiencyDisplay,
-    MarginalsDisplay,
-    PosteriorDisplay,
-    RecoveryDisplay,
-)
+from skatr_sk.evaluation.displays.corner import PosteriorDisplay
+from skatr_sk.evaluation.displays.coverage import CoverageDisplay
+from skatr_sk.evaluation.displays.data_efficiency import DataEfficiencyDisplay
+from skatr_sk.evaluation.displays.marginals import MarginalsDisplay
+from skatr_sk.evaluation.displays.recovery import RecoveryDisplay
 from skatr_sk.evaluation.metrics import (
     ParameterScorer,
     effective_rank,

@@ -23,10 +23,30 @@ from skatr_sk._checks import Integer, Rule, check_options
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk.evaluation.metrics import parameter_scores
 
+
+def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
+    return bool(named) and all(
+        isinstance(name, str) and hasattr(each, "fit") and not isinstance(each, type)
+        for name, each in named.items()
+    )
+
+
 TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
 _SHOWN = 5  # fits that failed, in the warning
 _ALL = "all"  # the parameter of a score that is one number for all parameters
 _TYPES = {"estimator": str, "parameter": str, "metric": str, "value": float, "fit_seconds": float}
+_OPTIONS = {
+    "estimators": Rule(_can_be_fitted, "an estimator, or a dict of names to estimators"),
+    "n_repeats": Integer(1),
+    "scoring": Rule(
+        lambda value: callable(value) or isinstance(value, str),
+        "a scorer's name, a callable",
+        optional=True,
+    ),
+    "error_score": Rule(
+        lambda value: value == "raise" or isinstance(value, numbers.Real), "a number or 'raise'"
+    ),
+}
 
 
 def data_efficiency_curve(
@@ -130,28 +150,8 @@ def data_efficiency_curve(
     named: Any = estimators
     if not isinstance(estimators, Mapping):
         named = {type(estimators).__name__: estimators}
-    check_options(
-        "data_efficiency_curve",
-        {
-            "estimators": Rule(_can_be_fitted, "an estimator, or a dict of names to estimators"),
-            "n_repeats": Integer(1),
-            "scoring": Rule(
-                lambda value: callable(value) or isinstance(value, str),
-                "a scorer's name, a callable",
-                optional=True,
-            ),
-            "error_score": Rule(
-                lambda value: value == "raise" or isinstance(value, numbers.Real),
-                "a number or 'raise'",
-            ),
-        },
-        {
-            "estimators": named,
-            "n_repeats": n_repeats,
-            "scoring": scoring,
-            "error_score": error_score,
-        },
-    )
+    options = {"n_repeats": n_repeats, "scoring": scoring, "error_score": error_score}
+    check_options("data_efficiency_curve", _OPTIONS, {"estimators": named, **options})
     scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring or parameter_scores
     X, y, groups = indexable(X, y, groups)
     names = names_of(parameter_names, y, 1 if np.ndim(y) == 1 else np.shape(y)[1])
@@ -259,13 +259,6 @@ def _report(failures: Sequence[str], n_fits: int, error_score: Any) -> None:
         f"{text}Their values are {error_score}; error_score='raise' stops at the first.",
         FitFailedWarning,
         stacklevel=3,
-    )
-
-
-def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
-    return bool(named) and all(
-        isinstance(name, str) and hasattr(each, "fit") and not isinstance(each, type)
-        for name, each in named.items()
     )
 
 

@@ -201,12 +201,15 @@ def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, ND
     return scores_where_defined(*check_targets(y, estimator.predict(X)))
 
 
-#: Scorer of a fitted regressor: minus its mean absolute relative error, so that larger is better.
-#: Called as ``scorer(estimator, X, y, sample_weight=None)``; raises what
-#: :func:`mean_absolute_relative_error` raises.
 neg_mean_absolute_relative_error_scorer = make_scorer(
     mean_absolute_relative_error, greater_is_better=False
 )
+neg_mean_absolute_relative_error_scorer.__doc__ = """\
+Score a fitted regressor by minus its mean absolute relative error, so that larger is better.
+
+It is called as ``scorer(estimator, X, y, sample_weight=None)``, and raises what
+:func:`mean_absolute_relative_error` raises.
+"""
 
 
 class ParameterScorer:

@@ -313,6 +313,19 @@ def test_a_fit_that_fails_costs_no_other(problem, n_jobs):
     assert DataEfficiencyDisplay.from_table(table, metric="r2").mean_.shape == (2, 2, 2)
 
 
+def test_a_score_that_fails_is_a_fit_that_fails(problem):
+    def scoring(estimator, X, y):
+        if X[0, 0] == 0:
+            raise ValueError("cannot be scored")
+        return {"bias": (estimator.predict(X) - y).mean(axis=0)}
+
+    message = r"1 of 5 fits failed:\n- estimator 'Ridge', size 32, fold 0.*: cannot be scored"
+    with pytest.warns(FitFailedWarning, match=message):
+        table = data_efficiency_curve(Ridge(), *problem, [32], scoring=scoring, random_state=0)
+    assert np.isnan(rows(table, fold=0)).tolist() == [True, True]
+    assert np.isfinite(table["value"]).sum() == 4 * 2
+
+
 def test_a_score_of_its_own_for_fits_that_fail(problem):
     with pytest.warns(FitFailedWarning, match="Their values are -1"):
         table = data_efficiency_curve(Picky(), *problem, [8, 32], error_score=-1, random_state=0)

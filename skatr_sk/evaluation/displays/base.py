@@ -12,7 +12,7 @@ __all__ = [
     "draw_edges",
     "merged",
     "n_columns",
-    "panel_grid",
+    "panel_axes",
     "parameter_labels",
     "prior_of",
     "write_scores",
@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
 from skatr_sk.evaluation.calibration import posterior_draws, unwrap
-from skatr_sk.parameters import PARAMETERS
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
 TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
 _EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
@@ -39,11 +39,11 @@ _SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2
 _ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
 # For the docstrings of displays with a panel for each parameter.
 NAMES_AND_UNITS = {
-    "parameter_names": """
+    "parameter_names": f"""
         parameter_names : sequence of str, default=None
-            In the order of the columns, by default ``parameter_0`` and so on. The six standard ones
-            (``m_WDM``, ``Omega_m``, ``E_0``, ``log10_L_X``, ``log10_T_vir``, ``zeta``) are shown by
-            their symbols, others as they are given.""",
+            In the order of the columns, by default ``parameter_0`` and so on. The standard ones
+            ({", ".join(f"``{name}``" for name in PARAMETER_NAMES)})
+            are shown by their symbols, others as they are given.""",
     "parameter_units": """
         parameter_units : sequence of str, default=None
             In the same order, ``""`` for none. By default those of the standard parameters.""",
@@ -52,9 +52,9 @@ NAMES_AND_UNITS = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Display:
-    """A plot that is checked and computed when it is made, and drawn by ``plot``, also repeatedly.
+    """A plot: making it checks the data and computes what is shown, and ``plot`` draws that.
 
-    A subclass is a dataclass of what it shows; `_compute` checks its fields and computes from them.
+    A subclass is a dataclass of what it shows; its `_compute` checks the fields and computes.
     """
 
     def __post_init__(self) -> None:
@@ -156,8 +156,10 @@ def n_columns(n_parameters: int) -> int:
     return n_parameters if n_parameters <= 3 else math.ceil(math.sqrt(n_parameters))
 
 
-def panel_grid(plt: Any, n: int, height: float = 3.3) -> NDArray[np.object_]:
-    """Axes of one panel for each parameter, `height` inches high, in a new figure."""
+def panel_axes(plt: Any, given: Any, n: int, height: float = 3.3) -> NDArray[np.object_]:
+    """Axes for each parameter: those given, or of a new figure with panels `height` inches high."""
+    if given is not None:
+        return check_axes(given, (n,), f"{n} Axes, one for each parameter")
     columns = n_columns(n)
     n_rows = math.ceil(n / columns)
     figure, grid = plt.subplots(
@@ -212,9 +214,9 @@ def draw_edges(axes: Any, edges: NDArray[np.float64], *, horizontal: bool = True
 
 
 def write_scores(axes: Any, lines: Iterable[str]) -> Any:
-    """Write into the upper left corner, the farthest from the diagonal."""
-    place = {"x": 0.04, "y": 0.96, "ha": "left", "va": "top", "transform": axes.transAxes}
-    return axes.text(s="\n".join(lines), fontsize="small", bbox=_SCORE_BOX, **place)
+    """Write lines into the upper left corner, which is the farthest from the diagonal."""
+    corner = {"x": 0.04, "y": 0.96, "ha": "left", "va": "top", "transform": axes.transAxes}
+    return axes.text(s="\n".join(lines), fontsize="small", bbox=_SCORE_BOX, **corner)
 
 
 def merged(defaults: Mapping[str, Any], user: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from skatr_sk.evaluation.calibration import rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
 from skatr_sk.evaluation.displays.base import Display, merged, parameter_labels, prior_of
 
-_METHODS = ("highest_density", "tarp", "ranks")
 _AXES_LABELS = {
     "highest_density": {"xlabel": "credibility of highest-density regions"},
     "tarp": {"xlabel": "credibility of TARP regions"},
@@ -184,7 +183,7 @@ class CoverageDisplay(Display):
         **kwargs
             As for :meth:`from_levels`.
         """
-        kinds = {"method": Choice(*_METHODS[1:])}
+        kinds = {"method": Choice("tarp", "ranks")}
         check_options("CoverageDisplay.from_samples", kinds, {"method": method})
         seed: dict[str, Any] = {"random_state": random_state}
         levels: dict[str, ArrayLike]
@@ -231,7 +230,7 @@ class CoverageDisplay(Display):
         **kwargs
             As for :meth:`from_levels`.
         """
-        kinds = {"method": Choice(*_METHODS)}
+        kinds = {"method": Choice(*_AXES_LABELS)}
         check_options("CoverageDisplay.from_estimator", kinds, {"method": method})
         wanted = y if method == "highest_density" else None
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}

@@ -16,14 +16,14 @@ from skatr_sk._checks import Choice, check_options
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 from skatr_sk.evaluation.displays.base import (
     Display,
-    check_axes,
     merged,
-    panel_grid,
+    panel_axes,
     parameter_labels,
 )
 
 _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
+_OF_THE_DISPLAY = ("metric", "band", "line_kwargs", "band_kwargs")  # not of the curve
 _LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
 _BAND = {"alpha": 0.18, "linewidth": 0}
 
@@ -135,10 +135,7 @@ class DataEfficiencyDisplay(Display):
         line, filling = merged(_LINE, line_kwargs), merged(_BAND, band_kwargs)
         labels = parameter_labels(self._parameters, None, len(self._parameters))
         n = len(labels)
-        if ax is None:
-            self.axes_ = panel_grid(plt, n, height=2.7)
-        else:
-            self.axes_ = check_axes(ax, (n,), f"{n} Axes, one for each parameter")
+        self.axes_ = panel_axes(plt, ax, n, height=2.7)
         self.figure_ = self.axes_.item(0).figure
         middle, low, high = self.mean_, self.mean_ - self.std_, self.mean_ + self.std_
         if band == "range":
@@ -190,11 +187,7 @@ class DataEfficiencyDisplay(Display):
         y: ArrayLike,
         train_sizes: ArrayLike = TRAIN_SIZES,
         *,
-        metric: str | None = None,
         ax: Any = None,
-        band: str = "std",
-        line_kwargs: Mapping[str, Any] | None = None,
-        band_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
         """Fit and score with :func:`data_efficiency_curve`, draw, and return the display.
@@ -203,15 +196,15 @@ class DataEfficiencyDisplay(Display):
         ----------
         estimators, X, y, train_sizes, **kwargs
             As for :func:`~skatr_sk.evaluation.data_efficiency_curve`; the table stays in ``table``.
-        metric
-            As for the class.
-        ax, band, line_kwargs, band_kwargs
+            ``metric`` is for the class, ``band``, ``line_kwargs`` and ``band_kwargs`` for
+            :meth:`plot`.
+        ax
             As for :meth:`plot`.
         """
         cls._pyplot("from_estimators")
+        ours = {name: kwargs.pop(name) for name in _OF_THE_DISPLAY if name in kwargs}
         table = data_efficiency_curve(estimators, X, y, train_sizes, **kwargs)
-        display = cls(table=table, metric=metric)
-        return display.plot(ax=ax, band=band, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
+        return cls._drawn(ax, {"table": table, **ours})
 
 
 def _check_table(table: Any) -> dict[str, NDArray[Any]]:

@@ -18,9 +18,8 @@ from skatr_sk.evaluation.displays.base import (
     TRUTH,
     ParameterDisplay,
     axis_span,
-    check_axes,
     draw_edges,
-    panel_grid,
+    panel_axes,
     prior_of,
     write_scores,
 )
@@ -105,10 +104,7 @@ class MarginalsDisplay(ParameterDisplay):
         """
         plt = self._pyplot("plot")
         n = len(self._labels)
-        if ax is None:
-            self.axes_ = panel_grid(plt, n)
-        else:
-            self.axes_ = check_axes(ax, (n,), f"{n} Axes, one for each parameter")
+        self.axes_ = panel_axes(plt, ax, n)
         self.figure_ = self.axes_[0].figure
         style = {"color": "tab:blue", **dict(style_kwargs or {})}
         # Many cones lie over each other: fainter and thinner lines keep the crowd legible.

@@ -88,7 +88,7 @@ def test_sizes_that_would_touch_share_a_tick():
     }  # fmt: skip
     display = DataEfficiencyDisplay.from_table(table)
     assert display.axes_[0].xaxis.get_ticklocs().tolist() == [110, 200]
-    assert display.bands_[0, 0] is None  # a single value has no scatter
+    assert display.bands_[0, 0] is None  # a single value has no standard deviation
     assert np.isnan(display.std_).all()
 
 
