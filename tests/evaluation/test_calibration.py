@@ -108,7 +108,7 @@ def test_calibrated_posteriors_pass_with_few_samples(figure, n_samples):
 
 @pytest.mark.parametrize("grid", [None, 1, 4])
 def test_ties_are_split_at_random(grid):
-    """Flat posteriors, and parameters on a coarse grid: among equal samples no rank is preferred."""
+    """Flat posteriors, or a coarse grid: no rank among equal samples is preferred."""
     rng = np.random.default_rng(0)
     size = (4000, 31, 1)
     drawn = np.zeros(size) if grid is None else rng.integers(0, grid + 1, size)
