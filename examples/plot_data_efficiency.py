@@ -14,8 +14,8 @@ The encoder sees each light cone once, whatever the number of sizes, folds and r
 # %%
 # Four ways
 # ---------
-# All of them are pipelines on the light cones themselves: what they make of them is their own
-# matter. The frozen transformers are fitted here, and are not fitted again by the curve.
+# All of them are pipelines that take the light cones themselves. The frozen transformers are fitted
+# here, and are not fitted again by the curve.
 import os
 import time
 
@@ -44,7 +44,7 @@ if FAST:
 
 
 def global_signal(X):
-    """Mean and scatter of each slice of redshift."""
+    """Mean and standard deviation of each slice, along the line of sight."""
     return np.concatenate([X.mean(axis=(1, 2)), X.std(axis=(1, 2))], axis=1, dtype=np.float64)
 
 
@@ -59,7 +59,7 @@ untrained = SKATRTransformer(
     random_state=0,
 ).fit(cones.data)
 
-# Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
+# The targets are standardised: otherwise E_0, in hundreds of eV, would alone decide the penalty.
 ridge = TransformedTargetRegressor(
     make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))), transformer=StandardScaler()
 )

@@ -1,10 +1,8 @@
 """Judge recovered parameters, posteriors and summaries, and draw them.
 
-:mod:`~skatr_sk.evaluation.metrics`, :mod:`~skatr_sk.evaluation.calibration` and
-:mod:`~skatr_sk.evaluation.coverage` need numpy, scipy and tqdm only; the displays of
-:mod:`~skatr_sk.evaluation.plots`, :mod:`~skatr_sk.evaluation.posterior_plots`,
-:mod:`~skatr_sk.evaluation.marginal_plots`, :mod:`~skatr_sk.evaluation.coverage_plots` and
-:mod:`~skatr_sk.evaluation.data_efficiency_plots` import matplotlib when they draw.
+:mod:`~skatr_sk.evaluation.metrics`, :mod:`~skatr_sk.evaluation.calibration`,
+:mod:`~skatr_sk.evaluation.coverage` and :mod:`~skatr_sk.evaluation.data_efficiency` compute;
+:mod:`~skatr_sk.evaluation.displays` draws, and imports matplotlib when it does.
 """
 
 from skatr_sk.evaluation.calibration import (
@@ -15,19 +13,20 @@ from skatr_sk.evaluation.calibration import (
     tarp_levels,
 )
 from skatr_sk.evaluation.coverage import Coverage, coverage_band, expected_coverage
-from skatr_sk.evaluation.coverage_plots import CoverageDisplay
-from skatr_sk.evaluation.data_efficiency import data_efficiency_curve, parameter_scores
-from skatr_sk.evaluation.data_efficiency_plots import DataEfficiencyDisplay
-from skatr_sk.evaluation.marginal_plots import MarginalsDisplay
+from skatr_sk.evaluation.data_efficiency import data_efficiency_curve
+from skatr_sk.evaluation.displays.corner import PosteriorDisplay
+from skatr_sk.evaluation.displays.coverage import CoverageDisplay
+from skatr_sk.evaluation.displays.data_efficiency import DataEfficiencyDisplay
+from skatr_sk.evaluation.displays.marginals import MarginalsDisplay
+from skatr_sk.evaluation.displays.recovery import RecoveryDisplay
 from skatr_sk.evaluation.metrics import (
     ParameterScorer,
     effective_rank,
     mean_absolute_relative_error,
     neg_mean_absolute_relative_error_scorer,
+    parameter_scores,
     r2_per_parameter,
 )
-from skatr_sk.evaluation.plots import RecoveryDisplay
-from skatr_sk.evaluation.posterior_plots import PosteriorDisplay
 
 __all__ = [
     "Coverage",

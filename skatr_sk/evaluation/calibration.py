@@ -1,9 +1,10 @@
 """Is a posterior honest? Where the truth lies among the samples: ranks and credibility levels.
 
 Samples are ``(n_lightcones, n_samples, n_parameters)`` and truths ``(n_lightcones, n_parameters)``,
-in the same units. Levels are uniform in [0, 1] for a calibrated posterior, exactly and with however
-few samples: a truth that stands between two of M samples is put at random into that one of M + 1
-equal intervals. :mod:`~skatr_sk.evaluation.coverage` turns levels into coverage.
+in the same units. The levels of a calibrated posterior are uniform in [0, 1], exactly, whatever the
+number of samples M: the samples leave M + 1 intervals to the truth, and each of these stands for an
+interval of width 1 / (M + 1) in which the level is drawn at random.
+:mod:`~skatr_sk.evaluation.coverage` turns levels into coverage.
 """
 
 from __future__ import annotations
@@ -14,26 +15,20 @@ __all__ = [
     "rank_levels",
     "sbc_ranks",
     "tarp_levels",
+    "unwrap",
 ]
 
 import copy
-import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skatr_sk.evaluation._samples import (
-    check_finite,
-    check_samples,
-    in_batches,
-    real,
-    share_below,
-    stream,
-    unwrap,
-)
+from skatr_sk._checks import Integer, check_options
+from skatr_sk.evaluation.arrays import check_samples, in_batches, not_finite, real_array
+from skatr_sk.training.seeds import entropy_of
 
-# Keys of the random streams: one seed given to several of these functions means no shared numbers.
+# Keys of the random streams: functions that are given the same seed share no random numbers.
 _TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 
 
@@ -80,7 +75,7 @@ def sbc_ranks(
     array([[2]])
     """
     drawn, true = check_samples(samples, y_true)
-    jitter = stream(random_state, _TIES).uniform(size=true.shape)
+    jitter = _stream(random_state, _TIES).uniform(size=true.shape)
     ranks = np.empty(true.shape, dtype=np.int64)
     for rows in in_batches(drawn.shape, "ranks", verbose):
         part, truth = drawn[rows], true[rows, np.newaxis]
@@ -94,8 +89,8 @@ def rank_levels(
 ) -> NDArray[np.float64]:
     """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
 
-    Ranks are whole numbers; taken for levels as they are, steps of 1 / n_samples look like a
-    deviation as soon as there are more light cones than these steps hide.
+    Ranks are whole numbers. Divided by `n_samples` and taken for levels they come in steps, which
+    look like a wrong posterior as soon as there are many light cones.
 
     Parameters
     ----------
@@ -122,20 +117,18 @@ def rank_levels(
     >>> bool(levels[0] < 0.25), bool(levels[1] >= 0.75)
     (True, True)
     """
-    if not isinstance(n_samples, numbers.Integral) or n_samples < 1:
-        raise ValueError(f"n_samples is {n_samples!r}, expected an integer >= 1.")
+    check_options("rank_levels", {"n_samples": Integer(1)}, {"n_samples": n_samples})
     given = np.asarray(ranks)
-    fit = given.dtype.kind in "biuf" and bool(
-        ((given == np.round(given)) & (given >= 0) & (given <= n_samples)).all()
-    )
-    if not fit:
-        outside = f"from {given.min()} to {given.max()}" if given.dtype.kind in "biuf" else ""
+    numbers = given.dtype.kind in "biuf"
+    if not numbers or not ((given == np.round(given)) & (given >= 0) & (given <= n_samples)).all():
+        found = f"values from {given.min()} to {given.max()}" if numbers else "other"
         raise ValueError(
-            f"ranks has dtype {given.dtype} and values {outside}, expected whole numbers from 0 to "
-            f"n_samples={n_samples}: give the result of sbc_ranks, and the number of samples that "
-            "it was computed from."
+            f"ranks: expected whole numbers from 0 to n_samples={n_samples}, found {found} of "
+            f"dtype {given.dtype}; give the result of sbc_ranks, and the number of samples that it "
+            "was computed from."
         )
-    return share_below(given, 0, n_samples, stream(random_state, _RANKS).uniform(size=given.shape))
+    jitter = _stream(random_state, _RANKS).uniform(size=given.shape)
+    return _share_below(given, 0, n_samples, jitter)
 
 
 def tarp_levels(
@@ -150,18 +143,19 @@ def tarp_levels(
 
     Every parameter is z-scored to the samples of its light cone, so that a sphere around the
     reference means the same for all of them, and the references fall where the samples are. The
-    truth counts as one more sample there: left out, it would lie farther out than a sample does
-    even if drawn from the same posterior, which shows where samples are few.
+    truth counts as one more sample in the mean and the standard deviation: without it, the truth
+    would lie farther out than a sample even if drawn from the same posterior, which shows where
+    samples are few.
 
     Parameters
     ----------
     samples : array-like of shape (n_lightcones, n_samples, n_parameters)
     y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
     references : array-like of shape (n_lightcones, n_parameters), default=None
-        Points in the units of y. They must not depend on the truth but through the light cone. By
-        default standard normal around the samples' mean, in units of their deviation.
+        Points in the units of y. They may depend on the light cone, but not on its truth. By
+        default standard normal around the samples' mean, in units of their standard deviation.
     random_state : int, Generator or None, default=0
-        Draws the references, and the place of the truth between two samples.
+        Draws the references, and the level within the interval between two samples.
     verbose : int, default=0
         Whether to show a progress bar.
 
@@ -189,17 +183,18 @@ def tarp_levels(
     True
     """
     drawn, true = check_samples(samples, y_true)
-    generator = stream(random_state, _REFERENCES)
+    generator = _stream(random_state, _REFERENCES)
     jitter = generator.uniform(size=len(true))
     if references is None:
         given, reference = None, generator.standard_normal(true.shape)
     else:
-        given = reference = real("references", references).astype(np.float64)
+        given = reference = real_array("references", references).astype(np.float64)
         if given.shape != true.shape:
             raise ValueError(
-                f"references has shape {given.shape}, expected {true.shape}, as y_true."
+                f"references: expected the shape of y_true, {true.shape}, found {given.shape}."
             )
-        check_finite("references", given)
+        if wrong := not_finite("references", given):
+            raise ValueError(wrong)
     levels = np.empty(len(true))
     for rows in in_batches(drawn.shape, "TARP", verbose):
         points = np.concatenate([true[rows, np.newaxis], drawn[rows]], axis=1, dtype=np.float64)
@@ -214,7 +209,7 @@ def tarp_levels(
         distance = np.square(points, out=points).sum(axis=2)
         nearer = (distance[:, 1:] < distance[:, :1]).sum(axis=1)
         ties = (distance[:, 1:] == distance[:, :1]).sum(axis=1)
-        levels[rows] = share_below(nearer, ties, drawn.shape[1], jitter[rows])
+        levels[rows] = _share_below(nearer, ties, drawn.shape[1], jitter[rows])
     return levels
 
 
@@ -234,7 +229,7 @@ def highest_density_levels(
     log_prob_true : array-like of shape (n_lightcones,)
         At the truth; -inf where the posterior excludes it.
     random_state : int, Generator or None, default=0
-        Draws the place of the truth between two samples, and among those of equal density.
+        Draws the level within the interval between two samples, or among samples of equal density.
     verbose : int, default=0
         Whether to show a progress bar.
 
@@ -255,27 +250,28 @@ def highest_density_levels(
     Examples
     --------
     >>> from skatr_sk.evaluation import highest_density_levels
-    >>> level = highest_density_levels([[-1.0, -2.0, -3.0, -4.0]], [-2.5])  # third of five places
+    >>> level = highest_density_levels([[-1.0, -2.0, -3.0, -4.0]], [-2.5])  # third of 5 intervals
     >>> bool(0.4 <= level[0] < 0.6)
     True
     """
-    each = real("log_prob_samples", log_prob_samples)
-    true = real("log_prob_true", log_prob_true).astype(np.float64)
+    each = real_array("log_prob_samples", log_prob_samples)
+    true = real_array("log_prob_true", log_prob_true).astype(np.float64)
     if each.ndim != 2 or 0 in each.shape or true.shape != each.shape[:1]:
         raise ValueError(
-            f"log_prob_samples has shape {each.shape} and log_prob_true {true.shape}, expected "
-            "(n_lightcones, n_samples) and (n_lightcones,)."
+            "log_prob_samples and log_prob_true: expected shapes (n_lightcones, n_samples) and "
+            f"(n_lightcones,), found {each.shape} and {true.shape}."
         )
-    jitter = stream(random_state, _DENSITIES).uniform(size=len(true))
+    jitter = _stream(random_state, _DENSITIES).uniform(size=len(true))
     levels = np.empty(len(true))
     for rows in in_batches(each.shape, "highest density", verbose):
         part, truth = each[rows], true[rows, np.newaxis]
         if np.isnan(part).any() or np.isnan(truth).any():
             raise ValueError(
-                "log_prob_samples and log_prob_true must hold no NaN; drop those rows."
+                "log_prob_samples and log_prob_true: expected no NaN, found some in rows "
+                f"{rows.start} to {rows.stop - 1}; leave those light cones out."
             )
         higher, ties = (part > truth).sum(axis=1), (part == truth).sum(axis=1)
-        levels[rows] = share_below(higher, ties, each.shape[1], jitter[rows])
+        levels[rows] = _share_below(higher, ties, each.shape[1], jitter[rows])
     return np.where(np.isneginf(true), 1.0, levels)
 
 
@@ -319,13 +315,14 @@ def posterior_draws(
     >>> posterior_draws(Ridge(), [[1.0]])
     Traceback (most recent call last):
     ...
-    TypeError: Ridge has no sample_log_prob; expected a fitted PosteriorEstimator, or a ...
+    TypeError: estimator: expected a fitted PosteriorEstimator, a Pipeline that ends in one, or ...
     """
     before, final = unwrap(estimator)
     if not hasattr(final, "sample_log_prob"):
         raise TypeError(
-            f"{type(final).__name__} has no sample_log_prob; expected a fitted PosteriorEstimator, "
-            "or a Pipeline that ends in one, or a search over such, fitted with refit=True."
+            "estimator: expected a fitted PosteriorEstimator, a Pipeline that ends in one, or a "
+            f"search over such, fitted with refit=True, found {type(final).__name__}, which has no "
+            "sample_log_prob."
         )
     for transformer in before:  # a Pipeline passes on predict and score only
         X = transformer.transform(X)
@@ -339,3 +336,41 @@ def posterior_draws(
     return samples, highest_density_levels(
         log_prob, true, random_state=random_state, verbose=verbose
     )
+
+
+def unwrap(estimator: Any) -> tuple[list[Any], Any]:
+    """Return the transformers that a light cone goes through, and the estimator at the end.
+
+    Looks into Pipelines and fitted searches, in any nesting.
+    """
+    before: list[Any] = []
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            if len(estimator.steps) > 1:
+                before.append(estimator[:-1])
+            estimator = estimator.steps[-1][1]
+        else:
+            return before, estimator
+
+
+def _share_below(
+    below: NDArray[np.integer[Any]],
+    ties: NDArray[np.integer[Any]] | int,
+    n_samples: int,
+    jitter: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Level of the truth in [0, 1), from the numbers of samples below it and equal to it.
+
+    If truth and samples come from one distribution and the jitter is uniform in [0, 1), so is the
+    level, for any number of samples and of ties.
+    """
+    return (below + jitter * (np.asarray(ties) + 1)) / (n_samples + 1)
+
+
+def _stream(random_state: Any, key: int) -> np.random.Generator:
+    """Return a generator for one purpose: with one seed, no two purposes share their numbers."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(np.random.SeedSequence(entropy_of(random_state), spawn_key=(key,)))

@@ -5,15 +5,15 @@ from __future__ import annotations
 __all__ = ["Coverage", "coverage_band", "expected_coverage"]
 
 import math
-import numbers
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import kolmogi
+
+from skatr_sk._checks import Integer, Real, check_options
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def expected_coverage(
     Warns
     -----
     UserWarning
-        When levels repeat each other so often that their steps, not the posterior, decide: the band
-        and the p-value hold for levels without ties.
+        When many levels are equal. The band and the p-value hold for levels without ties: the steps
+        of such levels look like a wrong posterior.
 
     Examples
     --------
@@ -86,8 +86,7 @@ def expected_coverage(
     (False, True)
     """
     levels = _check_levels(levels)
-    if not _is_integer(n_levels) or n_levels < 2:
-        raise ValueError(f"n_levels is {n_levels!r}, expected an integer >= 2.")
+    check_options("expected_coverage", {"n_levels": Integer(2)}, {"n_levels": n_levels})
     half = coverage_band(len(levels), confidence)
     credibility = np.linspace(0.0, 1.0, n_levels)
     ordered = np.sort(levels)
@@ -109,7 +108,8 @@ def expected_coverage(
 def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     """Half width of the uniform band around the diagonal, for so many light cones.
 
-    The largest distance of an empirical distribution from its own (Kolmogorov).
+    It is the quantile `confidence` of the largest distance between an empirical distribution and
+    the one that it was drawn from (Kolmogorov).
 
     Parameters
     ----------
@@ -126,10 +126,11 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     >>> round(coverage_band(1000), 4)
     0.0513
     """
-    if not _is_integer(n_lightcones) or n_lightcones < 1:
-        raise ValueError(f"n_lightcones is {n_lightcones!r}, expected an integer >= 1.")
-    if not isinstance(confidence, numbers.Real) or not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}, expected a number in (0, 1).")
+    check_options(
+        "coverage_band",
+        {"n_lightcones": Integer(1), "confidence": Real("(0, 1)")},
+        {"n_lightcones": n_lightcones, "confidence": confidence},
+    )
     # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
     root = math.sqrt(n_lightcones)
     return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))
@@ -137,18 +138,18 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
 
 def _check_levels(given: ArrayLike) -> NDArray[np.float64]:
     """One number in [0, 1] for each light cone."""
-    expected = "expected one number in [0, 1] for each light cone"
+    expected = "levels: expected one number in [0, 1] for each light cone, shape (n_lightcones,)"
     try:
         levels = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"levels is no array of numbers ({error}), {expected}.") from error
+        raise ValueError(f"{expected}, found no array of numbers ({error}).") from error
     if levels.ndim != 1 or levels.size == 0:
-        raise ValueError(f"levels has shape {levels.shape}, {expected}: shape (n_lightcones,).")
+        raise ValueError(f"{expected}, found shape {levels.shape}.")
     bad = np.flatnonzero(~((levels >= 0) & (levels <= 1)))
     if bad.size:
         raise ValueError(
-            f"levels holds NaN or is outside [0, 1] in {bad.size} of {len(levels)} light cones, "
-            f"the first of them {bad[0]}, which has {levels[bad[0]]}; {expected}."
+            f"{expected}, found NaN or numbers outside [0, 1] in {bad.size} of {len(levels)} light "
+            f"cones, the first of them {bad[0]}, which has {levels[bad[0]]}."
         )
     # Truths that no region holds, or every one, are at the very ends for good reason.
     inner = levels[(levels > 0) & (levels < 1)]
@@ -162,7 +163,3 @@ def _check_levels(given: ArrayLike) -> NDArray[np.float64]:
             stacklevel=3,
         )
     return levels
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

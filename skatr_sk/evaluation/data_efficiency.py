@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-__all__ = ["TRAIN_SIZES", "data_efficiency_curve", "parameter_scores"]
+__all__ = ["TRAIN_SIZES", "data_efficiency_curve"]
 
+import itertools
 import numbers
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.model_selection import check_cv, cross_validate
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
-from skatr_sk.evaluation import metrics
+from skatr_sk._checks import Integer, Rule, check_options
+from skatr_sk._checks import parameter_names as names_of
+from skatr_sk.evaluation.metrics import parameter_scores
+
+
+def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
+    return bool(named) and all(
+        isinstance(name, str) and hasattr(each, "fit") and not isinstance(each, type)
+        for name, each in named.items()
+    )
+
 
 TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
 _SHOWN = 5  # fits that failed, in the warning
 _ALL = "all"  # the parameter of a score that is one number for all parameters
 _TYPES = {"estimator": str, "parameter": str, "metric": str, "value": float, "fit_seconds": float}
-
-
-def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Mean absolute relative error and R2 of each parameter, of a fitted regressor.
-
-    Parameters
-    ----------
-    estimator : fitted estimator with ``predict``
-    X : array-like of shape (n_lightcones, ...)
-    y : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_parameters,)
-        ``"mean_absolute_relative_error"``, NaN for a parameter of which a truth is zero, and
-        ``"r2"``, NaN with a single light cone.
-
-    Examples
-    --------
-    >>> from sklearn.dummy import DummyRegressor
-    >>> from skatr_sk.evaluation import parameter_scores
-    >>> X, y = [[0], [1]], [[1.0, 5.0], [3.0, 0.0]]
-    >>> scores = parameter_scores(DummyRegressor().fit(X, y), X, y)
-    >>> scores["mean_absolute_relative_error"].round(3)
-    array([0.667,   nan])
-    """
-    true, pred = metrics._check_targets(y, estimator.predict(X))
-    error, gain = np.full((2, true.shape[1]), np.nan)
-    defined = (true != 0.0).all(axis=0)
-    if defined.any():
-        error[defined] = metrics.mean_absolute_relative_error(
-            true[:, defined], pred[:, defined], multioutput="raw_values"
-        )
-    if len(true) > 1:
-        gain = metrics.r2_per_parameter(true, pred)
-    return {"mean_absolute_relative_error": error, "r2": gain}
+_OPTIONS = {
+    "estimators": Rule(_can_be_fitted, "an estimator, or a dict of names to estimators"),
+    "n_repeats": Integer(1),
+    "scoring": Rule(
+        lambda value: callable(value) or isinstance(value, str),
+        "a scorer's name, a callable",
+        optional=True,
+    ),
+    "error_score": Rule(
+        lambda value: value == "raise" or isinstance(value, numbers.Real), "a number or 'raise'"
+    ),
+}
 
 
 def data_efficiency_curve(
@@ -91,8 +77,8 @@ def data_efficiency_curve(
     estimators : dict of str to estimator, or one estimator
         Not fitted; each fit is that of a clone. Freeze a pre-trained transformer
         (``SKATRTransformer(weights=...)`` or :class:`~sklearn.frozen.FrozenEstimator`), and its
-        summaries are computed once for all sizes, folds and repeats. What it was pre-trained on is
-        no matter of this function: other light cones, and more of them, without labels.
+        summaries are computed once for all sizes, folds and repeats. The light cones that it was
+        pre-trained on, more and without labels, are not part of `X`.
     X : array-like of shape (n_lightcones, ...)
     y : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
     train_sizes : array-like of float in (0, 1] or of int
@@ -108,8 +94,8 @@ def data_efficiency_curve(
         of names to such; a string is one of scikit-learn's scorers, and None is
         :func:`parameter_scores`.
     parameter_names : sequence of str, default=None
-        In the order of the columns of `y`; default are the columns of a DataFrame, and "parameter
-        0" and so on otherwise.
+        In the order of the columns of `y`; by default the columns of a DataFrame or the name of a
+        Series, otherwise ``parameter_0`` and so on.
     error_score : float or "raise", default=nan
         Values of a fit that fails, or cannot be scored; a ``FitFailedWarning`` then says which and
         why. "raise" stops at the first.
@@ -161,68 +147,49 @@ def data_efficiency_curve(
     5 [0.94 0.87 0.8  0.72 0.7 ]
     48 [1. 1. 1. 1. 1.]
     """
-    named = _check_estimators(estimators)
-    if not isinstance(n_repeats, numbers.Integral) or n_repeats < 1:
-        raise ValueError(f"n_repeats is {n_repeats!r}, expected an integer >= 1.")
+    named: Any = estimators
+    if not isinstance(estimators, Mapping):
+        named = {type(estimators).__name__: estimators}
+    options = {"n_repeats": n_repeats, "scoring": scoring, "error_score": error_score}
+    check_options("data_efficiency_curve", _OPTIONS, {"estimators": named, **options})
     scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring or parameter_scores
-    if not callable(scorer):
-        raise TypeError(f"scoring is {scoring!r}, expected None, a scorer's name or a callable.")
-    if error_score != "raise" and not isinstance(error_score, numbers.Real):
-        raise ValueError(f"error_score is {error_score!r}, expected a number or 'raise'.")
     X, y, groups = indexable(X, y, groups)
-    names = _check_parameter_names(parameter_names, y)
+    names = names_of(parameter_names, y, 1 if np.ndim(y) == 1 else np.shape(y)[1])
     folds = list(check_cv(cv, np.asarray(y), classifier=False).split(X, y, groups))
     sizes = _check_sizes(train_sizes, min(len(train) for train, _ in folds))
     shape = len(folds), int(n_repeats)
     seeds = check_random_state(random_state).randint(2**31 - 1, size=shape)
-    orders = {
-        at: np.random.default_rng(seeds[at]).permutation(folds[at[0]][0])
-        for at in np.ndindex(shape)
-    }
+    columns = "estimator", "size", "fold", "repeat", "seed"
     tasks = [
-        {
-            "estimator": name,
-            "size": size,
-            "fold": fold,
-            "repeat": repeat,
-            "seed": seeds[fold, repeat],
-        }
-        for name in named
-        for size in sizes
-        for fold, repeat in orders
+        dict(zip(columns, (name, size, *at, seeds[at]), strict=True))
+        for name, size, at in itertools.product(named, sizes, np.ndindex(shape))
     ]
+    splits = []
+    for task in tasks:
+        train, test = folds[task["fold"]]
+        order = np.random.default_rng(task["seed"]).permutation(train)
+        splits.append((order[: task["size"]], test))
+    flat = partial(_flat_scores, scorer=scorer, names=names)
     done = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_fit_and_score)(
-            clone(named[task["estimator"]]),
-            X,
-            y,
-            orders[task["fold"], task["repeat"]][: task["size"]],
-            folds[task["fold"]][1],
-            scorer,
-            task,
-            error_score == "raise",
+            named[task["estimator"]], X, y, split, flat, task, error_score == "raise"
         )
-        for task in tasks
+        for task, split in zip(tasks, splits, strict=True)
     )
-    cells = [
-        {
-            at: value
-            for metric in scores
-            for at, value in _by_parameter(metric, scores[metric], names)
-        }
-        for scores, _, _ in done
-    ]
-    failures = [failure for *_, failure in done if failure is not None]
+    failures = [failure for *_, failure in done if failure]
     if failures:
         _report(failures, len(tasks), error_score)
-        # They have the rows that the others have.
-        whole = dict.fromkeys(at for found in cells for at in found)
-        cells = [found or dict.fromkeys(whole, float(error_score)) for found in cells]
-    rows = [
-        task | {"parameter": parameter, "metric": metric, "value": value, "fit_seconds": seconds}
-        for task, found, (_, seconds, _) in zip(tasks, cells, done, strict=True)
-        for (metric, parameter), value in found.items()
-    ]
+    # A fit that failed has the rows that the others have.
+    cells = dict.fromkeys(cell for scores, *_ in done for cell in scores)
+    rows = []
+    for task, (scores, seconds, failure) in zip(tasks, done, strict=True):
+        if failure:
+            scores = dict.fromkeys(cells, float(error_score))
+        for cell, value in scores.items():
+            metric, _, which = cell.rpartition(":")
+            parameter = [*names, _ALL][int(which)]
+            row = {"parameter": parameter, "metric": metric, "value": value, "fit_seconds": seconds}
+            rows.append(task | row)
     return {
         column: np.array([row[column] for row in rows], dtype=_TYPES.get(column, np.int64))
         for column in rows[0]
@@ -233,33 +200,59 @@ def _fit_and_score(
     estimator: Any,
     X: Any,
     y: Any,
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-    scorer: Callable[..., Any],
+    split: tuple[NDArray[np.int64], NDArray[np.int64]],
+    scorer: Callable[..., dict[str, float]],
     task: Mapping[str, Any],
     strict: bool,
-) -> tuple[Mapping[str, Any], float, str | None]:
-    """Fit on `train`; return scores on `test` by metric, seconds of the fit, and what failed."""
-    seconds = np.nan
+) -> tuple[dict[str, float], float, str]:
+    """Return the scores of one fit, its seconds, and what failed, if anything.
+
+    One fit a call: ``cross_validate`` does not say which of several splits has failed.
+    """
     try:
-        start = time.perf_counter()
-        estimator.fit(_safe_indexing(X, train), _safe_indexing(y, train))
-        seconds = time.perf_counter() - start
-        scores = scorer(estimator, _safe_indexing(X, test), _safe_indexing(y, test))
+        found = cross_validate(
+            estimator, X, y, cv=[split], scoring=scorer, n_jobs=1, error_score="raise"
+        )
     except Exception as error:
         where = ", ".join(f"{key} {task[key]!r}" for key in ("estimator", "size", "fold", "repeat"))
         error.add_note(f"In data_efficiency_curve: {where}.")
         if strict:
             raise
-        return {}, seconds, f"{where}: {type(error).__name__}: {error}"
-    return (scores if isinstance(scores, Mapping) else {"score": scores}), seconds, None
+        return {}, np.nan, f"{where}: {type(error).__name__}: {error}"
+    scores = {
+        key.removeprefix("test_"): values[0]
+        for key, values in found.items()
+        if key.startswith("test_")
+    }
+    return scores, found["fit_time"][0], ""
+
+
+def _flat_scores(
+    estimator: Any, X: Any, y: Any, *, scorer: Callable[..., Any], names: Sequence[str]
+) -> dict[str, float]:
+    """Score an estimator: a number for each ``"metric:index of the parameter"``.
+
+    The index of a score that is one number for all parameters is that behind the last parameter.
+    """
+    scores = scorer(estimator, X, y)
+    flat: dict[str, float] = {}
+    for metric, values in (scores if isinstance(scores, Mapping) else {"score": scores}).items():
+        array = np.asarray(values, dtype=np.float64)
+        if array.shape not in ((), (len(names),)):
+            raise ValueError(
+                f"scoring: expected a number, or one for each of {len(names)} parameters "
+                f"({', '.join(names)}), found an array of shape {array.shape} for {metric!r}."
+            )
+        first = 0 if array.ndim else len(names)
+        flat |= {f"{metric}:{i}": value for i, value in enumerate(array.ravel().tolist(), first)}
+    return flat
 
 
 def _report(failures: Sequence[str], n_fits: int, error_score: Any) -> None:
-    """Warn of fits that failed; with none that did not there is nothing to return."""
-    listed = "\n".join(f"- {failure}" for failure in failures[:_SHOWN])
+    """Warn of fits that failed; if all did there is nothing to return, and it is an error."""
+    shown = "\n".join(f"- {failure}" for failure in failures[:_SHOWN])
     more = f"\n- and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-    text = f"{len(failures)} of {n_fits} fits failed:\n{listed}{more}\n"
+    text = f"{len(failures)} of {n_fits} fits failed:\n{shown}{more}\n"
     if len(failures) == n_fits:
         raise ValueError(f"{text}error_score='raise' shows where the first of them does.")
     warnings.warn(
@@ -269,67 +262,20 @@ def _report(failures: Sequence[str], n_fits: int, error_score: Any) -> None:
     )
 
 
-def _by_parameter(
-    metric: str, values: Any, names: Sequence[str]
-) -> list[tuple[tuple[str, str], float]]:
-    """Return ((metric, parameter), value) of each number of a score."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim == 0:
-        return [((metric, _ALL), float(array))]
-    if array.shape != (len(names),):
-        raise ValueError(
-            f"scoring returned an array of shape {array.shape} for {metric!r}, expected a number, "
-            f"or one for each of {len(names)} parameters ({', '.join(names)})."
-        )
-    return [((metric, name), value) for name, value in zip(names, array.tolist(), strict=True)]
-
-
-def _check_estimators(estimators: Any) -> dict[str, Any]:
-    named = (
-        estimators if isinstance(estimators, Mapping) else {type(estimators).__name__: estimators}
-    )
-    wrong = [
-        f"{name!r}: {value!r}"
-        for name, value in named.items()
-        if isinstance(value, type) or not (isinstance(name, str) and hasattr(value, "fit"))
-    ]
-    if wrong or not named:
-        raise TypeError(
-            "estimators must be an estimator, or a dict of names to estimators; found "
-            f"{'; '.join(wrong) or 'none'}."
-        )
-    return dict(named)
-
-
-def _check_parameter_names(names: Sequence[str] | None, y: Any) -> tuple[str, ...]:
-    shape = np.shape(y)
-    n_parameters = 1 if len(shape) == 1 else shape[1]
-    if names is None:
-        columns = getattr(y, "columns", [f"parameter {i}" for i in range(n_parameters)])
-        return tuple(str(column) for column in columns)
-    checked = metrics._check_names("parameter_names", names)
-    if len(checked) != n_parameters:
-        raise ValueError(
-            f"parameter_names has {len(checked)} entries ({', '.join(checked)}), and y has "
-            f"{n_parameters} parameter columns; give one name for each column."
-        )
-    return checked
-
-
 def _check_sizes(train_sizes: ArrayLike, most: int) -> list[int]:
     """Numbers of light cones, in increasing order, of fractions or numbers."""
     sizes = np.asarray(train_sizes)
     if sizes.ndim != 1 or not sizes.size or sizes.dtype.kind not in "iuf":
         raise ValueError(
-            f"train_sizes is {train_sizes!r}, expected a list of fractions in (0, 1] or of numbers "
-            "of light cones."
+            "train_sizes: expected a list of fractions in (0, 1] or of numbers of light cones, "
+            f"found {train_sizes!r}."
         )
     fractions = sizes.dtype.kind == "f"
     wrong = sizes[~((sizes > 0) & (sizes <= (1.0 if fractions else most)))]
     if wrong.size:
         expected = "fractions (floats) in (0, 1]" if fractions else f"integers in [1, {most}]"
         raise ValueError(
-            f"train_sizes has {wrong.tolist()}, expected {expected}: the smallest training fold "
+            f"train_sizes: expected {expected}, found {wrong.tolist()}; the smallest training fold "
             f"has {most} light cones."
         )
     if fractions:

@@ -1,7 +1,18 @@
-"""How well parameters are recovered: errors per parameter, and the same as scikit-learn scorers.
+"""How well parameters are recovered: errors of each parameter, and the same as scorers.
 
 Targets are ``(n_lightcones, n_parameters)``, or ``(n_lightcones,)`` for one parameter, in their own
-units.
+units. Scorers go to ``scoring=`` of scikit-learn's ``cross_validate``, ``GridSearchCV`` and
+``learning_curve``:
+
+>>> import numpy as np
+>>> from sklearn.linear_model import Ridge
+>>> from sklearn.model_selection import cross_val_score
+>>> from skatr_sk.evaluation import neg_mean_absolute_relative_error_scorer
+>>> X = np.arange(40.0).reshape(20, 2)
+>>> y = 1 + X @ np.array([[1.0, 2.0], [0.5, 0.1]])
+>>> scores = cross_val_score(Ridge(), X, y, scoring=neg_mean_absolute_relative_error_scorer)
+>>> bool((scores <= 0).all())
+True
 """
 
 from __future__ import annotations
@@ -11,20 +22,22 @@ __all__ = [
     "effective_rank",
     "mean_absolute_relative_error",
     "neg_mean_absolute_relative_error_scorer",
+    "parameter_scores",
     "r2_per_parameter",
+    "scores_where_defined",
 ]
 
-import difflib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import make_scorer, r2_score
 
-from skatr_sk._rank import effective_rank
-
-_MULTIOUTPUT = ("uniform_average", "raw_values")
+from skatr_sk._checks import Choice, Rule, check_options, listed
+from skatr_sk.evaluation.arrays import check_targets, real_array
+from skatr_sk.training.effective_rank import effective_rank
 
 
 def mean_absolute_relative_error(
@@ -80,14 +93,15 @@ def mean_absolute_relative_error(
     >>> mean_absolute_relative_error(y_true, y_pred, multioutput="raw_values").round(4)
     array([0.05 , 0.125])
     """
-    _check_choice("multioutput", multioutput, _MULTIOUTPUT)
-    true, pred = _check_targets(y_true, y_pred)
+    kinds = {"multioutput": Choice("uniform_average", "raw_values")}
+    check_options("mean_absolute_relative_error", kinds, {"multioutput": multioutput})
+    true, pred = check_targets(y_true, y_pred)
     rows, columns = np.nonzero(true == 0.0)
     if rows.size:
         raise ValueError(
-            f"y_true is zero in {rows.size} of {true.size} entries (rows {_first(rows)}; parameter "
-            f"columns {_first(columns)}), where a relative error is not defined; leave those out, "
-            "or use r2_per_parameter."
+            f"y_true: expected no zeros, found them in {rows.size} of {true.size} entries (rows "
+            f"{listed(np.unique(rows))}; parameter columns {listed(np.unique(columns))}), where a "
+            "relative error is not defined; leave those out, or use r2_per_parameter."
         )
     weight = _check_weight(sample_weight, len(true))
     errors = np.average(np.abs(pred - true) / np.abs(true), axis=0, weights=weight)
@@ -97,7 +111,8 @@ def mean_absolute_relative_error(
 def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
     r"""Coefficient of determination :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`.
 
-    The same as ``sklearn.metrics.r2_score(y_true, y_pred, multioutput="raw_values")``.
+    This is ``sklearn.metrics.r2_score(y_true, y_pred, multioutput="raw_values")``, except that a
+    constant truth is recognised as such whatever the rounding of its mean.
 
     Parameters
     ----------
@@ -109,9 +124,9 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
     Returns
     -------
     r2 : ndarray of shape (n_parameters,)
-        At most 1; 0 is as good as the mean of the truth, which a negative value falls short of. A
-        parameter whose truth is the same in every light cone has 1 when predicted exactly, else 0.
-        With a single light cone all are NaN, with a ``UserWarning``.
+        At most 1; 0 is as good as predicting the mean of the truth, and worse predictions are
+        negative. A parameter whose truth is the same in every light cone has 1 when predicted
+        exactly, else 0. With a single light cone all are NaN, with a ``UserWarning``.
 
     Raises
     ------
@@ -132,7 +147,7 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
     >>> r2_per_parameter(y_true, y_pred)
     array([0.5, 0. ])
     """
-    true, pred = _check_targets(y_true, y_pred)
+    true, pred = check_targets(y_true, y_pred)
     if len(true) < 2:
         warnings.warn(
             "R2 is not defined for a single light cone, and is NaN; give at least two.",
@@ -140,64 +155,65 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
             stacklevel=2,
         )
         return np.full(true.shape[1], np.nan)
-    residual = np.sum((true - pred) ** 2, axis=0)
-    total = np.sum((true - true.mean(axis=0)) ** 2, axis=0)
-    # The rounding of the mean leaves a constant truth with a scatter that is not quite zero.
-    total[np.ptp(true, axis=0) == 0.0] = 0.0
-    r2 = np.where(residual == 0.0, 1.0, 0.0)
-    defined = (total > 0.0) & (residual > 0.0)
-    r2[defined] = 1.0 - residual[defined] / total[defined]
-    return r2
+    constant = np.where(np.ptp(true, axis=0) == 0.0, true[0], 0.0)
+    return r2_score(true - constant, pred - constant, multioutput="raw_values")
 
 
-def neg_mean_absolute_relative_error_scorer(
-    estimator: Any, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-) -> float:
-    """Score a fitted regressor by minus its mean absolute relative error.
+def scores_where_defined(
+    true: NDArray[np.float64], pred: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of :func:`parameter_scores`, of checked truths and predictions."""
+    error, gain = np.full((2, true.shape[1]), np.nan)
+    defined = (true != 0.0).all(axis=0)
+    if defined.any():
+        error[defined] = mean_absolute_relative_error(
+            true[:, defined], pred[:, defined], multioutput="raw_values"
+        )
+    if len(true) > 1:
+        gain = r2_per_parameter(true, pred)
+    return {"mean_absolute_relative_error": error, "r2": gain}
 
-    Hand it to ``scoring=`` of scikit-learn's ``cross_validate``, ``GridSearchCV`` or
-    ``learning_curve``. Larger is better, as for every scorer there.
+
+def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Mean absolute relative error and R2 of each parameter, of a fitted regressor.
 
     Parameters
     ----------
     estimator : fitted estimator with ``predict``
-        For instance a :class:`~sklearn.pipeline.Pipeline` that ends in a regressor.
     X : array-like of shape (n_lightcones, ...)
-        Whatever the estimator takes.
     y : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
-        True parameters, none of them zero.
-    sample_weight : array-like of shape (n_lightcones,), default=None
-        Weights of the light cones.
 
     Returns
     -------
-    score : float
-        Not positive.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As :func:`mean_absolute_relative_error`.
+    dict of str to ndarray of shape (n_parameters,)
+        ``"mean_absolute_relative_error"``, NaN for a parameter that is zero in some light cone, and
+        ``"r2"``, NaN with a single light cone.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from sklearn.linear_model import Ridge
-    >>> from sklearn.model_selection import cross_val_score
-    >>> from skatr_sk.evaluation import neg_mean_absolute_relative_error_scorer
-    >>> X = np.arange(40.0).reshape(20, 2)
-    >>> y = 1 + X @ np.array([[1.0, 2.0], [0.5, 0.1]])
-    >>> scores = cross_val_score(Ridge(), X, y, scoring=neg_mean_absolute_relative_error_scorer)
-    >>> bool((scores <= 0).all())
-    True
+    >>> from sklearn.dummy import DummyRegressor
+    >>> from skatr_sk.evaluation import parameter_scores
+    >>> X, y = [[0], [1]], [[1.0, 5.0], [3.0, 0.0]]
+    >>> scores = parameter_scores(DummyRegressor().fit(X, y), X, y)
+    >>> scores["mean_absolute_relative_error"].round(3)
+    array([0.667,   nan])
     """
-    return -float(
-        mean_absolute_relative_error(y, estimator.predict(X), sample_weight=sample_weight)
-    )
+    return scores_where_defined(*check_targets(y, estimator.predict(X)))
+
+
+neg_mean_absolute_relative_error_scorer = make_scorer(
+    mean_absolute_relative_error, greater_is_better=False
+)
+neg_mean_absolute_relative_error_scorer.__doc__ = """\
+Score a fitted regressor by minus its mean absolute relative error, so that larger is better.
+
+It is called as ``scorer(estimator, X, y, sample_weight=None)``, and raises what
+:func:`mean_absolute_relative_error` raises.
+"""
 
 
 class ParameterScorer:
-    """Several scores at once, one pair per parameter: columns for a table of a cross-validation.
+    """Several scores at once, two for each parameter: columns for a table of a cross-validation.
 
     Parameters
     ----------
@@ -206,10 +222,9 @@ class ParameterScorer:
 
     Raises
     ------
-    TypeError
-        When ``names`` is not a sequence of strings.
-    ValueError
-        When a name is repeated or, on calling, their number is not that of the parameters.
+    TypeError, ValueError
+        When ``names`` is not a sequence of different strings or, on calling, their number is not
+        that of the parameters.
 
     Notes
     -----
@@ -236,15 +251,17 @@ class ParameterScorer:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = _check_names("names", names)
+        kinds = {"names": Rule(_are_names, "a sequence of different strings, such as a list")}
+        check_options("ParameterScorer", kinds, {"names": names})
+        self.names = tuple(str(name) for name in names)  # numpy's strings print as such
 
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
         """Score a fitted estimator; see the class for the entries."""
-        true, pred = _check_targets(y, estimator.predict(X))
+        true, pred = check_targets(y, estimator.predict(X))
         if true.shape[1] != len(self.names):
             raise ValueError(
-                f"names has {len(self.names)} entries ({', '.join(self.names)}) and y has "
-                f"{true.shape[1]} parameter columns; give one name for each column."
+                f"names: expected {true.shape[1]}, one for each parameter column of y, found "
+                f"{len(self.names)} ({', '.join(self.names)})."
             )
         r2 = r2_per_parameter(true, pred)
         mare = np.asarray(mean_absolute_relative_error(true, pred, multioutput="raw_values"))
@@ -257,90 +274,27 @@ class ParameterScorer:
         return f"{type(self).__name__}({list(self.names)!r})"
 
 
-def _first(indices: NDArray[np.intp]) -> str:
-    """The first distinct indices, for a message."""
-    distinct = np.unique(indices)
-    return ", ".join(map(str, distinct[:5])) + (", ..." if distinct.size > 5 else "")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if isinstance(value, str) and value in choices:
-        return
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = " or ".join(map(repr, choices))
-    raise ValueError(f"{name} is {value!r}, expected {listed}.{hint}")
-
-
-def _check_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
-    listed = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else ()
-    if not listed or not all(isinstance(name, str) for name in listed):
-        raise TypeError(f"{argument} is {names!r}, expected a sequence of strings, such as a list.")
-    twice = sorted({name for name in listed if listed.count(name) > 1})
-    if twice:
-        raise ValueError(f"{argument} repeats {', '.join(twice)}, expected distinct names.")
-    # numpy's strings are strings too, but do not print as such.
-    return tuple(map(str, listed))
-
-
-def _real(name: str, values: ArrayLike) -> NDArray[Any]:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array ({error}).") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name} has dtype {array.dtype}, expected real numbers; convert it to float first."
-        )
-    return array.astype(np.float64)
-
-
-def _as_matrix(name: str, values: ArrayLike, problems: list[str]) -> NDArray[np.float64]:
-    """Float64 of shape (n_lightcones, n_parameters); what is wrong is added to the problems."""
-    array = _real(name, values)
-    matrix = array[:, np.newaxis] if array.ndim == 1 else array
-    if matrix.ndim != 2 or matrix.size == 0:
-        mend = " (average posterior samples first)" if matrix.ndim == 3 else ""
-        problems.append(
-            f"{name} has shape {array.shape}, expected (n_lightcones,) or (n_lightcones, "
-            f"n_parameters) with at least one of each{mend}"
-        )
-    elif (bad := np.flatnonzero(~np.isfinite(matrix).all(axis=1))).size:
-        problems.append(
-            f"{name} has NaN or infinite values in {bad.size} of {len(matrix)} rows (rows "
-            f"{_first(bad)}), expected finite numbers; leave those rows out"
-        )
-    return matrix
-
-
-def _check_targets(
-    y_true: ArrayLike, y_pred: ArrayLike, name: str = "y_pred"
-) -> tuple[NDArray[np.float64], ...]:
-    """Both as float64 matrices of one shape, or one error that lists all that is wrong."""
-    problems: list[str] = []
-    true = _as_matrix("y_true", y_true, problems)
-    pred = _as_matrix(name, y_pred, problems)
-    if true.ndim == pred.ndim == 2 and true.shape != pred.shape:
-        problems.append(
-            f"{name} has shape {np.shape(y_pred)}, y_true {np.shape(y_true)}, expected the same: "
-            "one prediction per light cone and parameter"
-        )
-    if problems:
-        raise ValueError("; and ".join(problems) + ".")
-    return true, pred
+def _are_names(value: Any) -> bool:
+    if isinstance(value, str) or not np.iterable(value):
+        return False
+    names = list(value)
+    strings = bool(names) and all(isinstance(name, str) for name in names)
+    return strings and len(set(names)) == len(names)
 
 
 def _check_weight(sample_weight: ArrayLike | None, n_lightcones: int) -> NDArray[np.float64] | None:
     if sample_weight is None:
         return None
-    weight = _real("sample_weight", sample_weight)
+    weight = real_array("sample_weight", sample_weight).astype(np.float64)
     if weight.shape != (n_lightcones,):
         raise ValueError(
-            f"sample_weight has shape {weight.shape}, expected one weight for each of the "
-            f"{n_lightcones} light cones."
+            f"sample_weight: expected one weight for each of the {n_lightcones} light cones, found "
+            f"shape {weight.shape}."
         )
     bad = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
     if bad.size or not weight.any():
-        found = f"not valid in rows {_first(bad)}" if bad.size else "zero everywhere"
-        raise ValueError(f"sample_weight is {found}, expected finite weights >= 0, not all zero.")
+        found = f"others in rows {listed(bad)}" if bad.size else "zero everywhere"
+        raise ValueError(
+            f"sample_weight: expected finite weights >= 0, not all zero, found {found}."
+        )
     return weight

@@ -108,7 +108,7 @@ def test_calibrated_posteriors_pass_with_few_samples(figure, n_samples):
 
 @pytest.mark.parametrize("grid", [None, 1, 4])
 def test_ties_are_split_at_random(grid):
-    """Flat posteriors, and parameters on a coarse grid: no place among equals is preferred."""
+    """Flat posteriors, or a coarse grid: no rank among equal samples is preferred."""
     rng = np.random.default_rng(0)
     size = (4000, 31, 1)
     drawn = np.zeros(size) if grid is None else rng.integers(0, grid + 1, size)
@@ -163,7 +163,7 @@ def test_batches_leave_no_trace(monkeypatch):
     ranks, levels = sbc_ranks(samples, true), tarp_levels(samples, true)
     each, truth = samples[..., 0], true[:, 0]
     highest = highest_density_levels(each, truth)
-    monkeypatch.setattr("skatr_sk.evaluation._samples._BATCH_VALUES", 7 * M * D)
+    monkeypatch.setattr("skatr_sk.evaluation.arrays._BATCH_VALUES", 7 * M * D)
     np.testing.assert_array_equal(sbc_ranks(samples, true), ranks)
     np.testing.assert_array_equal(tarp_levels(samples, true), levels)
     np.testing.assert_array_equal(highest_density_levels(each, truth), highest)
@@ -175,7 +175,7 @@ def test_memory_is_bounded_by_a_batch(tmp_path):
     samples = np.memmap(tmp_path / "samples", dtype=np.float32, mode="w+", shape=shape)
     samples[:] = np.random.default_rng(0).normal(size=shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skatr_sk.evaluation._samples._BATCH_VALUES", 20_000)
+        patch.setattr("skatr_sk.evaluation.arrays._BATCH_VALUES", 20_000)
         for call in (
             lambda: sbc_ranks(samples, np.zeros((1000, 4))),
             lambda: tarp_levels(samples, np.zeros((1000, 4))),
@@ -190,7 +190,7 @@ def test_memory_is_bounded_by_a_batch(tmp_path):
 
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_a_bar_shows_when_asked_for(verbose, monkeypatch, capsys):
-    monkeypatch.setattr("skatr_sk.evaluation._samples._BAR_AFTER", 0)
+    monkeypatch.setattr("skatr_sk.evaluation.arrays._BAR_AFTER", 0)
     samples, true, *_ = gaussian()
     for call, title in (
         (lambda: sbc_ranks(samples, true, verbose=verbose), "ranks"),
@@ -260,9 +260,11 @@ def test_from_a_search(fitted):
         np.testing.assert_array_equal(
             posterior_draws(search.fit(X, y), X[:3], n_samples=5)[0], wanted
         )
-    with pytest.raises(TypeError, match="GridSearchCV has no sample_log_prob.*refit=True"):
+    with pytest.raises(
+        TypeError, match="refit=True, found GridSearchCV, which has no sample_log_prob"
+    ):
         posterior_draws(GridSearchCV(head, {"dropout": [0.0]}), X[:3])
-    with pytest.raises(TypeError, match="Ridge has no sample_log_prob"):
+    with pytest.raises(TypeError, match="Ridge, which has no sample_log_prob"):
         posterior_draws(GridSearchCV(Ridge(), {"alpha": [1]}, cv=2).fit(X, y), X[:3])
 
 
@@ -281,25 +283,31 @@ def test_a_bar_of_the_sampling_shows_when_asked_for(fitted, verbose, monkeypatch
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sbc_ranks(np.zeros((3, 2)), np.zeros((3, 2))), r"samples has shape \(3, 2\)"),
-        (lambda: tarp_levels(np.zeros((3, 5, 2)), np.zeros((4, 2))), r"y_true \(4, 2\), expected"),
-        (lambda: sbc_ranks(np.full((3, 5, 2), np.nan), np.zeros((3, 2))), "samples has NaN"),
-        (lambda: sbc_ranks(np.zeros((3, 5, 1)), [0, np.inf, 0]), "y_true has NaN.*first of them 1"),
+        (
+            lambda: sbc_ranks(np.zeros((3, 2)), np.zeros((3, 2))),
+            r"samples and y_true: .* found \(3, 2\)",
+        ),
+        (
+            lambda: tarp_levels(np.zeros((3, 5, 2)), np.zeros((4, 2))),
+            r"samples and y_true: .* and \(4, 2\)",
+        ),
+        (lambda: sbc_ranks(np.full((3, 5, 2), np.nan), np.zeros((3, 2))), "samples: .* NaN"),
+        (lambda: sbc_ranks(np.zeros((3, 5, 1)), [0, np.inf, 0]), "y_true: .* NaN .*rows 1"),
         (
             lambda: tarp_levels(np.zeros((3, 5, 2)), np.zeros((3, 2)), references=np.zeros(2)),
-            r"references has shape \(2,\), expected \(3, 2\)",
+            r"references: expected the shape of y_true, \(3, 2\), found \(2,\)",
         ),
         (
             lambda: tarp_levels(np.zeros((3, 5, 1)), np.zeros(3), references=[[0], [0], [np.nan]]),
-            "references has NaN or infinite values in 1 of 3 light cones, the first of them 2",
+            r"references: .* NaN or infinite values in 1 of 3 light cones \(rows 2\)",
         ),
-        (lambda: sbc_ranks([[[1.0], [2.0]], [[1.0]]], [1, 1]), "samples is not a rectangular"),
+        (lambda: sbc_ranks([[[1.0], [2.0]], [[1.0]]], [1, 1]), "samples: expected a rectangular"),
         (
             lambda: sbc_ranks(np.zeros((3, 5, 1)), np.zeros(3), random_state=-1),
-            "random_state is -1",
+            "random_state: .* found -1",
         ),
-        (lambda: rank_levels([0, 4], 3), "values from 0 to 4, expected .* n_samples=3"),
-        (lambda: rank_levels([0], 1.5), "n_samples is 1.5, expected an integer >= 1"),
+        (lambda: rank_levels([0, 4], 3), "n_samples=3, found values from 0 to 4"),
+        (lambda: rank_levels([0], 1.5), "n_samples: expected an integer >= 1, found 1.5"),
         (lambda: rank_levels([0.5], 3), "expected whole numbers"),
         (lambda: rank_levels(["a"], 3), "expected whole numbers"),
         (lambda: highest_density_levels(np.zeros((3, 5)), np.zeros(4)), "log_prob_true"),
@@ -309,12 +317,24 @@ def test_a_bar_of_the_sampling_shows_when_asked_for(fitted, verbose, monkeypatch
             lambda: expected_coverage([0.5, np.nan]),
             "NaN .* 1 of 2 .* first of them 1, which has nan",
         ),
-        (lambda: expected_coverage([[0.5]]), r"levels has shape \(1, 1\), expected one number"),
-        (lambda: expected_coverage(["a"]), "levels is no array of numbers"),
-        (lambda: expected_coverage([0.5], n_levels=1), "n_levels is 1, expected an integer >= 2"),
-        (lambda: expected_coverage([0.5], n_levels=10.5), "n_levels is 10.5, expected an integer"),
-        (lambda: expected_coverage([0.5], confidence="a"), "confidence is 'a', expected a number"),
-        (lambda: coverage_band(10.5), "n_lightcones is 10.5, expected an integer"),
+        (
+            lambda: expected_coverage([[0.5]]),
+            r"levels: expected one number .* found shape \(1, 1\)",
+        ),
+        (lambda: expected_coverage(["a"]), "levels: .* found no array of numbers"),
+        (
+            lambda: expected_coverage([0.5], n_levels=1),
+            "n_levels: expected an integer >= 2, found 1",
+        ),
+        (
+            lambda: expected_coverage([0.5], n_levels=10.5),
+            "n_levels: expected an integer .* found 10.5",
+        ),
+        (
+            lambda: expected_coverage([0.5], confidence="a"),
+            "confidence: expected a number .* found 'a'",
+        ),
+        (lambda: coverage_band(10.5), "n_lightcones: expected an integer .* found 10.5"),
         (lambda: coverage_band(10, 1.0), "confidence"),
     ],
 )
@@ -367,7 +387,7 @@ def test_agrees_with_tarp(width, arrays):
 
 
 class Drawn:
-    """Samples at hand, in the clothes of a posterior that sbi can question."""
+    """Given samples, with the methods of a posterior that sbi calls."""
 
     def __init__(self, samples):
         import torch

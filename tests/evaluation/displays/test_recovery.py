@@ -114,7 +114,7 @@ def test_other_labels_are_drawn_as_given(recovery):
         "true $E_0$",
     ]
     unnamed = RecoveryDisplay.from_predictions(true, pred)
-    assert unnamed.axes_[1, 2].get_xlabel() == "true parameter 2"
+    assert unnamed.axes_[1, 2].get_xlabel() == "true parameter_2"
 
 
 def test_nothing_overlaps_or_is_cut_off(recovery):
@@ -216,7 +216,7 @@ def test_given_axes_are_drawn_into(recovery):
     assert display.figure_ is figure
     assert (display.axes_ == axes).all()
     assert len(figure.axes) == 4
-    assert [each.get_ylabel() for each in axes[:, 1]] == ["predicted parameter 1", "residual"]
+    assert [each.get_ylabel() for each in axes[:, 1]] == ["predicted parameter_1", "residual"]
     assert plt.get_fignums() == [figure.number]
 
     _, pair = plt.subplots(2)
@@ -228,9 +228,9 @@ def test_wrong_axes_are_refused_and_nothing_is_drawn(recovery):
     true, pred = recovery[0][:, :2], recovery[1][:, :2]
     _, axes = plt.subplots(2, 3)
     for ax, found in [(axes, r"shape \(2, 3\)"), (axes[:, 0], r"shape \(2,\)"), (axes[0, 0], "<A")]:
-        with pytest.raises(ValueError, match=f"ax is .*{found}.*plt.subplots\\(2, 2\\)"):
+        with pytest.raises(ValueError, match=f"ax: expected .*{found}.*plt.subplots\\(2, 2\\)"):
             RecoveryDisplay.from_predictions(true, pred, ax=ax)
-    with pytest.raises(ValueError, match=r"ax is an array of shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"ax: .* found an array of shape \(2, 2\)"):
         RecoveryDisplay.from_predictions(true, pred, ax=[[1, 2], [3, 4]])
     assert not any(each.has_data() for each in axes.ravel())
 
@@ -331,18 +331,38 @@ def test_from_estimator_keeps_other_type_errors(problem):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"y_pred": np.ones((50, 5))}, ValueError, r"y_pred has shape \(50, 5\), y_true \(50, 6\)"),
-        ({"y_pred": np.full((50, 6), np.nan)}, ValueError, "y_pred has NaN .* in 50 of 50"),
-        ({"y_std": np.ones(50)}, ValueError, r"y_std has shape \(50,\)"),
-        ({"y_std": -np.ones((50, 6))}, ValueError, "y_std is negative in rows 0, 1, 2, 3, 4,"),
-        ({"parameter_names": NAMES[:4]}, ValueError, "parameter_names is .*, expected 6 strings"),
-        ({"parameter_names": "zeta"}, TypeError, "parameter_names is 'zeta', expected a sequence"),
-        ({"parameter_names": ["a"] * 6}, ValueError, "parameter_names repeats a"),
-        ({"parameter_units": ["K"]}, ValueError, r"parameter_units is \['K'\], expected 6"),
-        ({"parameter_units": [None] * 6}, ValueError, "parameter_units is .*None.* 6 strings"),
-        ({"bounds": [0, 1]}, ValueError, r"bounds is \[0.0, 1.0\], expected lower < upper"),
-        ({"bounds": BOUNDS[:, ::-1]}, ValueError, "bounds is .*, expected lower < upper for each"),
-        ({"kind": "desnity"}, ValueError, "kind is 'desnity', .* Did you mean 'density'"),
+        (
+            {"y_pred": np.ones((50, 5))},
+            ValueError,
+            r"y_pred: .* y_true, \(50, 6\), found \(50, 5\)",
+        ),
+        ({"y_pred": np.full((50, 6), np.nan)}, ValueError, "y_pred: .* NaN .* in 50 of 50"),
+        ({"y_std": np.ones(50)}, ValueError, r"y_std: expected the shape .* found \(50,\)"),
+        (
+            {"y_std": -np.ones((50, 6))},
+            ValueError,
+            "y_std: .* negative ones in rows 0, 1, 2, 3, 4 and",
+        ),
+        (
+            {"parameter_names": NAMES[:4]},
+            ValueError,
+            "parameter_names: expected 6 different strings",
+        ),
+        ({"parameter_names": "zeta"}, ValueError, "parameter_names: .* found 'zeta'"),
+        (
+            {"parameter_names": ["a"] * 6},
+            ValueError,
+            "parameter_names: expected 6 different strings",
+        ),
+        (
+            {"parameter_units": ["K"]},
+            ValueError,
+            r"parameter_units: expected 6 strings, found \['K'\]",
+        ),
+        ({"parameter_units": [None] * 6}, ValueError, "parameter_units: expected 6 strings.* None"),
+        ({"bounds": [0, 1]}, ValueError, r"bounds: expected lower < upper .* found \[0.0, 1.0\]"),
+        ({"bounds": BOUNDS[:, ::-1]}, ValueError, "bounds: expected lower < upper for each"),
+        ({"kind": "desnity"}, ValueError, "kind: .* found 'desnity'; did you mean 'density'"),
     ],
 )
 def test_bad_input_is_refused_before_a_figure_is_made(recovery, options, error, message):

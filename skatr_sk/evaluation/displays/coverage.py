@@ -5,33 +5,32 @@ from __future__ import annotations
 __all__ = ["CoverageDisplay"]
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skatr_sk.evaluation import metrics
-from skatr_sk.evaluation._panels import import_pyplot, parameter_labels, prior_of
-from skatr_sk.evaluation.calibration import (
-    posterior_draws,
-    rank_levels,
-    sbc_ranks,
-    tarp_levels,
-)
+from skatr_sk._checks import Choice, check_options
+from skatr_sk.evaluation.calibration import rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
+from skatr_sk.evaluation.displays.base import Display, merged, parameter_labels, prior_of
 
-_METHODS = ("highest_density", "tarp", "ranks")
-_TITLES = {
-    "highest_density": "highest-density regions",
-    "tarp": "TARP regions",
-    "ranks": "rank of the truth, as a share",
+_AXES_LABELS = {
+    "highest_density": {"xlabel": "credibility of highest-density regions"},
+    "tarp": {"xlabel": "credibility of TARP regions"},
+    "ranks": {
+        "xlabel": "rank of the truth, as a share",
+        "ylabel": "cumulative share of light cones",
+    },
 }
 _LINE = {"linewidth": 1.6}
 _BAND = {"color": "0.5", "alpha": 0.22, "linewidth": 0}
 _DIAGONAL = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
-class CoverageDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class CoverageDisplay(Display):
     """Expected coverage of credible regions, with the uniform band of a calibrated posterior.
 
     A curve below the diagonal means a posterior that is too narrow or shifted, above it one that is
@@ -67,16 +66,13 @@ class CoverageDisplay:
     [True, False]
     """
 
-    def __init__(
-        self,
-        *,
-        curves: Mapping[str, Coverage],
-        xlabel: str = "credibility",
-        ylabel: str = "expected coverage",
-    ) -> None:
-        self.curves = curves
-        self.xlabel = xlabel
-        self.ylabel = ylabel
+    curves: Mapping[str, Coverage]
+    xlabel: str = "credibility"
+    ylabel: str = "expected coverage"
+
+    def _compute(self) -> None:
+        if not isinstance(self.curves, Mapping) or not self.curves:
+            raise ValueError(f"curves: expected a dict of name to Coverage, found {self.curves!r}.")
 
     def plot(
         self,
@@ -85,7 +81,7 @@ class CoverageDisplay:
         kind: str = "coverage",
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
-    ) -> CoverageDisplay:
+    ) -> Self:
         """Draw the curves.
 
         Parameters
@@ -93,7 +89,7 @@ class CoverageDisplay:
         ax : Axes, default=None
             By default those of a new figure.
         kind : {"coverage", "difference"}, default="coverage"
-            The coverage, or what it has more than nominal, which shows small deviations.
+            The coverage, or the coverage minus the credibility, which shows small deviations.
         line_kwargs, band_kwargs : dict, default=None
             Passed on to ``Axes.plot`` and ``Axes.fill_between``.
 
@@ -101,10 +97,9 @@ class CoverageDisplay:
         -------
         display : CoverageDisplay
         """
-        plt = import_pyplot(f"{type(self).__name__}.plot")
-        metrics._check_choice("kind", kind, ("coverage", "difference"))
-        if not isinstance(self.curves, Mapping) or not self.curves:
-            raise ValueError(f"curves is {self.curves!r}, expected a dict of name to Coverage.")
+        plt = self._pyplot("plot")
+        kinds = {"kind": Choice("coverage", "difference")}
+        check_options("CoverageDisplay.plot", kinds, {"kind": kind})
         if ax is None:
             _, ax = plt.subplots(figsize=(4.4, 4.2), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
@@ -118,10 +113,10 @@ class CoverageDisplay:
             if key not in drawn:
                 drawn.add(key)
                 label = f"{curve.confidence:.0%} band if calibrated" if len(drawn) == 1 else None
-                band = {**_BAND, "label": label, **dict(band_kwargs or {})}
+                band = merged({**_BAND, "label": label}, band_kwargs)
                 edges = curve.low - base, curve.high - base
                 self.bands_.append(ax.fill_between(curve.credibility, *edges, **band))
-            line = {**_LINE, "label": name, **dict(line_kwargs or {})}
+            line = merged({**_LINE, "label": name}, line_kwargs)
             self.lines_ += ax.plot(curve.credibility, curve.coverage - base, **line)
         ax.plot([0, 1], [0, 0] if difference else [0, 1], **_DIAGONAL)
         ax.set(xlim=(0, 1), xlabel=self.xlabel)
@@ -138,11 +133,9 @@ class CoverageDisplay:
         levels: ArrayLike | Mapping[str, ArrayLike],
         *,
         confidence: float = 0.99,
-        xlabel: str = "credibility",
-        ylabel: str = "expected coverage",
         ax: Any = None,
         **kwargs: Any,
-    ) -> CoverageDisplay:
+    ) -> Self:
         """Draw from credibility levels of the truths, and return the display.
 
         Parameters
@@ -151,17 +144,15 @@ class CoverageDisplay:
             From ``highest_density_levels``, ``tarp_levels`` or ``rank_levels``.
         confidence : float, default=0.99
             Of the uniform band.
-        xlabel, ylabel : str
-            Labels of the axes.
         ax, **kwargs
-            As for :meth:`plot`.
+            As for the class (``xlabel``, ``ylabel``) and for :meth:`plot`.
         """
         named = levels if isinstance(levels, Mapping) else {"posterior": levels}
         curves = {
             str(name): expected_coverage(each, confidence=confidence)
             for name, each in named.items()
         }
-        return cls(curves=curves, xlabel=xlabel, ylabel=ylabel).plot(ax=ax, **kwargs)
+        return cls._drawn(ax, {"curves": curves, **kwargs})
 
     @classmethod
     def from_samples(
@@ -174,7 +165,7 @@ class CoverageDisplay:
         random_state: int | np.random.Generator | None = 0,
         verbose: int = 0,
         **kwargs: Any,
-    ) -> CoverageDisplay:
+    ) -> Self:
         """Draw from posterior samples, and return the display.
 
         Parameters
@@ -186,13 +177,14 @@ class CoverageDisplay:
         parameter_names : sequence of str, default=None
             For the legend of "ranks"; the others have one curve for all.
         random_state : int, Generator or None, default=0
-            Of TARP's references, and of the places of truths between samples.
+            Of the references of TARP, and of the levels within the intervals between samples.
         verbose : int, default=0
             Whether to show a progress bar.
         **kwargs
             As for :meth:`from_levels`.
         """
-        metrics._check_choice("method", method, _METHODS[1:])
+        kinds = {"method": Choice("tarp", "ranks")}
+        check_options("CoverageDisplay.from_samples", kinds, {"method": method})
         seed: dict[str, Any] = {"random_state": random_state}
         levels: dict[str, ArrayLike]
         if method == "tarp":
@@ -202,7 +194,7 @@ class CoverageDisplay:
             labels = parameter_labels(parameter_names, None, ranks.shape[1])
             shares = rank_levels(ranks, np.shape(samples)[1], **seed)
             levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
-        return cls.from_levels(levels, **{**_axes_labels(method), **kwargs})
+        return cls.from_levels(levels, **{**_AXES_LABELS[method], **kwargs})
 
     @classmethod
     def from_estimator(
@@ -217,7 +209,7 @@ class CoverageDisplay:
         random_state: Any = 0,
         verbose: int = 0,
         **kwargs: Any,
-    ) -> CoverageDisplay:
+    ) -> Self:
         """Sample a fitted posterior, draw, and return the display.
 
         Parameters
@@ -238,23 +230,16 @@ class CoverageDisplay:
         **kwargs
             As for :meth:`from_levels`.
         """
-        import_pyplot(f"{cls.__name__}.from_estimator")  # before the long wait
-        metrics._check_choice("method", method, _METHODS)
+        kinds = {"method": Choice(*_AXES_LABELS)}
+        check_options("CoverageDisplay.from_estimator", kinds, {"method": method})
         wanted = y if method == "highest_density" else None
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
-        samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
-        if levels is None:
-            names = parameter_names
-            if names is None:
-                names = prior_of(estimator)["parameter_names"]
-            return cls.from_samples(
-                samples, y, method=method, parameter_names=names, **common, **kwargs
-            )
-        named = {"highest density": levels}
-        return cls.from_levels(named, **{**_axes_labels(method), **kwargs})
-
-
-def _axes_labels(method: str) -> dict[str, str]:
-    if method == "ranks":
-        return {"xlabel": _TITLES[method], "ylabel": "cumulative share of light cones"}
-    return {"xlabel": f"credibility of {_TITLES[method]}"}
+        samples, levels = cls._sampled(estimator, X, wanted, n_samples=n_samples, **common)
+        if levels is not None:
+            named = {"highest density": levels}
+            return cls.from_levels(named, **{**_AXES_LABELS[method], **kwargs})
+        if parameter_names is None:
+            parameter_names = prior_of(estimator)["parameter_names"]
+        return cls.from_samples(
+            samples, y, method=method, parameter_names=parameter_names, **common, **kwargs
+        )

@@ -5,34 +5,35 @@ from __future__ import annotations
 __all__ = ["DataEfficiencyDisplay"]
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skatr_sk.evaluation import metrics
-from skatr_sk.evaluation._panels import (
-    check_panels,
-    import_pyplot,
+from skatr_sk._checks import Choice, check_options
+from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
+from skatr_sk.evaluation.displays.base import (
+    Display,
     merged,
-    panel_grid,
+    panel_axes,
     parameter_labels,
 )
-from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 
-_COLUMNS = ("estimator", "size", "parameter", "metric", "value")
-_BANDS = ("std", "quartiles", "range", "none")
+_COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
+_OF_THE_DISPLAY = ("metric", "band", "line_kwargs", "band_kwargs")  # not of the curve
 _LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
 _BAND = {"alpha": 0.18, "linewidth": 0}
 
 
-class DataEfficiencyDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class DataEfficiencyDisplay(Display):
     """Score against the size of the training set: a panel per parameter, a line per estimator.
 
-    A line is the mean (or median) over folds and repeats, and its band their scatter. Make it with
-    :meth:`from_table` or :meth:`from_estimators`.
+    A line is the mean (or median) over folds and repeats, and its band their standard deviation (or
+    quartiles, or range). Make it with :meth:`from_table` or :meth:`from_estimators`.
 
     Parameters
     ----------
@@ -44,15 +45,15 @@ class DataEfficiencyDisplay:
 
     Attributes
     ----------
+    sizes_ : ndarray of int
+    mean_, std_ : ndarray of shape (n_parameters, n_estimators, n_sizes)
+        Over folds and repeats; the standard deviation has one degree of freedom less than values.
+        NaN where the table has no value, or for `std_` a single one.
     figure_ : matplotlib Figure
     axes_ : ndarray of Axes of shape (n_parameters,)
     lines_, bands_ : ndarray of artists of shape (n_parameters, n_estimators)
         Bands are None where none is drawn.
     legend_ : Legend
-    sizes_ : ndarray of int
-    mean_, std_ : ndarray of shape (n_parameters, n_estimators, n_sizes)
-        Over folds and repeats; the standard deviation has one degree of freedom less than values.
-        NaN where the table has no value, or for `std_` a single one.
 
     References
     ----------
@@ -73,9 +74,34 @@ class DataEfficiencyDisplay:
     array([[0.2, 0.6], [0.5, 0.7]])
     """
 
-    def __init__(self, *, table: Any, metric: str | None = None) -> None:
-        self.table = table
-        self.metric = metric
+    table: Any
+    metric: str | None = None
+
+    def _compute(self) -> None:
+        columns = _check_table(self.table)
+        known = _in_order(columns["metric"])
+        self._metric = known[0] if self.metric is None else self.metric
+        check_options("DataEfficiencyDisplay", {"metric": Choice(*known)}, {"metric": self._metric})
+        here = columns["metric"] == self._metric
+        estimator, size, parameter, value = (columns[name][here] for name in _COLUMNS[:-1])
+        self._estimators, self._parameters = _in_order(estimator), _in_order(parameter)
+        self.sizes_ = np.unique(size.astype(np.int64))
+        shape = len(self._parameters), len(self._estimators), len(self.sizes_)
+        self._cells = np.empty(shape, dtype=object)  # the values of each
+        for i, j, k in np.ndindex(shape):
+            chosen = (parameter == self._parameters[i]) & (estimator == self._estimators[j])
+            values = value[chosen & (size == self.sizes_[k])].astype(np.float64)
+            self._cells[i, j, k] = values[np.isfinite(values)]
+        self.mean_ = self._over_values(np.mean)
+        self.std_ = self._over_values(partial(np.std, ddof=1), 2)
+
+    def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> NDArray[np.float64]:
+        """Reduce the values of each parameter, estimator and size; NaN where they are too few."""
+        reduced = np.full(self._cells.shape, np.nan)
+        for at in np.ndindex(self._cells.shape):
+            if len(self._cells[at]) >= fewest:
+                reduced[at] = function(self._cells[at])
+        return reduced
 
     def plot(
         self,
@@ -84,7 +110,7 @@ class DataEfficiencyDisplay:
         band: str = "std",
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
-    ) -> DataEfficiencyDisplay:
+    ) -> Self:
         """Draw the panels.
 
         Parameters
@@ -93,82 +119,55 @@ class DataEfficiencyDisplay:
             By default a new figure: up to three parameters in one row, six as two rows of three.
         band : {"std", "quartiles", "range", "none"}, default="std"
             One standard deviation on either side of the mean, the middle half of the values about
-            their median (for scores with a long tail), or from the least to the largest. Folds
-            share light cones: it is the scatter of one fit, not the error of the mean.
+            their median (for scores with a long tail), or from the least to the largest. As folds
+            share light cones, it is the standard deviation of one fit, not the error of the mean.
         line_kwargs, band_kwargs : dict, default=None
             Passed on to ``Axes.plot`` and ``Axes.fill_between``.
 
         Returns
         -------
         display : DataEfficiencyDisplay
-            Itself, with the attributes that end in an underscore.
-
-        Raises
-        ------
-        ImportError
-            When matplotlib is not installed.
-        TypeError, ValueError
-            When the table, the metric or the axes are not as expected.
+            Itself, with the attributes of what is drawn.
         """
-        plt = import_pyplot(f"{type(self).__name__}.plot")
-        metrics._check_choice("band", band, _BANDS)
+        plt = self._pyplot("plot")
+        kinds = {"band": Choice("std", "quartiles", "range", "none")}
+        check_options("DataEfficiencyDisplay.plot", kinds, {"band": band})
         line, filling = merged(_LINE, line_kwargs), merged(_BAND, band_kwargs)
-        metric, estimators, parameters, cells = self._read()
-        labels = parameter_labels(parameters, None, len(parameters))
-        n = len(parameters)
-        axes = panel_grid(plt, n, height=2.7) if ax is None else check_panels(ax, n, "ax")
-        self.axes_, self.figure_ = axes, axes.item(0).figure
-        self.mean_ = _over_cells(cells, np.mean, 1)
-        self.std_ = _over_cells(cells, lambda values: np.std(values, ddof=1), 2)
+        labels = parameter_labels(self._parameters, None, len(self._parameters))
+        n = len(labels)
+        self.axes_ = panel_axes(plt, ax, n, height=2.7)
+        self.figure_ = self.axes_.item(0).figure
         middle, low, high = self.mean_, self.mean_ - self.std_, self.mean_ + self.std_
         if band == "range":
-            low, high = _over_cells(cells, np.min, 2), _over_cells(cells, np.max, 2)
+            low, high = self._over_values(np.min, 2), self._over_values(np.max, 2)
         elif band == "quartiles":
-            middle = _over_cells(cells, np.median, 1)
-            low, high = (_over_cells(cells, partial(np.quantile, q=q), 2) for q in (0.25, 0.75))
-        self.lines_, self.bands_ = np.full((2, len(parameters), len(estimators)), None)
-        for i, (each, (symbol, _)) in enumerate(zip(axes, labels, strict=True)):
-            for j, name in enumerate(estimators):
-                (drawn,) = each.plot(self.sizes_, middle[i, j], **{"label": name, **line})
+            middle = self._over_values(np.median)
+            low, high = (self._over_values(partial(np.quantile, q=q), 2) for q in (0.25, 0.75))
+        self.lines_, self.bands_ = np.full((2, n, len(self._estimators)), None)
+        for i, (axes, (symbol, _)) in enumerate(zip(self.axes_, labels, strict=True)):
+            for j, name in enumerate(self._estimators):
+                (drawn,) = axes.plot(self.sizes_, middle[i, j], **{"label": name, **line})
                 self.lines_[i, j] = drawn
                 if band != "none" and np.isfinite(low[i, j]).any():
                     styled = {"color": drawn.get_color(), **filling}
                     edges = low[i, j], high[i, j]
-                    self.bands_[i, j] = each.fill_between(self.sizes_, *edges, **styled)
-            each.set(xscale="log", xlabel="light cones with labels", title=symbol)
-            each.set_ylabel(_YLABELS.get(metric, metric.replace("_", " ")))
-            _mark_sizes(plt, each, self.sizes_)
+                    self.bands_[i, j] = axes.fill_between(self.sizes_, *edges, **styled)
+            axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
+            axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
+            _mark_sizes(plt, axes, self.sizes_)
         if ax is None:
             handles = self.lines_[0].tolist()
             self.legend_ = self.figure_.legend(
                 handles=handles, loc="outside upper center", ncols=4, frameon=False
             )
         else:
-            self.legend_ = axes[0].legend(loc="best", fontsize="small", frameon=False)
+            self.legend_ = self.axes_[0].legend(loc="best", fontsize="small", frameon=False)
         return self
-
-    def _read(self) -> tuple[str, list[str], list[str], NDArray[np.object_]]:
-        """Check the table; return names, and the values of each parameter, estimator and size."""
-        columns = _check_table(self.table)
-        known = _in_order(columns["metric"])
-        metric = known[0] if self.metric is None else self.metric
-        metrics._check_choice("metric", metric, tuple(known))
-        chosen = {name: column[columns["metric"] == metric] for name, column in columns.items()}
-        estimators, parameters = _in_order(chosen["estimator"]), _in_order(chosen["parameter"])
-        self.sizes_ = np.unique(chosen["size"].astype(np.int64))
-        cells = np.empty((len(parameters), len(estimators), len(self.sizes_)), dtype=object)
-        for at in np.ndindex(cells.shape):
-            here = chosen["parameter"] == parameters[at[0]]
-            here &= chosen["estimator"] == estimators[at[1]]
-            here &= chosen["size"] == self.sizes_[at[2]]
-            values = chosen["value"][here].astype(np.float64)
-            cells[at] = values[np.isfinite(values)]
-        return metric, estimators, parameters, cells
 
     @classmethod
     def from_table(
         cls, table: Any, *, metric: str | None = None, ax: Any = None, **kwargs: Any
-    ) -> DataEfficiencyDisplay:
+    ) -> Self:
         """Draw a table, and return the display.
 
         Parameters
@@ -178,7 +177,7 @@ class DataEfficiencyDisplay:
         ax, **kwargs
             As for :meth:`plot`, which also says what is raised.
         """
-        return cls(table=table, metric=metric).plot(ax=ax, **kwargs)
+        return cls._drawn(ax, {"table": table, "metric": metric, **kwargs})
 
     @classmethod
     def from_estimators(
@@ -188,28 +187,24 @@ class DataEfficiencyDisplay:
         y: ArrayLike,
         train_sizes: ArrayLike = TRAIN_SIZES,
         *,
-        metric: str | None = None,
         ax: Any = None,
-        band: str = "std",
-        line_kwargs: Mapping[str, Any] | None = None,
-        band_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
-    ) -> DataEfficiencyDisplay:
+    ) -> Self:
         """Fit and score with :func:`data_efficiency_curve`, draw, and return the display.
 
         Parameters
         ----------
         estimators, X, y, train_sizes, **kwargs
             As for :func:`~skatr_sk.evaluation.data_efficiency_curve`; the table stays in ``table``.
-        metric
-            As for the class.
-        ax, band, line_kwargs, band_kwargs
+            ``metric`` is for the class, ``band``, ``line_kwargs`` and ``band_kwargs`` for
+            :meth:`plot`.
+        ax
             As for :meth:`plot`.
         """
-        import_pyplot(f"{cls.__name__}.from_estimators")  # before the long wait
+        cls._pyplot("from_estimators")
+        ours = {name: kwargs.pop(name) for name in _OF_THE_DISPLAY if name in kwargs}
         table = data_efficiency_curve(estimators, X, y, train_sizes, **kwargs)
-        display = cls(table=table, metric=metric)
-        return display.plot(ax=ax, band=band, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
+        return cls._drawn(ax, {"table": table, **ours})
 
 
 def _check_table(table: Any) -> dict[str, NDArray[Any]]:
@@ -217,30 +212,21 @@ def _check_table(table: Any) -> dict[str, NDArray[Any]]:
     missing = [name for name in _COLUMNS if name not in table]
     if missing:
         raise ValueError(
-            f"table has no column {', '.join(missing)}, expected {', '.join(_COLUMNS)}, as "
-            "data_efficiency_curve returns them."
+            f"table: expected the columns {', '.join(_COLUMNS)}, as data_efficiency_curve returns "
+            f"them, found none of the name {', '.join(missing)}."
         )
     columns = {name: np.asarray(table[name]) for name in _COLUMNS}
     lengths = {name: column.shape for name, column in columns.items()}
     if len(set(lengths.values())) > 1 or columns["value"].ndim != 1 or not columns["value"].size:
-        raise ValueError(f"table has columns of shapes {lengths}, expected one length, not zero.")
+        raise ValueError(
+            f"table: expected columns of one length, not zero, found shapes {lengths}."
+        )
     return columns
 
 
 def _in_order(names: NDArray[Any]) -> list[str]:
     """Distinct names in the order of their first rows."""
     return list(dict.fromkeys(str(name) for name in names))
-
-
-def _over_cells(
-    cells: NDArray[np.object_], function: Callable[..., Any], fewest: int
-) -> NDArray[np.float64]:
-    """Reduce each cell to a number; NaN where it has fewer values."""
-    reduced = np.full(cells.shape, np.nan)
-    for at in np.ndindex(cells.shape):
-        if len(cells[at]) >= fewest:
-            reduced[at] = function(cells[at])
-    return reduced
 
 
 def _mark_sizes(plt: Any, axes: Any, sizes: NDArray[np.int64]) -> None:

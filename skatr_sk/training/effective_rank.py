@@ -1,4 +1,4 @@
-"""Effective rank of summaries: the one rule behind the training history and the metrics."""
+"""Effective rank of summaries, as the training history and the metrics report it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ __all__ = ["effective_rank"]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# A feature whose scatter is within this many roundings of its own size holds no information.
-# Dividing by such a scatter would turn a collapsed encoder into one of full rank.
+# A feature whose standard deviation is within this many roundings of its own size holds no
+# information: divided by it, the rounding of a collapsed encoder would look like full rank.
 _ROUNDINGS = 16.0
 
 
@@ -26,24 +26,22 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
         Summaries, one light cone a row, real and finite. Computed in float64 whatever the type.
     standardize : bool, default=True
         Centre every feature and divide it by its standard deviation first, so that neither a common
-        offset nor one loud feature hides the others. Features that are constant, up to the rounding
-        of the type that they came in, become zero. ``False`` takes the array as it is, as the
-        reference does.
-
+        offset nor one large feature hides the others. Features that are constant, up to the
+        rounding of the type that they came in, become zero. ``False`` takes the array as it is, as
+        the reference does.
     floor : float, default=0.0
         With `standardize`, a feature whose standard deviation is below this share of the root mean
         square of all entries counts as constant. An encoder that collapses shrinks all directions
-        alike, so that standardised by itself what is left looks as rich as ever: on Gaussian
-        random fields the rank without a floor stayed at 39 while the relative scatter fell from
-        0.2 to 0.003. The training history uses 0.005.
+        alike, so that after standardising the rank is as high as before: on Gaussian random fields
+        it stayed at 39 without a floor, while the standard deviation over the root mean square
+        fell from 0.2 to 0.003. The training history uses 0.005.
 
     Returns
     -------
     rank : float
         Between 1 and ``min(n_lightcones, n_summary)``, or ``min(n_lightcones - 1, n_summary)``
-        when standardised, since centring takes one. It is 0.0 where nothing is left (all features
-        constant, a single row when standardised, or all zeros): no direction varies, and an
-        effective rank never exceeds the rank.
+        when standardised, since centring takes one. It is 0.0 where no direction varies: all
+        features constant, a single row when standardised, or all zeros.
 
     Raises
     ------
@@ -54,7 +52,7 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
 
     Notes
     -----
-    A set of few light cones bounds the result: compare values at the same ``n_lightcones``. The
+    The number of light cones bounds the result: compare values at the same ``n_lightcones``. The
     reference adds 1e-7 to every :math:`p_k`; here :math:`0 \log 0 = 0` instead, so that an array of
     rank one gives 1.
 
@@ -77,21 +75,21 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     values = np.asarray(summaries)
     if values.dtype.kind not in "biuf":
         raise TypeError(
-            f"summaries has dtype {values.dtype}, expected real numbers; "
-            "convert it with summaries.astype(float)."
+            f"summaries: expected real numbers, found dtype {values.dtype}; convert it with "
+            "summaries.astype(float)."
         )
     if values.ndim != 2 or values.size == 0:
         raise ValueError(
-            f"summaries has shape {values.shape}, expected (n_lightcones, n_summary) with at least "
-            "one of each; average tokens or flatten further axes first."
+            "summaries: expected shape (n_lightcones, n_summary) with at least one of each, found "
+            f"{values.shape}; average tokens or flatten further axes first."
         )
     rounding = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
     matrix = values.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"summaries has NaN or infinite values in {bad.size} of {len(matrix)} rows (first "
-            f"rows: {', '.join(map(str, bad[:5]))}), expected finite numbers; leave those rows out."
+            f"summaries: expected finite numbers, found NaN or infinite values in {bad.size} of "
+            f"{len(matrix)} rows (first rows: {', '.join(map(str, bad[:5]))}); leave those out."
         )
     # Scaling by the largest entry keeps sums of squares inside the range of float64.
     largest = max(float(np.abs(matrix).max()), float(np.finfo(np.float64).tiny))
@@ -112,10 +110,10 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
 def _standardized(
     matrix: NDArray[np.float64], rounding: float, least: float
 ) -> NDArray[np.float64]:
-    """Centre and scale the columns; those that scatter by rounding or below `least` become zero."""
+    """Centre and scale the columns; those constant up to rounding or `least` become zero."""
     largest = np.abs(matrix).max(axis=0)
     matrix = matrix / np.where(largest > 0.0, largest, 1.0)
     matrix = matrix - matrix.mean(axis=0)
-    scatter = matrix.std(axis=0)
-    varies = (scatter > _ROUNDINGS * rounding) & (scatter * largest >= least)
-    return np.where(varies, matrix, 0.0) / np.where(varies, scatter, 1.0)
+    deviation = matrix.std(axis=0)
+    varies = (deviation > _ROUNDINGS * rounding) & (deviation * largest >= least)
+    return np.where(varies, matrix, 0.0) / np.where(varies, deviation, 1.0)

@@ -1,0 +1,176 @@
+"""MarginalsDisplay: the one-dimensional posteriors of many light cones, beside their truths."""
+
+from __future__ import annotations
+
+__all__ = ["MarginalsDisplay"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skatr_sk._checks import shared_docs
+from skatr_sk.evaluation.arrays import check_samples, in_batches
+from skatr_sk.evaluation.displays.base import (
+    NAMES_AND_UNITS,
+    TRUTH,
+    ParameterDisplay,
+    axis_span,
+    draw_edges,
+    panel_axes,
+    prior_of,
+    write_scores,
+)
+
+_TAIL, _INNER_TAIL = (1 - 0.95) / 2, (1 - 0.68) / 2
+_SHARES = (_TAIL, _INNER_TAIL, 0.5, 1 - _INNER_TAIL, 1 - _TAIL)
+
+
+@shared_docs(**NAMES_AND_UNITS)
+@dataclass(kw_only=True, eq=False, repr=False)
+class MarginalsDisplay(ParameterDisplay):
+    """Marginal posteriors of many light cones: intervals over the truth, a panel per parameter.
+
+    Each light cone is a vertical line at its true value: thick over the central 68 % of its
+    posterior, thin over 95 %, with a dot at the median. Where posteriors are calibrated, 68 % of
+    the thick lines cross the diagonal; the share that does is written in the panel. Make it with
+    :meth:`from_samples` or :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    samples : array-like of shape (n_lightcones, n_samples, n_parameters)
+    y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
+    {parameter_names}
+    {parameter_units}
+    bounds : array-like of shape (n_parameters, 2), default=None
+        Edges of the prior, drawn as dotted lines.
+    verbose : int, default=0
+        Whether to show a progress bar of the quantiles.
+
+    Attributes
+    ----------
+    quantiles_ : ndarray of shape (5, n_lightcones, n_parameters)
+        2.5, 16, 50, 84 and 97.5 % of each marginal.
+    coverage_ : ndarray of shape (2, n_parameters)
+        Share of the truths inside the central 68 and 95 %.
+    figure_ : matplotlib Figure
+    axes_ : ndarray of Axes of shape (n_parameters,)
+
+    References
+    ----------
+    Ore, Heneka & Plehn, arXiv:2410.18899.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skatr_sk.evaluation import MarginalsDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> centres = rng.normal(size=(50, 1, 2))
+    >>> samples = centres + 0.1 * rng.normal(size=(50, 200, 2))
+    >>> y_true = (centres + 0.1 * rng.normal(size=(50, 1, 2)))[:, 0]
+    >>> MarginalsDisplay.from_samples(samples, y_true).coverage_.shape
+    (2, 2)
+    """
+
+    samples: ArrayLike
+    y_true: ArrayLike
+    verbose: int = 0
+
+    def _compute(self) -> None:
+        samples, self._true = check_samples(self.samples, self.y_true)
+        self._check_parameters(self._true.shape[1])
+        self.quantiles_ = q = np.empty((len(_SHARES), *self._true.shape))
+        for rows in in_batches(samples.shape, "quantiles", self.verbose):
+            part = np.asarray(samples[rows], dtype=np.float64)
+            q[:, rows] = np.quantile(part, _SHARES, axis=1)
+        inside = [(q[k] <= self._true) & (self._true <= q[-1 - k]) for k in (1, 0)]
+        self.coverage_ = np.mean(inside, axis=1)
+
+    def plot(self, ax: Any = None, *, style_kwargs: Mapping[str, Any] | None = None) -> Self:
+        """Draw the panels.
+
+        Parameters
+        ----------
+        ax : array-like of Axes of shape (n_parameters,), default=None
+            By default those of a new figure.
+        style_kwargs : dict, default=None
+            Colour and the like of the intervals, passed on to ``Axes.vlines`` and ``Axes.plot``.
+
+        Returns
+        -------
+        display : MarginalsDisplay
+        """
+        plt = self._pyplot("plot")
+        n = len(self._labels)
+        self.axes_ = panel_axes(plt, ax, n)
+        self.figure_ = self.axes_[0].figure
+        style = {"color": "tab:blue", **dict(style_kwargs or {})}
+        # Many cones lie over each other: fainter and thinner lines keep the crowd legible.
+        crowd = min(1.0, (60 / len(self._true)) ** 0.5)
+        outer = {"linewidth": 0.8, "alpha": 0.5 * crowd, **style}
+        inner = {"linewidth": 1 + 1.5 * crowd, "alpha": 0.6 * crowd, **style}
+        for i, (symbol, unit) in enumerate(self._labels):
+            axes, true, q = self.axes_[i], self._true[:, i], self.quantiles_[:, :, i]
+            axes.vlines(true, q[0], q[4], **outer)
+            axes.vlines(true, q[1], q[3], **inner)
+            axes.plot(true, q[2], ".", **{"markersize": 2 + 3 * crowd, **style})
+            span = axis_span(true, q[0], q[4], self._edges[i])
+            axes.plot(span, span, **TRUTH)
+            draw_edges(axes, self._edges[i])
+            axes.set(xlim=span, ylim=span, aspect="equal")
+            axes.locator_params(nbins=5)
+            shares = zip((68, 95), self.coverage_[:, i], strict=True)
+            write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
+            tail = f" [{unit}]" if unit else ""
+            axes.set(xlabel=f"true {symbol}{tail}", ylabel=f"posterior of {symbol}")
+        return self
+
+    @classmethod
+    def from_samples(
+        cls, samples: ArrayLike, y_true: ArrayLike, *, ax: Any = None, **kwargs: Any
+    ) -> Self:
+        """Draw samples of many light cones' posteriors, and return the display.
+
+        Parameters
+        ----------
+        samples : array-like of shape (n_lightcones, n_samples, n_parameters)
+        y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
+        ax, **kwargs
+            As for the class and for :meth:`plot`.
+        """
+        return cls._drawn(ax, {"samples": samples, "y_true": y_true, **kwargs})
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        n_samples: int = 500,
+        random_state: Any = 0,
+        verbose: int = 0,
+        **kwargs: Any,
+    ) -> Self:
+        """Sample a fitted posterior, draw, and return the display.
+
+        Parameters
+        ----------
+        estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a search over such
+        X : array-like of shape (n_lightcones, ...)
+            Light cones, or their summaries, that it was not fitted on.
+        y : array-like of shape (n_lightcones, n_parameters)
+            True parameters.
+        n_samples : int, default=500
+            For each light cone.
+        random_state : int, Generator or None, default=0
+        verbose : int, default=0
+            Whether to show progress bars.
+        **kwargs
+            As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
+        """
+        options = {"n_samples": n_samples, "random_state": random_state, "verbose": verbose}
+        samples, _ = cls._sampled(estimator, X, **options)
+        return cls.from_samples(samples, y, verbose=verbose, **(prior_of(estimator) | kwargs))

@@ -1,0 +1,42 @@
+"""MarginalsDisplay: the quantiles and the coverage that it draws, and what it refuses."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+
+from skatr_sk.evaluation import MarginalsDisplay
+from tests.evaluation.posteriors import NAMES, draws, fitted
+
+
+def test_marginals_show_quantiles_and_coverage():
+    samples, true = draws(n=400)
+    display = MarginalsDisplay.from_samples(samples, true, parameter_names=NAMES)
+    np.testing.assert_allclose(display.quantiles_[2], np.median(samples, axis=1))
+    np.testing.assert_allclose(display.coverage_[0], 0.68, atol=0.08)
+    np.testing.assert_allclose(display.coverage_[1], 0.95, atol=0.05)
+    dots = display.axes_[1].lines[0].get_xydata()
+    np.testing.assert_allclose(dots, np.stack([true[:, 1], display.quantiles_[2, :, 1]], axis=1))
+    assert f"68 %: {display.coverage_[0, 0]:.0%}" in display.axes_[0].texts[0].get_text()
+    assert display.axes_[0].get_xlabel() == r"true $\Omega_m$"
+
+
+def test_from_an_estimator():
+    pipe, X, y = fitted()
+    marginals = MarginalsDisplay.from_estimator(pipe, X[:30], y[:30], n_samples=100)
+    assert marginals.axes_[1].get_xlabel() == r"true $\zeta$"
+
+
+def test_axes_of_the_user():
+    _, axes = plt.subplots(1, 2)
+    assert MarginalsDisplay.from_samples(*draws(), ax=axes).axes_[1] is axes[1]
+
+
+def test_wrong_axes_are_refused():
+    with pytest.raises(ValueError, match="expected 2"):
+        MarginalsDisplay.from_samples(*draws(), ax=[1])
+
+
+def test_estimators_without_samples_are_named():
+    with pytest.raises(TypeError, match="StandardScaler, which has no sample_log_prob"):
+        MarginalsDisplay.from_estimator(StandardScaler(), np.eye(2), np.eye(2))
