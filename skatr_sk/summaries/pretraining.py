@@ -13,7 +13,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import Tensor
 
-from skatr_sk._rank import effective_rank
+from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries._parameters import (
     resolve_architecture,
