@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skatr_sk.lightcones.contents import Contents
-from skatr_sk.lightcones.cosmology import OMEGA_M
+from skatr_sk.lightcones.cosmology import HUBBLE, OMEGA_M, comoving_distances
+from skatr_sk.lightcones.formats import FileMetadata
 
-__all__ = ["Grids", "compare_grids", "cropping", "is_short"]
+__all__ = ["Grids", "compare_grids", "cosmology_of", "cropping", "is_short"]
 
 _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
@@ -18,49 +18,63 @@ _NEARER = 0.95  # of 1 + the usual last redshift: shorter by more than cosmology
 _EXPLAINED = 0.02  # of the line of sight: cells of one size, in the cosmology of each
 _STRETCHED = 0.1  # no cells of one size, where the cosmology explains those of most
 _STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
-_OMEGA_RADIATION = 9e-5
 _COMPARED = 64  # slices
 
 
-def is_short(files: Sequence[Contents]) -> np.ndarray:
+def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
     """Say which files end before the others: fewer slices, and a last redshift that is nearer.
 
     A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault.
 
     Parameters
     ----------
-    files : sequence of Contents
+    files : sequence of FileMetadata
         With redshifts.
 
     Returns
     -------
     ndarray of bool
     """
-    lengths = np.array([c.source.field_shape[-1] for c in files])
-    ends = 1 + np.array([np.median(c.redshifts[:, -1]) for c in files if c.redshifts is not None])
+    lengths = np.array([file.field_shape[-1] for file in files])
+    grids = [file.redshifts for file in files if file.redshifts is not None]
+    ends = 1 + np.array([np.median(grid[:, -1]) for grid in grids])
     few: np.ndarray = lengths < _SHORT * np.median(lengths)
     return few & (ends < _NEARER * np.median(ends))
 
 
-def cropping(files: Sequence[Contents]) -> str | None:
+def cropping(files: Sequence[FileMetadata]) -> str | None:
     """One sentence on what the shortest line of sight takes away from the others.
 
     Parameters
     ----------
-    files : sequence of Contents
+    files : sequence of FileMetadata
 
     Returns
     -------
     str or None
         None where all are of one length.
     """
-    lengths = [c.source.field_shape[-1] for c in files]
+    lengths = [file.field_shape[-1] for file in files]
     if min(lengths) == max(lengths):
         return None
-    shortest = files[int(np.argmin(lengths))].source.path
+    shortest = files[int(np.argmin(lengths))].path
     return (
         f"lines of sight of up to {max(lengths)} slices are cropped to {min(lengths)} by {shortest}"
     )
+
+
+def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]:
+    """Matter density of all rows, NaN where it is not known, and their Hubble constant."""
+
+    def parameter(names: Sequence[str], otherwise: float) -> np.ndarray:
+        columns = []
+        for file in files:
+            name = next((name for name in names if name in file.parameters), None)
+            known = np.full(file.n_rows, otherwise) if name is None else file.parameters[name]
+            columns.append(known)
+        return np.concatenate(columns)
+
+    return parameter(("Omega_m", "OMm"), np.nan), parameter(("hlittle",), HUBBLE)
 
 
 class Grids(NamedTuple):
@@ -110,6 +124,7 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
     doubtful = np.zeros(len(z), dtype=bool)
     if len(compared):
         known = np.isfinite(omega_m) & (omega_m > 0)
+        hubble = np.where(np.isfinite(hubble) & (hubble > 0), hubble, HUBBLE)
         stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane)
         if known.any() and np.mean(stretch[known & sane] <= _EXPLAINED) < 0.5:
             # It explains nothing: scaled numbers, say, or cells that are not of one size.
@@ -133,11 +148,9 @@ def _stretch(
 ) -> np.ndarray:
     """How far comoving grids are from the usual one, as a share of the shorter."""
     z = np.where(sane[:, None], z, 1 + np.arange(z.shape[1]))  # odd anyway; no infinities
-    matter = omega_m[:, None]
-    expansion = matter * (1 + z) ** 3 + _OMEGA_RADIATION * (1 + z) ** 4
-    inverse = 1 / np.sqrt(expansion + np.maximum(1 - matter - _OMEGA_RADIATION, 0))
-    steps = (inverse[:, 1:] + inverse[:, :-1]) / 2 * np.diff(z, axis=1)
-    distances = np.cumsum(steps, axis=1) / hubble[:, None]
+    each = zip(z, omega_m, hubble, strict=True)
+    distances = np.stack([comoving_distances(*cosmology) for cosmology in each])
+    distances = distances[:, 1:] - distances[:, :1]
     usual = _middle(distances, sane)
     far: np.ndarray = np.abs(distances - usual).max(axis=1)
     return far / np.minimum(distances[:, -1], usual[-1])

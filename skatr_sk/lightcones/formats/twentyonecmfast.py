@@ -15,26 +15,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.contents import SIX, UNITS, VOXELS, Contents, Fault, check_own
 from skatr_sk.lightcones.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
-from skatr_sk.lightcones.files import Hdf5Source, stamp_of
-
-__all__ = ["ATTRIBUTES", "look_into_simulation"]
-
-# What 21cmFAST calls the six parameters.
-ATTRIBUTES = dict(
-    zip(
-        SIX,
-        ("M_WDM", "OMm", "NU_X_THRESH", "L_X", "ION_Tvir_MIN", "HII_EFF_FACTOR"),
-        strict=True,
-    )
+from skatr_sk.lightcones.formats.metadata import (
+    Fault,
+    FileMetadata,
+    check_cells,
+    refuse_elsewhere,
 )
+from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
+from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
+
+__all__ = ["look_into_simulation"]
+
 _GROUPS_3 = ("user_params", "cosmo_params", "flag_options", "astro_params", "_globals")
-_LOGARITHMS = ("log10_L_X", "log10_T_vir")
 _LARGEST_LOGARITHM = 100.0
 
 
-def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Contents:
+def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileMetadata:
     """Find out what a light-cone file of 21cmFAST holds.
 
     Parameters
@@ -47,7 +44,7 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
 
     Returns
     -------
-    Contents
+    FileMetadata
         One row. It has every number of the input by 21cmFAST's own name, and offers those of the
         six parameters that the simulation made use of (no ``m_WDM`` without a cut of the power
         spectrum, no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
@@ -58,13 +55,13 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
         When the field is missing, of a wrong shape, or not finished.
     """
     boxes = file["lightcones"]
-    field = (field or VOXELS).removeprefix("lightcones/")
-    if field not in boxes:
+    field = (field or BRIGHTNESS).removeprefix("lightcones/")
+    box = boxes.get(field)
+    if not isinstance(box, h5py.Dataset):
         raise Fault(
             "missing", f"no dataset lightcones/{field}; it has {', '.join(boxes) or 'none'}"
         )
-    box = boxes[field]
-    check_own(box, file)
+    refuse_elsewhere(box, file)
     new = "InputParameters" in file
     inputs = _inputs(file["InputParameters"] if new else file, new)
     low = high = 0
@@ -78,6 +75,7 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
             f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices; expected "
             "two sky axes and a line of sight",
         )
+    check_cells(box.shape, box.dtype, least=3)
     _check_finished(file, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     distances = _distances(file, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
@@ -99,13 +97,13 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
         dataset=box.name,
         single=True,
     )
-    return Contents(
+    return FileMetadata(
         source,
         parameters={name: np.array([value]) for name, value in (inputs | six).items()},
-        units=dict(UNITS),
+        units=dict(PARAMETER_UNITS),
         redshifts=redshifts_at(distances, omega_m, hubble)[None].astype(np.float32),
         seeds=None if seed is None else np.array([seed], dtype=np.int64),
-        cell=float(np.median(np.diff(distances))) if n_z > 1 else None,
+        cell_size=float(np.median(np.diff(distances))) if n_z > 1 else None,
         offered=tuple(six),
     )
 
@@ -134,11 +132,15 @@ def _six(inputs: Mapping[str, float]) -> dict[str, float]:
         unused.add("m_WDM")
     if inputs.get("USE_MASS_DEPENDENT_ZETA"):
         unused |= {"log10_T_vir", "zeta"}
-    six = {n: inputs[a] for n, a in ATTRIBUTES.items() if a in inputs and n not in unused}
-    for name in _LOGARITHMS:
+    six = {}
+    for parameter in PARAMETERS:
+        value = inputs.get(parameter.attribute)
+        if value is None or parameter.name in unused:
+            continue
         # Stored as logarithms; no logarithm is as large as what it is the logarithm of.
-        if six.get(name, 0.0) > _LARGEST_LOGARITHM:
-            six[name] = math.log10(six[name])
+        if parameter.logarithmic and value > _LARGEST_LOGARITHM:
+            value = math.log10(value)
+        six[parameter.name] = value
     return six
 
 

@@ -1,0 +1,181 @@
+"""What is known of one file of light cones without its cells, and what may be wrong with it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+from skatr_sk._checks import parameter_names
+from skatr_sk.lightcones.sources import Source
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
+
+__all__ = [
+    "CELLS",
+    "TARGETS",
+    "Fault",
+    "FileMetadata",
+    "check_cells",
+    "name_parameters",
+    "refuse_elsewhere",
+]
+
+# Names that arrays and datasets go by; the first that is found counts.
+CELLS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")
+TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "theta", "y")
+
+
+class Fault(Exception):
+    """What is wrong with a file or a row of it.
+
+    Parameters
+    ----------
+    kind : str
+        One word, for the report.
+    detail : str
+        What was found, and what was expected.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass
+class FileMetadata:
+    """Rows of one file and what is known of them, without their cells.
+
+    Parameters
+    ----------
+    source : Source
+    parameters : dict of str to ndarray of shape (n_rows,)
+        By name, in the order of the file.
+    units : dict of str to str
+    redshifts : ndarray of shape (n_rows, n_z) or None
+    seeds : ndarray of int64, shape (n_rows,), or None
+    cell_size : float or None
+        Mpc (comoving) between slices.
+    bounds : ndarray of shape (n_parameters, 2) or None
+    flat : bool
+        The one parameter is stored without an axis of its own.
+    offered : tuple of str
+        Parameters that make the target where none are asked for by name.
+    """
+
+    source: Source
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    redshifts: np.ndarray | None = None
+    seeds: np.ndarray | None = None
+    cell_size: float | None = None
+    bounds: np.ndarray | None = None
+    flat: bool = False
+    offered: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the file."""
+        return self.source.path
+
+    @property
+    def n_rows(self) -> int:
+        """Number of light cones in the file."""
+        return self.source.n_rows
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """Shape of one light cone."""
+        return self.source.field_shape
+
+    def take_parameters(
+        self,
+        values: np.ndarray,
+        names: Sequence[str] | None = None,
+        units: Sequence[str] | None = None,
+    ) -> None:
+        """Take the parameters of all rows, of shape (n_rows, n_parameters), and offer them.
+
+        Raises
+        ------
+        Fault
+            When they do not fit the light cones, or the names and units do not fit them.
+        """
+        n, width = values.shape
+        if n != self.n_rows:
+            raise Fault("shape", f"{n} rows of parameters for {self.n_rows} light cones")
+        if values.dtype.kind not in "fiu":
+            raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
+        names, units = name_parameters(width, names, units)
+        if len(names) != width or len(units) != width:
+            detail = f"{len(names)} names and {len(units)} units for {width} columns of parameters"
+            raise Fault("parameters", detail)
+        if len(set(names)) < width:
+            raise Fault("parameters", f"the names {names}; expected no two alike")
+        self.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
+        self.units = dict(zip(names, units, strict=True))
+        self.offered = tuple(names)
+
+
+def name_parameters(
+    width: int, names: Sequence[str] | None, units: Sequence[str] | None, y: Any = None
+) -> tuple[list[str], list[str]]:
+    """Names and units of parameters: those given, else what is usual.
+
+    Parameters
+    ----------
+    width : int
+        Number of parameters.
+    names, units : sequence of str or None
+        Without names those of the columns of `y`, or of the paper's six where there are six;
+        without units those of the paper's parameters, and else none.
+    y : array-like, optional
+        A DataFrame brings names along.
+
+    Examples
+    --------
+    >>> name_parameters(2, ["m_WDM", "sigma_8"], None)
+    (['m_WDM', 'sigma_8'], ['keV', ''])
+    """
+    if names is None:
+        names = parameter_names(None, y, width)
+        if width == len(PARAMETER_NAMES) and not hasattr(y, "columns"):
+            names = PARAMETER_NAMES
+    if units is None:
+        units = [PARAMETER_UNITS.get(name, "") for name in names]
+    return list(names), list(units)
+
+
+def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
+    """Refuse cells that are no real numbers, or none at all, or have fewer than `least` axes."""
+    if dtype.kind not in "fiu":
+        raise Fault("shape", f"cells of type {dtype}; expected real numbers")
+    if len(shape) < least or math.prod(shape) == 0:
+        wanted = "(n, *field_shape)" if least == 2 else "that of one light cone"
+        raise Fault("shape", f"cells of shape {shape}; expected {wanted}, no axis of length 0")
+
+
+def refuse_elsewhere(dataset: h5py.Dataset, file: h5py.File) -> None:
+    """Refuse values that lie in other files, whose loss or change nobody would notice.
+
+    HDF5 reads zeros where a virtual dataset's source is gone, and says nothing.
+    """
+    if dataset.is_virtual:
+        others = [source.file_name for source in dataset.virtual_sources()]
+    elif dataset.external:
+        others = [os.fsdecode(name) for name, _, _ in dataset.external]
+    else:
+        others = [] if dataset.file.filename == file.filename else [dataset.file.filename]
+    if set(others) - {"."}:
+        more = f" and {len(set(others)) - 1} more" if len(set(others)) > 1 else ""
+        raise Fault(
+            "elsewhere",
+            f"{dataset.name} has its values in other files ({others[0]}{more}), and were one of "
+            "them lost, HDF5 would read zeros. Open a list of those files themselves, or copy the "
+            "values into one file with save_lightcones",
+        )
