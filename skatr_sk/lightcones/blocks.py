@@ -53,9 +53,9 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
         problems.add("data", "shape (n, *field_shape)", data.shape, mend)
     problems.raise_if_any()
     rank = data.ndim - 1
+    each = block if isinstance(block, Sequence | np.ndarray) else [block] * rank
     try:
-        many = isinstance(block, Sequence | np.ndarray)
-        sizes = [operator.index(size) for size in (block if many else [block] * rank)]
+        sizes = [operator.index(size) for size in each]
     except TypeError:
         sizes = []
     if len(sizes) != rank or min(sizes) < 1:

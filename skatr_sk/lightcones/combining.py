@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import Bunch
 
+from skatr_sk._checks import listed
 from skatr_sk.lightcones.array import LightconeArray
-from skatr_sk.lightcones.formats import Fault, FileMetadata
+from skatr_sk.lightcones.formats import FileMetadata
 from skatr_sk.lightcones.grids import cropping
-from skatr_sk.lightcones.quality import Report
+from skatr_sk.lightcones.quality import Report, most_common
 
 __all__ = ["choose_parameters", "combine"]
 
@@ -21,59 +22,27 @@ def choose_parameters(
 ) -> tuple[list[str], list[FileMetadata]]:
     """Choose the target's columns, and leave out files that have not all of them in one unit.
 
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-    asked : sequence of str or None
-        Names; None are those that most files offer.
-    report : Report
-        Takes the faults.
-
-    Returns
-    -------
-    names : list of str
-    kept : list of FileMetadata
+    They are those that are `asked` for, or those that most files offer.
     """
+    offered = Counter(name for file in files for name in file.offered)
+    names = [name for name, n in offered.items() if 2 * n > len(files)]
     if asked is not None:
         names = list(asked)
-    else:
-        offered = list(dict.fromkeys(name for file in files for name in file.offered))
-        names = [n for n in offered if 2 * sum(n in file.offered for file in files) > len(files)]
-    kept = []
+    details = []
     for file in files:
         there = file.offered if asked is None else file.parameters
         lacking = ", ".join(name for name in names if name not in there)
         has = ", ".join(sorted(file.parameters)) or "no parameters"
-        detail = (
-            f"no {lacking}, which most have" if asked is None else f"no {lacking}; it has {has}"
-        )
-        if lacking:
-            report.add(file.path, -1, Fault("parameters", detail))
-        else:
-            kept.append(file)
+        rest = ", which most have" if asked is None else f"; it has {has}"
+        details.append(f"no {lacking}{rest}" if lacking else None)
+    kept = report.leave_out(files, "parameters", details)
     for name in names:
-        kept = _in_one_unit(kept, name, report)
+        units = [file.units.get(name, "") for file in kept]
+        usual = most_common(units, kept, besides="")
+        mend = f"most have it in {usual!r}. Bring it to one unit"
+        details = [None if u in ("", usual) else f"{name} in {u!r}; {mend}" for u in units]
+        kept = report.leave_out(kept, "units", details)
     return names, kept
-
-
-def _in_one_unit(files: list[FileMetadata], name: str, report: Report) -> list[FileMetadata]:
-    """Leave out files that state another unit of a parameter than most."""
-    stated: Counter = Counter()
-    for file in files:
-        stated[file.units.get(name, "")] += file.n_rows
-    stated.pop("", None)
-    if len(stated) < 2:
-        return files
-    usual = stated.most_common(1)[0][0]
-    kept = []
-    for file in files:
-        found = file.units.get(name, "")
-        if found in ("", usual):
-            kept.append(file)
-        else:
-            detail = f"{name} in {found!r}; most have it in {usual!r}. Bring it to one unit"
-            report.add(file.path, -1, Fault("units", detail))
-    return kept
 
 
 def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> Bunch:
@@ -82,7 +51,7 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     Parameters
     ----------
     files : sequence of FileMetadata
-        At least one, that agree with each other.
+        At least one; they agree with each other.
     names : list of str
         Of the target's columns; all files have them.
     notes : list of str
@@ -90,7 +59,7 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
 
     Returns
     -------
-    `~sklearn.utils.Bunch`
+    Bunch
         With ``data, target, target_names, target_units, target_bounds, redshifts, seeds``.
     """
     lost = cropping(files)
@@ -101,8 +70,8 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     if names:
         columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
         target = np.stack(columns, axis=1)
-    grids = _of_all("redshifts", [file.redshifts for file in files], files, notes)
-    seeds = _of_all("seeds", [file.seeds for file in files], files, notes)
+    grids = _of_all("redshifts", "redshifts", files, notes)
+    seeds = _of_all("seeds", "seeds", files, notes)
     return Bunch(
         data=LightconeArray([file.source.cropped(n_z) for file in files]),
         target=target,
@@ -115,19 +84,15 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
 
 
 def _of_all(
-    what: str,
-    found: Sequence[np.ndarray | None],
-    files: Sequence[FileMetadata],
-    notes: list[str],
+    what: str, attribute: str, files: Sequence[FileMetadata], notes: list[str]
 ) -> list[np.ndarray] | None:
     """Return what all files have; None, and a note where some have it and some have not."""
-    there = [values for values in found if values is not None]
-    if len(there) == len(found):
-        return there
-    if there:
-        lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        notes.append(f"{what} are None, for {lacking[0]}{more} has none")
+    found = [getattr(file, attribute) for file in files]
+    lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
+    if not lacking:
+        return found
+    if len(lacking) < len(files):
+        notes.append(f"{what} are None, for {listed(lacking, shown=1)} has none")
     return None
 
 
@@ -135,16 +100,16 @@ def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     """Return the prior box where it is one for all files."""
     if not names:
         return None
-    boxes = _of_all("target_bounds", [file.bounds for file in files], files, notes)
+    boxes = _of_all("target_bounds", "bounds", files, notes)
     if boxes is None:
         return None
     chosen = [
         box[[list(file.parameters).index(name) for name in names]]
         for file, box in zip(files, boxes, strict=True)
     ]
-    for file, box in zip(files, chosen, strict=True):
-        if not np.array_equal(box, chosen[0]):
-            usual = files[0].path
-            notes.append(f"target_bounds are None, for {file.path} has others than {usual}")
-            return None
-    return chosen[0]
+    pairs = zip(files, chosen, strict=True)
+    odd = next((file.path for file, box in pairs if not np.array_equal(box, chosen[0])), None)
+    if odd is None:
+        return chosen[0]
+    notes.append(f"target_bounds are None, for {odd} has others than {files[0].path}")
+    return None

@@ -1,4 +1,4 @@
-"""convert_lightcones: light cones in any files into the one file that is read fastest, resumably."""
+"""convert_lightcones: any files into the one file that is read fastest, resumably."""
 
 from __future__ import annotations
 
@@ -86,9 +86,8 @@ def convert_lightcones(
     path = Path(path)
     cones = open_lightcones(_without(source, path), **options)
     X: LightconeArray = cones.data
-    names = ("target", "target_names", "target_units", "target_bounds", "redshifts", "seeds")
     problems = Problems("convert_lightcones")
-    stack = Stack.plan(problems, X, *(cones[name] for name in names), dtype, compression)
+    stack = Stack.plan(problems, X, cones, dtype, compression)
     problems.raise_if_any()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
@@ -98,9 +97,9 @@ def convert_lightcones(
     # Parts end where chunks end, so that they can be joined chunk by chunk.
     chunk = stack.cones_in_a_chunk
     step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk
-    rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16).hexdigest()
+    rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16)
     job = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression, "step": step}
-    job["rows"] = rows
+    job["rows"] = rows.hexdigest()
     with _alone(parts, path):
         _claim(parts, job)
         seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
@@ -109,7 +108,7 @@ def convert_lightcones(
             if not part.exists():
                 some = X[start : start + step]
                 save_lightcones(part, some, dtype=stack.dtype, compression=compression)
-                _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
+                _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
             if seen is not None:
                 _check_new(part, start, seen, X, parts)
         whole = parts / "whole.h5"

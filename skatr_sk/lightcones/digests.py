@@ -49,16 +49,7 @@ _MOST_INDICES = 8  # that are in memory as they are stored
 
 
 def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
-    """Make the dataset of digests beside a dataset of light cones.
-
-    Parameters
-    ----------
-    brightness : h5py.Dataset of shape (n, *field_shape)
-
-    Returns
-    -------
-    h5py.Dataset of shape (n, 16), uint8
-    """
+    """Make the dataset of digests, of shape (n, 16), beside a dataset of n light cones."""
     shape = (len(brightness), _BYTES)
     index = brightness.file.create_dataset(INDEX, shape, np.uint8, track_times=False)
     index.attrs[_DATASET] = brightness.name.strip("/")
@@ -68,27 +59,10 @@ def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
 def find_index(
     found: Mapping[str, h5py.Dataset], brightness: h5py.Dataset, stamp: Stamp
 ) -> tuple[str | None, bool]:
-    """Find the index of these light cones, and tell whether it may be believed unread.
+    """Find the index of these light cones among a file's datasets; tell whether it is sealed.
 
-    Parameters
-    ----------
-    found : mapping of str to h5py.Dataset
-        Datasets of the file.
-    brightness : h5py.Dataset
-        The index of another dataset is none.
-    stamp : Stamp
-        Of the file as it is now.
-
-    Returns
-    -------
-    name : str or None
-    sealed : bool
-        The file has the size and the time of change that were noted with its index.
-
-    Raises
-    ------
-    ValueError
-        When the index has not one digest for each light cone.
+    The index of another dataset is none. One that has not a digest for each light cone is a
+    ValueError.
     """
     index = found.get(INDEX)
     if index is None or index.attrs.get(_DATASET, BRIGHTNESS) != brightness.name.strip("/"):
@@ -107,12 +81,7 @@ def seal(path: str | os.PathLike[str]) -> None:
     As long as both hold, the index is believed without reading what it is of. Whoever writes to
     the file breaks the seal, and so does a copy that gets a new time: digests are then computed
     from the values, once. The time is set to whole seconds, which archives keep and no later
-    writer happens to leave.
-
-    Parameters
-    ----------
-    path : path
-        Of an HDF5 file that is closed, with an index.
+    writer happens to leave. The file, in HDF5, must be closed.
 
     Examples
     --------
@@ -145,10 +114,8 @@ def pack(digests: Sequence[bytes]) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=_MOST_INDICES)
-def _index_of(source: Source) -> np.ndarray | None:
-    """Index of a file as it is stored, or None; whether it is of the values is another matter."""
-    if source.index is None:
-        return None
+def _index_of(source: Source) -> np.ndarray:
+    """Index of a file as it is stored; whether it is of the values is another matter."""
     with source.opened() as handle:
         stored: np.ndarray = handle.dataset.file[source.index][:]
     return stored
@@ -158,21 +125,13 @@ def _index_of(source: Source) -> np.ndarray | None:
 # The digests of rows
 
 
-class _Known:
-    """Digests of one file's rows that this process knows.
-
-    Attributes
-    ----------
-    digests : ndarray of shape (n_rows, 16), uint8
-    known : ndarray of bool, shape (n_rows,)
-    held : ndarray of bool, shape (n_rows,)
-        Whether this process has read values of that digest.
-    """
+class _Record:
+    """Digests of one file's rows that this process knows."""
 
     def __init__(self, n_rows: int) -> None:
         self.digests = np.zeros((n_rows, _BYTES), dtype=np.uint8)
         self.known = np.zeros(n_rows, dtype=bool)
-        self.held = np.zeros(n_rows, dtype=bool)
+        self.held = np.zeros(n_rows, dtype=bool)  # whether this process has read such values
 
     def learn(self, rows: np.ndarray, digests: np.ndarray, held: bool = False) -> None:
         self.digests[rows] = digests
@@ -182,48 +141,34 @@ class _Known:
 
 
 @functools.lru_cache(maxsize=_MOST_FILES)
-def _known_of(source: Source) -> _Known:
+def _record_of(source: Source) -> _Record:
     """Return the one record of a file with this stamp, whatever array asks for it.
 
     A task of a parallel search is sent its array anew, and must not digest everything anew.
     """
-    return _Known(source.n_rows)
+    return _Record(source.n_rows)
 
 
 class RowDigests:
-    """The digests of rows in files.
+    """The digests of rows in files; rows are numbered as in `files`.
 
     Pickled it takes along what is known, so that a parallel job need not read what was read here.
-
-    Parameters
-    ----------
-    files : FileRows
     """
 
     def __init__(self, files: FileRows) -> None:
         self.files = files
-        self._known = [_known_of(source) for source in files.sources]
+        self._records = [_record_of(source) for source in files.sources]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        sent = [(k.known, k.digests[k.known]) if k.known.any() else None for k in self._known]
+        sent = [(r.known, r.digests[r.known]) if r.known.any() else None for r in self._records]
         return _with_known, (self.files, sent)
 
     def of(self, rows: np.ndarray, recall: Recall | None = None) -> list[bytes]:
-        """Return the digest of each row; only of those that nobody knows the cells are read.
+        """Return the digest of each row; only those that nobody knows are read.
 
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Numbers in `files`.
-        recall : callable, optional
-            Finds what other processes have computed (see ``skatr_sk.fields``).
-
-        Raises
-        ------
-        OSError
-            When a file is gone (FileNotFoundError), damaged, or changed since it was opened.
-        ValueError
-            When values are not those that their file's index is of.
+        `recall` finds what other processes have computed (see ``skatr_sk.fields``). A file that is
+        gone, damaged or changed is an OSError, and values that are not those that their file's
+        index is of are a ValueError.
         """
         unknown = self._unknown(rows)
         if recall is None:
@@ -233,7 +178,7 @@ class RowDigests:
             self.note(unknown, found)
         digests = np.empty((len(rows), _BYTES), dtype=np.uint8)
         for source, indices, numbers in self.files.by_source(rows):
-            digests[indices] = self._known[source].digests[numbers]
+            digests[indices] = self._records[source].digests[numbers]
         return [row.tobytes() for row in digests]
 
     def _unknown(self, rows: np.ndarray) -> np.ndarray:
@@ -243,30 +188,21 @@ class RowDigests:
         for source, indices, numbers in self.files.by_source(rows):
             # What is remembered holds for the file that was opened alone.
             self.files.sources[source].check(numbers[0])
-            known = self._known[source]
-            if not known.known[numbers].all() and self.files.sources[source].sealed:
+            known = self._records[source].known
+            if not known[numbers].all() and self.files.sources[source].sealed:
                 self._take_index(source)
-            unknown[indices] = ~known.known[numbers]
+            unknown[indices] = ~known[numbers]
         return rows[unknown]
 
     def _take_index(self, which: int) -> None:
         """Take over the digests that a file carries, if some rows show that they are its own."""
-        source, known, start = (
-            self.files.sources[which],
-            self._known[which],
-            self.files.starts[which],
-        )
-        stored = _index_of(source)
-        if stored is None:
-            return
-        chosen = np.random.default_rng(0).choice(
-            source.n_rows, size=min(_SPOT_CHECKS, source.n_rows), replace=False
-        )
-        for row in chosen:
+        record, start = self._records[which], self.files.starts[which]
+        stored = _index_of(self.files.sources[which])
+        n = len(stored)
+        for row in np.random.default_rng(0).choice(n, size=min(_SPOT_CHECKS, n), replace=False):
             if digest(self.files.read(start + np.array([row]))[0]) != stored[row].tobytes():
                 self._refuse(start + row)
-        new = np.flatnonzero(~known.known)
-        known.learn(new, stored[new])
+        record.learn(~record.known, stored[~record.known])
 
     def _compute(self, rows: np.ndarray) -> list[bytes]:
         """Digest rows, and refuse those that their file's own index is not of."""
@@ -284,25 +220,20 @@ class RowDigests:
         """Remember digests; with `held`, those of values that were read just now."""
         packed = pack(digests)
         for source, indices, numbers in self.files.by_source(rows):
-            self._known[source].learn(numbers, packed[indices], held)
+            self._records[source].learn(numbers, packed[indices], held)
 
     def hold(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Refuse rows of other values than their known digests are of.
+        """Refuse rows of other values than their known digests are of, with a ValueError.
 
         A row is digested the first time that it is read with its digest known, and not again.
-
-        Raises
-        ------
-        ValueError
-            That names the file and the row.
         """
         for source, indices, numbers in self.files.by_source(rows):
-            known = self._known[source]
-            new = known.known[numbers] & ~known.held[numbers]
+            record = self._records[source]
+            new = record.known[numbers] & ~record.held[numbers]
             for index, number in zip(indices[new], numbers[new], strict=True):
-                if digest(values[index]) != known.digests[number].tobytes():
+                if digest(values[index]) != record.digests[number].tobytes():
                     self._refuse(rows[index])
-                known.held[number] = True
+                record.held[number] = True
 
     def _refuse(self, row: int) -> None:
         source, number = self.files.origin(row)
@@ -315,10 +246,10 @@ class RowDigests:
         """Digests that the files carry, unverified; None where there are none."""
         found: list[bytes | None] = [None] * len(rows)
         for source, indices, numbers in self.files.by_source(rows):
-            index = _index_of(self.files.sources[source])
-            if index is not None:
-                for where, number in zip(indices, numbers, strict=True):
-                    found[where] = index[number].tobytes()
+            if self.files.sources[source].index is not None:
+                stored = _index_of(self.files.sources[source])[numbers]
+                for index, row in zip(indices, stored, strict=True):
+                    found[index] = row.tobytes()
         return found
 
     def believed(self, rows: np.ndarray) -> np.ndarray:
@@ -329,13 +260,12 @@ class RowDigests:
 
     def identities(self, rows: np.ndarray) -> list[bytes]:
         """Stand for each row by its file, the file's stamp and its number therein: 16 bytes."""
-        files = self.files
-        named = [repr(source).encode() for source in files.sources]
-        return [
-            hashlib.blake2b(named[which] + b" %d" % (row - files.starts[which]), digest_size=16)
-            .digest()
-            for which, row in zip(files.source_of(rows), rows, strict=True)
-        ]  # fmt: skip
+        found = [b""] * len(rows)
+        for source, indices, numbers in self.files.by_source(rows):
+            name = repr(self.files.sources[source]).encode()
+            for index, number in zip(indices, numbers, strict=True):
+                found[index] = hashlib.blake2b(name + b" %d" % number, digest_size=16).digest()
+        return found
 
 
 def _with_known(
@@ -343,7 +273,8 @@ def _with_known(
 ) -> RowDigests:
     """Unpickle digests; what came along is known to all arrays of this process."""
     digests = RowDigests(files)
-    for known, learned in zip(digests._known, sent, strict=True):
+    for record, learned in zip(digests._records, sent, strict=True):
         if learned is not None:
-            known.learn(*learned)
+            new = learned[0] & ~record.known
+            record.learn(new, learned[1][new[learned[0]]])
     return digests

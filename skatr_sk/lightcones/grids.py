@@ -24,16 +24,8 @@ _COMPARED = 64  # slices
 def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
     """Say which files end before the others: fewer slices, and a last redshift that is nearer.
 
-    A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault.
-
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-        With redshifts.
-
-    Returns
-    -------
-    ndarray of bool
+    A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault. The
+    files must have redshifts.
     """
     lengths = np.array([file.field_shape[-1] for file in files])
     grids = [file.redshifts for file in files if file.redshifts is not None]
@@ -43,17 +35,7 @@ def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
 
 
 def cropping(files: Sequence[FileMetadata]) -> str | None:
-    """One sentence on what the shortest line of sight takes away from the others.
-
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-
-    Returns
-    -------
-    str or None
-        None where all are of one length.
-    """
+    """One sentence on what the shortest line of sight takes away from the others, if anything."""
     lengths = [file.field_shape[-1] for file in files]
     if min(lengths) == max(lengths):
         return None
@@ -78,21 +60,11 @@ def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]
 
 
 class Grids(NamedTuple):
-    """What a comparison of redshifts has found.
+    """What a comparison of redshifts has found."""
 
-    Attributes
-    ----------
-    odd : ndarray of bool, shape (n,)
-        Rows whose grid is not that of most.
-    doubtful : ndarray of bool, shape (n,)
-        Rows whose grid may be that of most in another cosmology.
-    usual : ndarray of shape (2,)
-        First and last redshift of most.
-    """
-
-    odd: np.ndarray
-    doubtful: np.ndarray
-    usual: np.ndarray
+    odd: np.ndarray  # of bool, shape (n,): the grid is not that of most
+    doubtful: np.ndarray  # of bool, shape (n,): it may be, in another cosmology
+    usual: np.ndarray  # first and last redshift of most
 
 
 def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> Grids:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, require
+from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require
 from skatr_sk.lightcones.combining import choose_parameters, combine
 from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
 from skatr_sk.lightcones.grids import cosmology_of
@@ -205,27 +206,21 @@ def find_files(source: Paths) -> list[str]:
 
 
 def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[FileMetadata]:
+    """Look into files; one that is there already, perhaps through a link, is a fault."""
     files = []
     seen: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
-            _check_new(path, seen)
+            with suppress(OSError):  # what is wrong with it will be said
+                found = os.stat(path)
+                key = found.st_dev, found.st_ino
+                if key in seen:
+                    raise Fault("duplicate", f"the same file as {seen[key]}")
+                seen[key] = path
             files.append(look_into(path, dataset))
         except Fault as fault:
             report.add(path, -1, fault)
     return files
-
-
-def _check_new(path: str, seen: dict[tuple[int, int], str]) -> None:
-    """Refuse a file that is there already, under the same name or through a link."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return  # what is wrong with it will be said
-    key = found.st_dev, found.st_ino
-    if key in seen:
-        raise Fault("duplicate", f"the same file as {seen[key]}")
-    seen[key] = path
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:
@@ -253,5 +248,4 @@ def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: 
 def _shown(source: Paths) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    paths = list(source)
-    return f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+    return listed(source, shown=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -15,7 +16,7 @@ from skatr_sk.lightcones.formats import Fault, FileMetadata
 from skatr_sk.lightcones.grids import compare_grids, is_short
 from skatr_sk.lightcones.sources import FileRows
 
-__all__ = ["Report", "check_rows", "check_together"]
+__all__ = ["Report", "check_rows", "check_together", "most_common"]
 
 _SAMPLED = 8  # rows read by the quick check
 _TOLERANCE = 0.01  # of the distance between slices
@@ -45,6 +46,15 @@ class Report:
         """Note a fault; row -1 is the whole file."""
         self.entries.append((path, row, fault.kind, fault.detail))
 
+    def leave_out(
+        self, files: Sequence[FileMetadata], kind: str, details: Sequence[str | None]
+    ) -> list[FileMetadata]:
+        """Note what is wrong with some files, and return those of which it is None."""
+        for file, detail in zip(files, details, strict=True):
+            if detail is not None:
+                self.add(file.path, -1, Fault(kind, detail))
+        return [file for file, detail in zip(files, details, strict=True) if detail is None]
+
     def table(self) -> np.ndarray:
         """Return a structured array with the columns ``file, row, fault, detail``."""
         return np.array(self.entries, dtype=_TABLE)
@@ -63,57 +73,42 @@ class Report:
 # Files beside each other
 
 
+def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: Any = None) -> Any:
+    """Return what most rows have, or None, where each file has a value; leave out `besides`."""
+    counts: Counter = Counter()
+    for value, file in zip(values, files, strict=True):
+        counts[value] += file.n_rows
+    counts.pop(besides, None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
 def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMetadata]:
     """Leave out files that do not fit the others: their sky, their length, their grid.
 
     Lines of sight of unequal length are no fault where each has its redshifts: they are to be
     cropped to the shortest. What most files have counts as right.
-
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-    report : Report
-        Takes the faults.
-
-    Returns
-    -------
-    list of FileMetadata
     """
-
-    def leave_out(kind: str, details: Sequence[str | None]) -> list[FileMetadata]:
-        for file, detail in zip(kept, details, strict=True):
-            if detail is not None:
-                report.add(file.path, -1, Fault(kind, detail))
-        return [file for file, detail in zip(kept, details, strict=True) if detail is None]
-
-    kept = list(files)
-    crop = all(file.redshifts is not None and len(file.field_shape) == 3 for file in kept)
-    shapes = [file.field_shape[:-1] if crop else file.field_shape for file in kept]
-    counts: Counter = Counter()
-    for file, shape in zip(kept, shapes, strict=True):
-        counts[shape] += file.n_rows
-    usual = counts.most_common(1)[0][0] if counts else None
+    crop = all(file.redshifts is not None and len(file.field_shape) == 3 for file in files)
+    shapes = [file.field_shape[:-1] if crop else file.field_shape for file in files]
+    usual = most_common(shapes, files)
     details = [None if s == usual else f"{s} cells; most have {usual}" for s in shapes]
-    kept = leave_out("shape", details)
+    kept = report.leave_out(files, "shape", details)
     if crop and kept:
-        n_z = float(np.median([file.field_shape[-1] for file in kept]))
+        lengths = [file.field_shape[-1] for file in kept]
+        most = f"most have about {np.median(lengths):.0f}"
+        each = zip(lengths, is_short(kept), strict=True)
+        details = [f"a line of sight of {n} slices; {most}" if short else None for n, short in each]
+        kept = report.leave_out(kept, "shape", details)
+    sizes = [np.nan if file.cell_size is None else file.cell_size for file in kept]
+    if np.isfinite(sizes).any():
+        size = float(np.nanmedian(sizes))
+        most = f"most are {size:.4g} Mpc"
+        odd = [abs(each - size) > _TOLERANCE * size for each in sizes]
         details = [
-            f"a line of sight of {file.field_shape[-1]} slices; most have about {n_z:.0f}"
-            if short
-            else None
-            for file, short in zip(kept, is_short(kept), strict=True)
+            f"slices {each:.4g} Mpc apart; {most}" if is_odd else None
+            for each, is_odd in zip(sizes, odd, strict=True)
         ]
-        kept = leave_out("shape", details)
-    sizes = [file.cell_size for file in kept if file.cell_size is not None]
-    if sizes:
-        size = float(np.median(sizes))
-        details = [
-            f"slices {file.cell_size:.4g} Mpc apart; most are {size:.4g} Mpc"
-            if file.cell_size is not None and abs(file.cell_size - size) > _TOLERANCE * size
-            else None
-            for file in kept
-        ]
-        kept = leave_out("grid", details)
+        kept = report.leave_out(kept, "grid", details)
     return kept
 
 
@@ -152,34 +147,28 @@ def check_rows(
     report: Report,
     notes: list[str],
 ) -> np.ndarray:
-    """Check rows: redshifts and parameters of all, cells of some (``"fast"``) or all.
+    """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
     Parameters
     ----------
-    cones : `~sklearn.utils.Bunch`
-        Its ``target``, ``redshifts`` and ``seeds`` of all rows, or None.
+    cones : Bunch
+        With ``target, redshifts, seeds`` of all rows, or None.
     digests : RowDigests
-        Of these rows.
+        Of all rows.
     cosmology : two ndarrays of as many rows
         Omega_m, NaN where it is not known, and the Hubble constant.
     validate : {"fast", "full"} or False
-        False leaves the cells alone.
+        Whether the cells of some rows are read, or of all; False leaves them alone.
     report : Report
         Takes the faults.
     notes : list of str
         Takes what may be right.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-        Which rows have none.
     """
     files = digests.files
     found = _Findings(files, report)
-    if cones.target is not None:
-        for row in np.flatnonzero(~np.isfinite(cones.target).all(axis=1)).tolist():
-            detail = f"{cones.target[row].tolist()} are not all finite"
-            found.row(row, Fault("parameters", detail))
+    target = np.zeros((len(files), 0)) if cones.target is None else cones.target
+    for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
+        found.row(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
     if cones.redshifts is not None:
         _check_grids(cones.redshifts, cosmology, found, notes)
     if validate:

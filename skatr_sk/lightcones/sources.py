@@ -9,7 +9,7 @@ import weakref
 import zipfile
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -51,25 +51,24 @@ _MOST_OPEN = 32
 
 
 class OpenFiles:
-    """The files that this process has open, those used last; a fork starts with none."""
+    """The files that this process has open, those used last; a fork starts with none.
+
+    An HDF5 handle must not be used on both sides of a fork, and the lock may have been held by a
+    thread that does not exist in the child.
+    """
 
     def __init__(self) -> None:
-        self._unwanted: deque[Hashable] = deque()
-        self._forget()
+        self._unwanted: deque[Source] = deque()
+        self._start_anew()
 
-    def _forget(self) -> None:
+    def _start_anew(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.handles: OrderedDict[Hashable, Any] = OrderedDict()
+        self.handles: OrderedDict[Source, Any] = OrderedDict()
 
     def _own(self) -> None:
-        """Start anew in a fork.
-
-        An HDF5 handle must not be used on both sides of it, and the lock may have been held by a
-        thread that does not exist here.
-        """
         if self.pid != os.getpid():
-            self._forget()
+            self._start_anew()
 
     @contextmanager
     def of(self, source: Source) -> Iterator[Any]:
@@ -90,7 +89,7 @@ class OpenFiles:
             finally:
                 self._close_unwanted()
 
-    def let_go(self, sources: Iterable[Hashable]) -> None:
+    def let_go(self, sources: Iterable[Source]) -> None:
         """Close files now or, where one is being read, afterwards; never wait for that."""
         self._own()
         self._unwanted.extend(sources)
@@ -137,13 +136,7 @@ def close_files() -> None:
 
 
 def stamp_of(path: str | os.PathLike[str]) -> Stamp:
-    """Stamp of a file as it is now.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    """
+    """Stamp of a file as it is now."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ino
 
@@ -152,11 +145,6 @@ def float_type(stored: np.dtype) -> np.dtype:
     """Type that values are read and written as: a native float of at most 64 bits.
 
     Integers and the like become float32, for networks take nothing else.
-
-    Examples
-    --------
-    >>> float_type(np.dtype(">f8")), float_type(np.dtype(np.int64))
-    (dtype('float64'), dtype('float32'))
     """
     if stored.kind != "f":
         return np.dtype(np.float32)
@@ -165,52 +153,29 @@ def float_type(stored: np.dtype) -> np.dtype:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of one file: what must be known to read them, and nothing that is open.
+    """Rows of one file: what must be known to read them, and nothing that is open."""
 
-    Parameters
-    ----------
-    path : str
-        Absolute.
-    stamp : Stamp
-        Of the file when it was looked into; another one at reading is an error.
-    n_rows : int
-    field_shape : tuple of int
-        Of the part that is read.
-    dtype : str
-        Of the values as stored.
-    first : int
-        Slices left out at the near end of the line of sight.
-    index : str or None
-        Dataset of the rows' digests (see ``skatr_sk.lightcones.digests``).
-    sealed : bool
-        The file is as it was when the index was written, so that the index is believed.
-    """
-
-    path: str
-    stamp: Stamp
+    path: str  # absolute
+    stamp: Stamp  # of the file when it was looked into; another one at reading is an error
     n_rows: int
-    field_shape: tuple[int, ...]
-    dtype: str
-    first: int = 0
-    index: str | None = None
-    sealed: bool = False
+    field_shape: tuple[int, ...]  # of the part that is read
+    dtype: str  # as stored
+    first: int = 0  # slices left out at the near end of the line of sight
+    index: str | None = None  # dataset of the rows' digests (see skatr_sk.lightcones.digests)
+    sealed: bool = False  # the file is as it was when the index was written, which is believed
 
     def read(self, row: int, out: np.ndarray) -> None:
-        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on.
-
-        Raises
-        ------
-        FileNotFoundError
-            When the file is gone.
-        OSError
-            When it was changed since it was opened, or is damaged.
-        """
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on."""
         with self.opened(row) as handle:
             self._load(handle, row, out)
 
     @contextmanager
     def opened(self, row: int = 0) -> Iterator[Any]:
-        """Yield the open file; whatever goes wrong is an error that names the file and the row."""
+        """Yield the open file; an error names the file and the row.
+
+        It is a FileNotFoundError when the file is gone, else an OSError: it was changed since it
+        was opened, or is damaged.
+        """
         self.check(row)
         try:
             with OPEN_FILES.of(self) as handle:
@@ -256,18 +221,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Hdf5Source(Source):
-    """Rows of a dataset of an HDF5 file.
-
-    Parameters
-    ----------
-    dataset : str
-        Its name.
-    single : bool
-        The dataset is one cone, without an axis of rows.
-    """
+    """Rows of a dataset of an HDF5 file."""
 
     dataset: str = ""
-    single: bool = False
+    single: bool = False  # the dataset is one cone, without an axis of rows
 
     def _open(self) -> _OpenDataset:
         dataset = h5py.File(self.path, "r")[self.dataset]
@@ -308,34 +265,18 @@ class Hdf5Source(Source):
 
 @dataclass
 class _OpenDataset:
-    """A dataset of an open file.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-    plain : bool
-        Each row is a chunk as it is in memory, and can be copied at one go.
-    """
-
     dataset: h5py.Dataset
-    plain: bool = False
+    plain: bool = False  # each row is a chunk as it is in memory, and can be copied at one go
 
     def close(self) -> None:
-        """Close the file."""
         self.dataset.file.close()
 
 
 @dataclass(frozen=True)
 class NpzSource(Source):
-    """One cone in an .npz file.
+    """One cone in an .npz file."""
 
-    Parameters
-    ----------
-    key : str
-        Name of the array.
-    """
-
-    key: str = "image"
+    key: str = "image"  # name of the array
 
     def _open(self) -> Any:
         return np.load(self.path, allow_pickle=False)
@@ -350,17 +291,10 @@ class NpySource(Source):
 
     It is read, not memory-mapped: pages of a map count as memory of the process, and a map of a
     file that is cut short while it is read ends the process.
-
-    Parameters
-    ----------
-    offset : int
-        Where the first row begins, in bytes.
-    fortran : bool
-        Stored column by column, which only a map can take rows from.
     """
 
-    offset: int = 0
-    fortran: bool = False
+    offset: int = 0  # where the first row begins, in bytes
+    fortran: bool = False  # stored column by column, which only a map can take rows from
 
     def _open(self) -> Any:
         if self.fortran:
@@ -391,12 +325,8 @@ class NpySource(Source):
 class FileRows:
     """The rows of some files, numbered through in the order of the files.
 
-    The files are closed when the last array of these rows is gone, so that they can be written to.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-        Of one field shape.
+    The files, of one field shape, are closed when the last array of these rows is gone, so that
+    they can be written to.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:

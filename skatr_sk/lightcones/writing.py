@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -92,10 +92,10 @@ def save_lightcones(
     elif given := [name for name, value in labels.items() if value is not None]:
         what = f"save_lightcones: no effect without y of {', '.join(given)}."
         warnings.warn(what, NoEffectWarning, stacklevel=2)
-    bounds = None if problems else target_bounds
-    stack = Stack.plan(
-        problems, X, y, target_names, target_units, bounds, redshifts, seeds, dtype, compression
-    )
+    if problems:
+        labels["target_bounds"] = None
+    labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
+    stack = Stack.plan(problems, X, labels, dtype, compression)
     problems.raise_if_any()
 
     def write(temporary: Path) -> None:
@@ -126,22 +126,12 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Stack:
-    """What a file of light cones is to hold.
+    """What a file of light cones is to hold."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of all light cones.
-    dtype : dtype
-        Of the stored cells.
-    compression : {"none", "gzip", "lzf"}
-    beside : dict of str to (ndarray, dict)
-        Values and attributes of each dataset beside that of the light cones.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    shape: tuple[int, ...]  # of all light cones
+    dtype: np.dtype  # of the stored cells
     compression: str
+    # Values and attributes of each dataset beside that of the light cones, by its name.
     beside: dict[str, tuple[np.ndarray, dict[str, Any]]]
 
     @classmethod
@@ -149,21 +139,14 @@ class Stack:
         cls,
         problems: Problems,
         X: Any,
-        y: Any,
-        names: Sequence[str] | None,
-        units: Sequence[str] | None,
-        bounds: ArrayLike | None,
-        redshifts: ArrayLike | None,
-        seeds: ArrayLike | None,
+        labels: Mapping[str, Any],
         dtype: DTypeLike | None,
         compression: str,
     ) -> Self:
-        """Check what is to be written; parameters are those of :func:`save_lightcones`.
+        """Check what is to be written; what is wrong is noted, and raised where no more can be.
 
-        Raises
-        ------
-        InvalidParameterError
-            When `X` has not the shape of light cones; other `problems` are noted there.
+        `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
+        of them or None.
         """
         shape = tuple(X.shape)
         if len(shape) < 2 or 0 in shape:
@@ -172,12 +155,14 @@ class Stack:
             problems.raise_if_any()
         problems.check(_OPTIONS, {"dtype": dtype, "compression": compression})
         right = dtype is not None and _is_float(dtype)
+        stored = np.dtype(dtype) if right else float_type(X.dtype)
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+        y, redshifts, seeds = (labels[name] for name in ("target", "redshifts", "seeds"))
         if y is not None:
             target = np.asarray(y, dtype=np.float64)
             width = 1 if target.ndim < 2 else target.shape[-1]
-            names, units = name_parameters(width, names, units, y)
+            names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
             for name, given in (("target_names", names), ("target_units", units)):
@@ -186,8 +171,8 @@ class Stack:
             if len(set(names)) < len(names):
                 problems.add("target_names", "names of which no two are alike", names)
             attributes: dict[str, Any] = {"names": names, "units": units}
-            if bounds is not None:
-                attributes["bounds"] = np.asarray(bounds, dtype=np.float64)
+            if labels["target_bounds"] is not None:
+                attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)
             beside["parameters"] = target, attributes
         if redshifts is not None:
             grid = np.asarray(redshifts, dtype=np.float32)
@@ -199,12 +184,11 @@ class Stack:
             if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
                 problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
             beside["seed"] = numbers, {}
-        stored = np.dtype(dtype) if right else float_type(X.dtype)
         return cls(shape, stored, compression, beside)
 
     @property
     def cones_in_a_chunk(self) -> int:
-        """How many short fields share a chunk, for each chunk costs a lookup; a cone has its own."""
+        """How many short fields share a chunk, which costs a lookup; a light cone has its own."""
         cone = math.prod(self.shape[1:]) * self.dtype.itemsize
         return max(1, min(self.shape[0], _SHARED_CHUNK // cone))
 

@@ -14,23 +14,9 @@ __all__ = ["Fault", "FileMetadata", "look_into"]
 
 
 def look_into(path: str, dataset: str | None = None) -> FileMetadata:
-    """Find out what a file holds, from its layout alone.
+    """Find out what a file holds, from its layout alone; whatever is wrong with it is a Fault.
 
-    Parameters
-    ----------
-    path : str
-        Absolute.
-    dataset : str, optional
-        Name of the cells, as for :func:`~skatr_sk.open_lightcones`.
-
-    Returns
-    -------
-    FileMetadata
-
-    Raises
-    ------
-    Fault
-        Whatever is wrong with the file.
+    `path` is absolute, and `dataset` is that of :func:`~skatr_sk.open_lightcones`.
     """
     try:
         if path.lower().endswith(".npz"):

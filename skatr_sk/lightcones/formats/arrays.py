@@ -13,19 +13,7 @@ __all__ = ["look_into_npy", "look_into_npz"]
 
 
 def look_into_npz(path: str, key: str | None = None) -> FileMetadata:
-    """One cone and its parameters, as the authors of SKATR store them.
-
-    Parameters
-    ----------
-    path : str
-    key : str, optional
-        Name of the cone's array; default is to find it.
-
-    Raises
-    ------
-    Fault
-        When there is no such array, or the label is not that of one light cone.
-    """
+    """One cone, in the array `key` or one of a usual name, and its parameters."""
     stamp = stamp_of(path)
     with np.load(path, allow_pickle=False) as arrays:
         key = key or next((name for name in CELLS if name in arrays), None)
@@ -50,10 +38,10 @@ def look_into_npz(path: str, key: str | None = None) -> FileMetadata:
 def _header(arrays: Any, key: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in an open .npz, without its values."""
     with arrays.zip.open(f"{key}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        first = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
     return shape, dtype
 
 
@@ -71,14 +59,6 @@ def look_into_npy(path: str) -> FileMetadata:
     stamp = stamp_of(path)
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     check_cells(mapped.shape, mapped.dtype, least=2)
-    n, *field_shape = mapped.shape
-    source = NpySource(
-        path,
-        stamp,
-        n,
-        tuple(field_shape),
-        mapped.dtype.str,
-        offset=mapped.offset,
-        fortran=not mapped.flags.c_contiguous,
-    )
-    return FileMetadata(source)
+    layout = {"offset": mapped.offset, "fortran": not mapped.flags.c_contiguous}
+    n, field_shape = len(mapped), mapped.shape[1:]
+    return FileMetadata(NpySource(path, stamp, n, field_shape, mapped.dtype.str, **layout))

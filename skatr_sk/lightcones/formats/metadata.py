@@ -31,52 +31,27 @@ TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "thet
 
 
 class Fault(Exception):
-    """What is wrong with a file or a row of it.
-
-    Parameters
-    ----------
-    kind : str
-        One word, for the report.
-    detail : str
-        What was found, and what was expected.
-    """
+    """What is wrong with a file or a row of it: a word, and what was found and expected."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
-        self.kind = kind
-        self.detail = detail
+        self.kind, self.detail = kind, detail
 
 
 @dataclass
 class FileMetadata:
-    """Rows of one file and what is known of them, without their cells.
-
-    Parameters
-    ----------
-    source : Source
-    parameters : dict of str to ndarray of shape (n_rows,)
-        By name, in the order of the file.
-    units : dict of str to str
-    redshifts : ndarray of shape (n_rows, n_z) or None
-    seeds : ndarray of int64, shape (n_rows,), or None
-    cell_size : float or None
-        Mpc (comoving) between slices.
-    bounds : ndarray of shape (n_parameters, 2) or None
-    flat : bool
-        The one parameter is stored without an axis of its own.
-    offered : tuple of str
-        Parameters that make the target where none are asked for by name.
-    """
+    """Rows of one file and what is known of them, without their cells."""
 
     source: Source
+    # By name, each of shape (n_rows,), in the order of the file.
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
-    redshifts: np.ndarray | None = None
-    seeds: np.ndarray | None = None
-    cell_size: float | None = None
-    bounds: np.ndarray | None = None
-    flat: bool = False
-    offered: tuple[str, ...] = ()
+    redshifts: np.ndarray | None = None  # of shape (n_rows, n_z)
+    seeds: np.ndarray | None = None  # of int64, shape (n_rows,)
+    cell_size: float | None = None  # Mpc (comoving) between slices
+    bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
+    flat: bool = False  # the one parameter is stored without an axis of its own
+    offered: tuple[str, ...] = ()  # make the target where none are asked for by name
 
     @property
     def path(self) -> str:
@@ -99,13 +74,7 @@ class FileMetadata:
         names: Sequence[str] | None = None,
         units: Sequence[str] | None = None,
     ) -> None:
-        """Take the parameters of all rows, of shape (n_rows, n_parameters), and offer them.
-
-        Raises
-        ------
-        Fault
-            When they do not fit the light cones, or the names and units do not fit them.
-        """
+        """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
         n, width = values.shape
         if n != self.n_rows:
             raise Fault("shape", f"{n} rows of parameters for {self.n_rows} light cones")
@@ -127,15 +96,8 @@ def name_parameters(
 ) -> tuple[list[str], list[str]]:
     """Names and units of parameters: those given, else what is usual.
 
-    Parameters
-    ----------
-    width : int
-        Number of parameters.
-    names, units : sequence of str or None
-        Without names those of the columns of `y`, or of the paper's six where there are six;
-        without units those of the paper's parameters, and else none.
-    y : array-like, optional
-        A DataFrame brings names along.
+    Without names those of the columns of `y`, or the paper's where there are six; without units
+    those of the paper's parameters, and none for others.
 
     Examples
     --------

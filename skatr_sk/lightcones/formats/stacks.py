@@ -28,18 +28,7 @@ _SEEDS = ("seed", "seeds", "random_seed")
 def look_into_stack(path: str, file: h5py.File, name: str | None) -> FileMetadata:
     """Find out what an HDF5 file with a dataset of cones ``(n, *field_shape)`` holds.
 
-    Parameters
-    ----------
-    path : str
-    file : h5py.File
-        Open.
-    name : str or None
-        Of the dataset; default is one of a usual name, or the only one that could be it.
-
-    Raises
-    ------
-    Fault
-        When it cannot be told which dataset it is, or one beside it does not fit it.
+    It is the dataset `name`, or one of a usual name, or the only one that could be it.
     """
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda k, v: found.update({k: v}) if isinstance(v, h5py.Dataset) else None)
@@ -52,16 +41,8 @@ def look_into_stack(path: str, file: h5py.File, name: str | None) -> FileMetadat
         index, sealed = find_index(found, cells, stamp)
     except ValueError as error:
         raise Fault("digest", str(error)) from error
-    source = Hdf5Source(
-        path,
-        stamp,
-        n,
-        cells.shape[1:],
-        cells.dtype.str,
-        index=index,
-        sealed=sealed,
-        dataset=cells.name,
-    )
+    layout = {"index": index, "sealed": sealed, "dataset": cells.name}
+    source = Hdf5Source(path, stamp, n, cells.shape[1:], cells.dtype.str, **layout)
     metadata = FileMetadata(source)
     targets = _beside(found, TARGETS, cells, file)
     if targets is not None:

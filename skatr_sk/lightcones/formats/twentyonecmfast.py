@@ -32,35 +32,18 @@ _LARGEST_LOGARITHM = 100.0
 
 
 def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileMetadata:
-    """Find out what a light-cone file of 21cmFAST holds.
+    """Find out what a light-cone file of 21cmFAST holds: one cone, of the brightness by default.
 
-    Parameters
-    ----------
-    path : str
-    file : h5py.File
-        Open.
-    field : str or None
-        Which of the light cones; default is ``brightness_temp``.
-
-    Returns
-    -------
-    FileMetadata
-        One row. It has every number of the input by 21cmFAST's own name, and offers those of the
-        six parameters that the simulation made use of (no ``m_WDM`` without a cut of the power
-        spectrum, no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
-
-    Raises
-    ------
-    Fault
-        When the field is missing, of a wrong shape, or not finished.
+    What is found has every number of the input by 21cmFAST's own name, and offers those of the six
+    parameters that the simulation made use of (no ``m_WDM`` without a cut of the power spectrum,
+    no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
     """
     boxes = file["lightcones"]
     field = (field or BRIGHTNESS).removeprefix("lightcones/")
     box = boxes.get(field)
     if not isinstance(box, h5py.Dataset):
-        raise Fault(
-            "missing", f"no dataset lightcones/{field}; it has {', '.join(boxes) or 'none'}"
-        )
+        has = ", ".join(boxes) or "none"
+        raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
     refuse_elsewhere(box, file)
     new = "InputParameters" in file
     inputs = _inputs(file["InputParameters"] if new else file, new)
@@ -87,16 +70,8 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileM
         )
     seed = (file["InputParameters"] if new else file).attrs.get("random_seed")
     six = _six(inputs)
-    source = Hdf5Source(
-        path,
-        stamp_of(path),
-        1,
-        (*box.shape[:-1], n_z),
-        box.dtype.str,
-        low,
-        dataset=box.name,
-        single=True,
-    )
+    shape, layout = (*box.shape[:-1], n_z), {"first": low, "dataset": box.name, "single": True}
+    source = Hdf5Source(path, stamp_of(path), 1, shape, box.dtype.str, **layout)
     return FileMetadata(
         source,
         parameters={name: np.array([value]) for name, value in (inputs | six).items()},
