@@ -212,40 +212,19 @@ class LightconeArray:
 
         Raises
         ------
-        OSError
-            When a file is gone (FileNotFoundError), damaged, or changed since it was opened.
-        ValueError
-            When values are not those that the file's index is of.
+        OSError, ValueError
+            As :meth:`read`, or when values are not those that the file's index is of.
         """
         return self._digests.of(self._rows if rows is None else self._chosen(rows), recall)
 
     def origin(self, row: int) -> tuple[str, int]:
-        """Return the file of a row, and its number therein.
-
-        Parameters
-        ----------
-        row : int
-
-        Returns
-        -------
-        path : str
-        number : int
-        """
+        """Return the path of the file that a row is in, and its number therein."""
         source, number = self._files.origin(self._chosen([row])[0])
         return source.path, number
 
     @classmethod
     def concatenate(cls, arrays: Sequence[LightconeArray]) -> Self:
-        """Put light cones of one field shape one after the other; nothing is read.
-
-        Parameters
-        ----------
-        arrays : sequence of LightconeArray
-
-        Returns
-        -------
-        LightconeArray
-        """
+        """Put light cones of one field shape one after the other; nothing is read."""
         each = list({id(array._files): array._files for array in arrays}.values())
         joined = cls([source for files in each for source in files.sources])
         starts = np.cumsum([0, *map(len, each)])

@@ -123,11 +123,9 @@ def _without(source: Paths, path: Path) -> Paths:
         return source
     found = find_files(source)
     kept = [one for one in found if not (path.exists() and os.path.samefile(one, path))]
-    if len(kept) == len(found):
-        return source
     if not kept:
         raise FileNotFoundError(f"There are no light cones in {source} but {path} itself.")
-    return kept
+    return source if len(kept) == len(found) else kept
 
 
 @contextmanager
@@ -200,15 +198,11 @@ def _assemble(path: Path, parts: Path, stack: Stack, step: int) -> None:
                 piece = part[BRIGHTNESS]
                 index[start : start + len(piece)] = part[INDEX][:]
                 if piece.chunks == cells.chunks and start % cells.chunks[0] == 0:
-                    _copy_chunks(piece, cells, start)
+                    rest = (0,) * (piece.ndim - 1)
+                    for row in range(0, len(piece), piece.chunks[0]):
+                        mask, packed = piece.id.read_direct_chunk((row, *rest))
+                        cells.id.write_direct_chunk((start + row, *rest), packed, mask)
                 else:  # a last part that is shorter than a chunk
                     cells[start : start + len(piece)] = piece[:]
         stack.write_beside(file)
     seal(path)
-
-
-def _copy_chunks(piece: h5py.Dataset, cells: h5py.Dataset, start: int) -> None:
-    for row in range(0, len(piece), piece.chunks[0]):
-        rest = (0,) * (piece.ndim - 1)
-        mask, packed = piece.id.read_direct_chunk((row, *rest))
-        cells.id.write_direct_chunk((start + row, *rest), packed, mask)

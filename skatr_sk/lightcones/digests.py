@@ -2,15 +2,16 @@
 
 A digest stands for a row's values in 16 bytes (``skatr_sk.fields.digest``). It is taken
 
-* from the memory of this process, which keeps the digests of the files read last by their names,
-  sizes, times of change and inodes;
+* from the memory of this process, which keeps the digests of the files read last by their names
+  and stamps;
 * from the *index*, the dataset of digests that :func:`~skatr_sk.save_lightcones` writes into its
   files, while the file is *sealed*: of the size and time of change that were noted with the index;
 * from what other processes have computed, where the caller can ask them; or
 * by reading the row, which is then compared with the index of a file that is no longer sealed.
 
 A row that is read is held to its digest the first time that this process reads it. Afterwards the
-file's stamp, compared at each reading, says that it is the same.
+file's stamp, compared at each reading, says that it is the same; where only the inode was touched,
+as by a new name, rows are held to their digests at each reading.
 """
 
 from __future__ import annotations
@@ -91,10 +92,9 @@ def seal(path: str | os.PathLike[str]) -> None:
     ...     file["brightness_temp"] = np.zeros((2, 8))
     ...     _ = create_index(file["brightness_temp"])
     >>> seal(path)
-    >>> found = os.stat(path)
+    >>> from skatr_sk.lightcones.sources import stamp_of
     >>> with h5py.File(path) as file:
-    ...     stamp = found.st_size, found.st_mtime_ns, found.st_ino
-    ...     find_index(file, file["brightness_temp"], stamp)
+    ...     find_index(file, file["brightness_temp"], stamp_of(path))
     ('/row_digest', True)
     """
     time = os.stat(path).st_mtime_ns // 10**9 * 10**9
@@ -225,11 +225,14 @@ class RowDigests:
     def hold(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Refuse rows of other values than their known digests are of, with a ValueError.
 
-        A row is digested the first time that it is read with its digest known, and not again.
+        A row is digested the first time that it is read with its digest known, and not again
+        unless its file was touched.
         """
         for source, indices, numbers in self.files.by_source(rows):
             record = self._records[source]
-            new = record.known[numbers] & ~record.held[numbers]
+            new = record.known[numbers]
+            if not self.files.sources[source].is_touched():
+                new = new & ~record.held[numbers]
             for index, number in zip(indices[new], numbers[new], strict=True):
                 if digest(values[index]) != record.digests[number].tobytes():
                     self._refuse(rows[index])

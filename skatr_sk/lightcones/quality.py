@@ -149,20 +149,10 @@ def check_rows(
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
-    Parameters
-    ----------
-    cones : Bunch
-        With ``target, redshifts, seeds`` of all rows, or None.
-    digests : RowDigests
-        Of all rows.
-    cosmology : two ndarrays of as many rows
-        Omega_m, NaN where it is not known, and the Hubble constant.
-    validate : {"fast", "full"} or False
-        Whether the cells of some rows are read, or of all; False leaves them alone.
-    report : Report
-        Takes the faults.
-    notes : list of str
-        Takes what may be right.
+    `cones` has ``target, redshifts, seeds`` of all rows, each of them or None; `cosmology` is their
+    Omega_m, NaN where it is not known, and Hubble constant. With `validate` "fast" the cells of
+    some rows are read, with "full" those of all. `report` takes faults, and `notes` what may be
+    right.
     """
     files = digests.files
     found = _Findings(files, report)

@@ -33,8 +33,10 @@ __all__ = [
     "stamp_of",
 ]
 
-# Size, time of the last change in nanoseconds, and inode: a file that keeps all three is the same.
-Stamp = tuple[int, int, int]
+# Size, time of the last change in nanoseconds, and inode: a file that keeps these is the same, as
+# far as it can be told. Then the time when anything of the inode changed, its name or its mode too:
+# a file that was written anew within a second may keep the others, but not this one.
+Stamp = tuple[int, int, int, int]
 
 BRIGHTNESS = "brightness_temp"  # the dataset in files of this package and of 21cmFAST
 # All that h5py, numpy and zipfile raise on a damaged file.
@@ -138,7 +140,7 @@ def close_files() -> None:
 def stamp_of(path: str | os.PathLike[str]) -> Stamp:
     """Stamp of a file as it is now."""
     found = os.stat(path)
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 def float_type(stored: np.dtype) -> np.dtype:
@@ -197,7 +199,7 @@ class Source:
                 f"{self.path}, row {row}: the file was there when it was opened, and cannot be "
                 f"found now ({error.strerror}). Bring it back, or open the light cones anew."
             ) from error
-        if found != self.stamp:
+        if found[:3] != self.stamp[:3]:
             # HDF5 would share what it remembers of the old file with whoever opens the new one.
             OPEN_FILES.let_go([self])
             raise OSError(
@@ -205,6 +207,10 @@ class Source:
                 f"{self.stamp[0]} bytes then, and has {found[0]} now, or was written again). "
                 "Open the light cones anew."
             )
+
+    def is_touched(self) -> bool:
+        """Tell whether the file may be another that only looks like the one that was opened."""
+        return stamp_of(self.path) != self.stamp
 
     def cropped(self, n_z: int) -> Self:
         """Return the same rows with their nearest `n_z` slices; the index is of whole rows."""

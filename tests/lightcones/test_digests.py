@@ -1,14 +1,17 @@
 """What a row is: digests in memory, in the index and of the values."""
 
+import os
+import pickle
+
 import h5py
 import numpy as np
 import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk.fields import digest, digest_rows
-from skatr_sk.lightcones import close_files
+from skatr_sk.lightcones import close_files, digests
 from tests.lightcones import layouts
-from tests.lightcones.layouts import N
+from tests.lightcones.layouts import N, edit
 
 GRID = np.linspace(5, 10, 100)
 
@@ -37,6 +40,94 @@ def test_an_index_saves_reading(values, tmp_path, reads):
     assert sum(n for _, _, n in reads) <= 2  # to see that it is of this file
 
 
+def test_a_row_is_held_to_its_digest_once(values, tmp_path, monkeypatch):
+    save_lightcones(tmp_path / "a.h5", values)
+    X = open_lightcones(tmp_path / "a.h5", validate=False).data
+    digested = []
+    monkeypatch.setattr(digests, "digest", lambda row: digested.append(1) or digest(row))
+    X.read()
+    assert not digested  # nothing is known yet
+    X.digests()
+    n_checks = len(digested)
+    for _ in range(3):
+        X[::-1].read([1, 0])
+        np.testing.assert_array_equal(X.read(), values)
+    assert len(digested) - n_checks == N
+
+
+def test_values_of_another_digest_are_refused(values, tmp_path):
+    save_lightcones(tmp_path / "a.h5", values)
+    before = (tmp_path / "a.h5").stat()
+    halved = values.copy()
+    halved[7] /= 2
+    X = open_lightcones(tmp_path / "a.h5", validate=False).data
+    X.digests()
+    edit(tmp_path / "a.h5", lambda file: file["brightness_temp"].write_direct(halved))
+    os.utime(tmp_path / "a.h5", ns=(before.st_atime_ns, before.st_mtime_ns))
+    np.testing.assert_array_equal(X.read(slice(0, 7)), values[:7])
+    np.testing.assert_array_equal(X[7], halved[7])  # whoever looks at the data may see it
+    with pytest.raises(ValueError, match=r"a\.h5, row 7: its values do not have the digest"):
+        X.read([3, 7])
+
+
+def test_a_file_that_was_written_anew_within_a_second_is_another(values, tmp_path):
+    """It may have the size, the time and the inode of the one that it replaced."""
+    path = tmp_path / "a.h5"
+    for k in range(5):
+        save_lightcones(path, values + k)
+        X = open_lightcones(path, validate=False).data
+        np.testing.assert_array_equal(X.read(), values + k)
+        assert X.digests() == digest_rows(values + k)
+        np.testing.assert_array_equal(X.read(), values + k)
+
+
+def test_rows_of_a_file_that_was_touched_are_held_to_their_digests(values, tmp_path):
+    path = tmp_path / "a.h5"
+    save_lightcones(path, values)
+    before = path.stat()
+    X = open_lightcones(path, validate=False).data
+    X.digests()
+    X.read()
+    path.rename(tmp_path / "away")
+    (tmp_path / "away").rename(path)
+    np.testing.assert_array_equal(X.read(), values)
+    edit(path, lambda file: file["brightness_temp"].write_direct(values / 2))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"a\.h5, row 0: its values do not have the digest"):
+        X.read()
+
+
+def test_pickles_take_digests_along(values, tmp_path, reads):
+    np.save(tmp_path / "a.npy", values)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["data"] = values + 1
+    X = open_lightcones([tmp_path / "a.npy", tmp_path / "b.h5"], validate=False).data
+    X[:-1].digests()
+    sent = pickle.dumps(X[N:])
+    digests._record_of.cache_clear()  # as in a process that has read nothing
+    reads.clear()
+    received = pickle.loads(sent)
+    assert received.digests(slice(0, N - 1)) == digest_rows(values[:-1] + 1) and not reads
+    assert received.digests() == digest_rows(values + 1)
+    assert reads == [("b.h5", N - 1, 1)]
+
+
+def test_digests_that_others_have_computed(values, tmp_path, reads):
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["data"] = values
+    X = open_lightcones(tmp_path / "b.h5", validate=False).data
+    asked = []
+
+    def recall(identities, compute):
+        asked.append(identities)
+        return [digest(values[0]), *compute(np.arange(1, len(identities)))]
+
+    assert X.digests([2, 0, 0], recall=recall) == [digest(values[row]) for row in (2, 0, 0)]
+    assert len(set(asked[0])) == 2 and reads == [("b.h5", 2, 1)]
+    assert X.digests([0, 2], recall=recall) == [digest(values[0]), digest(values[2])]
+    assert len(asked) == 1  # they are known now
+
+
 def test_another_dataset_beside_the_light_cones(tmp_path):
     """It is not what the file's index is of."""
     save_lightcones(tmp_path / "a.h5", layouts.values())
@@ -62,6 +153,23 @@ def test_a_file_with_an_index_of_a_wrong_shape_can_be_dropped(tmp_path):
     assert len(cones.data) == N
     assert [(line["fault"], line["row"]) for line in cones.report] == [("digest", -1)]
     assert "(5, 16)" in cones.report[0]["detail"]
+
+
+def test_an_index_that_cannot_be_read_can_be_dropped(tmp_path):
+    for k in range(2):
+        save_lightcones(tmp_path / f"{k}.h5", layouts.values(seed=k))
+    with h5py.File(tmp_path / "1.h5", "r+") as file:
+        stored = file["row_digest"][:]
+        del file["row_digest"]
+        index = file.create_dataset("row_digest", data=stored, chunks=(N, 16), fletcher32=True)
+        where = index.id.get_chunk_info(0).byte_offset
+    with open(tmp_path / "1.h5", "r+b") as stream:
+        stream.seek(where)
+        stream.write(bytes(16))
+    with pytest.warns(UserWarning, match="left out"):
+        cones = open_lightcones(tmp_path, on_bad="drop", validate="full")
+    assert len(cones.data) == N and set(cones.report["fault"]) == {"unreadable"}
+    assert "1.h5, row 0: cannot be read" in cones.report["detail"][0]
 
 
 @pytest.mark.parametrize("n", [1, N])

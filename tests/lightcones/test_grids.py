@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skatr_sk import load_lightcones, open_lightcones, save_lightcones
+from skatr_sk.lightcones.grids import compare_grids
 from tests.lightcones.layouts import N, values, write_v3
 
 GRID = np.linspace(5, 10, 100)
@@ -76,3 +77,10 @@ def test_simulations_with_hubble_constants_of_their_own(tmp_path, recwarn):
     cones = open_lightcones(tmp_path)
     assert np.ptp(cones.redshifts[:, -1]) > 0.1 * cones.redshifts[:, -1].min()
     assert not [w for w in recwarn if w.category is UserWarning]
+
+
+@pytest.mark.parametrize("hubble", [0.0, -0.7, np.nan, np.inf])
+def test_a_hubble_constant_that_cannot_be(hubble):
+    near = np.linspace(5, 10, 40)
+    grids = compare_grids(np.stack([near, near, 1.1 * near]), np.full(3, 0.3), np.full(3, hubble))
+    assert grids.odd.tolist() == [False, False, True]

@@ -36,6 +36,8 @@ def test_wrong_calls(tmp_path):
         open_lightcones([])
     with pytest.raises(TypeError, match="source: expected a path or a list of paths, found 3"):
         open_lightcones(3)
+    with pytest.raises(InvalidParameterError, match="source: expected a path or a list of paths"):
+        open_lightcones([tmp_path, 3])
     with pytest.raises(InvalidParameterError, match=r"2 invalid.*\n.*'full'.*\n.*'drop'"):
         open_lightcones(tmp_path, validate="yes", on_bad="skip")
 

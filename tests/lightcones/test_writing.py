@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skatr_sk import open_lightcones, save_lightcones
-from skatr_sk._checks import InvalidParameterError
+from skatr_sk._checks import InvalidParameterError, NoEffectWarning
 from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones import convert_lightcones
 from tests.lightcones import layouts
@@ -125,3 +125,24 @@ def test_wrong_calls(tmp_path):
     with pytest.raises(IsADirectoryError, match="name a file inside"):
         convert_lightcones(tmp_path / "b.h5", tmp_path)
     assert not path.exists()
+
+
+def test_what_has_no_effect_is_said(tmp_path):
+    with pytest.warns(NoEffectWarning, match="no effect without y of target_names, target_bounds"):
+        save_lightcones(tmp_path / "a.h5", values(), target_names=["a"], target_bounds=[[0, 1]])
+    assert open_lightcones(tmp_path / "a.h5").target_names == []
+
+
+def test_a_prior_box_upside_down_is_refused(tmp_path):
+    y = np.random.default_rng(0).uniform(size=(10, 2))
+    with pytest.raises(InvalidParameterError, match="target_bounds: .* low and high are swapped"):
+        save_lightcones(tmp_path / "a.h5", values(), y, target_bounds=[[0, 1], [1, 0]])
+    box = [[0, 1], [-np.inf, np.inf]]
+    save_lightcones(tmp_path / "a.h5", values(), y, target_bounds=box)
+    np.testing.assert_array_equal(open_lightcones(tmp_path / "a.h5").target_bounds, box)
+    # What a file names is not the caller's mistake.
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["parameters"].attrs["bounds"] = [[0.0, 1.0], [0.5, 0.5]]
+    convert_lightcones(tmp_path / "a.h5", tmp_path / "b.h5")
+    found = open_lightcones(tmp_path / "b.h5").target_bounds
+    np.testing.assert_array_equal(found, [[0.0, 1.0], [0.5, 0.5]])

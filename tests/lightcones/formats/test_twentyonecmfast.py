@@ -81,6 +81,22 @@ def test_another_field_of_the_simulation(tmp_path):
     np.testing.assert_array_equal(cones.data[0], cone(1004, 20))
 
 
+@pytest.mark.parametrize("of", ["group", "text"])
+def test_what_is_no_light_cone_is_a_fault_of_its_file(tmp_path, of):
+    for k in range(2):
+        write_v3(tmp_path / f"{k}.h5", seed=k)
+    with h5py.File(tmp_path / "1.h5", "r+") as file:
+        del file["lightcones/brightness_temp"]
+        if of == "group":
+            file.create_group("lightcones/brightness_temp")
+        else:
+            file["lightcones/brightness_temp"] = np.full((4, 4, 20), b"text")
+    with pytest.warns(UserWarning, match="left out"):
+        cones = open_lightcones(tmp_path, on_bad="drop")
+    assert len(cones.data) == 1
+    assert cones.report["fault"].tolist() == ["missing" if of == "group" else "shape"]
+
+
 @pytest.mark.slow
 def test_a_file_of_21cmfast_itself(tmp_path):
     """One real light cone of whatever version is installed."""
