@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from skatr_sk.lightcones.cosmology import HUBBLE, OMEGA_M, comoving_distances
 from skatr_sk.lightcones.formats import FileMetadata
 
-__all__ = ["Grids", "compare_grids", "cosmology_of", "cropping", "is_short"]
+__all__ = ["compare_grids", "cosmology_of", "cropping", "is_short"]
 
 _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
@@ -59,15 +58,9 @@ def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]
     return parameter(("Omega_m", "OMm"), np.nan), parameter(("hlittle",), HUBBLE)
 
 
-class Grids(NamedTuple):
-    """What a comparison of redshifts has found."""
-
-    odd: np.ndarray  # of bool, shape (n,): the grid is not that of most
-    doubtful: np.ndarray  # of bool, shape (n,): it may be, in another cosmology
-    usual: np.ndarray  # first and last redshift of most
-
-
-def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> Grids:
+def compare_grids(
+    redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compare the grids of light cones: the same redshifts, or cells of the same comoving size.
 
     Parameters
@@ -78,10 +71,17 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
     hubble : ndarray of shape (n,)
         In 100 km/s/Mpc.
 
+    Returns
+    -------
+    odd, doubtful : ndarray of bool, shape (n,)
+        Rows whose grid is not that of most, and those whose grid may be, in another cosmology.
+    usual : ndarray of shape (2,)
+        First and last redshift of most.
+
     Examples
     --------
     >>> near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
-    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7)).odd
+    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7))[0]
     array([False, False,  True])
     """
     n_z = redshifts.shape[1]
@@ -105,7 +105,7 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
         limit = np.where(known, _STRETCHED, _STRETCHED_AT_ALL)
         odd[compared] = (stretch > limit)[compared]
         doubtful[compared] = (~odd & ~(known & (stretch <= _EXPLAINED)))[compared]
-    return Grids(odd, doubtful, usual[[0, -1]])
+    return odd, doubtful, usual[[0, -1]]
 
 
 def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:

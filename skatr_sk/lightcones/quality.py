@@ -116,29 +116,6 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
 # Rows
 
 
-class _Findings:
-    """Which rows are good, and the report on the others."""
-
-    def __init__(self, files: FileRows, report: Report) -> None:
-        self.files, self.report = files, report
-        self.good = np.ones(len(files), dtype=bool)
-        self._spoiled: set[int] = set()
-
-    def row(self, row: int, fault: Fault) -> None:
-        """Note a fault of one row."""
-        self.good[row] = False
-        source, number = self.files.origin(row)
-        self.report.add(source.path, number, fault)
-
-    def file(self, row: int, fault: Fault) -> None:
-        """Note a fault that spoils the whole file of a row, once."""
-        which = int(self.files.source_of(np.array([row]))[0])
-        if which not in self._spoiled:
-            self._spoiled.add(which)
-            self.good[self.files.starts[which] : self.files.starts[which + 1]] = False
-            self.report.add(self.files.sources[which].path, -1, fault)
-
-
 def check_rows(
     cones: Bunch,
     digests: RowDigests,
@@ -155,12 +132,35 @@ def check_rows(
     right.
     """
     files = digests.files
-    found = _Findings(files, report)
+    good = np.ones(len(files), dtype=bool)
+
+    def note(row: int, fault: Fault) -> None:
+        source, number = files.origin(row)
+        report.add(source.path, number, fault)
+        good[row] = False
+
+    def note_file(row: int, fault: Fault) -> None:
+        source, number = files.origin(row)
+        if all(entry[:2] != (source.path, -1) for entry in report.entries):
+            report.add(source.path, -1, fault)
+        good[row - number : row - number + source.n_rows] = False
+
     target = np.zeros((len(files), 0)) if cones.target is None else cones.target
     for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
-        found.row(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
+        note(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
     if cones.redshifts is not None:
-        _check_grids(cones.redshifts, cosmology, found, notes)
+        odd, doubtful, (start, end) = compare_grids(cones.redshifts, *cosmology)
+        for row in np.flatnonzero(odd).tolist():
+            ends = "from {:.3f} to {:.3f}".format(*cones.redshifts[row, [0, -1]])
+            expected = f"rising from {start:.3f} to about {end:.3f}, as those of most"
+            note(row, Fault("grid", f"redshifts {ends}; expected {expected}"))
+        if doubtful.any():
+            source, number = files.origin(row := int(np.argmax(doubtful)))
+            notes.append(
+                f"the redshifts of {doubtful.sum()} light cones are not those of most (up to "
+                f"{end:.3f}), nor are their cells known to be of one comoving size: {source.path}, "
+                f"row {number}, goes up to {cones.redshifts[row, -1]:.3f}"
+            )
     if validate:
         full = validate == "full"
         n = len(files)
@@ -169,41 +169,19 @@ def check_rows(
         contents: dict[int, bytes] = {}
         for row, fault in _cell_faults(digests, chosen, contents):
             # A few rows that are not of the index spoil all of it; where all are read, themselves.
-            (found.row if full or fault.kind != "digest" else found.file)(row, fault)
-        compared = chosen if full else _worth_comparing(digests, found.good, cones)
+            (note if full or fault.kind != "digest" else note_file)(row, fault)
+        compared = chosen if full else _worth_comparing(digests, good, cones)
         for _, indices, _ in [] if full else files.by_source(compared):
             rows = compared[indices]
             try:
                 contents |= zip(rows.tolist(), digests.of(rows), strict=True)
             except (OSError, ValueError) as error:
                 kind = "unreadable" if isinstance(error, OSError) else "digest"
-                found.file(int(rows[0]), Fault(kind, str(error)))
-        contents = {row: contents[row] for row in sorted(contents) if found.good[row]}
+                note_file(int(rows[0]), Fault(kind, str(error)))
+        contents = {row: contents[row] for row in sorted(contents) if good[row]}
         for row, fault in _duplicates(files, contents, set(compared.tolist())):
-            found.row(row, fault)
-    return found.good
-
-
-def _check_grids(
-    redshifts: np.ndarray,
-    cosmology: tuple[np.ndarray, np.ndarray],
-    found: _Findings,
-    notes: list[str],
-) -> None:
-    """Find rows that lie on another grid than most, and note those that may."""
-    grids = compare_grids(redshifts, *cosmology)
-    start, end = grids.usual
-    for row in np.flatnonzero(grids.odd).tolist():
-        ends = f"redshifts from {redshifts[row, 0]:.3f} to {redshifts[row, -1]:.3f}"
-        expected = f"rising from {start:.3f} to about {end:.3f}, as those of most"
-        found.row(row, Fault("grid", f"{ends}; expected {expected}"))
-    if grids.doubtful.any():
-        source, number = found.files.origin(row := int(np.argmax(grids.doubtful)))
-        notes.append(
-            f"the redshifts of {grids.doubtful.sum()} light cones are not those of most (up to "
-            f"{end:.3f}), nor are their cells known to be of one comoving size: {source.path}, row "
-            f"{number}, goes up to {redshifts[row, -1]:.3f}"
-        )
+            note(row, fault)
+    return good
 
 
 def _cell_faults(

@@ -18,7 +18,7 @@ from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, ch
 from skatr_sk._files import write_whole
 from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
-from skatr_sk.lightcones.formats.metadata import name_parameters
+from skatr_sk.lightcones.formats.metadata import label_faults, name_parameters
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
 __all__ = ["FORMAT", "Stack", "save_lightcones"]
@@ -165,11 +165,8 @@ class Stack:
             names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
-            for name, given in (("target_names", names), ("target_units", units)):
-                if len(given) != width:
-                    problems.add(name, f"{width} of them, one for each parameter", given)
-            if len(set(names)) < len(names):
-                problems.add("target_names", "names of which no two are alike", names)
+            for what, expected, found in label_faults(width, names, units):
+                problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
             if labels["target_bounds"] is not None:
                 attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)

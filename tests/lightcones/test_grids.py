@@ -82,5 +82,6 @@ def test_simulations_with_hubble_constants_of_their_own(tmp_path, recwarn):
 @pytest.mark.parametrize("hubble", [0.0, -0.7, np.nan, np.inf])
 def test_a_hubble_constant_that_cannot_be(hubble):
     near = np.linspace(5, 10, 40)
-    grids = compare_grids(np.stack([near, near, 1.1 * near]), np.full(3, 0.3), np.full(3, hubble))
-    assert grids.odd.tolist() == [False, False, True]
+    grids = np.stack([near, near, 1.1 * near])
+    odd, *_ = compare_grids(grids, np.full(3, 0.3), np.full(3, hubble))
+    assert odd.tolist() == [False, False, True]

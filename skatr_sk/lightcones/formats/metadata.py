@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
 import numpy as np
 
-from skatr_sk._checks import parameter_names
+from skatr_sk._checks import listed, parameter_names
 from skatr_sk.lightcones.sources import Source
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
 
@@ -21,6 +21,7 @@ __all__ = [
     "Fault",
     "FileMetadata",
     "check_cells",
+    "label_faults",
     "name_parameters",
     "refuse_elsewhere",
 ]
@@ -81,11 +82,8 @@ class FileMetadata:
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
         names, units = name_parameters(width, names, units)
-        if len(names) != width or len(units) != width:
-            detail = f"{len(names)} names and {len(units)} units for {width} columns of parameters"
-            raise Fault("parameters", detail)
-        if len(set(names)) < width:
-            raise Fault("parameters", f"the names {names}; expected no two alike")
+        for what, expected, found in label_faults(width, names, units):
+            raise Fault("parameters", f"{what}: expected {expected}, found {found}")
         self.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
         self.units = dict(zip(names, units, strict=True))
         self.offered = tuple(names)
@@ -113,6 +111,17 @@ def name_parameters(
     return list(names), list(units)
 
 
+def label_faults(
+    width: int, names: Sequence[str], units: Sequence[str]
+) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Yield what is wrong with names and units: which of them, what is expected, what was found."""
+    for what, given in (("names", names), ("units", units)):
+        if len(given) != width:
+            yield what, f"{width} of them, one for each parameter", given
+    if len(set(names)) < len(names):
+        yield "names", "names of which no two are alike", names
+
+
 def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
     """Refuse cells that are no real numbers, or none at all, or have fewer than `least` axes."""
     if dtype.kind not in "fiu":
@@ -134,10 +143,10 @@ def refuse_elsewhere(dataset: h5py.Dataset, file: h5py.File) -> None:
     else:
         others = [] if dataset.file.filename == file.filename else [dataset.file.filename]
     if set(others) - {"."}:
-        more = f" and {len(set(others)) - 1} more" if len(set(others)) > 1 else ""
+        named = listed(dict.fromkeys(others), shown=1)
         raise Fault(
             "elsewhere",
-            f"{dataset.name} has its values in other files ({others[0]}{more}), and were one of "
-            "them lost, HDF5 would read zeros. Open a list of those files themselves, or copy the "
-            "values into one file with save_lightcones",
+            f"{dataset.name} has its values in other files ({named}), and were one of them lost, "
+            "HDF5 would read zeros. Open a list of those files themselves, or copy the values into "
+            "one file with save_lightcones",
         )
