@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from skatr_sk._files import write_whole
-from skatr_sk.lightcones.io import coarsen
+from skatr_sk.lightcones import coarsen
 
 # 470 cells have no divisors between 10 and 47; 450 = 5 * 90 leaves an axis that patches of
 # 2, 3, 5, 6, 9, 10 or 15 cells divide. In the farthest 20 the sky varies by 3 mK rms on average,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skatr_sk import LightconeArray
-from skatr_sk.lightcones.files import NpzSource
+from skatr_sk.lightcones.sources import NpzSource
 
 
 class CountFields:
@@ -62,5 +62,5 @@ class CountedNpz(NpzSource):
 def count_reads(X, log):
     """The same light cones in .npz files, with each reading a line in `log`."""
     log.touch()
-    sources = [CountedNpz(**vars(source), log=str(log)) for source in X._table.sources]
+    sources = [CountedNpz(**vars(source), log=str(log)) for source in X._files.sources]
     return LightconeArray(sources)

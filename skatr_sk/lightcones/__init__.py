@@ -1,20 +1,18 @@
 """Light cones: reading, checking and writing them."""
 
-from skatr_sk.lightcones.handles import close_files
-from skatr_sk.lightcones.io import (
-    LightconeArray,
-    coarsen,
-    convert,
-    load_lightcones,
-    open_lightcones,
-    save_lightcones,
-)
+from skatr_sk.lightcones.array import LightconeArray
+from skatr_sk.lightcones.blocks import coarsen
+from skatr_sk.lightcones.bundled import load_lightcones
+from skatr_sk.lightcones.converting import convert_lightcones
+from skatr_sk.lightcones.opening import open_lightcones
+from skatr_sk.lightcones.sources import close_files
+from skatr_sk.lightcones.writing import save_lightcones
 
 __all__ = [
     "LightconeArray",
     "close_files",
     "coarsen",
-    "convert",
+    "convert_lightcones",
     "load_lightcones",
     "open_lightcones",
     "save_lightcones",

@@ -1,9 +1,11 @@
-"""convert: light cones in any files into the one file that is read fastest, resumably."""
+"""convert_lightcones: any files into the one file that is read fastest, resumably."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,36 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from numpy.typing import DTypeLike
 
+from skatr_sk._checks import Problems
 from skatr_sk._files import write_whole
 from skatr_sk.lightcones.array import LightconeArray
-from skatr_sk.lightcones.contents import INDEX, VOXELS
-from skatr_sk.lightcones.handles import close_files
+from skatr_sk.lightcones.digests import INDEX, seal
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
-from skatr_sk.lightcones.seal import seal
-from skatr_sk.lightcones.writing import (
-    FORMAT,
-    cones_in_a_chunk,
-    create,
-    prepare,
-    save_lightcones,
-    write_beside,
-)
+from skatr_sk.lightcones.sources import BRIGHTNESS, close_files
+from skatr_sk.lightcones.writing import FORMAT, Stack, save_lightcones
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["convert"]
+__all__ = ["convert_lightcones"]
 
 _LOGGER = logging.getLogger("skatr_sk.lightcones")
 _PART_BYTES = 2**27
 
 
-def convert(
+def convert_lightcones(
     source: Paths,
     path: str | os.PathLike[str],
     *,
@@ -81,51 +75,44 @@ def convert(
     >>> import os, tempfile
     >>> import numpy as np
     >>> from skatr_sk import open_lightcones
-    >>> from skatr_sk.lightcones import convert
+    >>> from skatr_sk.lightcones import convert_lightcones
     >>> folder = tempfile.mkdtemp()
-    >>> np.save(os.path.join(folder, "signals.npy"), np.arange(20.0).reshape(4, 5))
-    >>> convert(os.path.join(folder, "signals.npy"), os.path.join(folder, "signals.h5"))
-    >>> open_lightcones(os.path.join(folder, "signals.h5")).data.shape
+    >>> source, path = (os.path.join(folder, name) for name in ("signals.npy", "signals.h5"))
+    >>> np.save(source, np.arange(20.0).reshape(4, 5))
+    >>> convert_lightcones(source, path)
+    >>> open_lightcones(path).data.shape
     (4, 5)
     """
     path = Path(path)
     cones = open_lightcones(_without(source, path), **options)
-    X = cones.data
-    kind, beside = prepare(
-        X,
-        cones.target,
-        cones.target_names,
-        cones.target_units,
-        cones.target_bounds,
-        cones.redshifts,
-        cones.seeds,
-        dtype,
-        compression,
-    )
+    X: LightconeArray = cones.data
+    problems = Problems("convert_lightcones")
+    stack = Stack.plan(problems, X, cones, dtype, compression)
+    problems.raise_if_any()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
     if path.is_dir():
         raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
     parts = path.with_name(path.name + ".parts")
     # Parts end where chunks end, so that they can be joined chunk by chunk.
-    together = cones_in_a_chunk(X.shape, kind)
-    step = max(1, _PART_BYTES // (X.size // len(X) * kind.itemsize * together)) * together
-    job = {"format": FORMAT, "dtype": kind.str, "compression": compression, "step": step}
-    job["rows"] = X.fingerprint()
+    chunk = stack.cones_in_a_chunk
+    step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk
+    rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16)
+    job = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression, "step": step}
+    job["rows"] = rows.hexdigest()
     with _alone(parts, path):
         _claim(parts, job)
         seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
         for start in range(0, len(X), step):
             part = parts / f"{start:09d}.h5"
             if not part.exists():
-                save_lightcones(part, X[start : start + step], dtype=kind, compression=compression)
-                _LOGGER.info("%s: %d of %d light cones.", path, min(start + step, len(X)), len(X))
+                some = X[start : start + step]
+                save_lightcones(part, some, dtype=stack.dtype, compression=compression)
+                _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
             if seen is not None:
                 _check_new(part, start, seen, X, parts)
         whole = parts / "whole.h5"
-        write_whole(
-            whole, lambda temporary: _assemble(temporary, parts, X.shape, kind, beside, job)
-        )
+        write_whole(whole, lambda temporary: _assemble(temporary, parts, stack, step))
         os.replace(whole, path)
         close_files()
 
@@ -136,11 +123,9 @@ def _without(source: Paths, path: Path) -> Paths:
         return source
     found = find_files(source)
     kept = [one for one in found if not (path.exists() and os.path.samefile(one, path))]
-    if len(kept) == len(found):
-        return source
     if not kept:
         raise FileNotFoundError(f"There are no light cones in {source} but {path} itself.")
-    return kept
+    return source if len(kept) == len(found) else kept
 
 
 @contextmanager
@@ -183,9 +168,9 @@ def _check_new(
     for row, content in enumerate(contents, start):
         first = seen.setdefault(content.tobytes(), row)
         if first != row:
-            (one, place), (other, place_there) = X.origin(row), X.origin(first)
+            (path, number), (other, other_number) = X.origin(row), X.origin(first)
             raise ValueError(
-                f"{one}, row {place}, has the same values as {other}, row {place_there}. Keep "
+                f"{path}, row {number}, has the same values as {other}, row {other_number}. Keep "
                 "both with validate=False; or remove one of them, or leave all such out with "
                 f"validate='full' and on_bad='drop', and remove the folder {parts}."
             )
@@ -204,31 +189,20 @@ def _claim(parts: Path, job: Mapping[str, Any]) -> None:
         write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _assemble(
-    path: Path,
-    parts: Path,
-    shape: tuple[int, ...],
-    kind: np.dtype,
-    beside: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
-    job: Mapping[str, Any],
-) -> None:
+def _assemble(path: Path, parts: Path, stack: Stack, step: int) -> None:
     """Join the parts chunk by chunk, as they are packed."""
     with h5py.File(path, "w") as file:
-        voxels, digests = create(file, shape, kind, job["compression"])
-        for start in range(0, shape[0], job["step"]):
+        cells, index = stack.create(file)
+        for start in range(0, stack.shape[0], step):
             with h5py.File(parts / f"{start:09d}.h5", "r") as part:
-                piece = part[VOXELS]
-                digests[start : start + len(piece)] = part[INDEX][:]
-                if piece.chunks == voxels.chunks and start % voxels.chunks[0] == 0:
-                    _copy_chunks(piece, voxels, start)
+                piece = part[BRIGHTNESS]
+                index[start : start + len(piece)] = part[INDEX][:]
+                if piece.chunks == cells.chunks and start % cells.chunks[0] == 0:
+                    rest = (0,) * (piece.ndim - 1)
+                    for row in range(0, len(piece), piece.chunks[0]):
+                        mask, packed = piece.id.read_direct_chunk((row, *rest))
+                        cells.id.write_direct_chunk((start + row, *rest), packed, mask)
                 else:  # a last part that is shorter than a chunk
-                    voxels[start : start + len(piece)] = piece[:]
-        write_beside(file, beside)
-    seal(path, INDEX)
-
-
-def _copy_chunks(piece: h5py.Dataset, voxels: h5py.Dataset, start: int) -> None:
-    for row in range(0, len(piece), piece.chunks[0]):
-        rest = (0,) * (piece.ndim - 1)
-        mask, packed = piece.id.read_direct_chunk((row, *rest))
-        voxels.id.write_direct_chunk((start + row, *rest), packed, mask)
+                    cells[start : start + len(piece)] = piece[:]
+        stack.write_beside(file)
+    seal(path)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from skatr_sk.lightcones.contents import Contents
-from skatr_sk.simulator.cosmology import OMEGA_M, comoving_distances
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances
+from skatr_sk.lightcones.formats import FileMetadata
 
-__all__ = ["Grids", "compare_grids", "cropping", "is_short"]
+__all__ = ["compare_grids", "cosmology_of", "cropping", "is_short"]
 
 _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
@@ -21,66 +20,47 @@ _STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
 _COMPARED = 64  # slices
 
 
-def is_short(files: Sequence[Contents]) -> np.ndarray:
+def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
     """Say which files end before the others: fewer slices, and a last redshift that is nearer.
 
-    A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault.
-
-    Parameters
-    ----------
-    files : sequence of Contents
-        With redshifts.
-
-    Returns
-    -------
-    ndarray of bool
+    A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault. The
+    files must have redshifts.
     """
-    lengths = np.array([c.source.field_shape[-1] for c in files])
-    ends = 1 + np.array([np.median(c.redshifts[:, -1]) for c in files if c.redshifts is not None])
+    lengths = np.array([file.field_shape[-1] for file in files])
+    grids = [file.redshifts for file in files if file.redshifts is not None]
+    ends = 1 + np.array([np.median(grid[:, -1]) for grid in grids])
     few: np.ndarray = lengths < _SHORT * np.median(lengths)
     return few & (ends < _NEARER * np.median(ends))
 
 
-def cropping(files: Sequence[Contents]) -> str | None:
-    """One sentence on what the shortest line of sight takes away from the others.
-
-    Parameters
-    ----------
-    files : sequence of Contents
-
-    Returns
-    -------
-    str or None
-        None where all are of one length.
-    """
-    lengths = [c.source.field_shape[-1] for c in files]
+def cropping(files: Sequence[FileMetadata]) -> str | None:
+    """One sentence on what the shortest line of sight takes away from the others, if anything."""
+    lengths = [file.field_shape[-1] for file in files]
     if min(lengths) == max(lengths):
         return None
-    shortest = files[int(np.argmin(lengths))].source.path
+    shortest = files[int(np.argmin(lengths))].path
     return (
         f"lines of sight of up to {max(lengths)} slices are cropped to {min(lengths)} by {shortest}"
     )
 
 
-class Grids(NamedTuple):
-    """What a comparison of redshifts has found.
+def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]:
+    """Matter density of all rows, NaN where it is not known, and their Hubble constant."""
 
-    Attributes
-    ----------
-    odd : ndarray of bool, shape (n,)
-        Rows whose grid is not that of most.
-    doubtful : ndarray of bool, shape (n,)
-        Rows whose grid may be that of most in another cosmology.
-    usual : ndarray of shape (2,)
-        First and last redshift of most.
-    """
+    def parameter(names: Sequence[str], otherwise: float) -> np.ndarray:
+        columns = []
+        for file in files:
+            name = next((name for name in names if name in file.parameters), None)
+            known = np.full(file.n_rows, otherwise) if name is None else file.parameters[name]
+            columns.append(known)
+        return np.concatenate(columns)
 
-    odd: np.ndarray
-    doubtful: np.ndarray
-    usual: np.ndarray
+    return parameter(("Omega_m", "OMm"), np.nan), parameter(("hlittle",), HUBBLE)
 
 
-def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> Grids:
+def compare_grids(
+    redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compare the grids of light cones: the same redshifts, or cells of the same comoving size.
 
     Parameters
@@ -91,10 +71,17 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
     hubble : ndarray of shape (n,)
         In 100 km/s/Mpc.
 
+    Returns
+    -------
+    odd, doubtful : ndarray of bool, shape (n,)
+        Rows whose grid is not that of most, and those whose grid may be, in another cosmology.
+    usual : ndarray of shape (2,)
+        First and last redshift of most.
+
     Examples
     --------
     >>> near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
-    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7)).odd
+    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7))[0]
     array([False, False,  True])
     """
     n_z = redshifts.shape[1]
@@ -109,6 +96,7 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
     doubtful = np.zeros(len(z), dtype=bool)
     if len(compared):
         known = np.isfinite(omega_m) & (omega_m > 0)
+        hubble = np.where(np.isfinite(hubble) & (hubble > 0), hubble, HUBBLE)
         stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane)
         if known.any() and np.mean(stretch[known & sane] <= _EXPLAINED) < 0.5:
             # It explains nothing: scaled numbers, say, or cells that are not of one size.
@@ -117,7 +105,7 @@ def compare_grids(redshifts: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray
         limit = np.where(known, _STRETCHED, _STRETCHED_AT_ALL)
         odd[compared] = (stretch > limit)[compared]
         doubtful[compared] = (~odd & ~(known & (stretch <= _EXPLAINED)))[compared]
-    return Grids(odd, doubtful, usual[[0, -1]])
+    return odd, doubtful, usual[[0, -1]]
 
 
 def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:

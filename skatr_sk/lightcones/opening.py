@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Choice, Problems
-from skatr_sk.lightcones.bundle import import_pandas
-from skatr_sk.lightcones.contents import (
-    Contents,
-    Fault,
-    look_into_npy,
-    look_into_npz,
-    look_into_stack,
-)
-from skatr_sk.lightcones.files import DAMAGED
-from skatr_sk.lightcones.handles import close_files
-from skatr_sk.lightcones.joining import agree_on_units, join
+from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require
+from skatr_sk.lightcones.combining import choose_parameters, combine
+from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
+from skatr_sk.lightcones.grids import cosmology_of
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
-from skatr_sk.lightcones.simulation import look_into_simulation
-from skatr_sk.simulator.cosmology import HUBBLE
+from skatr_sk.lightcones.sources import close_files
 
-__all__ = ["SUFFIXES", "find_files", "open_lightcones"]
+__all__ = ["SUFFIXES", "Paths", "find_files", "open_lightcones"]
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".npz", ".npy")
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def _are_paths(value: Any) -> bool:
+    each = value if isinstance(value, list) else [value]
+    return all(isinstance(path, str | os.PathLike) for path in each)
+
+
+def _are_names(value: Any) -> bool | str:
+    if isinstance(value, str):
+        return f"write [{value!r}]"
+    return isinstance(value, Collection) and len(set(map(str, value))) == len(value)
+
+
+_OPTIONS = {
+    "source": Rule(_are_paths, "a path or a list of paths"),
+    "dataset": Instance(str, expected="a name", optional=True),
+    "parameters": Rule(_are_names, "names of which no two are alike", optional=True),
+    "validate": Rule(lambda v: v is False or v in ("fast", "full"), "'fast', 'full' or False"),
+    "on_bad": Choice("raise", "drop"),
+    "as_frame": Flag(),
+}
 
 
 def open_lightcones(
@@ -59,7 +71,7 @@ def open_lightcones(
           their light cones; six labels are taken to be the parameters of the paper in its order,
         * an ``.npy`` with cones ``(n, *field_shape)``.
     dataset : str, optional
-        Name of the voxels: of the dataset in an HDF5 file, of the field in a file of 21cmFAST
+        Name of the cells: of the dataset in an HDF5 file, of the field in a file of 21cmFAST
         (default ``brightness_temp``), of the array in an ``.npz``. Default is to find them.
     parameters : sequence of str, optional
         Which parameters make the target, in this order. Of a file of 21cmFAST any number of its
@@ -70,7 +82,7 @@ def open_lightcones(
         not there twice, and agrees with the others in its sky, its cells, its units and its
         redshifts: the same ones, or cells of the same comoving size in the cosmology of each cone,
         as far as ``Omega_m`` is known. "fast" also reads a few cones, and looks for duplicates
-        where digests or equal seeds and parameters make that cheap. "full" reads all voxels, once,
+        where digests or equal seeds and parameters make that cheap. "full" reads all cells, once,
         for NaN and infinite cells, slices that are zero throughout, duplicates, and values that an
         index does not belong to.
     on_bad : {"raise", "drop"}, default="raise"
@@ -129,43 +141,32 @@ def open_lightcones(
     >>> cones.data.shape, cones.target[2]
     ((3, 2, 2, 5), array([3., 7.]))
     """
-    _check_options(validate, on_bad, parameters)
-    # Before any file is looked into: a wish that cannot be met should fail at once.
-    pandas = import_pandas() if as_frame else None
-    # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
-    close_files()
     if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike):
         source = list(source)  # once: it may be a generator
+    given = (source, dataset, parameters, validate, on_bad, as_frame)
+    check_options("open_lightcones", _OPTIONS, dict(zip(_OPTIONS, given, strict=True)))
+    # Before any file is looked into: a wish that cannot be met should fail at once.
+    pandas = require("pandas", "as_frame=True") if as_frame else None
+    # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
+    close_files()
     report, notes = Report(), list[str]()
     files = _look_into_all(find_files(source), dataset, report)
     files = check_together(files, report)
-    names = _choose(files, parameters)
-    files = _with_parameters(files, names, asked=parameters is not None, report=report)
-    files = agree_on_units(files, names, report)
+    names, files = choose_parameters(files, parameters, report)
     if not files:
         raise ValueError(f"No light cones can be read from {_shown(source)}:\n{report}")
-    cones = join(files, names, notes)
-    cosmology = _known(files, ("Omega_m", "OMm"), np.nan), _known(files, ("hlittle",), HUBBLE)
+    cones = combine(files, names, notes)
     try:
-        good = check_rows(
-            cones.data,
-            cones.redshifts,
-            cosmology,
-            cones.target,
-            cones.seeds,
-            validate,
-            report,
-            notes,
-        )
+        digests = cones.data._digests
+        good = check_rows(cones, digests, cosmology_of(files), validate, report, notes)
     finally:
         close_files()  # whoever mends what is wrong must be able to write
     if len(report):
         _settle(cones, good, report, on_bad, _shown(source))
     if notes:
-        listed = "\n- ".join(["", *notes])
-        message = f"Of the light cones in {_shown(source)}:{listed}"
-        warnings.warn(message, UserWarning, stacklevel=2)
-    if cones.target is not None and all(c.flat for c in files) and len(names) == 1:
+        each = "\n- ".join(["", *notes])
+        warnings.warn(f"Of the light cones in {_shown(source)}:{each}", UserWarning, stacklevel=2)
+    if cones.target is not None and all(file.flat for file in files) and len(names) == 1:
         cones.target = cones.target[:, 0]
     cones.report = report.table()
     if pandas is not None:
@@ -198,100 +199,28 @@ def find_files(source: Paths) -> list[str]:
         if not path.exists():
             raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
         return [os.path.abspath(path)]
-    if not isinstance(source, Iterable):
-        raise TypeError(f"source must be a path or a list of paths; found {source!r}.")
     paths = [os.path.abspath(path) for path in source]
     if not paths:
-        raise ValueError("source is an empty list; expected at least one file of light cones.")
+        raise ValueError("source: expected at least one file of light cones, found an empty list.")
     return paths
 
 
-def _check_options(validate: Any, on_bad: Any, parameters: Any) -> None:
-    problems = Problems("open_lightcones")
-    if validate is not False and validate not in ("fast", "full"):
-        problems.add("validate", "'fast', 'full' or False", validate)
-    problems.check({"on_bad": Choice("raise", "drop")}, {"on_bad": on_bad})
-    if isinstance(parameters, str):
-        problems.add("parameters", "a list of names", parameters, f"write [{parameters!r}]")
-    elif parameters is not None and len(set(parameters)) < len(parameters):
-        problems.add("parameters", "names of which no two are alike", list(parameters))
-    problems.raise_if_any()
-
-
-def look_into(path: str, dataset: str | None = None) -> Contents:
-    """Find out what a file holds, from its layout alone; raise a Fault where it cannot be told."""
-    try:
-        if path.lower().endswith(".npz"):
-            return look_into_npz(path, dataset)
-        if path.lower().endswith(".npy"):
-            return look_into_npy(path)
-        with h5py.File(path, "r") as file:
-            if isinstance(file.get("lightcones"), h5py.Group):
-                return look_into_simulation(path, file, dataset)
-            return look_into_stack(path, file, dataset)
-    except FileNotFoundError as error:
-        raise Fault("missing", "there is no such file") from error
-    except DAMAGED as error:
-        raise Fault("unreadable", str(error) or type(error).__name__) from error
-
-
-def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[Contents]:
+def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[FileMetadata]:
+    """Look into files; one that is there already, perhaps through a link, is a fault."""
     files = []
     seen: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
-            _check_new(path, seen)
+            with suppress(OSError):  # what is wrong with it will be said
+                found = os.stat(path)
+                key = found.st_dev, found.st_ino
+                if key in seen:
+                    raise Fault("duplicate", f"the same file as {seen[key]}")
+                seen[key] = path
             files.append(look_into(path, dataset))
         except Fault as fault:
             report.add(path, -1, fault)
     return files
-
-
-def _check_new(path: str, seen: dict[tuple[int, int], str]) -> None:
-    """Refuse a file that is there already, under the same name or through a link."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return  # what is wrong with it will be said
-    key = found.st_dev, found.st_ino
-    if key in seen:
-        raise Fault("duplicate", f"the same file as {seen[key]}")
-    seen[key] = path
-
-
-def _choose(files: Sequence[Contents], parameters: Sequence[str] | None) -> list[str]:
-    """Names of the target's columns: those asked for, or those that most files offer."""
-    if parameters is not None:
-        return list(parameters)
-    names = list(dict.fromkeys(name for c in files for name in c.offered))
-    return [n for n in names if 2 * sum(n in c.offered for c in files) > len(files)]
-
-
-def _with_parameters(
-    files: Sequence[Contents], names: Sequence[str], asked: bool, report: Report
-) -> list[Contents]:
-    """Leave out files that lack a parameter, or did not use one that the others did."""
-    kept = []
-    for contents in files:
-        there = contents.parameters if asked else contents.offered
-        lacking = ", ".join(name for name in names if name not in there)
-        if lacking:
-            has = ", ".join(sorted(contents.parameters)) or "no parameters"
-            detail = f"no {lacking}; it has {has}" if asked else f"no {lacking}, which most have"
-            report.add(contents.source.path, -1, Fault("parameters", detail))
-        else:
-            kept.append(contents)
-    return kept
-
-
-def _known(files: Sequence[Contents], names: Sequence[str], otherwise: float) -> np.ndarray:
-    """A parameter of all rows, under one of these names or what else it is taken to be."""
-    columns = []
-    for contents in files:
-        name = next((name for name in names if name in contents.parameters), None)
-        rows = contents.source.n_rows
-        columns.append(np.full(rows, otherwise) if name is None else contents.parameters[name])
-    return np.concatenate(columns)
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:
@@ -319,5 +248,4 @@ def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: 
 def _shown(source: Paths) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    paths = list(source)
-    return f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+    return listed(source, shown=1)

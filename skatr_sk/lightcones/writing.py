@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Choice, Problems, check_numbers
+from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers
 from skatr_sk._files import write_whole
-from skatr_sk.fields import digest
-from skatr_sk.lightcones.contents import INDEX, SIX, UNITS, VOXELS
-from skatr_sk.lightcones.seal import seal
+from skatr_sk.fields import digest_rows
+from skatr_sk.lightcones.digests import create_index, pack, seal
+from skatr_sk.lightcones.formats.metadata import label_faults, name_parameters
+from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
-__all__ = [
-    "FORMAT",
-    "cones_in_a_chunk",
-    "create",
-    "prepare",
-    "save_lightcones",
-    "write_beside",
-]
+__all__ = ["FORMAT", "Stack", "save_lightcones"]
 
 FORMAT = 1
-_COMPRESSIONS = ("gzip", "lzf", "none")
+_WRITTEN_BYTES = 2**26  # of float64 that are written at a time
+_SHARED_CHUNK = 2**16  # bytes
 
 
 def save_lightcones(
@@ -60,12 +58,12 @@ def save_lightcones(
     target_names, target_units : sequence of str, optional
         Of the parameters; default are the names of `y`, or of the paper's six where there are six.
     target_bounds : array-like of shape (n_parameters, 2), optional
-        Prior box.
+        Prior box; a row (-inf, inf) is a parameter without bounds.
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
     seeds : array-like of int, shape (n,), optional
         Of the initial conditions.
     dtype : dtype, optional
-        Of the stored voxels; default is that of `X`. float16 halves the file at a precision of
+        Of the stored cells; default is that of `X`. float16 halves the file at a precision of
         0.05 %.
     compression : {"none", "gzip", "lzf"}, default="none"
         "gzip" halves a file of 21cmFAST's cones in float16, and reads some four times slower.
@@ -86,139 +84,147 @@ def save_lightcones(
     LightconeArray(shape=(8, 14, 14, 90), dtype=float32, 1 file)
     """
     X = check_numbers(X, "X")
-    kind, beside = prepare(
-        X, y, target_names, target_units, target_bounds, redshifts, seeds, dtype, compression
-    )
+    problems = Problems("save_lightcones")
+    labels = dict(target_names=target_names, target_units=target_units, target_bounds=target_bounds)
+    if y is not None:
+        width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
+        problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
+    elif given := [name for name, value in labels.items() if value is not None]:
+        what = f"save_lightcones: no effect without y of {', '.join(given)}."
+        warnings.warn(what, NoEffectWarning, stacklevel=2)
+    if problems:
+        labels["target_bounds"] = None
+    labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
+    stack = Stack.plan(problems, X, labels, dtype, compression)
+    problems.raise_if_any()
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
-            voxels, digests = create(file, X.shape, kind, compression)
-            for start, values in _batches(X, kind):
-                voxels[start : start + len(values)] = values
-                digests[start : start + len(values)] = _digests(values)
-            write_beside(file, beside)
-        seal(temporary, INDEX)
+            cells, index = stack.create(file)
+            for start, values in _batches(X, stack.dtype):
+                cells[start : start + len(values)] = values
+                index[start : start + len(values)] = pack(digest_rows(values))
+            stack.write_beside(file)
+        seal(temporary)
 
     write_whole(path, write)
 
 
-def prepare(
-    X: Any,
-    y: Any,
-    names: Sequence[str] | None,
-    units: Sequence[str] | None,
-    bounds: ArrayLike | None,
-    redshifts: ArrayLike | None,
-    seeds: ArrayLike | None,
-    dtype: DTypeLike | None,
-    compression: str,
-) -> tuple[np.dtype, dict[str, tuple[np.ndarray, dict[str, Any]]]]:
-    """Check what is to be written; return the voxels' type and the datasets beside them."""
-    n = len(X)
-    if len(X.shape) < 2 or 0 in X.shape:
-        raise ValueError(
-            f"X has shape {tuple(X.shape)}; expected (n, *field_shape) with no axis of length 0. A "
-            "single field becomes one by X[None]."
+def _is_float(dtype: DTypeLike) -> bool:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        return False
+    return found.kind == "f" and found.itemsize <= 8
+
+
+_OPTIONS = {
+    "dtype": Rule(_is_float, "float16, float32 or float64", optional=True),
+    "compression": Choice("gzip", "lzf", "none"),
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a file of light cones is to hold."""
+
+    shape: tuple[int, ...]  # of all light cones
+    dtype: np.dtype  # of the stored cells
+    compression: str
+    # Values and attributes of each dataset beside that of the light cones, by its name.
+    beside: dict[str, tuple[np.ndarray, dict[str, Any]]]
+
+    @classmethod
+    def plan(
+        cls,
+        problems: Problems,
+        X: Any,
+        labels: Mapping[str, Any],
+        dtype: DTypeLike | None,
+        compression: str,
+    ) -> Self:
+        """Check what is to be written; what is wrong is noted, and raised where no more can be.
+
+        `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
+        of them or None.
+        """
+        shape = tuple(X.shape)
+        if len(shape) < 2 or 0 in shape:
+            expected = "shape (n, *field_shape) with no axis of length 0"
+            problems.add("X", expected, shape, "a single field becomes one by X[None]")
+            problems.raise_if_any()
+        problems.check(_OPTIONS, {"dtype": dtype, "compression": compression})
+        right = dtype is not None and _is_float(dtype)
+        stored = np.dtype(dtype) if right else float_type(X.dtype)
+        n, n_z = shape[0], shape[-1]
+        beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+        y, redshifts, seeds = (labels[name] for name in ("target", "redshifts", "seeds"))
+        if y is not None:
+            target = np.asarray(y, dtype=np.float64)
+            width = 1 if target.ndim < 2 else target.shape[-1]
+            names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
+            if target.ndim not in (1, 2) or len(target) != n:
+                problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
+            for what, expected, found in label_faults(width, names, units):
+                problems.add(f"target_{what}", expected, found)
+            attributes: dict[str, Any] = {"names": names, "units": units}
+            if labels["target_bounds"] is not None:
+                attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)
+            beside["parameters"] = target, attributes
+        if redshifts is not None:
+            grid = np.asarray(redshifts, dtype=np.float32)
+            if grid.shape not in ((n, n_z), (n_z,)):
+                problems.add("redshifts", f"shape ({n}, {n_z}) or ({n_z},)", grid.shape)
+            beside["redshifts"] = grid, {}
+        if seeds is not None:
+            numbers = np.asarray(seeds)
+            if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
+                problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
+            beside["seed"] = numbers, {}
+        return cls(shape, stored, compression, beside)
+
+    @property
+    def cones_in_a_chunk(self) -> int:
+        """How many short fields share a chunk, which costs a lookup; a light cone has its own."""
+        cone = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return max(1, min(self.shape[0], _SHARED_CHUNK // cone))
+
+    def create(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
+        """Make the datasets of the light cones and of their digests."""
+        file.attrs["skatr_sk_lightcones"] = FORMAT
+        packed = self.compression != "none"
+        cells = file.create_dataset(
+            BRIGHTNESS,
+            self.shape,
+            self.dtype,
+            chunks=(self.cones_in_a_chunk, *self.shape[1:]),
+            compression=self.compression if packed else None,
+            shuffle=packed,
+            fletcher32=packed,
+            track_times=False,
         )
-    problems = Problems("save_lightcones")
-    problems.check({"compression": Choice(*_COMPRESSIONS)}, {"compression": compression})
-    kind = np.dtype(X.dtype if dtype is None else dtype)
-    if dtype is None and kind.kind != "f":
-        kind = np.dtype(np.float32)
-    if kind.kind != "f" or kind.itemsize > 8:
-        problems.add("dtype", "float16, float32 or float64", dtype)
-    beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
-    if y is not None:
-        columns = getattr(y, "columns", None)
-        target = np.asarray(y, dtype=np.float64)
-        width = 1 if target.ndim == 1 else target.shape[-1]
-        if names is None and columns is not None:
-            names = [str(column) for column in columns]
-        if names is None:
-            names = SIX if width == len(SIX) else [f"parameter_{k}" for k in range(width)]
-        units = [UNITS.get(name, "") for name in names] if units is None else units
-        if target.ndim not in (1, 2) or len(target) != n:
-            problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
-        for name, given in (("target_names", names), ("target_units", units)):
-            if len(given) != width:
-                problems.add(name, f"{width} of them, one for each parameter", list(given))
-        if len(set(names)) < len(names):
-            problems.add("target_names", "names of which no two are alike", list(names))
-        attributes: dict[str, Any] = {"names": list(names), "units": list(units)}
-        if bounds is not None:
-            attributes["bounds"] = np.asarray(bounds, dtype=np.float64)
-            if attributes["bounds"].shape != (width, 2):
-                problems.add("target_bounds", f"shape ({width}, 2)", attributes["bounds"].shape)
-        beside["parameters"] = (target, attributes)
-    if redshifts is not None:
-        grid = np.asarray(redshifts, dtype=np.float32)
-        if grid.shape not in ((n, X.shape[-1]), (X.shape[-1],)):
-            problems.add("redshifts", f"shape ({n}, {X.shape[-1]}) or ({X.shape[-1]},)", grid.shape)
-        beside["redshifts"] = (grid, {})
-    if seeds is not None:
-        numbers = np.asarray(seeds)
-        if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-            problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
-        beside["seed"] = (numbers, {})
-    problems.raise_if_any()
-    return kind, beside
+        cells.attrs["units"] = "mK"
+        return cells, create_index(cells)
+
+    def write_beside(self, file: h5py.File) -> None:
+        """Write what belongs beside the light cones."""
+        for name, (values, attributes) in self.beside.items():
+            dataset = file.create_dataset(name, data=values, track_times=False)
+            dataset.attrs.update(attributes)
 
 
-def create(
-    file: h5py.File, shape: Sequence[int], kind: np.dtype, compression: str
-) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Make the datasets of voxels and of their digests."""
-    file.attrs["skatr_sk_lightcones"] = FORMAT
-    packed = compression != "none"
-    voxels = file.create_dataset(
-        VOXELS,
-        tuple(shape),
-        kind,
-        # Short fields share a chunk, for each chunk costs a lookup.
-        chunks=(cones_in_a_chunk(shape, kind), *shape[1:]),
-        compression=compression if packed else None,
-        shuffle=packed,
-        fletcher32=packed,
-        track_times=False,
-    )
-    voxels.attrs["units"] = "mK"
-    digests = file.create_dataset(INDEX, (shape[0], 16), np.uint8, track_times=False)
-    digests.attrs["dataset"] = VOXELS
-    return voxels, digests
-
-
-def cones_in_a_chunk(shape: Sequence[int], kind: np.dtype) -> int:
-    """Say how many short fields share a chunk; a light cone has one of its own."""
-    cone = int(np.prod(shape[1:])) * kind.itemsize
-    return max(1, min(shape[0], 2**16 // cone))
-
-
-def write_beside(
-    file: h5py.File, beside: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]]
-) -> None:
-    """Write what :func:`prepare` has found to belong beside the voxels."""
-    for name, (values, attributes) in beside.items():
-        dataset = file.create_dataset(name, data=values, track_times=False)
-        dataset.attrs.update(attributes)
-
-
-def _batches(X: Any, kind: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
+def _batches(X: Any, dtype: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first row, values as they are stored) of a bounded number of rows at a time."""
-    step = max(1, 2**26 // (int(np.prod(X.shape[1:])) * 8))
+    step = max(1, _WRITTEN_BYTES // (math.prod(X.shape[1:]) * 8))
     for start in range(0, len(X), step):
         read = np.asarray(X[start : start + step])
         with np.errstate(over="ignore"):
-            values = read.astype(kind, copy=False)
+            values = read.astype(dtype, copy=False)
         lost = np.isinf(values) & ~np.isinf(read)
         if lost.any():
             row = start + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1)))
             raise ValueError(
-                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which {kind} "
+                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which {dtype} "
                 "cannot hold; choose another dtype."
             )
         yield start, values
-
-
-def _digests(values: Iterable[np.ndarray]) -> np.ndarray:
-    joined = b"".join(digest(row) for row in values)
-    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, 16)

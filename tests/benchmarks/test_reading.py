@@ -17,7 +17,7 @@ import pytest
 
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
 from skatr_sk.fields import digest
-from skatr_sk.lightcones.seal import seal
+from skatr_sk.lightcones.digests import seal
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELD = (28, 28, 470)
@@ -47,7 +47,7 @@ def test_shuffled_reading(tmp_path, capsys, compression, batch):
 
     def shuffled():
         for start in range(0, n, batch):
-            X.rows(order[start : start + batch])
+            np.asarray(X[order[start : start + batch]])
 
     def in_order():
         with h5py.File(tmp_path / "a.h5") as file:
@@ -121,19 +121,19 @@ NETWORKS = {
 
 
 def write_large(path, n):
-    """A file as save_lightcones writes it, of n cones that differ in one voxel from 64 others."""
+    """A file as save_lightcones writes it, of n cones that differ in one cell from 64 others."""
     tile = cones(64)
     save_lightcones(path, tile)
     with h5py.File(path, "r+") as file:
         del file["brightness_temp"], file["row_digest"]
-        voxels = file.create_dataset("brightness_temp", (n, *FIELD), np.float16, chunks=(1, *FIELD))
+        stored = file.create_dataset("brightness_temp", (n, *FIELD), np.float16, chunks=(1, *FIELD))
         digests = file.create_dataset("row_digest", (n, 16), np.uint8)
         for row in range(n):
             cone = tile[row % 64]
             cone[0, 0, 0], cone[0, 0, 1] = row % 1000, row // 1000
-            voxels[row] = cone
+            stored[row] = cone
             digests[row] = np.frombuffer(digest(cone), dtype=np.uint8)
-    seal(path, "row_digest")
+    seal(path)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -3,11 +3,34 @@
 import h5py
 import numpy as np
 
+from skatr_sk.lightcones import close_files
 from skatr_sk.simulator.cosmology import HUBBLE, comoving_distances
+
+N, FIELD = 12, (4, 4, 10)
 
 # Values of the six parameters, in the paper's order.
 THETA = (3.0, 0.3, 500.0, 40.5, 4.7, 30.0)
 BOX_LEN, HII_DIM, REDSHIFT = 30.0, 4, 6.0
+
+
+def values(n=N, field=FIELD, seed=0, kind=np.float32):
+    """Light cones of noise."""
+    return np.random.default_rng(seed).normal(-20, 40, (n, *field)).astype(kind)
+
+
+def thetas(n):
+    """Values of the six parameters for some light cones."""
+    rng = np.random.default_rng(5)
+    return [
+        tuple(rng.uniform([1, 0.2, 100, 38, 4, 10], [9, 0.4, 1500, 42, 5, 250])) for _ in range(n)
+    ]
+
+
+def edit(path, change):
+    """Change an HDF5 file that may be open here."""
+    close_files()
+    with h5py.File(path, "r+") as file:
+        change(file)
 
 
 def cone(seed, n_z, n_sky=HII_DIM):

@@ -1,12 +1,13 @@
-"""LightconeArray: an index like numpy's, reading in order, digests, processes, scikit-learn."""
+"""LightconeArray: an index like numpy's, reading in order, processes, scikit-learn."""
 
 import multiprocessing
 import pickle
 import threading
 
-import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.model_selection import (
     GridSearchCV,
@@ -26,45 +27,9 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk.fields import digest, digest_rows
-from skatr_sk.lightcones import handles
-from skatr_sk.lightcones.files import Hdf5Source
-from skatr_sk.lightcones.handles import HANDLES, close_files
-from tests.lightcones.layouts import write_npz
-
-N, FIELD = 12, (4, 4, 10)
-
-
-@pytest.fixture
-def values():
-    return np.random.default_rng(0).normal(-20, 40, (N, *FIELD)).astype(np.float32)
-
-
-@pytest.fixture
-def X(values, tmp_path):
-    """Rows in two HDF5 files, one with chunks of several rows, and an .npy."""
-    save_lightcones(tmp_path / "a.h5", values[:5])
-    with h5py.File(tmp_path / "b.h5", "w") as file:
-        file.create_dataset("data", data=values[5:9], chunks=(3, 4, 4, 5), compression="gzip")
-    np.save(tmp_path / "c.npy", values[9:])
-    return open_lightcones([tmp_path / name for name in ("a.h5", "b.h5", "c.npy")]).data
-
-
-@pytest.fixture
-def reads(monkeypatch):
-    """Rows that are read from HDF5 files, in the order of the readings."""
-    seen = []
-    load = Hdf5Source._load
-
-    def counted(self, handle, row, out):
-        seen.append((self.path[-4:], row, len(out)))
-        load(self, handle, row, out)
-
-    monkeypatch.setattr(Hdf5Source, "_load", counted)
-    return seen
-
-
-# ------------------------------------------------------------------------------ as an array
+from skatr_sk.fields import Fields, digest
+from tests.lightcones import layouts
+from tests.lightcones.layouts import FIELD, N
 
 
 def test_attributes(X, values):
@@ -125,11 +90,11 @@ def test_parts_of_cones_are_refused(X):
 
 def test_rows_are_read_in_the_order_of_the_files(X, values, reads):
     asked = [8, 0, 4, 6, 3, 5, 0]
-    np.testing.assert_array_equal(X.rows(asked), values[asked])
-    places = [(name, row) for name, row, _ in reads]
-    assert places == sorted(places)
+    np.testing.assert_array_equal(X.read(asked), values[asked])
+    positions = [(name, row) for name, row, _ in reads]
+    assert positions == sorted(positions)
     reads.clear()
-    X.rows(np.arange(9))
+    X.read(np.arange(9))
     assert reads == [("a.h5", 0, 5), ("b.h5", 0, 4)]  # neighbours at one go
 
 
@@ -138,36 +103,43 @@ def test_random_rows_of_random_views(X, values):
     for _ in range(50):
         first = rng.integers(0, N, size=rng.integers(1, 20))
         second = rng.integers(0, len(first), size=rng.integers(0, 9))
-        np.testing.assert_array_equal(X[first].rows(second), values[first][second])
+        np.testing.assert_array_equal(X[first].read(second), values[first][second])
 
 
-def test_chunks_of_several_rows_are_unpacked_once(tmp_path):
-    """Also chunks larger than HDF5's default cache."""
-    big = np.random.default_rng(0).normal(size=(8, 32, 32, 128)).astype(np.float32)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("data", data=big, chunks=(8, 32, 32, 128))
-    X = open_lightcones(tmp_path / "a.h5").data
-    source = X._table.sources[0]
-    with HANDLES.of(source) as handle:
-        *_, room, _ = handle.dataset.file.id.get_access_plist().get_cache()
-        assert room >= big.nbytes
-    np.testing.assert_array_equal(X.rows([5, 2]), big[[5, 2]])
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The same light cones in a file and in memory."""
+    path = tmp_path_factory.mktemp("stored") / "a.h5"
+    save_lightcones(path, layouts.values())
+    return open_lightcones(path).data, layouts.values()
 
 
-def test_rows_that_were_never_written_are_the_fill_value(tmp_path):
-    """Chunks that the file does not have; the same dataset without the gap is copied plainly."""
-    big = np.random.default_rng(0).normal(size=(6, 4, 5)).astype(np.float32)
-    for name, rows in (("gap.h5", [0, 1, 4]), ("whole.h5", range(6))):
-        with h5py.File(tmp_path / name, "w") as file:
-            voxels = file.create_dataset("data", big.shape, "f4", chunks=(1, 4, 5), fillvalue=7)
-            for row in rows:
-                voxels[row] = big[row]
-        X = open_lightcones(tmp_path / name, validate=False).data
-        with HANDLES.of(X._table.sources[0]) as handle:
-            assert handle.plain == (name == "whole.h5")
-        expected = np.full_like(big, 7)
-        expected[list(rows)] = big[list(rows)]
-        np.testing.assert_array_equal(X.rows([5, 0, 4, 3, 1, 2]), expected[[5, 0, 4, 3, 1, 2]])
+# Indices that numpy takes along the first axis of N rows.
+INDICES = st.one_of(
+    st.slices(N),
+    st.lists(st.integers(-N, N - 1), min_size=1, max_size=2 * N),
+    st.lists(st.booleans(), min_size=N, max_size=N).map(np.array),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(first=INDICES, second=st.lists(st.integers(0, N - 1), max_size=N))
+def test_an_index_is_that_of_numpy(stored, first, second):
+    X, values = stored
+    view, expected = X[first], values[first]
+    assert view.shape == expected.shape
+    np.testing.assert_array_equal(np.asarray(view), expected)
+    rows = [row for row in second if row < len(expected)]
+    np.testing.assert_array_equal(view.read(rows), expected[np.array(rows, dtype=int)])
+    assert view.digests(rows) == [digest(expected[row]) for row in rows]
+    assert [view.origin(row)[1] for row in rows] == np.arange(N)[first][rows].tolist()
+
+
+def test_its_face_is_that_of_an_array(X):
+    assert isinstance(X, Fields) and not X.in_memory
+    public = {name for name in dir(X) if not name.startswith("_")}
+    array = {"shape", "dtype", "ndim", "size", "nbytes"}
+    assert public == array | {"read", "digests", "in_memory", "files", "origin", "concatenate"}
 
 
 def test_concatenation(X, values, tmp_path):
@@ -177,40 +149,10 @@ def test_concatenation(X, values, tmp_path):
     assert joined.dtype == np.float64
     expected = np.concatenate([values[8:2:-1], values[:2], values[:1]])
     np.testing.assert_array_equal(np.asarray(joined), expected)
-    assert joined.row_digests() == [digest(row) for row in expected]
+    assert joined.digests() == [digest(row) for row in expected]
     np.save(tmp_path / "e.npy", values[:, :2])
     with pytest.raises(ValueError, match="several shapes"):
         LightconeArray.concatenate([X, open_lightcones(tmp_path / "e.npy").data])
-
-
-# ------------------------------------------------------------------------------ digests
-
-
-def test_digests_are_those_of_the_values(X, values, reads):
-    assert X.row_digests() == digest_rows(values)
-    assert digest_rows(X[[7, 2]]) == [digest(values[7]), digest(values[2])]
-    reads.clear()
-    X[3:].row_digests()
-    assert not reads  # remembered
-
-
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_digests_do_not_depend_on_where_or_as_what(kind, tmp_path):
-    values = np.random.default_rng(0).normal(size=(5, 3, 8)).astype(np.float16).astype(kind)
-    save_lightcones(tmp_path / "a.h5", values)
-    found = open_lightcones(tmp_path / "a.h5").data
-    assert found.dtype == kind
-    assert digest_rows(found) == digest_rows(values.astype(np.float32)) == digest_rows(values)
-
-
-def test_an_index_saves_reading(values, tmp_path, reads):
-    save_lightcones(tmp_path / "a.h5", values)
-    X = open_lightcones(tmp_path / "a.h5", validate=False).data
-    X.row_digests()
-    assert sum(n for _, _, n in reads) <= 2  # to see that it is of this file
-
-
-# ------------------------------------------------------------------------------ processes
 
 
 def _sum(X):
@@ -247,7 +189,7 @@ def test_threads_read_at_once(X, values):
         rng = np.random.default_rng(seed)
         for _ in range(20):
             rows = rng.integers(0, N, size=4)
-            if not np.array_equal(X.rows(rows), values[rows]):
+            if not np.array_equal(X.read(rows), values[rows]):
                 wrong.append(rows)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
@@ -256,22 +198,6 @@ def test_threads_read_at_once(X, values):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_few_files_stay_open_and_none_when_the_array_is_gone(tmp_path):
-    for k in range(40):
-        write_npz(tmp_path / f"run{k:02d}.npz", seed=k, n_z=5)
-    X = open_lightcones(tmp_path).data
-    np.asarray(X)
-    assert 0 < len(HANDLES.open) <= handles._MOST_OPEN
-    close_files()
-    np.asarray(X[:3])
-    assert len(HANDLES.open) == 3
-    del X
-    assert len(HANDLES.open) == 0
-
-
-# ------------------------------------------------------------------------------ scikit-learn
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +305,7 @@ def test_what_is_not_finite_is_refused_when_it_is_read(tmp_path, values):
 def test_shapes_are_checked_without_reading(problem, reads):
     cones, *_ = problem
     fitted = small(max_epochs=0).fit(np.zeros((4, 4, 4, 20)) + np.arange(20))
-    with pytest.raises(ValueError, match=r"fields of shape \(4, 4, 10\), but"):
+    with pytest.raises(ValueError, match=r"fitted, found \(4, 4, 10\)"):
         fitted.transform(cones.data)
     with pytest.raises(ValueError, match="at least 2"):
         small().fit(cones.data[:1])

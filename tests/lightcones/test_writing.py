@@ -1,28 +1,20 @@
-"""save_lightcones and convert: what is written, whole or not at all, and resumed."""
-
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""save_lightcones: what is written, whole or not at all."""
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from skatr_sk import open_lightcones, save_lightcones
-from skatr_sk._checks import InvalidParameterError
-from skatr_sk.fields import digest
-from skatr_sk.lightcones import convert, converting
-from tests.lightcones.layouts import write_npz, write_v3
-
-ROOT = Path(__file__).resolve().parents[2]
+from skatr_sk._checks import InvalidParameterError, NoEffectWarning
+from skatr_sk.fields import digest, digest_rows
+from skatr_sk.lightcones import convert_lightcones
+from tests.lightcones import layouts
 
 
-def values(n=10, field=(5, 5, 30), kind=np.float32):
-    return np.random.default_rng(0).normal(-20, 40, (n, *field)).astype(kind)
+def values(n=10, field=(5, 5, 30)):
+    return layouts.values(n, field)
 
 
 @pytest.mark.parametrize("field", [(40,), (7, 9), (5, 5, 30), (24, 24, 60)], ids=str)
@@ -53,6 +45,25 @@ def test_what_is_saved_comes_back(tmp_path, field, compression):
         chunks = file["brightness_temp"].chunks
     assert stored == [digest(row) for row in X]
     assert chunks[1:] == field and (chunks[0] == 1 or np.prod(chunks) * 4 <= 2**16)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=2, max_size=4),
+    kind=st.sampled_from([">f2", "<f2", ">f4", "<f4", ">f8", "<f8", "<i2", "|u1", "<i8"]),
+    compression=st.sampled_from(["none", "gzip", "lzf"]),
+    seed=st.integers(0, 99),
+)
+def test_any_stack_comes_back(tmp_path_factory, shape, kind, compression, seed):
+    path = tmp_path_factory.getbasetemp() / "any.h5"
+    X = (40 * np.random.default_rng(seed).random(shape)).astype(kind)
+    save_lightcones(path, X, compression=compression)
+    found = open_lightcones(path, validate=False).data
+    is_float = np.dtype(kind).kind == "f"
+    assert found.dtype == (np.dtype(kind).newbyteorder("=") if is_float else np.float32)
+    rows = np.random.default_rng(seed).permutation(len(X))
+    np.testing.assert_array_equal(found.read(rows), X[rows])
+    assert found.digests() == digest_rows(X)
 
 
 def test_names_come_from_a_frame(tmp_path):
@@ -90,7 +101,7 @@ def test_a_file_may_be_replaced_by_what_was_made_from_it(tmp_path):
 
 def test_wrong_calls(tmp_path):
     path = tmp_path / "a.h5"
-    with pytest.raises(ValueError, match=r"X has shape \(3,\); expected \(n, \*field_shape\)"):
+    with pytest.raises(ValueError, match=r"X: expected shape \(n, \*field_shape\).*found \(3,\)"):
         save_lightcones(path, np.zeros(3))
     with pytest.raises(InvalidParameterError) as raised:
         save_lightcones(
@@ -110,177 +121,28 @@ def test_wrong_calls(tmp_path):
         save_lightcones(tmp_path / "none" / "a.h5", values())
     with pytest.raises(FileNotFoundError, match="does not exist; create it first"):
         save_lightcones(tmp_path / "b.h5", values())
-        convert(tmp_path / "b.h5", tmp_path / "none" / "a.h5")
+        convert_lightcones(tmp_path / "b.h5", tmp_path / "none" / "a.h5")
     with pytest.raises(IsADirectoryError, match="name a file inside"):
-        convert(tmp_path / "b.h5", tmp_path)
+        convert_lightcones(tmp_path / "b.h5", tmp_path)
     assert not path.exists()
 
 
-# ------------------------------------------------------------------------------ convert
+def test_what_has_no_effect_is_said(tmp_path):
+    with pytest.warns(NoEffectWarning, match="no effect without y of target_names, target_bounds"):
+        save_lightcones(tmp_path / "a.h5", values(), target_names=["a"], target_bounds=[[0, 1]])
+    assert open_lightcones(tmp_path / "a.h5").target_names == []
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
-    monkeypatch.setattr(converting, "_PART_BYTES", 2**17)
-
-
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-@pytest.mark.parametrize("write", [write_v3, write_npz])
-def test_convert(tmp_path, write, compression, small_parts):
-    (tmp_path / "in").mkdir()
-    suffix = "h5" if write is write_v3 else "npz"
-    for k in range(7):
-        write(tmp_path / "in" / f"run{k}.{suffix}", seed=k, n_z=900)
-    source = open_lightcones(tmp_path / "in")
-    convert(tmp_path / "in", tmp_path / "out.h5", compression=compression)
-    made = open_lightcones(tmp_path / "out.h5", validate="full")
-    np.testing.assert_array_equal(np.asarray(made.data), np.asarray(source.data))
-    np.testing.assert_allclose(made.target, source.target)
-    assert made.target_names == source.target_names
-    assert made.data.row_digests() == source.data.row_digests()
-    if write is write_v3:
-        np.testing.assert_array_equal(made.seeds, source.seeds)
-        np.testing.assert_array_equal(made.redshifts, source.redshifts)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
-
-
-def test_converting_many_short_rows(tmp_path, small_parts):
-    """Chunks of several rows, and a last part that does not fill one."""
-    X = values(n=1003, field=(30,))
-    np.save(tmp_path / "a.npy", X)
-    convert(tmp_path / "a.npy", tmp_path / "a.h5", dtype=np.float64)
-    found = open_lightcones(tmp_path / "a.h5", validate="full").data
-    np.testing.assert_array_equal(np.asarray(found), X)
-
-
-SLOWLY = """
-import sys, time
-from skatr_sk.lightcones import convert, converting
-converting._PART_BYTES = 2**16
-save = converting.save_lightcones
-def slow(*args, **kwargs):
-    save(*args, **kwargs)
-    time.sleep(0.3)
-converting.save_lightcones = slow
-convert(sys.argv[1], sys.argv[2], compression="gzip")
-"""
-
-
-def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
-    X = values(n=20, field=(8, 8, 200))
-    save_lightcones(tmp_path / "in.h5", X, np.arange(20.0))
-    killed = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, str(tmp_path / "in.h5"), str(tmp_path / "out.h5")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    parts = tmp_path / "out.h5.parts"
-    give_up = time.monotonic() + 60
-    while len(list(parts.glob("0*.h5"))) < 3 and time.monotonic() < give_up:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "out.h5").exists()
-    done = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.h5")}
-    assert 3 <= len(done) < 20
-    # A part that was left half-way, and a joining that was.
-    (parts / ".000000019.h5.x.tmp").write_bytes(b"half")
-    (parts / "whole.h5").write_bytes(b"half")
-
-    writes = []
-    save = converting.save_lightcones
-    monkeypatch.setattr(converting, "_PART_BYTES", 2**16)
-    monkeypatch.setattr(
-        converting, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
-    )
-    convert(tmp_path / "in.h5", tmp_path / "out.h5", compression="gzip")
-    assert not set(writes) & set(done)  # what was done was not done again
-    assert len(writes) + len(done) == 20
-    assert not parts.exists()
-
-    convert(tmp_path / "in.h5", tmp_path / "at_once.h5", compression="gzip")
-    out, at_once = (
-        # The time of writing is noted in the file.
-        path.read_bytes().replace(path.stat().st_mtime_ns.to_bytes(8, "little"), bytes(8))
-        for path in (tmp_path / "out.h5", tmp_path / "at_once.h5")
-    )
-    assert out == at_once
-    found = open_lightcones(tmp_path / "out.h5", validate="full")
-    np.testing.assert_array_equal(np.asarray(found.data), X)
-    np.testing.assert_array_equal(found.target, np.arange(20.0))
-
-
-def test_parts_of_another_conversion_are_refused(tmp_path, small_parts):
-    save_lightcones(tmp_path / "in.h5", values())
-    parts = tmp_path / "out.h5.parts"
-    parts.mkdir()
-    (parts / "job.json").write_text(json.dumps({"rows": "others"}))
-    with pytest.raises(ValueError, match=r"out\.h5\.parts holds the parts of another conversion"):
-        convert(tmp_path / "in.h5", tmp_path / "out.h5")
-
-
-def test_convert_leaves_out_what_is_asked(tmp_path):
-    (tmp_path / "in").mkdir()
-    for k in range(4):
-        write_v3(tmp_path / "in" / f"{k}.h5", seed=k)
-    (tmp_path / "in" / "2.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"2\.h5: unreadable"):
-        convert(tmp_path / "in", tmp_path / "out.h5")
-    with pytest.warns(UserWarning, match="left out"):
-        convert(tmp_path / "in", tmp_path / "out.h5", on_bad="drop", parameters=["zeta"])
-    made = open_lightcones(tmp_path / "out.h5")
-    np.testing.assert_array_equal(made.seeds, [0, 1, 3])
-    assert made.target_names == ["zeta"]
-
-
-# ------------------------------------------------------------------------------ convert, misused
-
-
-def test_a_former_result_is_not_one_of_the_sources(tmp_path):
-    for k in range(4):
-        write_npz(tmp_path / f"run{k}.npz", seed=k)
-    for _ in range(2):
-        convert(tmp_path, tmp_path / "all.h5")
-        assert len(open_lightcones(tmp_path / "all.h5", validate="full").data) == 4
-    for k in range(4):
-        (tmp_path / f"run{k}.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no light cones in .* but .*all\.h5 itself"):
-        convert(tmp_path, tmp_path / "all.h5")
-    convert(tmp_path / "all.h5", tmp_path / "all.h5", dtype="float16")  # named, it is meant
-    assert open_lightcones(tmp_path / "all.h5").data.dtype == np.float16
-
-
-def test_converting_the_same_values_twice(tmp_path, small_parts):
-    """In files that carry no digests, between two that the quick check does not read."""
-    (tmp_path / "in").mkdir()
-    for k in range(13):
-        write_npz(tmp_path / "in" / f"run{k}.npz", seed=2 if k == 4 else k, n_z=900)
-    message = r"run4\.npz, row 0, has the same values as .*run2\.npz, row 0.*validate=False"
-    with pytest.raises(ValueError, match=message):
-        convert(tmp_path / "in", tmp_path / "out.h5")
-    assert not (tmp_path / "out.h5").exists()
-    convert(tmp_path / "in", tmp_path / "out.h5", validate=False)
-    assert len(open_lightcones(tmp_path / "out.h5", validate=False).data) == 13
-    with pytest.warns(UserWarning, match="left out"):
-        convert(tmp_path / "in", tmp_path / "out.h5", validate="full", on_bad="drop")
-    assert len(open_lightcones(tmp_path / "out.h5").data) == 12
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
-
-
-def test_two_conversions_to_one_path(tmp_path):
-    pytest.importorskip("fcntl")
-    save_lightcones(tmp_path / "in.h5", values(n=8, field=(8, 8, 200)))
-    arguments = [str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]
-    other = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    parts = tmp_path / "out.h5.parts"
-    give_up = time.monotonic() + 60
-    while not list(parts.glob("0*.h5")) and time.monotonic() < give_up:
-        time.sleep(0.02)
-    with pytest.raises(BlockingIOError, match=r"out\.h5 is being written by another process"):
-        convert(*arguments, compression="gzip")
-    assert other.wait() == 0
-    found = open_lightcones(tmp_path / "out.h5", validate="full").data
-    np.testing.assert_array_equal(np.asarray(found), values(n=8, field=(8, 8, 200)))
-    assert not parts.exists()
+def test_a_prior_box_upside_down_is_refused(tmp_path):
+    y = np.random.default_rng(0).uniform(size=(10, 2))
+    with pytest.raises(InvalidParameterError, match="target_bounds: .* low and high are swapped"):
+        save_lightcones(tmp_path / "a.h5", values(), y, target_bounds=[[0, 1], [1, 0]])
+    box = [[0, 1], [-np.inf, np.inf]]
+    save_lightcones(tmp_path / "a.h5", values(), y, target_bounds=box)
+    np.testing.assert_array_equal(open_lightcones(tmp_path / "a.h5").target_bounds, box)
+    # What a file names is not the caller's mistake.
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["parameters"].attrs["bounds"] = [[0.0, 1.0], [0.5, 0.5]]
+    convert_lightcones(tmp_path / "a.h5", tmp_path / "b.h5")
+    found = open_lightcones(tmp_path / "b.h5").target_bounds
+    np.testing.assert_array_equal(found, [[0.0, 1.0], [0.5, 0.5]])

@@ -9,10 +9,13 @@ import h5py
 import numpy as np
 from sklearn.utils import Bunch
 
+from skatr_sk._checks import require
+from skatr_sk.lightcones.sources import DAMAGED
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["import_pandas", "load_lightcones"]
+__all__ = ["load_lightcones"]
 
 _BUNDLE = "lightcones_lr_14x14x90.h5"
 _DESCRIPTION = "README.md"
@@ -121,7 +124,7 @@ def load_lightcones(
     (dtype('float32'), dtype('float64'))
     """
     # Before the file is read: a wish that cannot be met should fail at once.
-    pandas = import_pandas() if as_frame else None
+    pandas = require("pandas", "as_frame=True") if as_frame else None
     cones = _read_bundle()
     if pandas is not None:
         cones.target = pandas.DataFrame(cones.target, columns=cones.target_names)
@@ -158,19 +161,7 @@ def _read_bundle() -> Bunch:
                 node_redshifts=file["node_redshifts"][:],
                 DESCR=(folder / _DESCRIPTION).read_text(encoding="utf-8"),
             )
-    # h5py raises a KeyError for a missing dataset and a RuntimeError for some broken indices.
-    except (OSError, KeyError, RuntimeError) as error:
+    except DAMAGED as error:
         raise OSError(
             f"The bundled light cones cannot be read: {resource} is damaged ({error}). {mend}"
         ) from error
-
-
-def import_pandas() -> Any:
-    """Return pandas, or raise the sentence that says how to get it."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            'as_frame=True needs pandas, which is not installed: pip install "skatr_sk[pandas]"'
-        ) from error
-    return pandas

@@ -1,4 +1,4 @@
-"""The bundled light cones, and the block means that made them."""
+"""The bundled light cones, and how they were made."""
 
 import importlib.util
 import sys
@@ -8,17 +8,20 @@ import h5py
 import numpy as np
 import pytest
 
-from skatr_sk import open_lightcones
+from skatr_sk import load_lightcones, open_lightcones
 from skatr_sk.fields import digest_rows
-from skatr_sk.lightcones import bundle
-from skatr_sk.lightcones.io import coarsen, load_lightcones
+from skatr_sk.lightcones import bundled
 
 ROOT = Path(__file__).resolve().parents[2]
+
 FULL_SIZE = ROOT.parent / "shared" / "data" / "lightcones_lr.h5"
-DATA = Path(bundle.__file__).parent / "data"
+
+DATA = Path(bundled.__file__).parent / "data"
+
 BUNDLE = DATA / "lightcones_lr_14x14x90.h5"
 
 NAMES = ["m_WDM", "Omega_m", "E_0", "log10_L_X", "log10_T_vir", "zeta"]
+
 BOUNDS = [[0.3, 10], [0.2, 0.4], [100, 1500], [38, 42], [4, 5.3], [10, 250]]
 
 
@@ -32,7 +35,7 @@ def data_dir(tmp_path, monkeypatch):
     """A copy of the bundled files that a test may damage."""
     for path in (BUNDLE, DATA / "README.md"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(bundle, "_data_dir", lambda: tmp_path)
+    monkeypatch.setattr(bundled, "_data_dir", lambda: tmp_path)
     return tmp_path
 
 
@@ -72,9 +75,6 @@ def by_hand(cone):
         starts = np.arange(0, cone.shape[axis], size)
         cone = np.add.reduceat(cone, starts, axis=axis) / size
     return cone
-
-
-# ---------------------------------------------------------------- the bundled light cones
 
 
 def test_shapes_and_types(cones):
@@ -197,9 +197,6 @@ def test_bundle_holds_the_block_means_of_every_full_size_cone(cones):
             np.testing.assert_allclose(cones.data[row], expected, rtol=2**-11, atol=1e-7)
 
 
-# ---------------------------------------------------------------- missing and damaged files
-
-
 @pytest.mark.parametrize("name", [BUNDLE.name, "README.md"])
 def test_missing_file(data_dir, name):
     (data_dir / name).unlink()
@@ -239,97 +236,6 @@ def test_missing_dataset(data_dir, name):
         del file[name]
     with pytest.raises(OSError, match=rf"is damaged.*{name}.*[Rr]einstall"):
         load_lightcones()
-
-
-# ---------------------------------------------------------------- block means
-
-
-@pytest.mark.parametrize(
-    ("shape", "block"),
-    [
-        ((3, 12), (4,)),
-        ((2, 6, 4), (3, 2)),
-        ((2, 4, 6, 10), (2, 3, 5)),
-        ((2, 2, 4, 2, 3), (1, 2, 2, 3)),
-    ],
-)
-def test_coarsen_averages_blocks_of_any_rank(shape, block):
-    data = np.random.default_rng(0).normal(size=shape)
-    means = coarsen(data, block)
-    assert means.shape == (shape[0], *(n // b for n, b in zip(shape[1:], block, strict=True)))
-    for index in np.ndindex(means.shape):
-        corner = zip(index[1:], block, strict=True)
-        cells = (index[0], *(slice(i * b, (i + 1) * b) for i, b in corner))
-        np.testing.assert_allclose(means[index], data[cells].mean(), rtol=1e-12)
-
-
-def test_coarsen_takes_one_size_for_every_axis():
-    data = np.random.default_rng(0).normal(size=(2, 4, 6))
-    np.testing.assert_array_equal(coarsen(data, 2), coarsen(data, (2, 2)))
-    np.testing.assert_array_equal(coarsen(data, np.int64(2)), coarsen(data, np.array([2, 2])))
-    np.testing.assert_array_equal(coarsen(data, 1), data)
-
-
-def test_coarsen_sums_in_float64():
-    # In float16 the sum of these stops at 2048 and the mean of a pair overflows.
-    ones = coarsen(np.ones((1, 8192), np.float16), 8192)
-    large = coarsen(np.full((1, 2), 60_000, np.float16), 2)
-    assert ones.dtype == large.dtype == np.float64
-    assert ones.item() == 1
-    assert large.item() == float(np.float16(60_000))
-
-
-def test_coarsen_keeps_nan_to_its_block():
-    data = np.ones((1, 6))
-    data[0, 4] = np.nan
-    np.testing.assert_array_equal(coarsen(data, 2), [[1, 1, np.nan]])
-
-
-def test_coarsen_reads_non_contiguous_input_and_leaves_it_alone():
-    data = np.random.default_rng(0).normal(size=(4, 6, 2))
-    before = data.copy()
-    contiguous = np.ascontiguousarray(data.T)
-    np.testing.assert_allclose(coarsen(data.T, (3, 2)), coarsen(contiguous, (3, 2)), rtol=1e-12)
-    np.testing.assert_array_equal(data, before)
-
-
-def test_coarsen_accepts_no_fields():
-    assert coarsen(np.empty((0, 4, 6)), 2).shape == (0, 2, 3)
-
-
-def test_coarsen_names_every_axis_that_a_block_does_not_divide():
-    with pytest.raises(ValueError) as error:
-        coarsen(np.zeros((2, 6, 8, 10)), (4, 2, 3))
-    message = str(error.value)
-    assert "block[0] = 4 does not divide the 6 cells of field axis 0" in message
-    assert "3 and 6" in message
-    assert "block[2] = 3 does not divide the 10 cells of field axis 2" in message
-    assert "2 and 5" in message
-    assert "axis 1" not in message
-
-
-@pytest.mark.parametrize(
-    ("data", "block", "error", "match"),
-    [
-        (np.zeros((2, 6, 6)), (2,), ValueError, "each of the 2 field axes"),
-        (np.zeros((2, 6)), (2, 2), ValueError, "each of the 1 field axes"),
-        (np.zeros((2, 6)), 0, ValueError, "at least 1; found 0"),
-        (np.zeros((2, 6)), (-2,), ValueError, "at least 1"),
-        (np.zeros((2, 6)), 12, ValueError, "does not divide the 6 cells"),
-        (np.zeros(6), 2, ValueError, r"shape \(6,\).*data\[None\]"),
-        (np.zeros((2, 6)), 2.0, TypeError, "found 2.0"),
-        (np.zeros((2, 6)), "2", TypeError, "found '2'"),
-        (np.zeros((2, 6)), None, TypeError, "found None"),
-        (np.zeros((2, 6), complex), 2, TypeError, "complex128"),
-        (np.array([["a", "b"]]), 2, TypeError, "real numbers"),
-    ],
-)
-def test_coarsen_rejects(data, block, error, match):
-    with pytest.raises(error, match=match):
-        coarsen(data, block)
-
-
-# ---------------------------------------------------------------- the conversion
 
 
 def test_conversion_makes_what_the_loader_reads(script, full_size, data_dir):
@@ -380,4 +286,4 @@ def test_the_bundled_file_opens_as_any_other(cones):
     np.testing.assert_array_equal(stored.target_bounds, cones.target_bounds)
     assert stored.target_names == cones.target_names
     assert stored.target_units == cones.target_units
-    assert stored.data.row_digests() == digest_rows(cones.data)
+    assert stored.data.digests() == digest_rows(cones.data)

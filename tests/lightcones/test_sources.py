@@ -1,30 +1,32 @@
-"""Files that are deleted, truncated or replaced between opening and reading."""
+"""Files that are deleted, truncated or replaced after they were opened, and those kept open."""
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
-from skatr_sk.lightcones.handles import close_files
-from tests.lightcones.layouts import write_npz, write_v3
+from skatr_sk.lightcones import close_files, sources
+from skatr_sk.lightcones.sources import OPEN_FILES
+from tests.lightcones.layouts import values, write_npz, write_v3
 
-N, FIELD = 6, (4, 4, 10)
+ROOT = Path(__file__).resolve().parents[2]
 
-
-def values(seed=0, n=N):
-    return np.random.default_rng(seed).normal(-20, 40, (n, *FIELD)).astype(np.float32)
+N = 6
 
 
 def _stack(folder):
-    save_lightcones(folder / "cones.h5", values())
+    save_lightcones(folder / "cones.h5", values(N))
     return folder / "cones.h5", 0
 
 
 def _compressed(folder):
-    save_lightcones(folder / "cones.h5", values(), compression="gzip")
+    save_lightcones(folder / "cones.h5", values(N), compression="gzip")
     return folder / "cones.h5", 0
 
 
@@ -41,7 +43,7 @@ def _npz(folder):
 
 
 def _npy(folder):
-    np.save(folder / "cones.npy", values())
+    np.save(folder / "cones.npy", values(N))
     return folder / "cones.npy", 0
 
 
@@ -90,7 +92,7 @@ def test_a_clear_error_and_never_a_wrong_number(tmp_path, make, happening, is_op
     path, bad = make(tmp_path)
     X = open_lightcones(tmp_path).data
     before = np.asarray(X)
-    X.row_digests()
+    X.digests()
     if not is_open:
         close_files()
     happen(path)
@@ -100,7 +102,7 @@ def test_a_clear_error_and_never_a_wrong_number(tmp_path, make, happening, is_op
     with pytest.raises(kind, match=whole):
         X[bad]
     with pytest.raises(kind, match=whole):
-        X.row_digests()  # what was remembered is of the file as it was
+        X.digests()  # what was remembered is of the file as it was
     if bad:  # the other files are as they were
         np.testing.assert_array_equal(np.asarray(X[:2]), before[:2])
 
@@ -109,7 +111,7 @@ def test_training_and_summaries_say_which_file(tmp_path):
     for k in range(8):
         write_npz(tmp_path / f"run{k}.npz", seed=k, n_z=10)
     X = open_lightcones(tmp_path).data
-    X.row_digests()
+    X.digests()
     fitted = SKATRTransformer(max_epochs=0, embed_dim=16, depth=1, random_state=0).fit(X)
     (tmp_path / "run5.npz").unlink()
     with pytest.raises(FileNotFoundError, match=r"run5\.npz, row 0"):
@@ -135,7 +137,7 @@ def test_a_file_that_comes_back_is_read_again(tmp_path):
     with pytest.raises(FileNotFoundError):
         X[0]
     (tmp_path / "away").rename(path)
-    np.testing.assert_array_equal(np.asarray(X), values())
+    np.testing.assert_array_equal(np.asarray(X), values(N))
 
 
 @pytest.mark.parametrize("noticed", [True, False])
@@ -144,15 +146,15 @@ def test_a_file_that_was_rewritten_in_place_is_opened_as_it_is_now(tmp_path, not
     path, _ = _stack(tmp_path)
     old = open_lightcones(path).data
     np.asarray(old)
-    save_lightcones(tmp_path / "other.h5", values(seed=1, n=9))
+    save_lightcones(tmp_path / "other.h5", values(9, seed=1))
     path.write_bytes((tmp_path / "other.h5").read_bytes())
     if noticed:
         with pytest.raises(OSError, match="has changed"):
             np.asarray(old)
     new = open_lightcones(path, validate="full").data
-    np.testing.assert_array_equal(np.asarray(new), values(seed=1, n=9))
+    np.testing.assert_array_equal(np.asarray(new), values(9, seed=1))
     with pytest.raises(OSError, match="has changed"):
-        old.row_digests()
+        old.digests()
 
 
 def test_a_file_damaged_before_it_was_opened(tmp_path):
@@ -166,3 +168,72 @@ def test_a_file_damaged_before_it_was_opened(tmp_path):
     X = open_lightcones(path, validate=False).data
     with pytest.raises(OSError, match=r"cones\.h5, row 0: cannot be read .*on_bad='drop'"):
         np.asarray(X)
+
+
+def test_chunks_of_several_rows_are_unpacked_once(tmp_path):
+    """Also chunks larger than HDF5's default cache."""
+    big = np.random.default_rng(0).normal(size=(8, 32, 32, 128)).astype(np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=big, chunks=(8, 32, 32, 128))
+    X = open_lightcones(tmp_path / "a.h5").data
+    source = X._files.sources[0]
+    with OPEN_FILES.of(source) as handle:
+        *_, room, _ = handle.dataset.file.id.get_access_plist().get_cache()
+        assert room >= big.nbytes
+    np.testing.assert_array_equal(X.read([5, 2]), big[[5, 2]])
+
+
+def test_rows_that_were_never_written_are_the_fill_value(tmp_path):
+    """Chunks that the file does not have; the same dataset without the gap is copied plainly."""
+    big = np.random.default_rng(0).normal(size=(6, 4, 5)).astype(np.float32)
+    for name, rows in (("gap.h5", [0, 1, 4]), ("whole.h5", range(6))):
+        with h5py.File(tmp_path / name, "w") as file:
+            voxels = file.create_dataset("data", big.shape, "f4", chunks=(1, 4, 5), fillvalue=7)
+            for row in rows:
+                voxels[row] = big[row]
+        X = open_lightcones(tmp_path / name, validate=False).data
+        with OPEN_FILES.of(X._files.sources[0]) as handle:
+            assert handle.plain == (name == "whole.h5")
+        expected = np.full_like(big, 7)
+        expected[list(rows)] = big[list(rows)]
+        np.testing.assert_array_equal(X.read([5, 0, 4, 3, 1, 2]), expected[[5, 0, 4, 3, 1, 2]])
+
+
+def test_few_files_stay_open_and_none_when_the_array_is_gone(tmp_path):
+    for k in range(40):
+        write_npz(tmp_path / f"run{k:02d}.npz", seed=k, n_z=5)
+    X = open_lightcones(tmp_path).data
+    np.asarray(X)
+    assert 0 < len(OPEN_FILES.handles) <= sources._MOST_OPEN
+    close_files()
+    np.asarray(X[:3])
+    assert len(OPEN_FILES.handles) == 3
+    del X
+    assert len(OPEN_FILES.handles) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_a_thread_reads(tmp_path):
+    """In a process of its own: a child that waits for the lock of a lost thread never ends."""
+    save_lightcones(tmp_path / "a.h5", values(N))
+    script = """
+import os, signal, sys
+from skatr_sk import open_lightcones
+from skatr_sk.lightcones import close_files
+from skatr_sk.lightcones.sources import OPEN_FILES
+path = sys.argv[1]
+data = open_lightcones(path).data
+data[0]
+OPEN_FILES.lock.acquire()  # as a reader in the midst of a read
+for doing in (close_files, lambda: open_lightcones(path)):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        doing()
+        os._exit(0 if data[3].shape == (4, 4, 10) else 1)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit(1)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "a.h5")]
+    assert subprocess.run(command, env=environment, timeout=120).returncode == 0

@@ -15,56 +15,36 @@ from typing import Any
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.contents import SIX, UNITS, VOXELS, Contents, Fault, check_own
-from skatr_sk.lightcones.files import Hdf5Source, stamp_of
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
-
-__all__ = ["ATTRIBUTES", "look_into_simulation"]
-
-# What 21cmFAST calls the six parameters.
-ATTRIBUTES = dict(
-    zip(
-        SIX,
-        ("M_WDM", "OMm", "NU_X_THRESH", "L_X", "ION_Tvir_MIN", "HII_EFF_FACTOR"),
-        strict=True,
-    )
+from skatr_sk.lightcones.formats.metadata import (
+    Fault,
+    FileMetadata,
+    check_cells,
+    refuse_elsewhere,
 )
+from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
+from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
+
+__all__ = ["look_into_simulation"]
+
 _GROUPS_3 = ("user_params", "cosmo_params", "flag_options", "astro_params", "_globals")
-_LOGARITHMS = ("log10_L_X", "log10_T_vir")
 _LARGEST_LOGARITHM = 100.0
 
 
-def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Contents:
-    """Find out what a light-cone file of 21cmFAST holds.
+def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileMetadata:
+    """Find out what a light-cone file of 21cmFAST holds: one cone, of the brightness by default.
 
-    Parameters
-    ----------
-    path : str
-    file : h5py.File
-        Open.
-    field : str or None
-        Which of the light cones; default is ``brightness_temp``.
-
-    Returns
-    -------
-    Contents
-        One row. It has every number of the input by 21cmFAST's own name, and offers those of the
-        six parameters that the simulation made use of (no ``m_WDM`` without a cut of the power
-        spectrum, no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
-
-    Raises
-    ------
-    Fault
-        When the field is missing, of a wrong shape, or not finished.
+    What is found has every number of the input by 21cmFAST's own name, and offers those of the six
+    parameters that the simulation made use of (no ``m_WDM`` without a cut of the power spectrum,
+    no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
     """
     boxes = file["lightcones"]
-    field = (field or VOXELS).removeprefix("lightcones/")
-    if field not in boxes:
-        raise Fault(
-            "missing", f"no dataset lightcones/{field}; it has {', '.join(boxes) or 'none'}"
-        )
-    box = boxes[field]
-    check_own(box, file)
+    field = (field or BRIGHTNESS).removeprefix("lightcones/")
+    box = boxes.get(field)
+    if not isinstance(box, h5py.Dataset):
+        has = ", ".join(boxes) or "none"
+        raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
+    refuse_elsewhere(box, file)
     new = "InputParameters" in file
     inputs = _inputs(file["InputParameters"] if new else file, new)
     low = high = 0
@@ -78,6 +58,7 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
             f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices; expected "
             "two sky axes and a line of sight",
         )
+    check_cells(box.shape, box.dtype, least=3)
     _check_finished(file, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     distances = _distances(file, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
@@ -89,23 +70,15 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> Conte
         )
     seed = (file["InputParameters"] if new else file).attrs.get("random_seed")
     six = _six(inputs)
-    source = Hdf5Source(
-        path,
-        stamp_of(path),
-        1,
-        (*box.shape[:-1], n_z),
-        box.dtype.str,
-        low,
-        dataset=box.name,
-        single=True,
-    )
-    return Contents(
+    shape, layout = (*box.shape[:-1], n_z), {"first": low, "dataset": box.name, "single": True}
+    source = Hdf5Source(path, stamp_of(path), 1, shape, box.dtype.str, **layout)
+    return FileMetadata(
         source,
         parameters={name: np.array([value]) for name, value in (inputs | six).items()},
-        units=dict(UNITS),
+        units=dict(PARAMETER_UNITS),
         redshifts=redshifts_at(distances, omega_m, hubble)[None].astype(np.float32),
         seeds=None if seed is None else np.array([seed], dtype=np.int64),
-        cell=float(np.median(np.diff(distances))) if n_z > 1 else None,
+        cell_size=float(np.median(np.diff(distances))) if n_z > 1 else None,
         offered=tuple(six),
     )
 
@@ -134,11 +107,15 @@ def _six(inputs: Mapping[str, float]) -> dict[str, float]:
         unused.add("m_WDM")
     if inputs.get("USE_MASS_DEPENDENT_ZETA"):
         unused |= {"log10_T_vir", "zeta"}
-    six = {n: inputs[a] for n, a in ATTRIBUTES.items() if a in inputs and n not in unused}
-    for name in _LOGARITHMS:
+    six = {}
+    for parameter in PARAMETERS:
+        value = inputs.get(parameter.attribute)
+        if value is None or parameter.name in unused:
+            continue
         # Stored as logarithms; no logarithm is as large as what it is the logarithm of.
-        if six.get(name, 0.0) > _LARGEST_LOGARITHM:
-            six[name] = math.log10(six[name])
+        if parameter.logarithmic and value > _LARGEST_LOGARITHM:
+            value = math.log10(value)
+        six[parameter.name] = value
     return six
 
 

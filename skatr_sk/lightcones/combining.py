@@ -1,0 +1,115 @@
+"""Files side by side: one array, one target, and what only some of the files have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skatr_sk._checks import listed
+from skatr_sk.lightcones.array import LightconeArray
+from skatr_sk.lightcones.formats import FileMetadata
+from skatr_sk.lightcones.grids import cropping
+from skatr_sk.lightcones.quality import Report, most_common
+
+__all__ = ["choose_parameters", "combine"]
+
+
+def choose_parameters(
+    files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report
+) -> tuple[list[str], list[FileMetadata]]:
+    """Choose the target's columns, and leave out files that have not all of them in one unit.
+
+    They are those that are `asked` for, or those that most files offer.
+    """
+    offered = Counter(name for file in files for name in file.offered)
+    names = [name for name, n in offered.items() if 2 * n > len(files)]
+    if asked is not None:
+        names = list(asked)
+    details = []
+    for file in files:
+        there = file.offered if asked is None else file.parameters
+        lacking = ", ".join(name for name in names if name not in there)
+        has = ", ".join(sorted(file.parameters)) or "no parameters"
+        rest = ", which most have" if asked is None else f"; it has {has}"
+        details.append(f"no {lacking}{rest}" if lacking else None)
+    kept = report.leave_out(files, "parameters", details)
+    for name in names:
+        units = [file.units.get(name, "") for file in kept]
+        usual = most_common(units, kept, besides="")
+        mend = f"most have it in {usual!r}. Bring it to one unit"
+        details = [None if u in ("", usual) else f"{name} in {u!r}; {mend}" for u in units]
+        kept = report.leave_out(kept, "units", details)
+    return names, kept
+
+
+def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> Bunch:
+    """One array of the rows of all files, cropped to the shortest line of sight.
+
+    Parameters
+    ----------
+    files : sequence of FileMetadata
+        At least one; they agree with each other.
+    names : list of str
+        Of the target's columns; all files have them.
+    notes : list of str
+        Takes what is lost because only some of the files have it.
+
+    Returns
+    -------
+    Bunch
+        With ``data, target, target_names, target_units, target_bounds, redshifts, seeds``.
+    """
+    lost = cropping(files)
+    if lost is not None:
+        notes.append(lost)
+    n_z = min(file.field_shape[-1] for file in files)
+    target = None
+    if names:
+        columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
+        target = np.stack(columns, axis=1)
+    grids = _of_all("redshifts", "redshifts", files, notes)
+    seeds = _of_all("seeds", "seeds", files, notes)
+    return Bunch(
+        data=LightconeArray([file.source.cropped(n_z) for file in files]),
+        target=target,
+        target_names=names,
+        target_units=[next((f.units[n] for f in files if f.units.get(n)), "") for n in names],
+        target_bounds=_bounds(files, names, notes),
+        redshifts=None if grids is None else np.concatenate([grid[:, :n_z] for grid in grids]),
+        seeds=None if seeds is None else np.concatenate(seeds),
+    )
+
+
+def _of_all(
+    what: str, attribute: str, files: Sequence[FileMetadata], notes: list[str]
+) -> list[np.ndarray] | None:
+    """Return what all files have; None, and a note where some have it and some have not."""
+    found = [getattr(file, attribute) for file in files]
+    lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
+    if not lacking:
+        return found
+    if len(lacking) < len(files):
+        notes.append(f"{what} are None, for {listed(lacking, shown=1)} has none")
+    return None
+
+
+def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> np.ndarray | None:
+    """Return the prior box where it is one for all files."""
+    if not names:
+        return None
+    boxes = _of_all("target_bounds", "bounds", files, notes)
+    if boxes is None:
+        return None
+    chosen = [
+        box[[list(file.parameters).index(name) for name in names]]
+        for file, box in zip(files, boxes, strict=True)
+    ]
+    pairs = zip(files, chosen, strict=True)
+    odd = next((file.path for file, box in pairs if not np.array_equal(box, chosen[0])), None)
+    if odd is None:
+        return chosen[0]
+    notes.append(f"target_bounds are None, for {odd} has others than {files[0].path}")
+    return None

@@ -1,0 +1,283 @@
+"""What each row of a file is: its digest, from where it is known, and whether it still holds.
+
+A digest stands for a row's values in 16 bytes (``skatr_sk.fields.digest``). It is taken
+
+* from the memory of this process, which keeps the digests of the files read last by their names
+  and stamps;
+* from the *index*, the dataset of digests that :func:`~skatr_sk.save_lightcones` writes into its
+  files, while the file is *sealed*: of the size and time of change that were noted with the index;
+* from what other processes have computed, where the caller can ask them; or
+* by reading the row, which is then compared with the index of a file that is no longer sealed.
+
+A row that is read is held to its digest the first time that this process reads it. Afterwards the
+file's stamp, compared at each reading, says that it is the same; where only the inode was touched,
+as by a new name, rows are held to their digests at each reading.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from skatr_sk.fields import Recall, digest, digest_rows
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp
+
+__all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
+
+_LOGGER = logging.getLogger("skatr_sk.lightcones")
+
+INDEX = "row_digest"  # name of the index
+# What to do about an index, which is written last, that is not of the values.
+CHANGED = "The file was changed after it was written: write it anew with save_lightcones"
+
+_DATASET = "dataset"  # attribute of the index: name of what it is of
+_WRITTEN = "written"  # attribute of the index: size and time of change of the finished file
+_BYTES = 16
+_SPOT_CHECKS = 2  # rows read to see whether an index still belongs to its file
+_MOST_FILES = 2**16  # whose digests a process remembers, those used last
+_MOST_INDICES = 8  # that are in memory as they are stored
+
+
+# ------------------------------------------------------------------------------------------------
+# The index in a file
+
+
+def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
+    """Make the dataset of digests, of shape (n, 16), beside a dataset of n light cones."""
+    shape = (len(brightness), _BYTES)
+    index = brightness.file.create_dataset(INDEX, shape, np.uint8, track_times=False)
+    index.attrs[_DATASET] = brightness.name.strip("/")
+    return index
+
+
+def find_index(
+    found: Mapping[str, h5py.Dataset], brightness: h5py.Dataset, stamp: Stamp
+) -> tuple[str | None, bool]:
+    """Find the index of these light cones among a file's datasets; tell whether it is sealed.
+
+    The index of another dataset is none. One that has not a digest for each light cone is a
+    ValueError.
+    """
+    index = found.get(INDEX)
+    if index is None or index.attrs.get(_DATASET, BRIGHTNESS) != brightness.name.strip("/"):
+        return None, False
+    if index.shape != (len(brightness), _BYTES) or index.dtype != np.uint8:
+        raise ValueError(
+            f"an index of row digests of shape {index.shape} and type {index.dtype}; expected "
+            f"({len(brightness)}, {_BYTES}) and uint8. {CHANGED}"
+        )
+    return index.name, tuple(np.ravel(index.attrs.get(_WRITTEN, ())).tolist()) == stamp[:2]
+
+
+def seal(path: str | os.PathLike[str]) -> None:
+    """Note a finished file's size and time of change with its index.
+
+    As long as both hold, the index is believed without reading what it is of. Whoever writes to
+    the file breaks the seal, and so does a copy that gets a new time: digests are then computed
+    from the values, once. The time is set to whole seconds, which archives keep and no later
+    writer happens to leave. The file, in HDF5, must be closed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "cones.h5")
+    >>> with h5py.File(path, "w") as file:
+    ...     file["brightness_temp"] = np.zeros((2, 8))
+    ...     _ = create_index(file["brightness_temp"])
+    >>> seal(path)
+    >>> from skatr_sk.lightcones.sources import stamp_of
+    >>> with h5py.File(path) as file:
+    ...     find_index(file, file["brightness_temp"], stamp_of(path))
+    ('/row_digest', True)
+    """
+    time = os.stat(path).st_mtime_ns // 10**9 * 10**9
+    for _ in range(2):  # with the attribute the file has its final size
+        size = os.stat(path).st_size
+        with h5py.File(path, "r+") as file:
+            file[INDEX].attrs[_WRITTEN] = np.array([size, time], dtype=np.int64)
+    try:
+        os.utime(path, ns=(time, time))
+    except OSError as error:  # some shared folders set no times
+        _LOGGER.info("%s stays unsealed (%s): its rows are digested when asked for.", path, error)
+
+
+def pack(digests: Sequence[bytes]) -> np.ndarray:
+    """Digests as an array of shape (n, 16), uint8, as the index has them."""
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _BYTES)
+
+
+@functools.lru_cache(maxsize=_MOST_INDICES)
+def _index_of(source: Source) -> np.ndarray:
+    """Index of a file as it is stored; whether it is of the values is another matter."""
+    with source.opened() as handle:
+        stored: np.ndarray = handle.dataset.file[source.index][:]
+    return stored
+
+
+# ------------------------------------------------------------------------------------------------
+# The digests of rows
+
+
+class _Record:
+    """Digests of one file's rows that this process knows."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.digests = np.zeros((n_rows, _BYTES), dtype=np.uint8)
+        self.known = np.zeros(n_rows, dtype=bool)
+        self.held = np.zeros(n_rows, dtype=bool)  # whether this process has read such values
+
+    def learn(self, rows: np.ndarray, digests: np.ndarray, held: bool = False) -> None:
+        self.digests[rows] = digests
+        self.known[rows] = True
+        if held:
+            self.held[rows] = True
+
+
+@functools.lru_cache(maxsize=_MOST_FILES)
+def _record_of(source: Source) -> _Record:
+    """Return the one record of a file with this stamp, whatever array asks for it.
+
+    A task of a parallel search is sent its array anew, and must not digest everything anew.
+    """
+    return _Record(source.n_rows)
+
+
+class RowDigests:
+    """The digests of rows in files; rows are numbered as in `files`.
+
+    Pickled it takes along what is known, so that a parallel job need not read what was read here.
+    """
+
+    def __init__(self, files: FileRows) -> None:
+        self.files = files
+        self._records = [_record_of(source) for source in files.sources]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        sent = [(r.known, r.digests[r.known]) if r.known.any() else None for r in self._records]
+        return _with_known, (self.files, sent)
+
+    def of(self, rows: np.ndarray, recall: Recall | None = None) -> list[bytes]:
+        """Return the digest of each row; only those that nobody knows are read.
+
+        `recall` finds what other processes have computed (see ``skatr_sk.fields``). A file that is
+        gone, damaged or changed is an OSError, and values that are not those that their file's
+        index is of are a ValueError.
+        """
+        unknown = self._unknown(rows)
+        if recall is None:
+            self._compute(unknown)
+        elif len(unknown):
+            found = recall(self.identities(unknown), lambda some: self._compute(unknown[some]))
+            self.note(unknown, found)
+        digests = np.empty((len(rows), _BYTES), dtype=np.uint8)
+        for source, indices, numbers in self.files.by_source(rows):
+            digests[indices] = self._records[source].digests[numbers]
+        return [row.tobytes() for row in digests]
+
+    def _unknown(self, rows: np.ndarray) -> np.ndarray:
+        """Rows, each once, whose cells must be read to know their digests."""
+        rows = np.unique(rows)
+        unknown = np.zeros(len(rows), dtype=bool)
+        for source, indices, numbers in self.files.by_source(rows):
+            # What is remembered holds for the file that was opened alone.
+            self.files.sources[source].check(numbers[0])
+            known = self._records[source].known
+            if not known[numbers].all() and self.files.sources[source].sealed:
+                self._take_index(source)
+            unknown[indices] = ~known[numbers]
+        return rows[unknown]
+
+    def _take_index(self, which: int) -> None:
+        """Take over the digests that a file carries, if some rows show that they are its own."""
+        record, start = self._records[which], self.files.starts[which]
+        stored = _index_of(self.files.sources[which])
+        n = len(stored)
+        for row in np.random.default_rng(0).choice(n, size=min(_SPOT_CHECKS, n), replace=False):
+            if digest(self.files.read(start + np.array([row]))[0]) != stored[row].tobytes():
+                self._refuse(start + row)
+        record.learn(~record.known, stored[~record.known])
+
+    def _compute(self, rows: np.ndarray) -> list[bytes]:
+        """Digest rows, and refuse those that their file's own index is not of."""
+        found: list[bytes] = []
+        for part in self.files.parts(rows):
+            digests = digest_rows(self.files.read(part))
+            for row, computed, stored in zip(part, digests, self.stored(part), strict=True):
+                if stored not in (None, computed):
+                    self._refuse(row)
+            self.note(part, digests, held=True)
+            found += digests
+        return found
+
+    def note(self, rows: np.ndarray, digests: Sequence[bytes], held: bool = False) -> None:
+        """Remember digests; with `held`, those of values that were read just now."""
+        packed = pack(digests)
+        for source, indices, numbers in self.files.by_source(rows):
+            self._records[source].learn(numbers, packed[indices], held)
+
+    def hold(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Refuse rows of other values than their known digests are of, with a ValueError.
+
+        A row is digested the first time that it is read with its digest known, and not again
+        unless its file was touched.
+        """
+        for source, indices, numbers in self.files.by_source(rows):
+            record = self._records[source]
+            new = record.known[numbers]
+            if not self.files.sources[source].is_touched():
+                new = new & ~record.held[numbers]
+            for index, number in zip(indices[new], numbers[new], strict=True):
+                if digest(values[index]) != record.digests[number].tobytes():
+                    self._refuse(rows[index])
+                record.held[number] = True
+
+    def _refuse(self, row: int) -> None:
+        source, number = self.files.origin(row)
+        raise ValueError(
+            f"{source.path}, row {number}: its values do not have the digest that was taken of "
+            f"them before. {CHANGED}."
+        )
+
+    def stored(self, rows: np.ndarray) -> list[bytes | None]:
+        """Digests that the files carry, unverified; None where there are none."""
+        found: list[bytes | None] = [None] * len(rows)
+        for source, indices, numbers in self.files.by_source(rows):
+            if self.files.sources[source].index is not None:
+                stored = _index_of(self.files.sources[source])[numbers]
+                for index, row in zip(indices, stored, strict=True):
+                    found[index] = row.tobytes()
+        return found
+
+    def believed(self, rows: np.ndarray) -> np.ndarray:
+        """Tell of each row whether its file carries an index to be believed unread, shape (n,)."""
+        sealed = np.array([source.sealed for source in self.files.sources])
+        found: np.ndarray = sealed[self.files.source_of(rows)]
+        return found
+
+    def identities(self, rows: np.ndarray) -> list[bytes]:
+        """Stand for each row by its file, the file's stamp and its number therein: 16 bytes."""
+        found = [b""] * len(rows)
+        for source, indices, numbers in self.files.by_source(rows):
+            name = repr(self.files.sources[source]).encode()
+            for index, number in zip(indices, numbers, strict=True):
+                found[index] = hashlib.blake2b(name + b" %d" % number, digest_size=16).digest()
+        return found
+
+
+def _with_known(
+    files: FileRows, sent: Sequence[tuple[np.ndarray, np.ndarray] | None]
+) -> RowDigests:
+    """Unpickle digests; what came along is known to all arrays of this process."""
+    digests = RowDigests(files)
+    for record, learned in zip(digests._records, sent, strict=True):
+        if learned is not None:
+            new = learned[0] & ~record.known
+            record.learn(new, learned[1][new[learned[0]]])
+    return digests

@@ -1,0 +1,400 @@
+"""Where rows of light cones lie: the file of each, how it is read, and the few files kept open."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+import zipfile
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+__all__ = [
+    "BRIGHTNESS",
+    "DAMAGED",
+    "OPEN_FILES",
+    "FileRows",
+    "Hdf5Source",
+    "NpySource",
+    "NpzSource",
+    "OpenFiles",
+    "Source",
+    "Stamp",
+    "close_files",
+    "float_type",
+    "stamp_of",
+]
+
+# Size, time of the last change in nanoseconds, and inode: a file that keeps these is the same, as
+# far as it can be told. Then the time when anything of the inode changed, its name or its mode too:
+# a file that was written anew within a second may keep the others, but not this one.
+Stamp = tuple[int, int, int, int]
+
+BRIGHTNESS = "brightness_temp"  # the dataset in files of this package and of 21cmFAST
+# All that h5py, numpy and zipfile raise on a damaged file.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+_PART_BYTES = 2**26  # read at a time in a pass over many rows
+_LEAST_CACHE = 2**20  # bytes of HDF5's cache of chunks
+_MOST_CACHE = 2**28
+_MOST_OPEN = 32
+
+
+# ------------------------------------------------------------------------------------------------
+# The files that a process has open
+
+
+class OpenFiles:
+    """The files that this process has open, those used last; a fork starts with none.
+
+    An HDF5 handle must not be used on both sides of a fork, and the lock may have been held by a
+    thread that does not exist in the child.
+    """
+
+    def __init__(self) -> None:
+        self._unwanted: deque[Source] = deque()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.handles: OrderedDict[Source, Any] = OrderedDict()
+
+    def _own(self) -> None:
+        if self.pid != os.getpid():
+            self._start_anew()
+
+    @contextmanager
+    def of(self, source: Source) -> Iterator[Any]:
+        """Yield the open file of a source; no other thread closes it meanwhile."""
+        self._own()
+        with self.lock:
+            handle = self.handles.get(source)
+            if handle is None:
+                while len(self.handles) >= _MOST_OPEN:
+                    _close(self.handles.popitem(last=False)[1])
+                handle = self.handles[source] = source._open()
+            self.handles.move_to_end(source)
+            try:
+                yield handle
+            except BaseException:
+                self._unwanted.append(source)
+                raise
+            finally:
+                self._close_unwanted()
+
+    def let_go(self, sources: Iterable[Source]) -> None:
+        """Close files now or, where one is being read, afterwards; never wait for that."""
+        self._own()
+        self._unwanted.extend(sources)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._close_unwanted()
+            finally:
+                self.lock.release()
+
+    def _close_unwanted(self) -> None:
+        while self._unwanted:
+            _close(self.handles.pop(self._unwanted.popleft(), None))
+
+    def close(self) -> None:
+        """Close all files."""
+        self._own()
+        with self.lock:
+            while self.handles:
+                _close(self.handles.popitem()[1])
+
+
+def _close(handle: Any) -> None:
+    if hasattr(handle, "close"):  # not a memory map
+        handle.close()
+
+
+OPEN_FILES = OpenFiles()
+
+
+def close_files() -> None:
+    """Close the files of light cones that this process holds open; the next reading opens them.
+
+    HDF5 refuses to open a file for writing while it is open for reading.
+
+    Examples
+    --------
+    >>> close_files()
+    """
+    OPEN_FILES.close()
+
+
+# ------------------------------------------------------------------------------------------------
+# One file
+
+
+def stamp_of(path: str | os.PathLike[str]) -> Stamp:
+    """Stamp of a file as it is now."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
+
+
+def float_type(stored: np.dtype) -> np.dtype:
+    """Type that values are read and written as: a native float of at most 64 bits.
+
+    Integers and the like become float32, for networks take nothing else.
+    """
+    if stored.kind != "f":
+        return np.dtype(np.float32)
+    return np.dtype(np.float64) if stored.itemsize > 8 else stored.newbyteorder("=")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file: what must be known to read them, and nothing that is open."""
+
+    path: str  # absolute
+    stamp: Stamp  # of the file when it was looked into; another one at reading is an error
+    n_rows: int
+    field_shape: tuple[int, ...]  # of the part that is read
+    dtype: str  # as stored
+    first: int = 0  # slices left out at the near end of the line of sight
+    index: str | None = None  # dataset of the rows' digests (see skatr_sk.lightcones.digests)
+    sealed: bool = False  # the file is as it was when the index was written, which is believed
+
+    def read(self, row: int, out: np.ndarray) -> None:
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on."""
+        with self.opened(row) as handle:
+            self._load(handle, row, out)
+
+    @contextmanager
+    def opened(self, row: int = 0) -> Iterator[Any]:
+        """Yield the open file; an error names the file and the row.
+
+        It is a FileNotFoundError when the file is gone, else an OSError: it was changed since it
+        was opened, or is damaged.
+        """
+        self.check(row)
+        try:
+            with OPEN_FILES.of(self) as handle:
+                yield handle
+        except DAMAGED as error:
+            self.check(row)  # what happened to the file says more than what the reader met
+            raise OSError(
+                f"{self.path}, row {row}: cannot be read ({error}). If the file is damaged, write "
+                "it anew, or leave it out: open_lightcones(..., validate='full', on_bad='drop')."
+            ) from error
+        self.check(row)  # a file that changed while it was read gave old values or new ones
+
+    def check(self, row: int = 0) -> None:
+        """Raise unless the file is still the one that was opened."""
+        try:
+            found = stamp_of(self.path)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{self.path}, row {row}: the file was there when it was opened, and cannot be "
+                f"found now ({error.strerror}). Bring it back, or open the light cones anew."
+            ) from error
+        if found[:3] != self.stamp[:3]:
+            # HDF5 would share what it remembers of the old file with whoever opens the new one.
+            OPEN_FILES.let_go([self])
+            raise OSError(
+                f"{self.path}, row {row}: the file has changed since it was opened (it had "
+                f"{self.stamp[0]} bytes then, and has {found[0]} now, or was written again). "
+                "Open the light cones anew."
+            )
+
+    def is_touched(self) -> bool:
+        """Tell whether the file may be another that only looks like the one that was opened."""
+        return stamp_of(self.path) != self.stamp
+
+    def cropped(self, n_z: int) -> Self:
+        """Return the same rows with their nearest `n_z` slices; the index is of whole rows."""
+        if n_z == self.field_shape[-1]:
+            return self
+        return replace(self, field_shape=(*self.field_shape[:-1], n_z), index=None, sealed=False)
+
+    def _open(self) -> Any:
+        raise NotImplementedError
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Hdf5Source(Source):
+    """Rows of a dataset of an HDF5 file."""
+
+    dataset: str = ""
+    single: bool = False  # the dataset is one cone, without an axis of rows
+
+    def _open(self) -> _OpenDataset:
+        dataset = h5py.File(self.path, "r")[self.dataset]
+        chunks = dataset.chunks
+        if chunks is None or self.single:
+            return _OpenDataset(dataset)
+        if chunks == (1, *self.field_shape) == (1, *dataset.shape[1:]):
+            plain = dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
+            return _OpenDataset(dataset, plain and dataset.id.get_num_chunks() == len(dataset))
+        # A chunk that does not fit the cache is unpacked anew for each row that it holds. A read
+        # goes through the file in order, so that the chunks side by side in a row are enough.
+        beside = [-(-n // c) for n, c in zip(dataset.shape[1:], chunks[1:], strict=True)]
+        needed = math.prod(chunks) * dataset.dtype.itemsize * math.prod(beside)
+        if chunks[0] == 1 or needed <= _LEAST_CACHE:
+            return _OpenDataset(dataset)
+        dataset.file.close()
+        room = min(needed + _LEAST_CACHE, _MOST_CACHE)
+        file = h5py.File(self.path, "r", rdcc_nbytes=room, rdcc_nslots=10_007)
+        return _OpenDataset(file[self.dataset])
+
+    def _load(self, handle: _OpenDataset, row: int, out: np.ndarray) -> None:
+        dataset = handle.dataset
+        if handle.plain and out.dtype == dataset.dtype:
+            for number, values in enumerate(out, row):
+                chunk = (number, *[0] * values.ndim)
+                dataset.id.read_direct_chunk(chunk, out=values.reshape(-1).view(np.uint8))
+            return
+        # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
+        start = [0] * len(self.field_shape)
+        start[-1] = self.first
+        count: tuple[int, ...] = self.field_shape
+        if not self.single:
+            start, count = [row, *start], (len(out), *count)
+        there = dataset.id.get_space()
+        there.select_hyperslab(tuple(start), count)
+        dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
+
+
+@dataclass
+class _OpenDataset:
+    dataset: h5py.Dataset
+    plain: bool = False  # each row is a chunk as it is in memory, and can be copied at one go
+
+    def close(self) -> None:
+        self.dataset.file.close()
+
+
+@dataclass(frozen=True)
+class NpzSource(Source):
+    """One cone in an .npz file."""
+
+    key: str = "image"  # name of the array
+
+    def _open(self) -> Any:
+        return np.load(self.path, allow_pickle=False)
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        out[0] = handle[self.key][..., self.first : self.first + self.field_shape[-1]]
+
+
+@dataclass(frozen=True)
+class NpySource(Source):
+    """Rows of an .npy file.
+
+    It is read, not memory-mapped: pages of a map count as memory of the process, and a map of a
+    file that is cut short while it is read ends the process.
+    """
+
+    offset: int = 0  # where the first row begins, in bytes
+    fortran: bool = False  # stored column by column, which only a map can take rows from
+
+    def _open(self) -> Any:
+        if self.fortran:
+            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return open(self.path, "rb", buffering=0)
+
+    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        if self.fortran:
+            out[...] = handle[row : row + len(out)]
+            return
+        stored = np.dtype(self.dtype)
+        values = out if out.dtype == stored else np.empty(out.shape, stored)
+        handle.seek(self.offset + row * stored.itemsize * math.prod(self.field_shape))
+        rest = values.reshape(-1).view(np.uint8).data
+        while rest.nbytes:
+            n = handle.readinto(rest)
+            if not n:
+                raise EOFError("the file ends before its last row")
+            rest = rest[n:]
+        if values is not out:
+            out[...] = values
+
+
+# ------------------------------------------------------------------------------------------------
+# Many files
+
+
+class FileRows:
+    """The rows of some files, numbered through in the order of the files.
+
+    The files, of one field shape, are closed when the last array of these rows is gone, so that
+    they can be written to.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise ValueError("A LightconeArray needs at least one file.")
+        shapes = {source.field_shape for source in sources}
+        if len(shapes) > 1:
+            raise ValueError(f"Light cones of several shapes cannot be one array: {shapes}.")
+        self.sources = list(sources)
+        counts = [source.n_rows for source in self.sources]
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.field_shape = shapes.pop()
+        self.dtype = float_type(np.result_type(*{np.dtype(s.dtype) for s in self.sources}))
+        weakref.finalize(self, OPEN_FILES.let_go, self.sources).atexit = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sources,)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def source_of(self, rows: np.ndarray) -> np.ndarray:
+        """Tell in which source each row is."""
+        found: np.ndarray = np.searchsorted(self.starts, rows, side="right") - 1
+        return found
+
+    def origin(self, row: int) -> tuple[Source, int]:
+        """Return the source of a row, and its number therein."""
+        which = int(self.source_of(np.array([row]))[0])
+        return self.sources[which], int(row - self.starts[which])
+
+    def by_source(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield for each source that holds some of the rows: which, their indices, their numbers.
+
+        The indices are those into `rows`, in rising order; the numbers are those in the file.
+        """
+        which = self.source_of(rows)
+        order = np.argsort(which, kind="stable")
+        for indices in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
+            if len(indices):
+                source = int(which[indices[0]])
+                yield source, indices, rows[indices] - self.starts[source]
+
+    def parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Split rows, so that a bounded number of cells is read at a time."""
+        step = max(1, _PART_BYTES // max(1, math.prod(self.field_shape) * self.dtype.itemsize))
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step]
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Read rows in the order of the files, and return them in the asked order."""
+        out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
+        if len(rows) == 0:
+            return out
+        order = np.argsort(rows, kind="stable")
+        asked = rows[order]
+        which = self.source_of(asked)
+        # Neighbours in the file that stay neighbours are read at one go.
+        breaks = (np.diff(asked) != 1) | (np.diff(order) != 1) | (np.diff(which) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            source, index = which[start], order[start]
+            first = int(asked[start] - self.starts[source])
+            self.sources[source].read(first, out[index : index + stop - start])
+        return out

@@ -1,0 +1,189 @@
+"""convert_lightcones: any files into one, resumed where it was interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skatr_sk import open_lightcones, save_lightcones
+from skatr_sk.lightcones import convert_lightcones, converting
+from tests.lightcones.layouts import values, write_npz, write_v3
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**17)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("write", [write_v3, write_npz])
+def test_any_files_become_one(tmp_path, write, compression, small_parts):
+    (tmp_path / "in").mkdir()
+    suffix = "h5" if write is write_v3 else "npz"
+    for k in range(7):
+        write(tmp_path / "in" / f"run{k}.{suffix}", seed=k, n_z=900)
+    source = open_lightcones(tmp_path / "in")
+    convert_lightcones(tmp_path / "in", tmp_path / "out.h5", compression=compression)
+    made = open_lightcones(tmp_path / "out.h5", validate="full")
+    np.testing.assert_array_equal(np.asarray(made.data), np.asarray(source.data))
+    np.testing.assert_allclose(made.target, source.target)
+    assert made.target_names == source.target_names
+    assert made.data.digests() == source.data.digests()
+    if write is write_v3:
+        np.testing.assert_array_equal(made.seeds, source.seeds)
+        np.testing.assert_array_equal(made.redshifts, source.redshifts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
+
+
+def test_converting_many_short_rows(tmp_path, small_parts):
+    """Chunks of several rows, and a last part that does not fill one."""
+    X = values(n=1003, field=(30,))
+    np.save(tmp_path / "a.npy", X)
+    convert_lightcones(tmp_path / "a.npy", tmp_path / "a.h5", dtype=np.float64)
+    found = open_lightcones(tmp_path / "a.h5", validate="full").data
+    np.testing.assert_array_equal(np.asarray(found), X)
+
+
+# A conversion in a process of its own, in which something happens when three parts are written.
+INTERRUPTED = """
+import os, signal, sys
+from skatr_sk.lightcones import convert_lightcones, converting
+converting._PART_BYTES = 2**16
+save, parts = converting.save_lightcones, []
+def saved(path, *args, **kwargs):
+    save(path, *args, **kwargs)
+    parts.append(path)
+    if len(parts) == 3:
+        {happens}
+converting.save_lightcones = saved
+convert_lightcones(sys.argv[1], sys.argv[2], compression="gzip")
+"""
+
+
+def start_converting(source, path, happens):
+    """Pipes connect with the process, so that nothing depends on how fast it is."""
+    return subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED.format(happens=happens), str(source), str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
+    X = values(n=20, field=(8, 8, 200))
+    save_lightcones(tmp_path / "in.h5", X, np.arange(20.0))
+    killed = start_converting(
+        tmp_path / "in.h5", tmp_path / "out.h5", "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out.h5").exists()
+    parts = tmp_path / "out.h5.parts"
+    done = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.h5")}
+    assert len(done) == 3
+    # A part that was left half-way, and a joining that was.
+    (parts / ".000000019.h5.x.tmp").write_bytes(b"half")
+    (parts / "whole.h5").write_bytes(b"half")
+
+    writes = []
+    save = converting.save_lightcones
+    monkeypatch.setattr(converting, "_PART_BYTES", 2**16)
+    monkeypatch.setattr(
+        converting, "save_lightcones", lambda p, *a, **k: (writes.append(p.name), save(p, *a, **k))
+    )
+    convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5", compression="gzip")
+    assert not set(writes) & set(done)  # what was done was not done again
+    assert len(writes) + len(done) == 20
+    assert not parts.exists()
+
+    convert_lightcones(tmp_path / "in.h5", tmp_path / "at_once.h5", compression="gzip")
+    out, at_once = (
+        # The time of writing is noted in the file.
+        path.read_bytes().replace(path.stat().st_mtime_ns.to_bytes(8, "little"), bytes(8))
+        for path in (tmp_path / "out.h5", tmp_path / "at_once.h5")
+    )
+    assert out == at_once
+    found = open_lightcones(tmp_path / "out.h5", validate="full")
+    np.testing.assert_array_equal(np.asarray(found.data), X)
+    np.testing.assert_array_equal(found.target, np.arange(20.0))
+
+
+def test_parts_of_another_conversion_are_refused(tmp_path, small_parts):
+    save_lightcones(tmp_path / "in.h5", values())
+    parts = tmp_path / "out.h5.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text(json.dumps({"rows": "others"}))
+    with pytest.raises(ValueError, match=r"out\.h5\.parts holds the parts of another conversion"):
+        convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5")
+
+
+def test_convert_leaves_out_what_is_asked(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k in range(4):
+        write_v3(tmp_path / "in" / f"{k}.h5", seed=k)
+    (tmp_path / "in" / "2.h5").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2\.h5: unreadable"):
+        convert_lightcones(tmp_path / "in", tmp_path / "out.h5")
+    with pytest.warns(UserWarning, match="left out"):
+        convert_lightcones(tmp_path / "in", tmp_path / "out.h5", on_bad="drop", parameters=["zeta"])
+    made = open_lightcones(tmp_path / "out.h5")
+    np.testing.assert_array_equal(made.seeds, [0, 1, 3])
+    assert made.target_names == ["zeta"]
+
+
+def test_a_former_result_is_not_one_of_the_sources(tmp_path):
+    for k in range(4):
+        write_npz(tmp_path / f"run{k}.npz", seed=k)
+    for _ in range(2):
+        convert_lightcones(tmp_path, tmp_path / "all.h5")
+        assert len(open_lightcones(tmp_path / "all.h5", validate="full").data) == 4
+    for k in range(4):
+        (tmp_path / f"run{k}.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no light cones in .* but .*all\.h5 itself"):
+        convert_lightcones(tmp_path, tmp_path / "all.h5")
+    convert_lightcones(
+        tmp_path / "all.h5", tmp_path / "all.h5", dtype="float16"
+    )  # named, it is meant
+    assert open_lightcones(tmp_path / "all.h5").data.dtype == np.float16
+
+
+def test_converting_the_same_values_twice(tmp_path, small_parts):
+    """In files that carry no digests, between two that the quick check does not read."""
+    (tmp_path / "in").mkdir()
+    for k in range(13):
+        write_npz(tmp_path / "in" / f"run{k}.npz", seed=2 if k == 4 else k, n_z=900)
+    message = r"run4\.npz, row 0, has the same values as .*run2\.npz, row 0.*validate=False"
+    with pytest.raises(ValueError, match=message):
+        convert_lightcones(tmp_path / "in", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+    convert_lightcones(tmp_path / "in", tmp_path / "out.h5", validate=False)
+    assert len(open_lightcones(tmp_path / "out.h5", validate=False).data) == 13
+    with pytest.warns(UserWarning, match="left out"):
+        convert_lightcones(tmp_path / "in", tmp_path / "out.h5", validate="full", on_bad="drop")
+    assert len(open_lightcones(tmp_path / "out.h5").data) == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
+
+
+def test_two_conversions_to_one_path(tmp_path):
+    pytest.importorskip("fcntl")
+    save_lightcones(tmp_path / "in.h5", values(n=8, field=(8, 8, 200)))
+    arguments = [str(tmp_path / "in.h5"), str(tmp_path / "out.h5")]
+    parts = tmp_path / "out.h5.parts"
+    other = start_converting(*arguments, "print('writing', flush=True); sys.stdin.readline()")
+    assert other.stdout.readline() == "writing\n"
+    with pytest.raises(BlockingIOError, match=r"out\.h5 is being written by another process"):
+        convert_lightcones(*arguments, compression="gzip")
+    other.communicate("go on\n")
+    assert other.returncode == 0
+    found = open_lightcones(tmp_path / "out.h5", validate="full").data
+    np.testing.assert_array_equal(np.asarray(found), values(n=8, field=(8, 8, 200)))
+    assert not parts.exists()
