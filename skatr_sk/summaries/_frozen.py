@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,8 +12,14 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk.fields import check_fields
-from skatr_sk.summaries._parameters import check_parameters, same_encoder
+from skatr_sk.fields import Fields, check_fields
+from skatr_sk.summaries._parameters import (
+    check_parameters,
+    resolve_architecture,
+    resolve_pooling,
+    resolve_scaling,
+    same_encoder,
+)
 from skatr_sk.summaries.encoding import summarise
 from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -51,6 +58,26 @@ class FrozenSummaries(
     pooling: str
     device: str
     precision: str
+
+    def _check_parameters(self) -> None:
+        """Check what can be known before the data; raise one error that lists what is wrong."""
+        check_parameters(self)
+
+    def _architecture_for(self, field_shape: Sequence[int]) -> Architecture:
+        """Return the sizes of an encoder for fields of a shape."""
+        return resolve_architecture(self, field_shape)
+
+    def _pooling_in_training(self) -> str:
+        """Return how an encoder that is trained with these parameters pools its tokens."""
+        return resolve_pooling(self)
+
+    def _scaling_for(self, fields: Fields, rows: np.ndarray) -> BrightnessScaling:
+        """Return the brightness scaling: by the range that was given, or learned from rows."""
+        return resolve_scaling(self, fields, rows)
+
+    def _check_same_encoder(self, frozen: FrozenEncoder) -> None:
+        """Check that parameters changed from their defaults agree with a frozen encoder."""
+        same_encoder(self, frozen)
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
         """Become the transformer of a frozen encoder."""
