@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 from skatr_sk.heads.npe import coverage_penalty
-from skatr_sk.heads.space import ParameterSpace
+from skatr_sk.heads.prior_transform import PriorTransform
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
 SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
@@ -234,7 +234,7 @@ def test_what_leaves_the_flow_far_out_stays_in_the_box():
     """Far beyond the edges, in boxes whose edges are large beside their width."""
     bounds = np.array([[0.0, 1.0], [-1.0, 0.0], [1e3, 1e3 + 1e-3], [38.0, 42.0]])
     y = np.random.default_rng(0).uniform(bounds[:, 0], bounds[:, 1], (50, 4))
-    space = ParameterSpace.learn(y, bounds)
+    space = PriorTransform.learn(y, bounds)
     free = np.array([-1e3, -7.0, 7.0, 1e3])[:, None].repeat(4, axis=1)
     points = space.from_free(free)
     assert ((points > bounds[:, 0]) & (points < bounds[:, 1])).all()

@@ -21,7 +21,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk.heads.joint import Patches
+from skatr_sk.heads.end_to_end import EncoderWithHead
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import patchify
 from tests.gaussian_fields import gaussian_fields
