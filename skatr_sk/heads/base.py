@@ -164,10 +164,10 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _split(self, fields: Fields) -> tuple[NDArray[Any], NDArray[Any], int]:
-        """Draw the seeds of the run; return the rows that train, that validate, and a seed."""
+    def _split(self, fields: Fields) -> tuple[tuple[NDArray[Any], NDArray[Any]], int]:
+        """Draw the seeds of the run; return the rows that train and that validate, and a seed."""
         split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
-        return *split_rows(fields, self.validation_fraction, split_seed), seed
+        return split_rows(fields, self.validation_fraction, split_seed), seed
 
     def _batches(
         self, summaries: Fields, size: int | None = None
@@ -181,14 +181,10 @@ class SummaryHead(TrainedEstimator):
             yield rows, torch.from_numpy(values)
 
     def _datasets(
-        self,
-        summaries: Fields,
-        targets: NDArray[Any],
-        train_rows: NDArray[Any],
-        valid_rows: NDArray[Any],
+        self, summaries: Fields, targets: NDArray[Any], split: tuple[NDArray[Any], NDArray[Any]]
     ) -> tuple[TensorDataset, TensorDataset | None]:
         """Learn the standardisation of the summaries; return what trains and what validates."""
-        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(train_rows))
+        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
             X[rows] = standardised
@@ -196,9 +192,8 @@ class SummaryHead(TrainedEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        train, valid = torch.from_numpy(train_rows), torch.from_numpy(valid_rows)
-        held_out = TensorDataset(X[valid], y[valid]) if len(valid) else None
-        return TensorDataset(X[train], y[train]), held_out
+        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in split)
+        return train_set, valid_set if len(valid_set) else None
 
     def _train(
         self,
@@ -209,12 +204,10 @@ class SummaryHead(TrainedEstimator):
         seed: int,
         **options: Any,
     ) -> _Module:
-        """Build a network and train it; note its history. `options` go to :func:`train`."""
+        """Build a network and train it; keep its history. `options` go to :func:`train`."""
         weights_seed, order_seed = independent_seeds(seed, 2)
-        seeds = weights_seed, order_seed
-        module, self.history_ = train(
-            self, build, criterion, train_set, valid_set, seeds=seeds, **options
-        )
+        options |= {"seeds": (weights_seed, order_seed)}
+        module, self.history_ = train(self, build, criterion, train_set, valid_set, **options)
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -117,10 +117,10 @@ def fit_end_to_end(
     -------
     network : EncoderWithHead
     transformer : SKATRTransformer
-        Fitted: a new one around the network's encoder.
+        A new one, fitted: it holds the network's encoder.
     """
     warn_implausible(fields)
-    train_rows, valid_rows, seed = regressor._split(fields)
+    (train_rows, valid_rows), seed = regressor._split(fields)
     transformer = _transformer(regressor.backbone, fields)
     given = _given(transformer, fields.shape[1:])
     if given is None:

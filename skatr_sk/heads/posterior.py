@@ -223,7 +223,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                     f"n_samples={len(targets)} with validation_fraction="
                     f"{self.validation_fraction}; give more rows, or validation_fraction=0."
                 )
-            train_rows, valid_rows, seed = self._split(summaries)
+            split, seed = self._split(summaries)
             transform = PriorTransform.learn(targets, bounds)
             free, _ = transform.to_free(transform.off_edges(targets, seed))
 
@@ -244,7 +244,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             self.net_ = self._train(
                 build,
                 NPELoss(self.calibration_weight, self.calibration),
-                *self._datasets(summaries, free, train_rows, valid_rows),
+                *self._datasets(summaries, free, split),
                 seed,
                 schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
                 small=len(summaries.shape) == 2,
@@ -404,12 +404,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             # What was pulled in from an edge has the density of where it is now.
             points, log_jacobian = self.prior_transform_.to_free(samples[at])
             if moved.any():
-                again = torch.from_numpy(points).to(free)
-                log_free = torch.where(
-                    torch.from_numpy(moved).to(free.device),
-                    flow.log_prob(again, context),
-                    log_free,
-                )
+                again = flow.log_prob(torch.from_numpy(points).to(free), context)
+                log_free = torch.where(torch.from_numpy(moved).to(free.device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
         return samples, log_prob
 
@@ -498,12 +494,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         device = resolve_device(self.device)
         precise = copy.deepcopy(self.net_).to(device).double()
         flow = precise.flow if double else copy.deepcopy(self.net_.flow).to(device)
+        n = summaries.shape[0]
         bar = tqdm(
-            total=summaries.shape[0],
-            desc="posterior",
-            unit="row",
-            delay=_BAR_AFTER,
-            disable=not self.verbose,
+            total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=not self.verbose
         )
         with bar, torch.inference_mode():
             n_rows = min(_ROWS, max(1, _POINTS // n_samples))

@@ -22,6 +22,7 @@ _STEPS = 4096
 # Training parameters within this many times the edge are a heap: a density needs them spread out.
 _HEAP = 100
 _NARROWEST, _SMALLEST = 1e-6, 1e-100  # share of the box, and range, that parameters must cover
+_Floats = NDArray[np.float64]
 _LOG_NORMAL = 0.5 * np.log(2 * np.pi)
 
 
@@ -78,13 +79,13 @@ class PriorTransform:
     array([[0.25]])
     """
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    low: _Floats
+    high: _Floats
+    mean: _Floats
+    scale: _Floats
 
     @classmethod
-    def learn(cls, y: NDArray[np.float64], bounds: NDArray[np.float64] | None) -> PriorTransform:
+    def learn(cls, y: _Floats, bounds: _Floats | None) -> PriorTransform:
         """Learn the standardisation from parameters of shape (n, n_parameters) in their units."""
         n_parameters = y.shape[1]
         if bounds is None:
@@ -99,18 +100,18 @@ class PriorTransform:
         return np.isfinite(self.low)
 
     @property
-    def bounds(self) -> NDArray[np.float64]:
+    def bounds(self) -> _Floats:
         """Low and high of each parameter, shape (n_parameters, 2)."""
         return np.stack([self.low, self.high], axis=1)
 
     @property
-    def edge(self) -> NDArray[np.float64]:
+    def edge(self) -> _Floats:
         """Share of the box within which a bounded parameter counts as at the edge."""
         low, high = self.bounds[self.bounded].T
         step = np.spacing(np.maximum(np.abs(low), np.abs(high))) / (high - low)
         return np.maximum(_EDGE, _STEPS * step)
 
-    def off_edges(self, y: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    def off_edges(self, y: _Floats, seed: int = 0) -> _Floats:
         """Spread parameters that lie at an edge over a sliver of the box, evenly at random.
 
         Many at one point would be a heap without a density: it would bend the whole flow, and
@@ -125,7 +126,7 @@ class PriorTransform:
         spread[:, box] = np.clip(low + share * (high - low), low, high)
         return spread
 
-    def to_free(self, y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_free(self, y: _Floats) -> tuple[_Floats, _Floats]:
         """Map parameters of shape (..., n_parameters) to the unbounded space.
 
         Returns
@@ -145,7 +146,7 @@ class PriorTransform:
         log_jacobian[..., box] += np.where(inside, of_normal, -np.inf)
         return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
 
-    def from_free(self, free: NDArray[np.float64]) -> NDArray[np.float64]:
+    def from_free(self, free: _Floats) -> _Floats:
         """Map (..., n_parameters) back; every bounded parameter lies strictly inside its box."""
         y = np.asarray(free, dtype=np.float64) * self.scale + self.mean
         box, edge = self.bounded, self.edge
@@ -156,15 +157,13 @@ class PriorTransform:
         y[..., box] = np.clip(low + share * (high - low), *inside)
         return y
 
-    def beyond_edge(self, free: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def beyond_edge(self, free: _Floats) -> NDArray[np.bool_]:
         """Tell which points of shape (..., n_parameters) come back pulled in from an edge."""
         normal = np.abs(free * self.scale + self.mean)[..., self.bounded]
         return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
 
 
-def check_spread(
-    y: NDArray[np.float64], names: Sequence[str], bounds: NDArray[np.float64] | None = None
-) -> None:
+def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats | None = None) -> None:
     """Raise where a parameter never varies, or too little to learn a density from."""
     spread, size = np.ptp(y, axis=0), np.abs(y).max(axis=0)
     width = np.full(len(spread), np.inf) if bounds is None else np.ptp(bounds, axis=1)

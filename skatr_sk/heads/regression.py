@@ -188,11 +188,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                     self, fields, unit, make_head, criterion
                 )
             else:
-                train_rows, valid_rows, seed = self._split(fields)
+                split, seed = self._split(fields)
                 self.head_ = self._train(
                     lambda: make_head(fields.shape[-1]),
                     criterion,
-                    *self._datasets(fields, unit, train_rows, valid_rows),
+                    *self._datasets(fields, unit, split),
                     seed,
                     small=len(fields.shape) == 2,
                 ).double()
