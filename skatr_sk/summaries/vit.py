@@ -1,7 +1,7 @@
 """The vision transformer: patches of a field, position code, encoder and predictor.
 
-Rank-generic: a *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal
-``(n_z,)``, cut into equal patches whose flattened voxels become tokens.
+A *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal ``(n_z,)``. It
+is cut into equal patches, and each patch's voxels, in a row, become a token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from skatr_sk.summaries.embedding import EMBEDDINGS
 __all__ = [
     "Block",
     "Encoder",
-    "MeanPredictor",
     "PositionCode",
     "Predictor",
     "gather_tokens",
@@ -77,19 +76,19 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """
     if tokens.ndim == 2:
         return functional.embedding(index, tokens)
-    # One row gather on the flattened table moves whole tokens; torch.gather would need an index
-    # as large as the result.
+    # Rows of the flattened table are whole tokens; torch.gather would need an index as large as
+    # the result.
     n, n_patches, dim = tokens.shape
     offsets = torch.arange(n, device=index.device).unsqueeze(1) * n_patches
     return functional.embedding(index + offsets, tokens.reshape(n * n_patches, dim))
 
 
 class PositionCode(nn.Module):
-    """Sine and cosine code of a patch's place, per axis, with learnable frequencies.
+    """Sine and cosine code of a patch's position, per axis, with learnable frequencies.
 
     An axis of ``n`` patches starts with frequencies spaced geometrically from pi / n, which makes
-    the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every place has
-    a code of its own at every grid size. Axes of a single patch get no features.
+    the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every position
+    has a code of its own at every grid size. Axes of a single patch get no features.
 
     Parameters
     ----------
@@ -119,7 +118,8 @@ class PositionCode(nn.Module):
             )
         self.dim = dim
         grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
-        self.register_buffer("places", grid.reshape(-1, len(grid_shape)), persistent=False)
+        positions = grid.reshape(-1, len(grid_shape))
+        self.register_buffer("positions", positions, persistent=False)
         axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
         self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
         frequencies = [
@@ -132,12 +132,12 @@ class PositionCode(nn.Module):
         ]
         self.frequencies = nn.Parameter(torch.cat(frequencies))
 
-    places: Tensor
+    positions: Tensor
     axes: Tensor
 
     def forward(self) -> Tensor:
         """Return the code of every patch, of shape (n_patches, dim)."""
-        phase = self.places[:, self.axes] * self.frequencies
+        phase = self.positions[:, self.axes] * self.frequencies
         code = torch.cat([phase.sin(), phase.cos()], dim=1)
         return functional.pad(code, (0, self.dim - code.shape[1]))
 
@@ -238,8 +238,8 @@ class Encoder(nn.Module):
 class Predictor(nn.Module):
     """Predict the tokens of hidden patches from the tokens of visible ones.
 
-    A learned mask token plus the place of a hidden patch asks for it; a narrow transformer over
-    visible and asked-for tokens answers.
+    A hidden patch is asked for by a learned mask token plus the code of its position. A narrow
+    transformer over these and the visible tokens answers.
 
     Parameters
     ----------
@@ -294,23 +294,3 @@ class Predictor(nn.Module):
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = self.blocks(torch.cat([seen, asked.to(seen.dtype)], dim=1))
         return self.out(self.norm(tokens[:, context.shape[1] :]))
-
-
-class MeanPredictor(nn.Module):
-    """Predict every hidden token by the mean of the visible ones: what is left without a predictor.
-
-    An ablation. The easiest way to be right with it is to give all patches the same token.
-
-    Examples
-    --------
-    >>> import torch
-    >>> places = torch.zeros(1, 3, dtype=torch.int64)
-    >>> MeanPredictor()(torch.tensor([[[1.0], [3.0]]]), places[:, :2], places)
-    tensor([[[2.],
-             [2.],
-             [2.]]])
-    """
-
-    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
-        """Return tokens of shape (n, n_target, embed_dim), as :meth:`Predictor.forward` does."""
-        return context.mean(dim=1, keepdim=True).expand(-1, target_index.shape[1], -1)

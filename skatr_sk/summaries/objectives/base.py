@@ -1,0 +1,240 @@
+"""What an objective of pre-training is, and what those that predict hidden patches share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional
+
+from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, spell
+from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
+from skatr_sk.summaries.scaling import BrightnessScaling
+from skatr_sk.summaries.views import PatchViews
+from skatr_sk.summaries.vit import Encoder, Predictor
+from skatr_sk.summaries.weights import Architecture
+
+__all__ = ["LOSSES", "MASKED_DOCS", "MaskedObjective", "Objective", "Pairs", "PredictionLoss"]
+
+Pairs = list[tuple[Tensor, Tensor]]  # two index tensors, or a prediction and its target, a task
+Draw = Callable[[int, Sequence[int], torch.Generator], Pairs]
+
+LOSSES = {
+    "l1": functional.l1_loss,
+    "l2": functional.mse_loss,
+    "smooth_l1": functional.smooth_l1_loss,
+}
+_MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
+
+
+class Objective(BaseEstimator):
+    """What an encoder learns in pre-training: the views, the network around it and the loss.
+
+    An objective is a keyword-only dataclass that holds its parameters and nothing learned.
+    Pre-training calls the methods below in this order, and trains with what they return; the
+    network's attribute ``context_encoder`` is the encoder that is kept.
+    """
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {}
+    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for a warning
+
+    def check(self, problems: Problems, prefix: str = "") -> None:
+        """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
+        problems.check(self._parameters, self, prefix)
+
+    def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
+        """Note parameters that are wrong beside an encoder's sizes; for subclasses to extend."""
+
+    def _warn_without_effect(self) -> None:
+        """Warn of parameters that were given and change nothing; for subclasses to extend."""
+
+    def views(
+        self, architecture: Architecture, *, scaling: BrightnessScaling, augment: bool, seed: int
+    ) -> PatchViews:
+        """Return what turns a batch of fields into the network's arguments."""
+        return _IndexedViews(
+            architecture.field_shape,
+            architecture.patch_size,
+            self.draw,
+            scaling=scaling,
+            augment=augment,
+            seed=seed,
+        )
+
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
+        """Draw, for ``n`` fields, pairs of index tensors that say which patches a step sees."""
+        raise NotImplementedError
+
+    def pooled_by(self, pooling: str) -> str | None:
+        """How this objective pools tokens where ``transform`` pools by `pooling`; None: not at all.
+
+        Where it does not, the pooling may be changed without another pre-training.
+        """
+        return None
+
+    def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> nn.Module:
+        """Put around the encoder what is trained with it; its weights come from torch's generator.
+
+        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes.
+        """
+        raise NotImplementedError
+
+    def criterion(self) -> nn.Module:
+        """Return the loss of the network's output, ``criterion(output, y)``."""
+        raise NotImplementedError
+
+    def callbacks(self) -> list[Callback]:
+        """Return what happens around steps and epochs beside the optimiser; usually nothing."""
+        return []
+
+
+class _IndexedViews(PatchViews):
+    """Patches, and pairs of indices that say which of them a step sees.
+
+    Parameters
+    ----------
+    field_shape, patch_size, scaling, augment, seed
+        See :class:`~skatr_sk.summaries.views.PatchViews`.
+    draw : callable
+        ``draw(n, grid_shape, generator)`` gives the pairs. Every validation pass draws the same
+        ones, so that the losses of epochs compare.
+    """
+
+    def __init__(
+        self, field_shape: Sequence[int], patch_size: Sequence[int], draw: Draw, **options: Any
+    ) -> None:
+        super().__init__(field_shape, patch_size, **options)
+        self.draw = draw
+        self._in_validation: torch.Generator | None = None
+
+    def __call__(self, fields: Tensor, training: bool) -> tuple[Tensor, Pairs]:
+        """Return patches of shape (n, n_patches, n_voxels), and the pairs on their device."""
+        (patches,) = super().__call__(fields, training)
+        pairs = self.draw(len(fields), self.grid_shape, self._source(training))
+        return patches, [(one.to(fields.device), two.to(fields.device)) for one, two in pairs]
+
+    def _source(self, training: bool) -> torch.Generator:
+        """Return the generator of training, or one that each validation pass starts anew."""
+        if training:
+            self._in_validation = None
+            return self.generator
+        if self._in_validation is None:
+            self._in_validation = torch.Generator().manual_seed(self.seed + 1)
+        return self._in_validation
+
+
+# ------------------------------------------------------------------------------------------------
+# Objectives that predict what is hidden from what is seen
+
+
+def _are_masks(value: Any) -> bool | str:
+    if isinstance(value, str):
+        return value in _MASKS or spell(value, _MASKS)
+    several = value if isinstance(value, Sequence) else (value,)
+    right = bool(several) and all(isinstance(mask, BlockMask) for mask in several)
+    return right or "'multiblock' is short and long blocks together"
+
+
+MASKED_DOCS = {
+    "masks": """
+        masks : str, BlockMask or list of BlockMask, default="multiblock"
+            What is hidden; each mask is a prediction task. "short" is the union of 8 blocks of 10
+            to 20 % of the sky, "long" of 2 blocks of 60 to 80 %, both along the whole line of
+            sight; "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2).
+        """,
+    "min_context": """
+        min_context : float, default=0.15
+            Smallest share of the patches that stays visible, in (0, 1).
+        """,
+    "loss": """
+        loss : {"l1", "l2", "smooth_l1"}, default="l1"
+            Distance between prediction and target.
+        """,
+    "predictor_dim": """
+        predictor_dim : int, default=48
+            Width of the predictor's tokens.
+        """,
+}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MaskedObjective(Objective):
+    """Base of the objectives that predict something of hidden patches from visible ones."""
+
+    masks: str | BlockMask | Sequence[BlockMask] = "multiblock"
+    min_context: float = 0.15
+    loss: str = "l1"
+    normalize_targets: bool = True
+    predictor_dim: int = 48
+    predictor_depth: int = 4
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
+        "min_context": Real("(0, 1)"),
+        "loss": Choice(*LOSSES),
+        "normalize_targets": Flag(),
+        "predictor_dim": Integer(1),
+        "predictor_depth": Integer(1),
+    }
+
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
+        """Draw the (visible, hidden) patches of each mask."""
+        if isinstance(self.masks, str):
+            masks: Sequence[BlockMask] = _MASKS[self.masks]
+        else:
+            masks = [self.masks] if isinstance(self.masks, BlockMask) else self.masks
+        return [
+            sample_masks(n, grid_shape, mask, min_context=self.min_context, generator=generator)
+            for mask in masks
+        ]
+
+    def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
+        """Note where the predictor is too narrow to tell the positions of patches apart."""
+        architecture.check_width(problems, f"{prefix}predictor_dim", self.predictor_dim)
+
+    def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
+        """Build the predictor of targets of some width."""
+        width = int(self.predictor_dim)
+        return Predictor(
+            architecture.embed_dim,
+            target_dim,
+            architecture.grid_shape,
+            predictor_dim=width,
+            depth=int(self.predictor_depth),
+            # Narrower heads than 24 spend their time in softmax, not in products.
+            n_heads=max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1),
+            mlp_ratio=architecture.mlp_ratio,
+        )
+
+    def criterion(self) -> nn.Module:
+        """Return the distance between predictions and targets."""
+        return PredictionLoss(self.loss)
+
+
+class PredictionLoss(nn.Module):
+    """Mean over the tasks of the distance between predictions and targets.
+
+    Parameters
+    ----------
+    loss : {"l1", "l2", "smooth_l1"}
+
+    Examples
+    --------
+    >>> import torch
+    >>> PredictionLoss("l1")([(torch.zeros(2, 3, 4), torch.ones(2, 3, 4))])
+    tensor(1.)
+    """
+
+    def __init__(self, loss: str = "l1") -> None:
+        super().__init__()
+        self.distance = LOSSES[loss]
+
+    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
+        """Return the loss of pairs of predictions and targets, in float32."""
+        losses = [self.distance(predicted.float(), target.float()) for predicted, target in pairs]
+        return torch.stack(losses).mean()
