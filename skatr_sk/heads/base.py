@@ -144,7 +144,10 @@ class SummaryHead(TrainedEstimator):
     ) -> NDArray[np.float64] | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
         check_options(type(self).__name__, {name: kind}, {name: getattr(self, name)})
-        bounds = kind.array(getattr(self, name))
+        given = getattr(self, name)
+        if isinstance(given, str):  # "data"
+            return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
+        bounds = kind.array(given)
         if bounds is None:
             return None
         outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,13 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
-from skatr_sk._checks import InvalidParameterError, Rule, spell, warn_without_effect
+from skatr_sk._checks import (
+    InvalidParameterError,
+    NoEffectWarning,
+    Rule,
+    spell,
+    warn_without_effect,
+)
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.mlp import Head, HeadLoss
 from skatr_sk.summaries.encoding import encode
@@ -30,7 +37,7 @@ from skatr_sk.training.seeds import independent_seeds
 __all__ = ["BACKBONE", "EncoderWithHead", "fit_end_to_end", "predict_end_to_end"]
 
 _VIT = "vit"
-# Of a backbone that is not fitted these count; all others are of pre-training.
+# These count of a backbone that is not fitted; the others are of its pre-training.
 _COUNT = frozenset(
     "patch_size embed_dim depth n_heads mlp_ratio embedding pooling brightness_range augment "
     "n_workers weights cache device precision".split()
@@ -187,11 +194,13 @@ def _transformer(backbone: Any, fields: Fields) -> SKATRTransformer:
     given._check_parameters()
     if given.__sklearn_is_fitted__():
         return given
-    if given.weights is not None:
-        return clone(given).fit(fields)
     without_effect = given.get_params(deep=False).keys() - _COUNT
     warn_without_effect(given, without_effect, "LightconeRegressor(backbone=...)")
-    return given
+    if given.weights is None:
+        return given
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # unlike there, `augment` counts here
+        return clone(given).fit(fields)
 
 
 def _given(transformer: SKATRTransformer, field_shape: tuple[int, ...]) -> FrozenEncoder | None:

@@ -103,7 +103,7 @@ def coverage_penalty(log_truth: Tensor, log_samples: Tensor, calibration: str) -
     The level of a truth is the share of the density's own samples that lie at a higher density:
     the smallest highest-density region that holds the truth. Calibrated levels are uniform. The
     penalty compares the sorted levels of a batch with the uniform quantiles. Where comparisons
-    have no gradient, that of a sigmoid stands in (straight-through).
+    have no gradient, that of a sigmoid is taken (a straight-through estimator).
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     net_ : torch.nn.Module
         The trained pooling and flow, on the CPU.
     prior_transform_ : PriorTransform
-        Map of the parameters to the unbounded space of the flow, where the losses are.
+        Map of the parameters to the unbounded, standardised space of the flow and of the losses.
     prior_bounds_ : ndarray of shape (n_parameters, 2)
         Infinite where there are none.
     parameter_names_ : list of str
@@ -122,9 +122,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     Notes
     -----
-    Within 1e-9 of the box's width from an edge a parameter counts as that far inside: the edge
-    itself has finite density, and samples never reach it. Training parameters so near to an edge
-    are spread over a sliver of 1e-7 of the width: a heap at one point has no density.
+    A parameter that is nearer to an edge of its box than 1e-9 of the width counts as that far
+    inside: the edge itself then has a finite density, and samples never reach it. Training
+    parameters so near to an edge are spread evenly over 1e-7 of the width, for many at one point
+    have no density.
 
     References
     ----------
@@ -200,6 +201,11 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         ValueError
             When parameters or data are not as expected (`y` outside the prior box, a parameter
             that never varies, too few rows to split); nothing is changed then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
         """
         with unchanged_on_error(self):
             self._check_parameters()
@@ -210,18 +216,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             n_parameters = targets.shape[1]
             names = parameter_names(self.parameter_names, y, n_parameters)
             _check_order(y, names)
-            bounds: NDArray[np.float64] | None
-            if isinstance(self.prior_bounds, str):  # "data"
-                bounds = np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
-            else:
-                kind = PriorBounds(n_parameters)
-                bounds = self._check_bounds("prior_bounds", kind, targets)
+            bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
             check_spread(targets, names, bounds)
             if len(targets) < 3 and self.validation_fraction > 0:
                 raise ValueError(
-                    f"X: expected at least 3 rows, some to train and some to validate, found "
-                    f"n_samples={len(targets)} with validation_fraction="
-                    f"{self.validation_fraction}; give more rows, or validation_fraction=0."
+                    "X: expected at least 3 rows, to train and to validate, found n_samples="
+                    f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
+                    "more rows, or validation_fraction=0."
                 )
             split, seed = self._split(summaries)
             transform = PriorTransform.learn(targets, bounds)
@@ -401,7 +402,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
             moved = self.prior_transform_.beyond_edge(points)
-            # What was pulled in from an edge has the density of where it is now.
+            # What was moved away from an edge has the density of its new position.
             points, log_jacobian = self.prior_transform_.to_free(samples[at])
             if moved.any():
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)

@@ -14,12 +14,12 @@ from skatr_sk._checks import Bounds, Fault, spell
 
 __all__ = ["PriorBounds", "PriorTransform", "check_spread"]
 
-# Nearer to an edge of the box than this share of its width, a parameter counts as this near: the
-# edge itself would be at infinity. A uniform prior has 2e-9 of its mass there.
+# A parameter that is nearer to an edge of its box than this share of the width counts as this far
+# from it: the edge itself would be at infinity. A uniform prior has 2e-9 of its mass there.
 _EDGE = 1e-9
-# Where the edges are large beside the width, float64 tells shares apart to this many of its steps.
+# The same in steps of float64, which count where the edges are large beside the width.
 _STEPS = 4096
-# Training parameters within this many times the edge are a heap: a density needs them spread out.
+# Training parameters at an edge are spread over this many times that distance.
 _HEAP = 100
 _NARROWEST, _SMALLEST = 1e-6, 1e-100  # share of the box, and range, that parameters must cover
 _Floats = NDArray[np.float64]
@@ -106,7 +106,7 @@ class PriorTransform:
 
     @property
     def edge(self) -> _Floats:
-        """Share of the box within which a bounded parameter counts as at the edge."""
+        """Least distance of a bounded parameter from the edges, as a share of the width."""
         low, high = self.bounds[self.bounded].T
         step = np.spacing(np.maximum(np.abs(low), np.abs(high))) / (high - low)
         return np.maximum(_EDGE, _STEPS * step)
@@ -114,8 +114,8 @@ class PriorTransform:
     def off_edges(self, y: _Floats, seed: int = 0) -> _Floats:
         """Spread parameters that lie at an edge over a sliver of the box, evenly at random.
 
-        Many at one point would be a heap without a density: it would bend the whole flow, and
-        what ``log_prob`` says near the edge would not integrate to one.
+        Many at one point have no density: they would bend the whole flow, and the density that it
+        learns near the edge would not integrate to one.
         """
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
@@ -147,18 +147,18 @@ class PriorTransform:
         return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
 
     def from_free(self, free: _Floats) -> _Floats:
-        """Map (..., n_parameters) back; every bounded parameter lies strictly inside its box."""
+        """Map (..., n_parameters) back: bounded parameters lie strictly inside their boxes."""
         y = np.asarray(free, dtype=np.float64) * self.scale + self.mean
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
         share = np.clip(ndtr(y[..., box]), edge, 1 - edge)
-        # Against the last digit's rounding, where an edge is large beside the width.
+        # Where an edge is large beside the width, rounding could lead to it.
         inside = np.nextafter(low, high), np.nextafter(high, low)
         y[..., box] = np.clip(low + share * (high - low), *inside)
         return y
 
     def beyond_edge(self, free: _Floats) -> NDArray[np.bool_]:
-        """Tell which points of shape (..., n_parameters) come back pulled in from an edge."""
+        """Tell which points (..., n_parameters) :meth:`from_free` moves away from an edge."""
         normal = np.abs(free * self.scale + self.mean)[..., self.bounded]
         return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
 

@@ -57,9 +57,10 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         trained with the head on the same labels, each training field turned by a random sky
         symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
         random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
-        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count), and a fitted
-        one, also inside :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned
-        from a copy of its weights, which clones of the regressor keep. None takes summaries.
+        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count, and parameters
+        of its pre-training do not), and a fitted one, also inside
+        :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of its
+        weights, which clones of the regressor keep. None takes summaries.
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
         that are pooled already are taken as they are. With a backbone "mean" leaves the pooling to
@@ -155,6 +156,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         ------
         ValueError
             When parameters or data are not as expected; nothing is changed then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
         """
         with unchanged_on_error(self):
             self._check_parameters()
@@ -238,7 +244,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 outputs = torch.cat([head(rows) for _, rows in self._batches(fields, _BATCH)])
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
-        if head.bounded:  # against the last digit's rounding
+        if head.bounded:  # rounding could lead beyond an end
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
         mean = self._shaped(values)
         if not return_std:

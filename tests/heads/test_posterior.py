@@ -16,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import PosteriorEstimator, SKATRTransformer
 from skatr_sk._checks import NoEffectWarning
+from skatr_sk.heads import base
+from skatr_sk.heads import posterior as module
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
 SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
@@ -304,7 +306,7 @@ def test_batches_leave_no_trace(mixed, monkeypatch):
     whole = mixed.sample_log_prob(X, 30, random_state=0)
     means, log_prob = mixed.predict(X), mixed.log_prob(X, y)
     for points in (7, 64):  # parts of a row's samples; some rows
-        monkeypatch.setattr("skatr_sk.heads.posterior._POINTS", points)
+        monkeypatch.setattr(module, "_POINTS", points)
         for ours, theirs in zip(mixed.sample_log_prob(X, 30, random_state=0), whole, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
         np.testing.assert_allclose(mixed.predict(X), means, rtol=1e-12)
@@ -483,7 +485,7 @@ def test_memory_bounds_leave_no_trace(monkeypatch):
     tokens, y = rng.normal(size=(60, 4, 3)).astype(np.float32), rng.normal(size=60)
     whole = make(max_epochs=3).fit(tokens, y)
     expected = whole.log_prob(tokens, y)
-    monkeypatch.setattr("skatr_sk.heads.base._NUMBERS", 40)
+    monkeypatch.setattr(base, "_NUMBERS", 40)
     parts = make(max_epochs=3).fit(tokens, y)
     np.testing.assert_allclose(parts.summary_scale_, whole.summary_scale_, rtol=1e-12)
     np.testing.assert_allclose(parts.summary_scale_, tokens.std(axis=(0, 1)), rtol=0.05)
