@@ -106,25 +106,11 @@ def fit_end_to_end(
     make_head: Callable[[int], Head],
     criterion: HeadLoss,
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
-    """Train encoder and head together, with a regressor's checked parameters.
+    """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    Parameters
-    ----------
-    regressor : LightconeRegressor
-        Its history becomes that of this run.
-    fields : Fields of shape (n, *field_shape)
-        In mK.
-    targets : ndarray of shape (n, n_parameters)
-        Scaled to [0, 1].
-    make_head : callable
-        Builds the head for summaries of a length.
-    criterion : HeadLoss
-
-    Returns
-    -------
-    network : EncoderWithHead
-    transformer : SKATRTransformer
-        A new one, fitted: it holds the network's encoder.
+    `fields` are in mK, `targets` of shape (n, n_parameters) scaled to [0, 1], and `make_head`
+    builds the head for summaries of a length. Returned are the network and a new, fitted
+    transformer that holds its encoder.
     """
     warn_implausible(fields)
     (train_rows, valid_rows), seed = regressor._split(fields)

@@ -52,6 +52,16 @@ _ROWS = 256  # summaries embedded at once
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
 
 _N_SAMPLES = {"n_samples": Integer(1)}
+_LEVELS = {
+    "q": Rule(
+        lambda q: (
+            np.ndim(q) < 2
+            and np.size(q) > 0
+            and all(Real("[0, 1]").fault(level) is None for level in np.ravel(q))
+        ),
+        "a number in [0, 1] or a list of such",
+    )
+}
 _RandomState = int | np.random.RandomState | np.random.Generator | None
 
 
@@ -347,7 +357,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         given = self._check_points(y, summaries.shape[0])
         points = given[:, np.newaxis] if given.ndim == 2 else given
         log_prob = np.empty(points.shape[:2])
-        for at, context, flow in self._passes(summaries, points.shape[1], True):
+        for at, context, flow in self._passes(summaries, points.shape[1], double=True):
             free, log_jacobian = self.prior_transform_.to_free(points[at])
             inputs = torch.from_numpy(free).to(context.shift.device)
             log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
@@ -394,7 +404,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
-        for at, context, flow in self._passes(summaries, n_samples, False):
+        for at, context, flow in self._passes(summaries, n_samples, double=False):
             shape = samples[at].shape
             # Row by row, so that the batches leave no trace in the numbers drawn.
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
@@ -429,7 +439,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Without the axis of quantiles for a single number `q`, and without that of parameters
             for 1-D targets.
         """
-        check_options("PosteriorEstimator", {"q": _LEVELS}, {"q": q})
+        check_options("PosteriorEstimator", _LEVELS, {"q": q})
         levels = np.asarray(q, dtype=np.float64)
         parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
         quantiles = np.concatenate(parts, axis=levels.ndim)
@@ -477,7 +487,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
         parts: list[NDArray[np.float64]] = []
-        for (_, columns), context, flow in self._passes(summaries, n_samples, True):
+        for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
             inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
             free, _ = flow.sample_and_log_prob(inputs, context)
             parts.append(self.prior_transform_.from_free(free.cpu().numpy()))
@@ -486,7 +496,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 parts = []
 
     def _passes(
-        self, summaries: Fields, n_samples: int, double: bool
+        self, summaries: Fields, n_samples: int, *, double: bool
     ) -> Iterator[tuple[tuple[slice, slice], Context, ConditionalFlow]]:
         """Yield the batches of a call: rows and columns, their context, and the flow.
 
@@ -539,14 +549,3 @@ def _check_order(y: Any, names: Sequence[str]) -> None:
             f"y: expected the columns in the order {list(names)}, found {columns}; pass "
             f"y[{list(names)}]."
         )
-
-
-def _are_levels(value: Any) -> bool:
-    try:
-        levels = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    return levels.ndim < 2 and levels.size > 0 and bool(((levels >= 0) & (levels <= 1)).all())
-
-
-_LEVELS = Rule(_are_levels, "a number in [0, 1] or a list of such")
