@@ -48,11 +48,11 @@ HEAD_DOCS = TRAINING_DOCS | {
         """,
     "learned": """
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-            Of the features, of tokens over all of them; none with a backbone.
+            Of the features, of tokens over all of them.
         field_shape_in_ : tuple of int
-            Shape of one summary, or of one field.
+            Shape of one row of `X`.
         n_features_in_ : int
-            Length of a summary, the number of tokens, or the length of the first field axis.
+            Length of its first axis: of a summary, or the number of tokens.
         feature_names_in_ : ndarray of str
             Names of the features, where the input had names.
         """,
@@ -156,7 +156,7 @@ class SummaryHead(TrainedEstimator):
             raise ValueError(
                 f"y: expected parameters inside {name} {bounds.tolist()}, found others in "
                 f"{len(rows)} of {len(targets)} rows, the first of them {listed(rows[:5])}, in the "
-                f"columns {columns.tolist()}; widen the bounds or drop these rows."
+                f"parameters {columns.tolist()}; widen the bounds or drop these rows."
             )
         return bounds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, overload
 
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
     Choice,
+    Instance,
     Integer,
     Kind,
     Real,
@@ -114,7 +115,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     precision : {"auto", "float32", "bf16"}, default="auto"
         Of the pooling and the embedding; the flow is always in float32.
     {callbacks}
-    {verbose}
+    verbose : int, default=0
+        1 shows progress bars, of the training and of long calls.
     {random_state}
 
     Attributes
@@ -173,10 +175,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     weight_decay: float = 1.0
     patience: int | None = 20
 
-    # But for the names: how many there must be is known with the data.
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **SummaryHead._parameters,
         "prior_bounds": PriorBounds(),
+        "parameter_names": Instance(Iterable, expected="a sequence of strings", optional=True),
         "n_blocks": Integer(1),
         "n_bins": Integer(2, MAX_BINS),
         "hidden_dims": Rule(

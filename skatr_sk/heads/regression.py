@@ -89,7 +89,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         The trained network, on the CPU; with a backbone its encoder too.
     backbone_ : SKATRTransformer or None
         Fitted, with the encoder as it was trained here: ``backbone_.transform(X)`` gives its
-        summaries, ``backbone_.save(path)`` keeps it.
+        summaries, ``backbone_.save(path)`` keeps it. There are no `summary_mean_` and
+        `summary_scale_` then.
     scaling_ : ParameterScaling
         Of the targets.
     {learned}
@@ -234,8 +235,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         head: Any = self.head_.head if whole else self.head_
         if return_std and not head.gaussian:
             raise ValueError(
-                "return_std: expected False for a head that was fitted without loss='gaussian' and "
-                "learned no standard deviation, found True; fit again with loss='gaussian'."
+                "return_std=True: expected a head that was fitted with loss='gaussian', found one "
+                "that learned no standard deviation; fit again with loss='gaussian'."
             )
         if whole:
             outputs = predict_end_to_end(self, fields)

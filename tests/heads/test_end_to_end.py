@@ -421,7 +421,7 @@ def test_data_that_is_not_as_expected(fitted):
         fitted.predict(X[:, :, :4])
     with pytest.raises(ValueError, match=r"the shape of one field.*X\[None\]"):
         fitted.predict(X[0])
-    with pytest.raises(ValueError, match="return_std: expected False"):
+    with pytest.raises(ValueError, match="return_std=True: expected"):
         fitted.predict(X, return_std=True)
     with pytest.raises(ValueError, match="y: expected 24 rows .* found 5"):
         fitted.fit(X, y[:5])
