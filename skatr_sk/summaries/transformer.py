@@ -58,21 +58,8 @@ _LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
 # Without effect where `weights` are loaded. A seed and `verbose` are no matter: nothing is drawn
 # then, and nothing is slow enough to watch.
 _OF_PRETRAINING = frozenset(
-    {
-        "augment",
-        "batch_size",
-        "callbacks",
-        "checkpoint_dir",
-        "checkpoint_every",
-        "learning_rate",
-        "max_epochs",
-        "n_workers",
-        "objective",
-        "patience",
-        "validation_fraction",
-        "warmup",
-        "weight_decay",
-    }
+    "augment batch_size callbacks checkpoint_dir checkpoint_every learning_rate max_epochs "
+    "n_workers objective patience validation_fraction warmup weight_decay".split()
 )
 
 
@@ -396,7 +383,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         found = getattr(self, "field_shape_in_", wanted)
         if found != wanted:
             raise ValueError(
-                f"X: expected fields of shape {wanted}, for which the weights in {self.weights!r} "
+                f"X: expected fields of shape {wanted}, for which the weights in {self.weights} "
                 f"are, found {found}; resample X to that grid."
             )
         self.encoder_: Encoder = frozen.encoder.requires_grad_(False)

@@ -16,10 +16,18 @@ from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, 
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.views import PatchViews
-from skatr_sk.summaries.vit import Encoder, Predictor
+from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["LOSSES", "MASKED_DOCS", "MaskedObjective", "Objective", "Pairs", "PredictionLoss"]
+__all__ = [
+    "LOSSES",
+    "MASKED_DOCS",
+    "MaskedNetwork",
+    "MaskedObjective",
+    "Objective",
+    "Pairs",
+    "PredictionLoss",
+]
 
 Pairs = list[tuple[Tensor, Tensor]]  # two index tensors, or a prediction and its target, a task
 Draw = Callable[[int, Sequence[int], torch.Generator], Pairs]
@@ -214,6 +222,53 @@ class MaskedObjective(Objective):
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
         return PredictionLoss(self.loss)
+
+
+class MaskedNetwork(nn.Module):
+    """Predict targets of hidden patches from the encoder's tokens of visible ones.
+
+    A subclass says what the targets are.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Becomes the context encoder.
+    predictor : Predictor or MeanPredictor
+    normalize_targets : bool
+        Give each patch's target zero mean and unit variance.
+    """
+
+    def __init__(
+        self, encoder: Encoder, predictor: nn.Module, *, normalize_targets: bool = True
+    ) -> None:
+        super().__init__()
+        self.context_encoder = encoder
+        self.predictor = predictor
+        self.normalize_targets = normalize_targets
+
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return the targets of all patches, of shape (n, n_patches, target_dim)."""
+        raise NotImplementedError
+
+    def forward(self, patches: Tensor, masks: Pairs) -> Pairs:
+        """Return predictions and targets, each of shape (n, n_hidden, target_dim), for each mask.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (n, n_patches, n_voxels)
+        masks : list of (context_index, target_index)
+            As drawn by :func:`~skatr_sk.summaries.masking.sample_masks`.
+        """
+        with torch.no_grad():
+            targets = self.targets(patches)  # once, for all masks
+            if self.normalize_targets:
+                targets = functional.layer_norm(targets, targets.shape[-1:])
+        pairs = []
+        for context_index, target_index in masks:
+            context = self.context_encoder(patches, context_index)
+            predicted = self.predictor(context, context_index, target_index)
+            pairs.append((predicted, gather_tokens(targets, target_index)))
+        return pairs
 
 
 class PredictionLoss(nn.Module):

@@ -1,4 +1,4 @@
-"""Searches and curves over the whole Pipeline: the encoder sees each light cone once."""
+"""Encoding: in searches and curves over a Pipeline the encoder sees each light cone once."""
 
 import os
 import shutil
@@ -31,8 +31,7 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk.fields import digest_rows
-from skatr_sk.summaries import BrightnessScaling
-from skatr_sk.summaries import cache_info, clear_cache
+from skatr_sk.summaries import BrightnessScaling, cache_info, clear_cache
 from tests.counting import CountFields, KillOnce, count_reads
 
 N = 24
