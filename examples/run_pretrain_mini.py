@@ -122,7 +122,7 @@ def main():
     ways = trained | {
         "random weights": untrained[0].transform(cones.data),
         "random weights, another draw": untrained[1].transform(cones.data),
-        "global signal and deviation per slice": signal,
+        "mean and standard deviation per slice": signal,
     }
     # Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
     ridge = TransformedTargetRegressor(

@@ -153,22 +153,8 @@ def sky_symmetries(field_shape: Sequence[int]) -> Tensor:
     """Rotations and reflections of the sky plane, as permutations of its cells.
 
     Eight for a square sky, four (no quarter turns) for another, one (the identity) for a signal
-    without sky. The line of sight is never reversed: it is an axis of time.
-
-    Parameters
-    ----------
-    field_shape : sequence of int
-        ``(n_z,)``, ``(n_x, n_y)`` or ``(n_x, n_y, n_z)``.
-
-    Returns
-    -------
-    Tensor of int64, shape (n_symmetries, n_x * n_y)
-        Row 0 is the identity.
-
-    Examples
-    --------
-    >>> sky_symmetries((3, 3, 5)).shape
-    torch.Size([8, 9])
+    without sky: a table of int64, (n_symmetries, n_x * n_y), whose first row is the identity. The
+    line of sight is never reversed: it is an axis of time.
     """
     if len(field_shape) == 1:
         return torch.zeros(1, 1, dtype=torch.int64)

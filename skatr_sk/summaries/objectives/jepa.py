@@ -109,10 +109,10 @@ class JEPANetwork(MaskedNetwork):
 
     The target encoder starts as a copy of the context encoder, and never gets a gradient.
 
-    Parameters
+    Attributes
     ----------
-    encoder, predictor, normalize_targets
-        See :class:`~skatr_sk.summaries.objectives.base.MaskedNetwork`.
+    context_encoder, target_encoder : Encoder
+    predictor : Predictor or MeanPredictor
     """
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, **options: bool) -> None:
@@ -136,15 +136,6 @@ class MeanPredictor(nn.Module):
     """Predict every hidden token by the mean of the visible ones, where there is no predictor.
 
     An ablation. The easiest way to be right with it is to give all patches the same token.
-
-    Examples
-    --------
-    >>> import torch
-    >>> index = torch.zeros(1, 3, dtype=torch.int64)
-    >>> MeanPredictor()(torch.tensor([[[1.0], [3.0]]]), index[:, :2], index)
-    tensor([[[2.],
-             [2.],
-             [2.]]])
     """
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
@@ -155,10 +146,7 @@ class MeanPredictor(nn.Module):
 class EMATarget(Callback):
     """Let the target encoder follow the context encoder after each step.
 
-    Parameters
-    ----------
-    decay : (float, float)
-        Decay of the exponential moving average at the first and at the last step.
+    The decay of the exponential moving average rises from its first to its second value.
     """
 
     def __init__(self, decay: tuple[float, float]) -> None:
