@@ -44,20 +44,9 @@ def summarise(
 ) -> np.ndarray:
     """Summarise fields with a frozen encoder; those in the cache are neither read nor computed.
 
-    Parameters
-    ----------
-    frozen : FrozenEncoder
-        Its ``pooling`` counts.
-    fields : Fields of shape (n, *field_shape)
-        In mK.
-    device : torch.device
-    autocast : context manager
-        Sets the precision.
-    cache : "memory", path of a folder, or None
-
-    Returns
-    -------
-    ndarray of shape (n, n_summary) or (n, n_tokens, embed_dim), float32
+    Of fields in mK, pooled by ``frozen.pooling``; `autocast` sets the precision, and `cache` is
+    "memory", the path of a folder, or None. The result, in float32, is of shape (n, n_summary) or
+    (n, n_tokens, embed_dim).
     """
     architecture = frozen.architecture
 
@@ -142,10 +131,8 @@ def encode(
         On `device`, in evaluation mode; or what maps patches to anything else.
     fields : Fields of shape (n, *field_shape)
         In mK. Only the asked rows are read, batch by batch.
-    scaling : BrightnessScaling
-    patch_size : sequence of int
-    pooling : {"mean", "max", "moments", "tokens"}
-    device : torch.device
+    scaling, patch_size, pooling, device
+        As of the transformer.
     autocast : context manager
         Sets the precision.
     batch_size : int, optional

@@ -20,12 +20,9 @@ def _range_up_to(most: float) -> Rule:
     """A pair (low, high), 0 < low <= high <= `most`."""
 
     def holds(value: Any) -> bool:
-        pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
-        return (
-            pair
-            and all(isinstance(end, Real) for end in value)
-            and 0 < value[0] <= value[1] <= most
-        )
+        pair = isinstance(value, Sequence) and len(value) == 2
+        numbers = pair and all(isinstance(end, Real) for end in value)
+        return numbers and 0 < value[0] <= value[1] <= most
 
     return Rule(holds, f"a range (low, high) with 0 < low <= high <= {most}")
 
@@ -111,15 +108,13 @@ def sample_masks(
     Parameters
     ----------
     n : int
-        Number of fields.
     grid_shape : sequence of int
-        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+        Patches on each axis: of the line of sight, of the sky, or of the sky and the line of sight.
     mask : BlockMask
-        Number and sizes of the blocks.
     min_context : float
         Smallest share of the patches that stays visible, in (0, 1).
     generator : torch.Generator
-        Source of randomness, on the CPU.
+        On the CPU.
 
     Returns
     -------
@@ -189,27 +184,15 @@ def sample_regions(
 
     Parameters
     ----------
-    n : int
-        Number of fields.
-    grid_shape : sequence of int
-        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+    n, grid_shape, generator
+        See :func:`sample_masks`.
     share : float
         Share of the patches that each region has; at most a half.
-    generator : torch.Generator
-        Source of randomness, on the CPU.
 
     Returns
     -------
     Tensor, Tensor of int64, both of shape (n, n_region)
         Sorted indices of patches in C order; none is in both.
-
-    Examples
-    --------
-    >>> import torch
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> one, two = sample_regions(4, (7, 7, 3), share=0.2, generator=generator)
-    >>> one.shape
-    torch.Size([4, 30])
     """
     sky = tuple(grid_shape[:2])
     if len(grid_shape) == 1 or math.prod(sky) == 1:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from skatr_sk._rank import effective_rank
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.objectives import Objective, as_objective
-from skatr_sk.summaries.scaling import BrightnessScaling
+from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule
@@ -44,15 +44,8 @@ _HANDFUL = 3.0  # directions
 # fields, collapsed ones by 0.3 %; on real light cones those of random weights differ by 9 %.
 _RANK_FLOOR = 0.005
 # What the result of a run does not depend on, beside `pooling` under most objectives.
-_NOT_OF_THE_RUN = (
-    "cache",
-    "callbacks",
-    "checkpoint_dir",
-    "checkpoint_every",
-    "device",
-    "n_workers",
-    "pooling",
-    "verbose",
+_NOT_OF_THE_RUN = frozenset(
+    "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
 )
 
 
@@ -85,16 +78,22 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     scaling = transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
-    callbacks = [
-        *objective.callbacks(),
-        EffectiveRank(
-            *_held(fields, watched),
+    held, rows = _held(fields, watched)
+
+    def mean_tokens(encoder: Encoder, device: torch.device) -> np.ndarray:
+        # Whatever the pooling: they collapse first, and the ranks of runs can be compared.
+        return encode(
+            encoder,
+            held,
+            rows=rows,
             scaling=scaling,
             patch_size=architecture.patch_size,
-            precision=transformer.precision,
-        ),
-        ReturnMemory(),
-    ]
+            pooling="mean",
+            device=device,
+            autocast=autocast(device, transformer.precision),
+        )
+
+    callbacks = [*objective.callbacks(), EffectiveRank(mean_tokens), ReturnMemory()]
     if transformer.checkpoint_dir is not None:
         folder = os.fspath(transformer.checkpoint_dir)
         run = _run_identity(transformer, objective, fields, seed)
@@ -158,45 +157,18 @@ def _warn_collapse(last: dict[str, Any], n_watched: int, objective: Objective) -
 class EffectiveRank(Callback):
     """Record the effective rank of summaries before the training and after each epoch.
 
-    It is that of mean tokens, whatever the pooling: they collapse first, and runs can be compared.
-
     Parameters
     ----------
-    fields : Fields of shape (n, *field_shape)
-    rows : ndarray of int64
-        Which of them are summarised.
-    scaling, patch_size, precision
-        As in the run.
+    summarise : callable
+        ``summarise(encoder, device=device)`` gives the summaries of the fields that are watched.
     """
 
-    def __init__(
-        self,
-        fields: Fields,
-        rows: np.ndarray,
-        *,
-        scaling: BrightnessScaling,
-        patch_size: Sequence[int],
-        precision: str,
-    ) -> None:
-        self.fields = fields
-        self.rows = rows
-        self.scaling = scaling
-        self.patch_size = patch_size
-        self.precision = precision
+    def __init__(self, summarise: Callable[..., np.ndarray]) -> None:
+        self.summarise = summarise
 
     def _rank(self, net: Any) -> float:
         encoder = net.module_.context_encoder.eval()
-        device = torch.device(net.device)
-        summaries = encode(
-            encoder,
-            self.fields,
-            rows=self.rows,
-            scaling=self.scaling,
-            patch_size=self.patch_size,
-            pooling="mean",
-            device=device,
-            autocast=autocast(device, self.precision),
-        )
+        summaries = self.summarise(encoder, device=torch.device(net.device))
         return effective_rank(summaries, floor=_RANK_FLOOR)
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:

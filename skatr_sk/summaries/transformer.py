@@ -35,17 +35,16 @@ from skatr_sk._checks import (
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
-from skatr_sk.summaries.objectives import OBJECTIVE_HINT, Objective, as_objective, objective_mend
+from skatr_sk.summaries.objectives import OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
-    PATCH_SIZE_HINT,
+    PATCH_SIZE,
     Architecture,
     FrozenEncoder,
     patch_size_for,
-    patch_size_mend,
     read_encoder,
     write_encoder,
 )
@@ -58,21 +57,8 @@ _LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
 # Without effect where `weights` are loaded. A seed and `verbose` are no matter: nothing is drawn
 # then, and nothing is slow enough to watch.
 _OF_PRETRAINING = frozenset(
-    {
-        "augment",
-        "batch_size",
-        "callbacks",
-        "checkpoint_dir",
-        "checkpoint_every",
-        "learning_rate",
-        "max_epochs",
-        "n_workers",
-        "objective",
-        "patience",
-        "validation_fraction",
-        "warmup",
-        "weight_decay",
-    }
+    "augment batch_size callbacks checkpoint_dir checkpoint_every learning_rate max_epochs "
+    "n_workers objective patience validation_fraction warmup weight_decay".split()
 )
 
 
@@ -229,14 +215,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **TrainedEstimator._parameters,
-        "patch_size": Rule(patch_size_mend, PATCH_SIZE_HINT),
+        "patch_size": PATCH_SIZE,
         "embed_dim": Integer(1),
         "depth": Integer(1),
         "n_heads": Integer(1),
         "mlp_ratio": Real("(0, inf)"),
         "embedding": Choice(*EMBEDDINGS),
         "pooling": Choice("auto", *POOLINGS),
-        "objective": Rule(objective_mend, OBJECTIVE_HINT),
+        "objective": OBJECTIVE,
         "augment": Flag(),
         "warmup": Real("[0, 1)"),
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
@@ -246,9 +232,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
-
-    # --------------------------------------------------------------------------------------------
-    # Parameters
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of the objective too.
@@ -265,14 +248,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         if any(name.startswith("objective__") for name in params):
             given = params.get("objective", self.objective)
-            table = {"objective": self._parameters["objective"]}
-            check_options(type(self).__name__, table, {"objective": given})
+            check_options(type(self).__name__, {"objective": OBJECTIVE}, {"objective": given})
             params = params | {"objective": as_objective(given)}
         return super().set_params(**params)
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)
-        if objective_mend(self.objective) is True:
+        if OBJECTIVE.fault(self.objective) is None:
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
         both_whole = isinstance(dim, numbers.Integral) and isinstance(heads, numbers.Integral)
@@ -349,9 +331,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             problems.add("brightness_range", wanted, bounds, mend)
         problems.raise_if_any()
 
-    # --------------------------------------------------------------------------------------------
-    # Fitting
-
     @with_callbacks
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Pre-train on fields without labels, or load ``weights``.
@@ -396,7 +375,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         found = getattr(self, "field_shape_in_", wanted)
         if found != wanted:
             raise ValueError(
-                f"X: expected fields of shape {wanted}, for which the weights in {self.weights!r} "
+                f"X: expected fields of shape {wanted}, for which the weights in {self.weights} "
                 f"are, found {found}; resample X to that grid."
             )
         self.encoder_: Encoder = frozen.encoder.requires_grad_(False)
@@ -416,9 +395,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """How `transform` pools the tokens; with ``pooling="auto"`` as the weights were saved."""
         check_is_fitted(self)
         return self._pooling_found if self.pooling == "auto" else self.pooling
-
-    # --------------------------------------------------------------------------------------------
-    # Summaries
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Summarise fields with the frozen encoder.
@@ -466,9 +442,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
                 "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
             )
-
-    # --------------------------------------------------------------------------------------------
-    # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frozen encoder, its scaling and its history as one safetensors file.

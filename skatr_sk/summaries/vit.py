@@ -26,18 +26,10 @@ __all__ = [
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Cut fields into patches.
+    """Cut fields (n, *field_shape) into patches (n, n_patches, n_voxels).
 
-    Parameters
-    ----------
-    fields : Tensor of shape (n, *field_shape)
-    patch_size : sequence of int
-        One size per axis of the field; each divides its axis.
-
-    Returns
-    -------
-    Tensor of shape (n, n_patches, n_voxels)
-        Patches in C order of the patch grid, each with its voxels in C order.
+    Each patch size divides its axis. Patches are in C order of the patch grid, and so are the
+    voxels of a patch.
 
     Examples
     --------
@@ -55,17 +47,9 @@ def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Take the tokens named by ``index`` of each field.
+    """Take of each field the tokens that ``index`` (n, n_kept) names: (n, n_kept, dim).
 
-    Parameters
-    ----------
-    tokens : Tensor of shape (n, n_patches, dim) or (n_patches, dim)
-        A table without the first axis is shared by all fields.
-    index : Tensor of int64, shape (n, n_kept)
-
-    Returns
-    -------
-    Tensor of shape (n, n_kept, dim)
+    ``tokens`` are of shape (n, n_patches, dim), or (n_patches, dim) where all fields share them.
 
     Examples
     --------
@@ -100,11 +84,6 @@ class PositionCode(nn.Module):
     References
     ----------
     SKATR, arXiv:2410.18899, section 3.1.
-
-    Examples
-    --------
-    >>> PositionCode((7, 7, 9), 48)().shape
-    torch.Size([441, 48])
     """
 
     def __init__(self, grid_shape: Sequence[int], dim: int) -> None:
@@ -145,12 +124,7 @@ class PositionCode(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block: attention and MLP, each on a residual branch.
 
-    Parameters
-    ----------
-    dim, n_heads : int
-        Width, and the attention heads that divide it.
-    mlp_ratio : float
-        Hidden width of the MLP over ``dim``.
+    Its attention heads divide its width ``dim``; the MLP's hidden width is ``mlp_ratio * dim``.
     """
 
     def __init__(self, dim: int, n_heads: int, mlp_ratio: float) -> None:
@@ -217,17 +191,10 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
-        """Encode patches, or only those that ``index`` names.
+        """Encode patches (n, n_patches, n_voxels) to tokens (n, n_patches, embed_dim).
 
-        Parameters
-        ----------
-        patches : Tensor of shape (n, n_patches, n_voxels)
-        index : Tensor of int64, shape (n, n_kept), optional
-            Patches are gathered before they are embedded: what is hidden costs nothing.
-
-        Returns
-        -------
-        Tensor of shape (n, n_kept or n_patches, embed_dim)
+        Where ``index`` (n, n_kept) is given, only the patches that it names: they are gathered
+        before they are embedded, so that what is hidden costs nothing.
         """
         code = self.position()
         if index is not None:
@@ -248,7 +215,7 @@ class Predictor(nn.Module):
     grid_shape : sequence of int
         Patches on each axis.
     predictor_dim, depth, n_heads, mlp_ratio
-        The sizes of its own blocks.
+        Of its own blocks.
 
     References
     ----------
@@ -278,16 +245,9 @@ class Predictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
-        """Predict the tokens at ``target_index``.
+        """Predict the tokens (n, n_target, target_dim) at ``target_index`` (n, n_target).
 
-        Parameters
-        ----------
-        context : Tensor of shape (n, n_context, embed_dim)
-        context_index, target_index : Tensor of int64, shapes (n, n_context) and (n, n_target)
-
-        Returns
-        -------
-        Tensor of shape (n, n_target, target_dim)
+        From those of the context, (n, n_context, embed_dim), at ``context_index``.
         """
         code = self.position()
         seen = self.embed(context) + gather_tokens(code, context_index)

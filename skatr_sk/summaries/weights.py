@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from skatr_sk._checks import Integer, Problems, nearest_divisors, spell
+from skatr_sk._checks import Integer, Problems, Rule, nearest_divisors, spell
 from skatr_sk._files import write_whole
 from skatr_sk._version import __version__
 from skatr_sk.summaries.pooling import POOLINGS
@@ -27,40 +27,25 @@ from skatr_sk.training.seeds import seeded
 
 __all__ = [
     "BUNDLED",
-    "PATCH_SIZE_HINT",
+    "PATCH_SIZE",
     "Architecture",
     "FrozenEncoder",
     "auto_patch_size",
     "patch_size_for",
-    "patch_size_mend",
     "read_encoder",
     "write_encoder",
 ]
 
 BUNDLED = ("mini-lr",)  # names of the weights that come with the package
-PATCH_SIZE_HINT = "'auto', an integer >= 1 or a tuple of one for each axis of the field"
-
 _TOKEN_BUDGET = 512
 _FORMAT = 1
 _KEY = "skatr_sk"
 _FOLDER = Path(__file__).with_name("weights")
 
 
-# ------------------------------------------------------------------------------------------------
-# Sizes
-
-
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the shapes of an encoder's weights.
-
-    Parameters
-    ----------
-    field_shape, patch_size : tuple of int
-    embed_dim, depth, n_heads : int
-    mlp_ratio : float
-    embedding : str
-        "linear" in files that do not say.
+    """What determines the shapes of an encoder's weights; see the parameters of the transformer.
 
     Examples
     --------
@@ -74,7 +59,7 @@ class Architecture:
     depth: int
     n_heads: int
     mlp_ratio: float
-    embedding: str = "linear"
+    embedding: str = "linear"  # in files that do not say
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -113,28 +98,23 @@ class Architecture:
         )
 
 
-def patch_size_mend(patch: Any) -> bool | str:
-    """Whether a value may be the parameter `patch_size`: True, or what to do about it.
-
-    Examples
-    --------
-    >>> patch_size_mend((2, 2, 9)), patch_size_mend("atuo")
-    (True, "did you mean 'auto'?")
-    """
+def _is_patch_size(patch: Any) -> bool | str:
     if isinstance(patch, str):
         return patch == "auto" or spell(patch, ["auto"])
     sizes = patch if isinstance(patch, Sequence | np.ndarray) else (patch,)
     return all(Integer(1).fault(size) is None for size in sizes)
 
 
+PATCH_SIZE = Rule(
+    _is_patch_size, "'auto', an integer >= 1 or a tuple of one for each axis of the field"
+)
+
+
 def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int]) -> tuple[int, ...]:
     """Return one patch size for each axis of the field, from a checked parameter.
 
-    Raises
-    ------
-    ValueError
-        When the number of sizes is not that of the axes, a size does not divide its axis (with the
-        axis and the nearest divisors), or the field is a single patch.
+    A ValueError says when the number of sizes is not that of the axes, a size does not divide its
+    axis (with the axis and the nearest divisors), or the field is a single patch.
 
     Examples
     --------
@@ -183,17 +163,6 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = _TOKEN_BUDGET) -> 
     cells (4 of a signal), but not below 16 tokens: patches of a single cell have no structure of
     their own.
 
-    Parameters
-    ----------
-    field_shape : sequence of int
-    budget : int
-        Tokens aimed at.
-
-    Returns
-    -------
-    tuple of int
-        One size per axis.
-
     Examples
     --------
     >>> auto_patch_size((14, 14, 90))
@@ -215,37 +184,22 @@ def auto_patch_size(field_shape: Sequence[int], budget: int = _TOKEN_BUDGET) -> 
     return min(itertools.product(*choices), key=cost)
 
 
-# ------------------------------------------------------------------------------------------------
-# Encoders and their files
-
-
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder with all that turns a field into its tokens.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    scaling : BrightnessScaling
-    encoder : Encoder
-    history : list of dict
-        Of the pre-training.
-    pooling : str
-        How its transformer pooled tokens.
-    """
+    """An encoder with all that turns a field into its summary."""
 
     architecture: Architecture
     scaling: BrightnessScaling
     encoder: Encoder
-    history: list[dict[str, Any]]
-    pooling: str = "mean"
+    history: list[dict[str, Any]]  # of the pre-training
+    pooling: str = "mean"  # of the tokens, by its transformer
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
     """Write an encoder as one safetensors file; it appears whole or not at all.
 
-    The header holds the package's version, the architecture, the brightness scaling, the field's
-    shape and the history of the pre-training.
+    The header holds the package's version, the architecture, the brightness scaling, the history of
+    the pre-training and the pooling.
     """
     header = {
         "format": _FORMAT,
@@ -305,10 +259,9 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
                 f"its format {header['format']} is newer than {_FORMAT}; upgrade skatr_sk "
                 f"(found {__version__}, written by {header['version']})"
             )
-        sizes: Any = {  # JSON has lists for tuples
-            name: tuple(size) if isinstance(size, list) else size
-            for name, size in header["architecture"].items()
-        }
+        sizes = header["architecture"]
+        for name in ("field_shape", "patch_size"):
+            sizes[name] = tuple(sizes[name])  # JSON has lists
         architecture = Architecture(**sizes)
         scaling = BrightnessScaling(**header["scaling"])
         history, pooling = list(header["history"]), header["pooling"]

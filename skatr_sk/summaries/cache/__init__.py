@@ -80,13 +80,9 @@ def compute_once(
     Parameters
     ----------
     keys : sequence of bytes
-        Of length 16, one for each row.
+        Of length 16, as that of `space`; one for each row.
     compute : callable
         ``compute(rows)`` gives the summaries of some rows, (n, *shape) in float32.
-    space : bytes
-        Of length 16.
-    shape : sequence of int
-        Of one summary.
     group : int
         Most rows to claim, compute and write at a time.
     folder : path, optional
@@ -271,7 +267,7 @@ def limit_cache_memory(n_bytes: int) -> None:
 
     Raises
     ------
-    ValueError
+    InvalidParameterError
         When it is not an integer >= 0.
     """
     check_options("limit_cache_memory", {"n_bytes": Integer(0)}, {"n_bytes": n_bytes})

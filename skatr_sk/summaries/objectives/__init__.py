@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skatr_sk._checks import spell
+from skatr_sk._checks import Rule, spell
 from skatr_sk.summaries.objectives.base import Objective
 from skatr_sk.summaries.objectives.jepa import JEPA
 from skatr_sk.summaries.objectives.reconstruction import Reconstruction
@@ -12,13 +12,12 @@ from skatr_sk.summaries.objectives.vicreg import VICReg
 
 __all__ = [
     "JEPA",
+    "OBJECTIVE",
     "OBJECTIVES",
-    "OBJECTIVE_HINT",
     "Objective",
     "Reconstruction",
     "VICReg",
     "as_objective",
-    "objective_mend",
 ]
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -26,22 +25,19 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "reconstruction": Reconstruction,
     "vicreg": VICReg,
 }
-OBJECTIVE_HINT = f"one of {', '.join(map(repr, OBJECTIVES))}, or an objective such as JEPA()"
 
 
-def objective_mend(value: Any) -> bool | str:
-    """Whether a value is an objective or the name of one: True, or what to do about it.
-
-    Examples
-    --------
-    >>> objective_mend("jepa"), objective_mend("jeppa"), objective_mend(VICReg)
-    (True, "did you mean 'jepa'?", 'did you mean VICReg()?')
-    """
+def _is_objective(value: Any) -> bool | str:
     if isinstance(value, str):
         return value in OBJECTIVES or spell(value, OBJECTIVES)
     if isinstance(value, type) and issubclass(value, Objective):
         return f"did you mean {value.__name__}()?"
     return isinstance(value, Objective)
+
+
+OBJECTIVE = Rule(
+    _is_objective, f"one of {', '.join(map(repr, OBJECTIVES))}, or an objective such as JEPA()"
+)
 
 
 def as_objective(objective: str | Objective) -> Objective:

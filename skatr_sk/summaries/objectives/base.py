@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,16 +15,13 @@ from torch.nn import functional
 from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, spell
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.views import PatchViews
-from skatr_sk.summaries.vit import Encoder, Predictor
+from skatr_sk.summaries.views import Pairs, PatchViews
+from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["LOSSES", "MASKED_DOCS", "MaskedObjective", "Objective", "Pairs", "PredictionLoss"]
+__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PredictionLoss"]
 
-Pairs = list[tuple[Tensor, Tensor]]  # two index tensors, or a prediction and its target, a task
-Draw = Callable[[int, Sequence[int], torch.Generator], Pairs]
-
-LOSSES = {
+_LOSSES = {
     "l1": functional.l1_loss,
     "l2": functional.mse_loss,
     "smooth_l1": functional.smooth_l1_loss,
@@ -36,8 +33,8 @@ class Objective(BaseEstimator):
     """What an encoder learns in pre-training: the views, the network around it and the loss.
 
     An objective is a keyword-only dataclass that holds its parameters and nothing learned.
-    Pre-training calls the methods below in this order, and trains with what they return; the
-    network's attribute ``context_encoder`` is the encoder that is kept.
+    Pre-training calls the methods below and trains with what they return; the network's attribute
+    ``context_encoder`` is the encoder that is kept.
     """
 
     _parameters: ClassVar[Mapping[str, Kind]] = {}
@@ -48,23 +45,17 @@ class Objective(BaseEstimator):
         problems.check(self._parameters, self, prefix)
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
-        """Note parameters that are wrong beside an encoder's sizes; for subclasses to extend."""
+        """Note parameters that are wrong beside an encoder's sizes, where there are any."""
 
     def _warn_without_effect(self) -> None:
-        """Warn of parameters that were given and change nothing; for subclasses to extend."""
+        """Warn of parameters that were given and change nothing, where there are any."""
 
     def views(
         self, architecture: Architecture, *, scaling: BrightnessScaling, augment: bool, seed: int
     ) -> PatchViews:
         """Return what turns a batch of fields into the network's arguments."""
-        return _IndexedViews(
-            architecture.field_shape,
-            architecture.patch_size,
-            self.draw,
-            scaling=scaling,
-            augment=augment,
-            seed=seed,
-        )
+        sizes = architecture.field_shape, architecture.patch_size
+        return PatchViews(*sizes, scaling=scaling, augment=augment, seed=seed, draw=self.draw)
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw, for ``n`` fields, pairs of index tensors that say which patches a step sees."""
@@ -91,41 +82,6 @@ class Objective(BaseEstimator):
     def callbacks(self) -> list[Callback]:
         """Return what happens around steps and epochs beside the optimiser; usually nothing."""
         return []
-
-
-class _IndexedViews(PatchViews):
-    """Patches, and pairs of indices that say which of them a step sees.
-
-    Parameters
-    ----------
-    field_shape, patch_size, scaling, augment, seed
-        See :class:`~skatr_sk.summaries.views.PatchViews`.
-    draw : callable
-        ``draw(n, grid_shape, generator)`` gives the pairs. Every validation pass draws the same
-        ones, so that the losses of epochs compare.
-    """
-
-    def __init__(
-        self, field_shape: Sequence[int], patch_size: Sequence[int], draw: Draw, **options: Any
-    ) -> None:
-        super().__init__(field_shape, patch_size, **options)
-        self.draw = draw
-        self._in_validation: torch.Generator | None = None
-
-    def __call__(self, fields: Tensor, training: bool) -> tuple[Tensor, Pairs]:
-        """Return patches of shape (n, n_patches, n_voxels), and the pairs on their device."""
-        (patches,) = super().__call__(fields, training)
-        pairs = self.draw(len(fields), self.grid_shape, self._source(training))
-        return patches, [(one.to(fields.device), two.to(fields.device)) for one, two in pairs]
-
-    def _source(self, training: bool) -> torch.Generator:
-        """Return the generator of training, or one that each validation pass starts anew."""
-        if training:
-            self._in_validation = None
-            return self.generator
-        if self._in_validation is None:
-            self._in_validation = torch.Generator().manual_seed(self.seed + 1)
-        return self._in_validation
 
 
 # ------------------------------------------------------------------------------------------------
@@ -176,7 +132,7 @@ class MaskedObjective(Objective):
     _parameters: ClassVar[Mapping[str, Kind]] = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
-        "loss": Choice(*LOSSES),
+        "loss": Choice(*_LOSSES),
         "normalize_targets": Flag(),
         "predictor_dim": Integer(1),
         "predictor_depth": Integer(1),
@@ -216,25 +172,51 @@ class MaskedObjective(Objective):
         return PredictionLoss(self.loss)
 
 
-class PredictionLoss(nn.Module):
-    """Mean over the tasks of the distance between predictions and targets.
+class MaskedNetwork(nn.Module):
+    """Predict targets of hidden patches from the encoder's tokens of visible ones.
 
-    Parameters
-    ----------
-    loss : {"l1", "l2", "smooth_l1"}
-
-    Examples
-    --------
-    >>> import torch
-    >>> PredictionLoss("l1")([(torch.zeros(2, 3, 4), torch.ones(2, 3, 4))])
-    tensor(1.)
+    A subclass says what the targets are; `normalize_targets` gives that of each patch zero mean and
+    unit variance.
     """
+
+    def __init__(
+        self, encoder: Encoder, predictor: nn.Module, *, normalize_targets: bool = True
+    ) -> None:
+        super().__init__()
+        self.context_encoder = encoder
+        self.predictor = predictor
+        self.normalize_targets = normalize_targets
+
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return the targets of all patches, of shape (n, n_patches, target_dim)."""
+        raise NotImplementedError
+
+    def forward(self, patches: Tensor, masks: Pairs) -> Pairs:
+        """Return predictions and targets, each of shape (n, n_hidden, target_dim), for each mask.
+
+        Of patches (n, n_patches, n_voxels) and pairs of indices (context, target) as drawn by
+        :func:`~skatr_sk.summaries.masking.sample_masks`.
+        """
+        with torch.no_grad():
+            targets = self.targets(patches)  # once, for all masks
+            if self.normalize_targets:
+                targets = functional.layer_norm(targets, targets.shape[-1:])
+        pairs = []
+        for context_index, target_index in masks:
+            context = self.context_encoder(patches, context_index)
+            predicted = self.predictor(context, context_index, target_index)
+            pairs.append((predicted, gather_tokens(targets, target_index)))
+        return pairs
+
+
+class PredictionLoss(nn.Module):
+    """Mean over the masks of the distance ("l1", "l2", "smooth_l1") of predictions from targets."""
 
     def __init__(self, loss: str = "l1") -> None:
         super().__init__()
-        self.distance = LOSSES[loss]
+        self.distance = _LOSSES[loss]
 
     def forward(self, pairs: Pairs, _: object = None) -> Tensor:
-        """Return the loss of pairs of predictions and targets, in float32."""
+        """Return the loss of pairs (prediction, target), in float32."""
         losses = [self.distance(predicted.float(), target.float()) for predicted, target in pairs]
         return torch.stack(losses).mean()

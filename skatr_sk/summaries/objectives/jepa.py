@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn import functional
 
 from skatr_sk._checks import Integer, Kind, Problems, Real, Rule, shared_docs, warn_without_effect
-from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedObjective, Pairs
-from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
+from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
+from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
@@ -105,52 +104,25 @@ class JEPA(MaskedObjective):
         return [EMATarget((start, end))]
 
 
-class JEPANetwork(nn.Module):
+class JEPANetwork(MaskedNetwork):
     """Predict the target encoder's tokens of hidden patches from the visible ones.
 
-    Parameters
+    The target encoder starts as a copy of the context encoder, and never gets a gradient.
+
+    Attributes
     ----------
-    encoder : Encoder
-        Becomes the context encoder. The target encoder starts as its copy, and never gets a
-        gradient.
+    context_encoder, target_encoder : Encoder
     predictor : Predictor or MeanPredictor
-    normalize_targets : bool
-        Layer-normalise each target token.
     """
 
-    def __init__(
-        self, encoder: Encoder, predictor: Predictor | nn.Module, *, normalize_targets: bool = True
-    ) -> None:
-        super().__init__()
-        self.context_encoder = encoder
+    def __init__(self, encoder: Encoder, predictor: nn.Module, **options: bool) -> None:
+        super().__init__(encoder, predictor, **options)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self.predictor = predictor
-        self.normalize_targets = normalize_targets
 
-    def forward(self, patches: Tensor, masks: Pairs) -> Pairs:
-        """Return (predicted, target) tokens for each mask.
-
-        Parameters
-        ----------
-        patches : Tensor of shape (n, n_patches, n_voxels)
-        masks : list of (context_index, target_index)
-            As drawn by :func:`~skatr_sk.summaries.masking.sample_masks`.
-
-        Returns
-        -------
-        list of (Tensor, Tensor), each of shape (n, n_target, embed_dim)
-        """
-        with torch.no_grad():
-            # One pass of the target encoder serves all masks.
-            targets = self.target_encoder(patches)
-            if self.normalize_targets:
-                targets = functional.layer_norm(targets, targets.shape[-1:])
-        pairs = []
-        for context_index, target_index in masks:
-            context = self.context_encoder(patches, context_index)
-            predicted = self.predictor(context, context_index, target_index)
-            pairs.append((predicted, gather_tokens(targets, target_index)))
-        return pairs
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return the target encoder's tokens of the whole field."""
+        tokens: Tensor = self.target_encoder(patches)
+        return tokens
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -164,15 +136,6 @@ class MeanPredictor(nn.Module):
     """Predict every hidden token by the mean of the visible ones, where there is no predictor.
 
     An ablation. The easiest way to be right with it is to give all patches the same token.
-
-    Examples
-    --------
-    >>> import torch
-    >>> index = torch.zeros(1, 3, dtype=torch.int64)
-    >>> MeanPredictor()(torch.tensor([[[1.0], [3.0]]]), index[:, :2], index)
-    tensor([[[2.],
-             [2.],
-             [2.]]])
     """
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
@@ -183,10 +146,7 @@ class MeanPredictor(nn.Module):
 class EMATarget(Callback):
     """Let the target encoder follow the context encoder after each step.
 
-    Parameters
-    ----------
-    decay : (float, float)
-        Decay of the exponential moving average at the first and at the last step.
+    The decay of the exponential moving average rises from its first to its second value.
     """
 
     def __init__(self, decay: tuple[float, float]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from skatr_sk._checks import Problems, shared_docs
-from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedObjective, Pairs
-from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
+from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
+from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
 __all__ = ["Reconstruction", "ReconstructionNetwork"]
@@ -65,34 +64,9 @@ class Reconstruction(MaskedObjective):
         return ReconstructionNetwork(encoder, predictor, normalize_targets=self.normalize_targets)
 
 
-class ReconstructionNetwork(nn.Module):
-    """Predict the voxels of hidden patches from the encoder's tokens of visible ones.
+class ReconstructionNetwork(MaskedNetwork):
+    """Predict the voxels of hidden patches from the encoder's tokens of visible ones."""
 
-    Parameters
-    ----------
-    encoder : Encoder
-    predictor : Predictor
-        Its ``target_dim`` is the number of voxels of a patch.
-    normalize_targets : bool
-        Standardise the voxels of each patch.
-    """
-
-    def __init__(
-        self, encoder: Encoder, predictor: Predictor, *, normalize_targets: bool = True
-    ) -> None:
-        super().__init__()
-        self.context_encoder = encoder
-        self.predictor = predictor
-        self.normalize_targets = normalize_targets
-
-    def forward(self, patches: Tensor, masks: Pairs) -> Pairs:
-        """Return (predicted, true) voxels for each mask, as a JEPA's network does tokens."""
-        pairs = []
-        for context_index, target_index in masks:
-            context = self.context_encoder(patches, context_index)
-            predicted = self.predictor(context, context_index, target_index)
-            target = gather_tokens(patches, target_index)
-            if self.normalize_targets:
-                target = functional.layer_norm(target, target.shape[-1:])
-            pairs.append((predicted, target))
-        return pairs
+    def targets(self, patches: Tensor) -> Tensor:
+        """Return the patches themselves."""
+        return patches

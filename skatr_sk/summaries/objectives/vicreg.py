@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from skatr_sk._checks import Integer, Kind, Real
 from skatr_sk.summaries.masking import sample_regions
-from skatr_sk.summaries.objectives.base import Objective, Pairs
+from skatr_sk.summaries.objectives.base import Objective
 from skatr_sk.summaries.pooling import pool, pooled_dim
+from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
@@ -95,25 +96,10 @@ class VICReg(Objective):
 
 
 class Expander(nn.Sequential):
-    """Perceptron from a summary to the few numbers in which regions are compared.
+    """Perceptron from a summary to the `dim` numbers in which regions are compared.
 
-    It is not used after the training. Its output keeps what the regions agree on and little else;
-    the summary that it is computed from keeps more.
-
-    Parameters
-    ----------
-    n_summary : int
-        Length of a summary.
-    dim : int
-        Numbers compared.
-    depth : int
-        Hidden layers, twice as wide as a summary.
-
-    Examples
-    --------
-    >>> import torch
-    >>> Expander(16, 4, depth=1)(torch.zeros(3, 16)).shape
-    torch.Size([3, 4])
+    Its `depth` hidden layers are twice as wide as a summary. It is not used after the training: its
+    output keeps what the regions agree on and little else, the summary before it keeps more.
     """
 
     def __init__(self, n_summary: int, dim: int, *, depth: int) -> None:
@@ -130,13 +116,8 @@ class Expander(nn.Sequential):
 class RegionNetwork(nn.Module):
     """Summarise two disjoint regions of each light cone, and expand both summaries.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        Sees one region at a time, as it sees the visible patches of a JEPA.
-    expander : Expander
-    pooling : {"mean", "max", "moments"}
-        Of a region's tokens: see :func:`~skatr_sk.summaries.pooling.pool`.
+    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The tokens of a
+    region are pooled by `pooling`: see :func:`~skatr_sk.summaries.pooling.pool`.
     """
 
     def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str = "mean") -> None:
@@ -148,11 +129,8 @@ class RegionNetwork(nn.Module):
     def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
         """Return the expanded summaries of both regions, each of shape (n, dim).
 
-        Parameters
-        ----------
-        patches : Tensor of shape (n, n_patches, n_voxels)
-        regions : list of (index, index)
-            As drawn by :func:`~skatr_sk.summaries.masking.sample_regions`.
+        Of patches (n, n_patches, n_voxels) and pairs of indices as drawn by
+        :func:`~skatr_sk.summaries.masking.sample_regions`.
         """
         pairs = []
         for indices in regions:
@@ -165,28 +143,13 @@ class RegionNetwork(nn.Module):
 
 
 class VICRegLoss(nn.Module):
-    """Invariance, variance and covariance of paired summaries.
+    """Weighted sum of invariance, variance and covariance of paired summaries.
 
-    Invariance: the mean squared distance between the summaries of one light cone. Variance: a hinge
-    on the standard deviation of each number over the batch, which is to be at least one.
-    Covariance: the squared covariances of different numbers, over how many numbers there are. The
-    last two keep summaries from collapsing.
-
-    Parameters
-    ----------
-    invariance, variance, covariance : float
-        Weights of the three.
-
-    References
-    ----------
-    VICReg, arXiv:2105.04906, equations 1 to 6.
-
-    Examples
-    --------
-    >>> import torch
-    >>> same = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    >>> round(VICRegLoss()([(same, same)]).item(), 3)
-    0.0
+    Invariance is the mean squared distance between the two summaries of one light cone. Variance is
+    a hinge on the standard deviation of each number over the batch, which is to be at least one.
+    Covariance is the sum of the squared covariances of different numbers, over how many numbers
+    there are. The last two keep summaries from collapsing (VICReg, arXiv:2105.04906, equations 1 to
+    6).
     """
 
     def __init__(
