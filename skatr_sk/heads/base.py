@@ -195,7 +195,8 @@ class SummaryHead(TrainedEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in split)
+        parts = (torch.from_numpy(rows) for rows in split)
+        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
         return train_set, valid_set if len(valid_set) else None
 
     def _train(
