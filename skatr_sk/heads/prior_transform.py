@@ -151,10 +151,8 @@ class PriorTransform:
         y = np.asarray(free, dtype=np.float64) * self.scale + self.mean
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
-        share = np.clip(ndtr(y[..., box]), edge, 1 - edge)
-        # Where an edge is large beside the width, rounding could lead to it.
-        inside = np.nextafter(low, high), np.nextafter(high, low)
-        y[..., box] = np.clip(low + share * (high - low), *inside)
+        # Not to be rounded onto an end: the edge is thousands of steps of float64 away from it.
+        y[..., box] = low + np.clip(ndtr(y[..., box]), edge, 1 - edge) * (high - low)
         return y
 
     def beyond_edge(self, free: _Floats) -> NDArray[np.bool_]:

@@ -98,6 +98,8 @@ def test_heaps_at_an_edge_are_spread(transform, seed):
     np.testing.assert_allclose(spread[10:30], y[10:30], rtol=1e-12, atol=1e-12)
     assert ((spread >= transform.low) & (spread <= transform.high)).all()
     box = transform.bounded
+    moved = np.abs(spread - y)[:, box]
+    assert (moved <= 101 * transform.edge * widths(transform)[box]).all()
     assert all(len(np.unique(column)) > 2 for column in spread[:, box].T)
     np.testing.assert_array_equal(spread[:, ~box], y[:, ~box])
 
