@@ -10,7 +10,7 @@ The table puts the flow beside two simpler densities, on the same folds: the pri
 nothing of the light cone, and a Gaussian around the prediction of the regression head, with the
 covariance of its cross-validated residuals. Each is given two kinds of summaries: those of the
 weights that come with the package, pre-trained without labels on simulated light cones and never
-on these, and the plain global signal (mean and scatter of each redshift slice).
+on these, and the plain global signal (mean and standard deviation of each redshift slice).
 """
 
 # %%

@@ -95,12 +95,12 @@ print(
 # The candidates
 # --------------
 # Mean and standard deviation over the folds. The folds share light cones, so that this is the
-# scatter of one fold, not the error of the mean.
+# standard deviation of one fold, not the error of the mean.
 results = search.cv_results_
 order = np.argsort(-results["mean_test_score"])
-for place in order:
-    error, scatter = -results["mean_test_score"][place], results["std_test_score"][place]
-    print(f"{error:.3f} ± {scatter:.3f}  {results['params'][place]}")
+for i in order:
+    error, deviation = -results["mean_test_score"][i], results["std_test_score"][i]
+    print(f"{error:.3f} ± {deviation:.3f}  {results['params'][i]}")
 
 names = [
     f"{'-'.join(map(str, params['head__hidden_dims']))}, {params['head__learning_rate']:g}"
@@ -114,7 +114,7 @@ axes.errorbar(
     fmt="o",
     capsize=3,
 )
-axes.set_yticks(np.arange(len(order)), [names[place] for place in order])
+axes.set_yticks(np.arange(len(order)), [names[i] for i in order])
 axes.invert_yaxis()
 axes.set(
     xlabel="mean absolute relative error, cross-validated", ylabel="hidden layers, learning rate"

@@ -36,6 +36,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk.summaries import VICReg
 
 RECIPE = dict(
     patch_size=(2, 2, 5),
@@ -43,10 +44,7 @@ RECIPE = dict(
     depth=2,
     embedding="moments",
     pooling="moments",
-    objective="vicreg",
-    predictor_dim=64,
-    predictor_depth=1,
-    min_context=0.4,
+    objective=VICReg(region=0.4, expander_dim=64, expander_depth=1),
     batch_size=64,
     max_epochs=6,
     learning_rate=2e-3,
@@ -124,7 +122,7 @@ def main():
     ways = trained | {
         "random weights": untrained[0].transform(cones.data),
         "random weights, another draw": untrained[1].transform(cones.data),
-        "global signal and scatter per slice": signal,
+        "mean and standard deviation per slice": signal,
     }
     # Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
     ridge = TransformedTargetRegressor(

@@ -1,4 +1,4 @@
-"""Names of parameters, and samples in the formats of other packages."""
+"""Posterior samples in the formats of other packages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ def to_arviz(
 ) -> Any:
     """Make an InferenceData: one chain of draws, the light cones as a dimension.
 
-    Parameters
-    ----------
-    samples : ndarray of shape (n, n_samples, n_parameters)
-    log_prob : ndarray of shape (n, n_samples)
-        Goes to ``sample_stats`` as ``lp``.
-    names : sequence of str
+    Samples have the shape (n, n_samples, n_parameters); their log densities, of shape
+    (n, n_samples), go to ``sample_stats`` as ``lp``.
     """
     arviz = require("arviz", "to_arviz")
     draws = samples.transpose(2, 1, 0)[:, np.newaxis]
@@ -43,16 +39,11 @@ def to_getdist(
     names: Sequence[str],
     bounds: NDArray[np.float64],
 ) -> list[Any]:
-    """Make one MCSamples a light cone, with the prior's box as its ranges.
+    """Make one MCSamples for each light cone, with the prior's box as its ranges.
 
-    Parameters
-    ----------
-    samples : ndarray of shape (n, n_samples, n_parameters)
-    log_prob : ndarray of shape (n, n_samples)
-    names : sequence of str
-        Short names where GetDist would not take them as they are; its labels show them in full.
-    bounds : ndarray of shape (n_parameters, 2)
-        Infinite where there are none.
+    Samples have the shape (n, n_samples, n_parameters), bounds (n_parameters, 2), infinite where
+    there are none. Names are changed where GetDist would not take them; its labels show them in
+    full.
     """
     getdist = require("getdist", "to_getdist")
     short = getdist_names(names)

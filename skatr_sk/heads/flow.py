@@ -1,4 +1,4 @@
-"""The conditional normalising flow: the only module that knows nflows."""
+"""The conditional normalising flow, built on nflows, which no other module imports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ __all__ = ["MAX_BINS", "ConditionalFlow", "Context", "coupling_masks"]
 
 # Splines act between -5 and 5 standard deviations and are the identity beyond.
 _TAIL_BOUND = 5.0
-_MIN_BIN = _MIN_DERIVATIVE = 1e-3
+_LEAST = 1e-3  # width and height of a bin, in shares of the spline's, and slope at a knot
+_SPLINE = {"min_bin_width": _LEAST, "min_bin_height": _LEAST, "min_derivative": _LEAST}
 MAX_BINS = 500  # the narrowest bins must leave room for the others
 # Unnormalised widths, heights and derivatives stay within it. In exact arithmetic the discriminant
 # of nflows' inverse is (d0 (1 - u) - d1 u)^2 + 4 s^2 u (1 - u) >= 0 for knot slopes d0, d1 and a
@@ -28,7 +29,7 @@ _MAX_LOGIT = 8.0
 # bend a Gaussian only where the data ask for it.
 _LOGIT_SCALE = 0.05
 # Slope one at the knots: the spline of equal bins is then the identity.
-_UNIT_SLOPE = math.log(math.expm1(1.0 - _MIN_DERIVATIVE))
+_UNIT_SLOPE = math.log(math.expm1(1.0 - _LEAST))
 # Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
 _LOG_SCALE, _SLOPE = 12.0, 30.0
 
@@ -56,7 +57,7 @@ class ConditionalFlow(nn.Module):
     From the parameters to standard normal noise, in this order: an affine layer, whose shift and
     lower triangular matrix come from the summary, and coupling blocks of monotonic
     rational-quadratic splines [1]_. The affine layer alone is a Gaussian posterior with full
-    covariance; it brings posteriors down to e^-12 of the prior's width to where the splines act.
+    covariance; posteriors as narrow as e^-12 of the prior it widens to the range of the splines.
     At initialisation every layer is the identity.
 
     Parameters
@@ -132,8 +133,8 @@ class ConditionalFlow(nn.Module):
         hidden, affine = hidden.to(self.dtype), affine.to(self.dtype)
         shift, entries = affine[:, : self.n_parameters], affine[:, self.n_parameters :]
         rows, columns = self.below
-        # A positive diagonal times a unit triangle, both bounded smoothly: what strong correlation
-        # needs, without a matrix that float32 could not invert.
+        # A positive diagonal times a unit triangle, both bounded smoothly: it allows for strong
+        # correlations, and float32 can still invert it.
         scales = (_LOG_SCALE * torch.tanh(entries[:, rows == columns] / _LOG_SCALE)).exp()
         slopes = _SLOPE * torch.tanh(entries / _SLOPE)
         unit = entries.new_zeros(len(entries), self.n_parameters, self.n_parameters)
@@ -199,7 +200,7 @@ class _Affine(Transform):
 
 
 class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
-    """A spline block that never meets nflows' assertions, and treats tails without gathering."""
+    """A block of splines, bounded so that no assertion of nflows fails."""
 
     def __init__(self, mask: Tensor, number: int, n_bins: int, hidden_dims: Sequence[int]) -> None:
         super().__init__(
@@ -208,9 +209,7 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
             num_bins=n_bins,
             tails="linear",
             tail_bound=_TAIL_BOUND,
-            min_bin_width=_MIN_BIN,
-            min_bin_height=_MIN_BIN,
-            min_derivative=_MIN_DERIVATIVE,
+            **_SPLINE,
         )
 
     def _piecewise_cdf(
@@ -219,8 +218,8 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
         logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
         n_bins = self.num_bins
         slopes = functional.pad(logits[..., 2 * n_bins :], (1, 1)) + _UNIT_SLOPE
-        # Every value goes through the spline, those outside pulled to its edge, and keep theirs:
-        # cheaper than to gather and scatter those inside.
+        # All values go through the spline, those outside clamped to its edge, and these get their
+        # own value back in the end: that is cheaper than to select those inside.
         outputs, log_jacobian = rational_quadratic_spline(
             inputs.clamp(-_TAIL_BOUND, _TAIL_BOUND),
             logits[..., :n_bins],
@@ -231,13 +230,11 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
             right=_TAIL_BOUND,
             bottom=-_TAIL_BOUND,
             top=_TAIL_BOUND,
-            min_bin_width=_MIN_BIN,
-            min_bin_height=_MIN_BIN,
-            min_derivative=_MIN_DERIVATIVE,
+            **_SPLINE,
         )
         if inverse and not torch.isfinite(log_jacobian).all():
             # In float32 a root can lie so far outside its bin that the slope there is negative,
-            # while the point itself is right: the slopes come from the way forward instead.
+            # though the point itself is right: take the slopes of the forward direction.
             log_jacobian = -self._piecewise_cdf(outputs, transform_params)[1]
         inside = inputs.abs() < _TAIL_BOUND
         return torch.where(inside, outputs, inputs), log_jacobian * inside
@@ -260,7 +257,7 @@ class _Conditioner(nn.Module):
         hidden = context.hidden[:, self.number].unsqueeze(1)
         if self.first is None:
             n_samples = len(inputs) // len(hidden)
-            # A copy: the activations that follow write in place.
+            # A copy, for the activations that follow write into it.
             output: Tensor = self.rest(hidden.clone()).expand(-1, n_samples, -1)
         else:
             output = self.rest(hidden + self.first(inputs).unflatten(0, (len(hidden), -1)))

@@ -1,21 +1,23 @@
-"""The regression head's network and its losses, on parameters scaled to [0, 1]."""
+"""The regression head: its network, its losses, and the scaling of parameters to [0, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
 
-__all__ = ["LOSSES", "Head", "HeadLoss"]
+__all__ = ["LOSSES", "Head", "HeadLoss", "ParameterScaling"]
 
 LOSSES = ("l1", "l2", "gaussian")
-# Log sigma of a parameter in units of its range: 0.1 % of it at the least. A free sigma would
-# chase single training rows to minus infinity.
+# Range of log sigma, sigma in units of the parameter's range: 0.1 % of it at the least. Without a
+# bound the likelihood of a training row that is met exactly grows as sigma falls to zero.
 _LOG_SIGMA = (-7.0, 3.0)
 
 
@@ -103,3 +105,38 @@ class HeadLoss(nn.Module):
             pull = (target - mean) * (-log_sigma).exp()
             return (log_sigma + 0.5 * pull.square()).mean()
         return (functional.l1_loss if self.loss == "l1" else functional.mse_loss)(mean, target)
+
+
+@dataclass(frozen=True)
+class ParameterScaling:
+    """Parameters from their own units to [0, 1] and back.
+
+    Parameters
+    ----------
+    low, high : ndarray of shape (n_parameters,)
+        Ends of the range of each parameter. Where they agree the parameter is that value: it
+        becomes 0, and comes back as it was whatever is predicted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scaling = ParameterScaling(np.array([0.2]), np.array([0.4]))
+    >>> scaling.to_unit(np.array([[0.25]]))
+    array([[0.25]])
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def width(self) -> np.ndarray:
+        """Width of each parameter's range, in its units."""
+        return self.high - self.low
+
+    def to_unit(self, parameters: np.ndarray) -> np.ndarray:
+        """Map (n, n_parameters) in physical units to the unit interval."""
+        return (parameters - self.low) / np.where(self.width > 0, self.width, 1.0)
+
+    def from_unit(self, unit: np.ndarray) -> np.ndarray:
+        """Map (n, n_parameters) from the unit interval to physical units."""
+        return self.low + unit * self.width

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.flow import ConditionalFlow, Context
-from skatr_sk.heads.pooling import make_pooling
 
 __all__ = ["CALIBRATIONS", "Conditioned", "NPELoss", "PosteriorNet", "coverage_penalty"]
 
@@ -34,44 +32,24 @@ class PosteriorNet(nn.Module):
 
     Parameters
     ----------
-    n_parameters, n_summary : int
-        `n_summary` is the width of a token, or of a pooled summary.
-    pooling : {"mean", "attention"}
-        Of token summaries; pooled ones are taken as they are by "mean".
-    n_blocks, n_bins, hidden_dims, dropout
-        As for :class:`~skatr_sk.heads.flow.ConditionalFlow`.
+    pooling : torch.nn.Module
+        Of token summaries, as :func:`~skatr_sk.heads.pooling.make_pooling` builds it.
+    flow : ConditionalFlow
 
     Examples
     --------
     >>> import torch
-    >>> net = PosteriorNet(
-    ...     2, 8, pooling="mean", n_blocks=2, n_bins=4, hidden_dims=(16,), dropout=0.0
-    ... )
+    >>> from skatr_sk.heads.pooling import make_pooling
+    >>> flow = ConditionalFlow(2, 8, n_blocks=2, n_bins=4, hidden_dims=(16,), dropout=0.0)
+    >>> net = PosteriorNet(make_pooling("mean", 8), flow)
     >>> NPELoss()(net(torch.zeros(3, 8)), torch.zeros(3, 2))  # log 2 pi: a standard normal density
     tensor(1.8379, grad_fn=<NegBackward0>)
     """
 
-    def __init__(
-        self,
-        n_parameters: int,
-        n_summary: int,
-        *,
-        pooling: str,
-        n_blocks: int,
-        n_bins: int,
-        hidden_dims: Sequence[int],
-        dropout: float,
-    ) -> None:
+    def __init__(self, pooling: nn.Module, flow: ConditionalFlow) -> None:
         super().__init__()
-        self.pooling = make_pooling(pooling, n_summary)
-        self.flow = ConditionalFlow(
-            n_parameters,
-            n_summary,
-            n_blocks=n_blocks,
-            n_bins=n_bins,
-            hidden_dims=hidden_dims,
-            dropout=dropout,
-        )
+        self.pooling = pooling
+        self.flow = flow
 
     def forward(self, summaries: Tensor) -> Conditioned:
         """Condition the flow on summaries of shape (n, n_summary) or (n, n_tokens, n_summary)."""
@@ -125,7 +103,7 @@ def coverage_penalty(log_truth: Tensor, log_samples: Tensor, calibration: str) -
     The level of a truth is the share of the density's own samples that lie at a higher density:
     the smallest highest-density region that holds the truth. Calibrated levels are uniform. The
     penalty compares the sorted levels of a batch with the uniform quantiles. Where comparisons
-    have no gradient, that of a sigmoid stands in (straight-through).
+    have no gradient, that of a sigmoid is taken (a straight-through estimator).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Token summaries to one vector a light cone: plain means, or learned attention."""
+"""From the token summaries of a light cone to one vector: their mean, or learned attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POOLINGS = ("mean", "attention")
 
 
 class MeanPooling(nn.Module):
-    """Mean over the tokens: (n, n_tokens, dim) to (n, dim); what is pooled stays as it is."""
+    """Mean over the tokens, (n, n_tokens, dim) to (n, dim); what is pooled stays as it is."""
 
     def forward(self, summaries: Tensor) -> Tensor:
         """Pool."""
@@ -22,8 +22,8 @@ class MeanPooling(nn.Module):
 class AttentivePooling(nn.Module):
     """Cross-attention of one learned query to the tokens, and a residual MLP.
 
-    Starts as the plain mean: the query is zero, values and output are the identity, and the MLP
-    ends in zeros. What is pooled already, (n, dim), counts as one token.
+    It starts as the plain mean: the query is zero, values and output are the identity, and the MLP
+    ends in zeros.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ class AttentivePooling(nn.Module):
         for parameter in self.mlp[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, summaries: Tensor) -> Tensor:
-        """Pool (n, n_tokens, dim), or (n, dim), to (n, dim)."""
-        tokens = summaries if summaries.ndim == 3 else summaries.unsqueeze(1)
-        n = len(tokens)
-        query = self.query.expand(n, 1, -1).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool (n, n_tokens, dim) to (n, dim)."""
+        query = (
+            self.query.expand(len(tokens), 1, -1).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        )
         keys, values = (
             layer(tokens).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
             for layer in (self.keys, self.values)

@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
-from typing import Any, Literal, Self, overload
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import _check_sample_weight
+from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
     Choice,
+    Instance,
     Integer,
-    Problems,
+    Kind,
     Real,
+    Rule,
+    check_numbers,
+    check_options,
+    listed,
     parameter_names,
+    require,
+    shared_docs,
     unchanged_on_error,
+    warn_without_effect,
 )
-from skatr_sk.heads._base import SummaryHead, check_inside
-from skatr_sk.heads._draws import PosteriorDraws, check_order
-from skatr_sk.heads.flow import MAX_BINS
+from skatr_sk.fields import Fields, check_finite_rows
+from skatr_sk.heads import export
+from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
+from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss, PosteriorNet
-from skatr_sk.heads.space import ParameterSpace, check_prior_bounds, check_spread
+from skatr_sk.heads.pooling import make_pooling
+from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
+from skatr_sk.training.device import resolve_device
 from skatr_sk.training.estimator import with_callbacks
+from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
 
+_POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
+_ROWS = 256  # summaries embedded at once
+_BAR_AFTER = 2.0  # seconds before a progress bar shows
 
-class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, SummaryHead):
+_N_SAMPLES = {"n_samples": Integer(1)}
+_LEVELS = {
+    "q": Rule(
+        lambda q: (
+            np.ndim(q) < 2
+            and np.size(q) > 0
+            and all(Real("[0, 1]").fault(level) is None for level in np.ravel(q))
+        ),
+        "a number in [0, 1] or a list of such",
+    )
+}
+_RandomState = int | np.random.RandomState | np.random.Generator | None
+
+
+@shared_docs(**HEAD_DOCS)
+@dataclass(kw_only=True, eq=False, repr=False)
+class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     r"""Estimate posteriors of the parameters from summaries with a normalising flow.
 
     Neural posterior estimation [1]_: a conditional flow q(y | summary) is trained by maximum
@@ -54,7 +91,7 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         Widths of the hidden layers of each block's conditioner; at least one.
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
-        that are pooled already count as one token.
+        that are pooled already are taken as they are.
     dropout : float, default=0.2
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). Long and
         noisy summaries need it; for a few informative ones 0.05 gives sharper posteriors.
@@ -71,49 +108,36 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
     learning_rate, weight_decay : float, default=2e-3 and 1.0
         Of AdamW. The strong decay is what keeps a flow from fitting single simulations.
     validation_fraction : float, default=0.1
-        Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
-        for `max_epochs`.
+        {held_out}
     patience : int or None, default=20
-        Epochs without a better validation loss before the training stops; the best epoch's
-        weights are kept. None keeps the last.
-    device : str, default="auto"
-        Where to train and sample; "auto" is CUDA when there is one.
+        {patience}
+    {device}
     precision : {"auto", "float32", "bf16"}, default="auto"
         Of the pooling and the embedding; the flow is always in float32.
-    callbacks : list of skorch callbacks or None, default=None
-        Called during the training, after the estimator's own.
+    {callbacks}
     verbose : int, default=0
-        1 shows progress bars.
-    random_state : int, RandomState instance or None, default=None
-        Fixes weights, batches, dropout and the validation split.
+        1 shows progress bars, of the training and of long calls.
+    {random_state}
 
     Attributes
     ----------
     net_ : torch.nn.Module
         The trained pooling and flow, on the CPU.
-    space_ : ParameterSpace
-        Map of the parameters to the unbounded space of the flow.
+    prior_transform_ : PriorTransform
+        Map of the parameters to the unbounded, standardised space of the flow and of the losses.
     prior_bounds_ : ndarray of shape (n_parameters, 2)
         Infinite where there are none.
     parameter_names_ : list of str
     n_parameters_ : int
-    summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-        Of the features, of tokens over all of them.
-    field_shape_in_ : tuple of int
-        Shape of one summary.
-    history_ : list of dict
-        One an epoch: ``epoch, train_loss, valid_loss, seconds``. Losses are of the unbounded,
-        standardised parameters.
-    n_features_in_ : int
-        Length of a summary, or the number of tokens.
-    feature_names_in_ : ndarray of str
-        Names of the features, where the input had names.
+    {learned}
+    {history}
 
     Notes
     -----
-    Within 1e-9 of the box's width from an edge a parameter counts as that far inside: the edge
-    itself has finite density, and samples never reach it. Training parameters so near to an edge
-    are spread over a sliver of 1e-7 of the width: a heap at one point has no density.
+    A parameter that is nearer to an edge of its box than 1e-9 of the width counts as that far
+    inside: the edge itself then has a finite density, and samples never reach it. Training
+    parameters so near to an edge are spread evenly over 1e-7 of the width, for many at one point
+    have no density.
 
     References
     ----------
@@ -138,50 +162,37 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
     True
     """
 
-    def __init__(
-        self,
-        *,
-        prior_bounds: ArrayLike | str | None = None,
-        parameter_names: Sequence[str] | None = None,
-        n_blocks: int = 6,
-        n_bins: int = 10,
-        hidden_dims: tuple[int, ...] = (128, 128),
-        pooling: str = "mean",
-        dropout: float = 0.2,
-        calibration_weight: float = 0.0,
-        calibration: str = "conservative",
-        max_epochs: int = 30,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 1.0,
-        validation_fraction: float = 0.1,
-        patience: int | None = 20,
-        device: str = "auto",
-        precision: str = "auto",
-        callbacks: Sequence[Any] | None = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.prior_bounds = prior_bounds
-        self.parameter_names = parameter_names
-        self.n_blocks = n_blocks
-        self.n_bins = n_bins
-        self.hidden_dims = hidden_dims
-        self.pooling = pooling
-        self.dropout = dropout
-        self.calibration_weight = calibration_weight
-        self.calibration = calibration
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.random_state = random_state
+    prior_bounds: ArrayLike | str | None = None
+    parameter_names: Sequence[str] | None = None
+    n_blocks: int = 6
+    n_bins: int = 10
+    dropout: float = 0.2
+    calibration_weight: float = 0.0
+    calibration: str = "conservative"
+    max_epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1.0
+    patience: int | None = 20
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        **SummaryHead._parameters,
+        "prior_bounds": PriorBounds(),
+        "parameter_names": Instance(Iterable, expected="a sequence of strings", optional=True),
+        "n_blocks": Integer(1),
+        "n_bins": Integer(2, MAX_BINS),
+        "hidden_dims": Rule(
+            lambda value: are_widths(value) and len(value) > 0,
+            "a tuple of at least one integer >= 1",
+        ),
+        "calibration_weight": Real("[0, inf)"),
+        "calibration": Choice(*CALIBRATIONS),
+    }
+
+    def _warn_without_effect(self) -> None:
+        super()._warn_without_effect()
+        if self.calibration_weight == 0:
+            warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
     @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -202,58 +213,61 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         ValueError
             When parameters or data are not as expected (`y` outside the prior box, a parameter
             that never varies, too few rows to split); nothing is changed then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
         """
         with unchanged_on_error(self):
-            self._fit(X, y)
+            self._check_parameters()
+            self._warn_without_effect()
+            summaries, given = self._check_training_data(X, y)
+            pooling = self._pooling_of(summaries)
+            targets = given.reshape(len(given), -1)
+            n_parameters = targets.shape[1]
+            names = parameter_names(self.parameter_names, y, n_parameters)
+            _check_order(y, names)
+            bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
+            check_spread(targets, names, bounds)
+            if len(targets) < 3 and self.validation_fraction > 0:
+                raise ValueError(
+                    "X: expected at least 3 rows, to train and to validate, found n_samples="
+                    f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
+                    "more rows, or validation_fraction=0."
+                )
+            split, seed = self._split(summaries)
+            transform = PriorTransform.learn(targets, bounds)
+            free, _ = transform.to_free(transform.off_edges(targets, seed))
+
+            def build() -> PosteriorNet:
+                n_summary = summaries.shape[-1]
+                return PosteriorNet(
+                    make_pooling(pooling, n_summary),
+                    ConditionalFlow(
+                        n_parameters,
+                        n_summary,
+                        n_blocks=self.n_blocks,
+                        n_bins=self.n_bins,
+                        hidden_dims=self.hidden_dims,
+                        dropout=self.dropout,
+                    ),
+                )
+
+            self.net_ = self._train(
+                build,
+                NPELoss(self.calibration_weight, self.calibration),
+                *self._datasets(summaries, free, split),
+                seed,
+                schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
+                small=len(summaries.shape) == 2,
+            )
+            self.prior_transform_ = transform
+            self.prior_bounds_ = transform.bounds
+            self.parameter_names_ = names
+            self.n_parameters_ = n_parameters
+            self._one_dimensional = given.ndim == 1
         return self
-
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
-        self._check_parameters(None)
-        summaries, given = self._check_training_data(X, y)
-        targets = given.reshape(len(given), -1)
-        bounds = self._check_parameters(targets)
-        names = parameter_names(self.parameter_names, y, targets.shape[1])
-        check_order(y, names)
-        if bounds is not None:
-            check_inside(targets, bounds, "prior_bounds")
-        check_spread(targets, names, bounds)
-        if len(targets) < 3 and self.validation_fraction > 0:
-            raise ValueError(
-                f"n_samples={len(targets)} rows cannot be split into training and validation: "
-                f"at least 3 are needed with validation_fraction={self.validation_fraction}. "
-                "Give more rows, or validation_fraction=0."
-            )
-        train_rows, valid_rows, seed = self._split(summaries)
-        space = ParameterSpace.learn(targets, bounds)
-
-        def build() -> PosteriorNet:
-            return PosteriorNet(
-                targets.shape[1],
-                summaries.shape[-1],
-                pooling=self.pooling,
-                n_blocks=self.n_blocks,
-                n_bins=self.n_bins,
-                hidden_dims=self.hidden_dims,
-                dropout=self.dropout,
-            )
-
-        criterion = NPELoss(self.calibration_weight, self.calibration)
-        free, _ = space.to_free(space.off_edges(targets, seed))
-        self.net_ = self._train(
-            build,
-            criterion,
-            summaries,
-            free,
-            train_rows,
-            valid_rows,
-            seed,
-            schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-        )
-        self.space_ = space
-        self.prior_bounds_ = space.bounds
-        self.parameter_names_ = names
-        self.n_parameters_ = targets.shape[1]
-        self._one_dimensional = given.ndim == 1
 
     @overload
     def predict(
@@ -304,35 +318,236 @@ class PosteriorEstimator(PosteriorDraws, MultiOutputMixin, RegressorMixin, Summa
         """
         log_prob = self.log_prob(X, y)
         if log_prob.ndim > 1:
-            raise ValueError(f"y must hold one truth for each row of X, found {np.shape(y)}.")
+            raise ValueError(
+                f"y: expected one truth for each row of X, found shape {np.shape(y)}; log_prob "
+                "takes several."
+            )
         weights = _check_sample_weight(sample_weight, log_prob, ensure_non_negative=True)
         if not weights.any():
-            raise ValueError("sample_weight is zero in every row: at least one must count.")
+            raise ValueError(
+                "sample_weight: expected a row that counts, found zeros alone; leave it out to "
+                "count all rows alike."
+            )
         counted = weights > 0  # a row that does not count may lie outside the box
-        self._warn_outside(np.where(counted, log_prob, 0.0))
+        outside = np.flatnonzero(counted & np.isneginf(log_prob))
+        if outside.size:
+            warnings.warn(
+                f"y: expected parameters inside the prior box, found others in {outside.size} of "
+                f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
+                "is zero and the score -inf; give the bounds of the prior that y was drawn from: "
+                "prior_bounds='data' are those of the training rows alone.",
+                UserWarning,
+                stacklevel=2,
+            )
         return float(np.average(log_prob[counted], weights=weights[counted]))
 
-    def _check_parameters(self, targets: np.ndarray | None) -> np.ndarray | None:
-        """Check the constructor's parameters; return the prior's bounds, or None."""
-        problems = Problems(type(self).__name__)
-        self._check_head(problems)
-        if isinstance(self.hidden_dims, Sequence) and len(self.hidden_dims) == 0:
-            problems.add("hidden_dims", "at least one width", self.hidden_dims)
-        problems.check({"n_blocks": Integer(1)}, {"n_blocks": self.n_blocks})
-        problems.check({"n_bins": Integer(2)}, {"n_bins": self.n_bins})
-        if isinstance(self.n_bins, Integral) and self.n_bins > MAX_BINS:
-            problems.add("n_bins", f"at most {MAX_BINS} bins", self.n_bins)
-        problems.check(
-            {"calibration_weight": Real("[0, inf)")},
-            {"calibration_weight": self.calibration_weight},
+    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Log density of parameters given summaries, in the units of y.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        y : array-like of shape (n,), (n, n_parameters) or (n, n_samples, n_parameters)
+            One set of parameters for each row of X, or several, as :meth:`sample` returns them.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_samples), float64
+            -inf outside the prior box.
+        """
+        summaries = self._check_summaries(X)
+        given = self._check_points(y, summaries.shape[0])
+        points = given[:, np.newaxis] if given.ndim == 2 else given
+        log_prob = np.empty(points.shape[:2])
+        for at, context, flow in self._passes(summaries, points.shape[1], double=True):
+            free, log_jacobian = self.prior_transform_.to_free(points[at])
+            inputs = torch.from_numpy(free).to(context.shift.device)
+            log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
+        return log_prob[:, 0] if given.ndim == 2 else log_prob
+
+    def sample(
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+    ) -> NDArray[np.float64]:
+        """Draw from the posterior of each row of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        n_samples : int, default=1000
+            For each row.
+        random_state : int, RandomState, Generator or None, default=None
+            None draws anew in every call.
+
+        Returns
+        -------
+        ndarray of shape (n, n_samples, n_parameters), float64
+            In the parameters' units; strictly inside the prior box.
+        """
+        return self.sample_log_prob(X, n_samples, random_state=random_state)[0]
+
+    def sample_log_prob(
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Draw from the posterior of each row of X, with the log densities, in one pass.
+
+        Parameters
+        ----------
+        X, n_samples, random_state
+            As for :meth:`sample`.
+
+        Returns
+        -------
+        samples : ndarray of shape (n, n_samples, n_parameters), float64
+        log_prob : ndarray of shape (n, n_samples), float64
+            What :meth:`log_prob` gives at the samples, within the rounding of float32.
+        """
+        summaries = self._check_summaries(X)
+        check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
+        generator = generator_of(random_state)
+        samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
+        log_prob = np.empty(samples.shape[:2])
+        for at, context, flow in self._passes(summaries, n_samples, double=False):
+            shape = samples[at].shape
+            # Row by row, so that the batches leave no trace in the numbers drawn.
+            noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+            free, log_free = flow.sample_and_log_prob(noise.to(context.shift.device), context)
+            points = free.double().cpu().numpy()
+            samples[at] = self.prior_transform_.from_free(points)
+            moved = self.prior_transform_.beyond_edge(points)
+            # What was moved away from an edge has the density of its new position.
+            points, log_jacobian = self.prior_transform_.to_free(samples[at])
+            if moved.any():
+                again = flow.log_prob(torch.from_numpy(points).to(free), context)
+                log_free = torch.where(torch.from_numpy(moved).to(free.device), again, log_free)
+            log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
+        return samples, log_prob
+
+    def predict_quantiles(
+        self, X: ArrayLike, q: ArrayLike = (0.16, 0.5, 0.84), *, n_samples: int = 512
+    ) -> np.ndarray:
+        """Predict marginal quantiles of the posterior, from the same points as ``predict``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        q : float or array-like of shape (n_quantiles,), default=(0.16, 0.5, 0.84)
+            In [0, 1].
+        n_samples : int, default=512
+            Points for each posterior.
+
+        Returns
+        -------
+        ndarray of shape (n, n_quantiles, n_parameters)
+            Without the axis of quantiles for a single number `q`, and without that of parameters
+            for 1-D targets.
+        """
+        check_options("PosteriorEstimator", _LEVELS, {"q": q})
+        levels = np.asarray(q, dtype=np.float64)
+        parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
+        quantiles = np.concatenate(parts, axis=levels.ndim)
+        return self._shaped(np.moveaxis(quantiles, 0, 1) if levels.ndim else quantiles)
+
+    def to_dict(
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
+        samples = self.sample(X, n_samples, random_state=random_state)
+        return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
+
+    def to_arviz(
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+    ) -> Any:
+        """Draw samples as an ArviZ InferenceData of one chain, with the dimension ``lightcone``.
+
+        Needs arviz: ``pip install "skatr_sk[arviz]"``.
+        """
+        require("arviz", "PosteriorEstimator.to_arviz")  # before the work
+        samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
+        return export.to_arviz(samples, log_prob, self.parameter_names_)
+
+    def to_getdist(
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+    ) -> list[Any]:
+        """Draw samples as one GetDist MCSamples for each row of X, with the prior's ranges.
+
+        Needs getdist: ``pip install "skatr_sk[getdist]"``.
+        """
+        require("getdist", "PosteriorEstimator.to_getdist")
+        samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
+        return export.to_getdist(samples, log_prob, self.parameter_names_, self.prior_bounds_)
+
+    def _fixed_points(self, X: ArrayLike, n_samples: int) -> Iterator[NDArray[np.float64]]:
+        """Yield points of the posteriors, some rows at a time: (rows, n_samples, n_parameters).
+
+        All rows share one set of quasi-random noise, so that what is made of the points neither
+        changes from call to call nor depends on the rows beside.
+        """
+        summaries = self._check_summaries(X)
+        check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
+        sobol = qmc.Sobol(self.n_parameters_, rng=np.random.default_rng(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
+            noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
+        parts: list[NDArray[np.float64]] = []
+        for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
+            inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
+            free, _ = flow.sample_and_log_prob(inputs, context)
+            parts.append(self.prior_transform_.from_free(free.cpu().numpy()))
+            if columns.stop == n_samples:
+                yield np.concatenate(parts, axis=1)
+                parts = []
+
+    def _passes(
+        self, summaries: Fields, n_samples: int, *, double: bool
+    ) -> Iterator[tuple[tuple[slice, slice], Context, ConditionalFlow]]:
+        """Yield the batches of a call: rows and columns, their context, and the flow.
+
+        The context, one small pass a row, is always computed in double precision.
+        """
+        device = resolve_device(self.device)
+        precise = copy.deepcopy(self.net_).to(device).double()
+        flow = precise.flow if double else copy.deepcopy(self.net_.flow).to(device)
+        n = summaries.shape[0]
+        bar = tqdm(
+            total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=not self.verbose
         )
-        problems.check({"calibration": Choice(*CALIBRATIONS)}, self)
-        bounds = check_prior_bounds(problems, self.prior_bounds, targets)
-        problems.raise_if_any()
-        return bounds
+        with bar, torch.inference_mode():
+            n_rows = min(_ROWS, max(1, _POINTS // n_samples))
+            for rows, batch in self._batches(summaries, n_rows):
+                context = precise(batch.to(device)).context
+                context = Context(*(part.to(flow.dtype) for part in context))
+                for start in range(0, n_samples, _POINTS):
+                    columns = slice(start, min(start + _POINTS, n_samples))
+                    yield (rows, columns), context, flow
+                bar.update(len(batch))
+
+    def _check_points(self, y: ArrayLike, n: int) -> NDArray[np.float64]:
+        """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
+        _check_order(y, self.parameter_names_)
+        y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
+        check_finite_rows(y, "y", "values")
+        points = y[:, np.newaxis] if y.ndim == 1 else y
+        shaped = points.ndim in (2, 3) and points.shape[-1] == self.n_parameters_
+        if not shaped or len(points) != n or 0 in points.shape:
+            raise ValueError(
+                f"y: expected shape ({n}, {self.n_parameters_}) or ({n}, n_samples, "
+                f"{self.n_parameters_}), found {y.shape}; give parameters for each row of X, in "
+                "the order of fit."
+            )
+        return points
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         # The score is a log density, in units: no bound on it makes a good one.
         tags.regressor_tags.poor_score = True
         return tags
+
+
+def _check_order(y: Any, names: Sequence[str]) -> None:
+    """Raise where a table holds the parameters in another order than the estimator has them."""
+    columns = [str(column) for column in getattr(y, "columns", ())]
+    if columns != list(names) and sorted(columns) == sorted(names):
+        raise ValueError(
+            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
+            f"y[{list(names)}]."
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Literal, Self, overload
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import torch
@@ -12,13 +13,16 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._checks import Bounds, Choice, Problems, unchanged_on_error
+from skatr_sk._checks import Bounds, Choice, Kind, shared_docs, unchanged_on_error
 from skatr_sk.fields import check_fields
-from skatr_sk.heads._backbone import check_backbone, fit_joint, predict_joint
-from skatr_sk.heads._base import SummaryHead, check_inside
-from skatr_sk.heads.joint import JointNetwork
-from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss
-from skatr_sk.summaries.scaling import ParameterScaling
+from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
+from skatr_sk.heads.end_to_end import (
+    BACKBONE,
+    EncoderWithHead,
+    fit_end_to_end,
+    predict_end_to_end,
+)
+from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.training.estimator import with_callbacks
 
@@ -27,6 +31,8 @@ __all__ = ["LightconeRegressor"]
 _BATCH = 1024  # rows predicted at once
 
 
+@shared_docs(**HEAD_DOCS)
+@dataclass(kw_only=True, eq=False, repr=False)
 class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     """Regress parameters from summaries with a small neural network, or from light cones.
 
@@ -51,13 +57,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         trained with the head on the same labels, each training field turned by a random sky
         symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
         random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
-        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count), and a fitted
-        one, also inside :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned
-        from a copy of its weights, which clones of the regressor keep. None takes summaries.
+        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count, and parameters
+        of its pre-training do not), and a fitted one, also inside
+        :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of its
+        weights, which clones of the regressor keep. None takes summaries.
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
-        that are pooled already count as one token. With a backbone "mean" leaves the pooling to the
-        backbone's own, and "attention" takes its tokens.
+        that are pooled already are taken as they are. With a backbone "mean" leaves the pooling to
+        the backbone's own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     max_epochs : int, default=1000
@@ -67,21 +74,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     learning_rate, weight_decay : float, default=5e-4 and 1e-3
         Of AdamW.
     validation_fraction : float, default=0.15
-        Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
-        for `max_epochs`.
+        {held_out}
     patience : int or None, default=100
-        Epochs without a better validation loss before the training stops; the best epoch's
-        weights are kept. None keeps the last.
-    device : str, default="auto"
-        Where to train; "auto" is CUDA when there is one.
-    precision : {"auto", "float32", "bf16"}, default="auto"
-        "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
-    callbacks : list of skorch callbacks or None, default=None
-        Called during the training, after the regressor's own.
-    verbose : int, default=0
-        1 shows a progress bar.
-    random_state : int, RandomState instance or None, default=None
-        Fixes weights, batches, dropout and the validation split.
+        {patience}
+    {device}
+    {precision}
+    {callbacks}
+    {verbose}
+    {random_state}
 
     Attributes
     ----------
@@ -89,20 +89,12 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         The trained network, on the CPU; with a backbone its encoder too.
     backbone_ : SKATRTransformer or None
         Fitted, with the encoder as it was trained here: ``backbone_.transform(X)`` gives its
-        summaries, ``backbone_.save(path)`` keeps it.
+        summaries, ``backbone_.save(path)`` keeps it. There are no `summary_mean_` and
+        `summary_scale_` then.
     scaling_ : ParameterScaling
         Of the targets.
-    summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-        Of the features, of tokens over all of them; only without a backbone.
-    field_shape_in_ : tuple of int
-        Shape of one summary, or of one field.
-    history_ : list of dict
-        One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
-        ``seconds`` and ``kept``, true for the epoch whose weights these are.
-    n_features_in_ : int
-        Length of a summary, the number of tokens, or the length of the first field axis.
-    feature_names_in_ : ndarray of str
-        Names of the features, where the input had names.
+    {learned}
+    {history}
 
     References
     ----------
@@ -129,44 +121,22 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     (4, 6)
     """
 
-    def __init__(
-        self,
-        *,
-        hidden_dims: tuple[int, ...] = (360, 360),
-        loss: str = "l1",
-        target_bounds: ArrayLike | None = None,
-        backbone: str | BaseEstimator | None = None,
-        pooling: str = "mean",
-        dropout: float = 0.0,
-        max_epochs: int = 1000,
-        batch_size: int = 32,
-        learning_rate: float = 5e-4,
-        weight_decay: float = 1e-3,
-        validation_fraction: float = 0.15,
-        patience: int | None = 100,
-        device: str = "auto",
-        precision: str = "auto",
-        callbacks: Sequence[Any] | None = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.hidden_dims = hidden_dims
-        self.loss = loss
-        self.target_bounds = target_bounds
-        self.backbone = backbone
-        self.pooling = pooling
-        self.dropout = dropout
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.device = device
-        self.precision = precision
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.random_state = random_state
+    hidden_dims: tuple[int, ...] = (360, 360)
+    loss: str = "l1"
+    target_bounds: ArrayLike | None = None
+    backbone: str | BaseEstimator | None = None
+    max_epochs: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    validation_fraction: float = 0.15
+    patience: int | None = 100
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        **SummaryHead._parameters,
+        "loss": Choice(*LOSSES),
+        "target_bounds": Bounds(),
+        "backbone": BACKBONE,
+    }
 
     @with_callbacks
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -175,7 +145,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         Parameters
         ----------
         X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
-            With a backbone array-like or LightconeArray of shape (n, *field_shape), in mK.
+            With a backbone array-like or Fields of shape (n, *field_shape), in mK.
         y : array-like of shape (n,) or (n, n_parameters)
             In the parameters' own units; predictions come back in this shape.
 
@@ -187,50 +157,54 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         ------
         ValueError
             When parameters or data are not as expected; nothing is changed then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
         """
         with unchanged_on_error(self):
-            self._fit(X, y)
+            self._check_parameters()
+            self._warn_without_effect()
+            whole = self.backbone is not None
+            fields, given = self._check_training_data(X, y, of_fields=whole)
+            pooling = self.pooling if whole else self._pooling_of(fields)
+            targets = given.reshape(len(given), -1)
+            bounds = self._check_bounds("target_bounds", Bounds(targets.shape[1]), targets)
+            ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
+            self.scaling_ = ParameterScaling(*ends)
+
+            def make_head(n_summary: int) -> Head:
+                return Head(
+                    n_summary,
+                    self.hidden_dims,
+                    targets.shape[1],
+                    gaussian=self.loss == "gaussian",
+                    bounded=bounds is not None,
+                    dropout=self.dropout,
+                    pooling=pooling,
+                )
+
+            unit, criterion = self.scaling_.to_unit(targets), HeadLoss(self.loss)
+            self.head_: Head | EncoderWithHead
+            self.backbone_: SKATRTransformer | None = None
+            if whole:
+                for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
+                    self.__dict__.pop(stale, None)
+                self.head_, self.backbone_ = fit_end_to_end(
+                    self, fields, unit, make_head, criterion
+                )
+            else:
+                split, seed = self._split(fields)
+                self.head_ = self._train(
+                    lambda: make_head(fields.shape[-1]),
+                    criterion,
+                    *self._datasets(fields, unit, split),
+                    seed,
+                    small=len(fields.shape) == 2,
+                ).double()
+            self._one_dimensional = given.ndim == 1
         return self
-
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
-        self._check_parameters(None)
-        joint = self.backbone is not None
-        check = self._check_training_fields if joint else self._check_training_data
-        rows, given = check(X, y)
-        targets = given.reshape(len(given), -1)
-        bounds = self._check_parameters(targets.shape[1])
-        if bounds is None:
-            scaling = ParameterScaling(targets.min(axis=0), targets.max(axis=0))
-        else:
-            scaling = ParameterScaling(bounds[:, 0], bounds[:, 1])
-            check_inside(targets, bounds, "target_bounds")
-
-        def make_head(n_summary: int) -> Head:
-            return Head(
-                n_summary,
-                self.hidden_dims,
-                targets.shape[1],
-                gaussian=self.loss == "gaussian",
-                bounded=bounds is not None,
-                dropout=self.dropout,
-                pooling=self.pooling,
-            )
-
-        unit, split = scaling.to_unit(targets), self._split(rows)
-        self.head_: Head | JointNetwork
-        self.backbone_: SKATRTransformer | None = None
-        if joint:
-            for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
-                self.__dict__.pop(stale, None)
-            self.head_, self.backbone_ = fit_joint(self, rows, unit, make_head, *split)
-        else:
-            n_summary = rows.shape[-1]
-            head = self._train(
-                lambda: make_head(n_summary), HeadLoss(self.loss), rows, unit, *split
-            )
-            self.head_ = head.double()
-        self.scaling_ = scaling
-        self._one_dimensional = given.ndim == 1
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
@@ -256,36 +230,27 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             Only with `return_std`.
         """
         check_is_fitted(self)
-        joint = self.backbone_ is not None
-        rows = check_fields(self, X, reset=False) if joint else self._check_new(X)
-        if return_std and not self.head_.gaussian:
+        whole = self.backbone_ is not None
+        fields = check_fields(self, X, reset=False) if whole else self._check_summaries(X)
+        head: Any = self.head_.head if whole else self.head_
+        if return_std and not head.gaussian:
             raise ValueError(
-                "return_std=True needs a head that was fitted with loss='gaussian', and this one "
-                "learned no standard deviation: fit again with loss='gaussian'."
+                "return_std=True: expected a head that was fitted with loss='gaussian', found one "
+                "that learned no standard deviation; fit again with loss='gaussian'."
             )
-        if joint:
-            outputs = predict_joint(self, rows)
+        if whole:
+            outputs = predict_end_to_end(self, fields)
         else:
             with torch.inference_mode():
-                outputs = torch.cat([self.head_(batch) for batch in self._batches(rows, _BATCH)])
+                outputs = torch.cat([head(rows) for _, rows in self._batches(fields, _BATCH)])
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
-        if self.head_.bounded:  # against the last digit's rounding
+        if head.bounded:  # rounding could lead beyond an end
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
         mean = self._shaped(values)
         if not return_std:
             return mean
         return mean, self._shaped(log_sigma.exp().numpy() * self.scaling_.width)
-
-    def _check_parameters(self, n_parameters: int | None) -> np.ndarray | None:
-        """Check the constructor's parameters; return the bounds as an array, or None."""
-        problems = Problems(type(self).__name__)
-        self._check_head(problems)
-        problems.check({"loss": Choice(*LOSSES)}, self)
-        check_backbone(problems, self.backbone)
-        problems.check({"target_bounds": Bounds(n_parameters)}, self)
-        problems.raise_if_any()
-        return Bounds.array(self.target_bounds)
 
     def __sklearn_clone__(self) -> Self:
         cloned: Self = super().__sklearn_clone__()
@@ -294,6 +259,3 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             # What it has learned is a parameter here. The weights may be shared: training copies.
             cloned.backbone = copy.copy(given)
         return cloned
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "head_")

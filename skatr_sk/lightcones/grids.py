@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances
 from skatr_sk.lightcones.formats import FileMetadata
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances
 
 __all__ = ["compare_grids", "cosmology_of", "cropping", "is_short"]
 

@@ -1,4 +1,4 @@
-"""From the voxels of a patch to a token: one matrix, or texture and moments apart."""
+"""From the voxels of a patch to a token: by one matrix, or by texture, mean and deviation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _SOFTENING = 0.02
 
 
 class MomentEmbedding(nn.Module):
-    """Embed a patch by its standardised voxels, its mean and the logarithm of its scatter.
+    """Embed a patch by its standardised voxels, its mean and the log of its standard deviation.
 
-    The scatter of a patch spans three decades, from a neutral, unheated sky to the bubbles of
-    reionisation, and how it runs with redshift carries most of what a light cone says about
-    zeta and Omega_m. One matrix on the voxels hides it: scatter is their square, most of it a few
-    per cent of the mean. Here each decade of it counts alike, and so does the texture of faint
-    patches.
+    The standard deviation of a patch spans three decades, from a neutral, unheated sky to the
+    bubbles of reionisation, and how it changes with redshift carries most of what a light cone says
+    about zeta and Omega_m. A single matrix on the voxels cannot show it, for it is no linear
+    function of them and is mostly a few per cent of the mean. Here each of its decades counts
+    alike, and so does the texture of faint patches.
 
     Parameters
     ----------
@@ -26,13 +26,13 @@ class MomentEmbedding(nn.Module):
     dim : int
         Width of a token.
     softening : float
-        Added to the scatter, in units of the scaled brightness (its standard deviation over all
-        voxels): below it there is nothing but rounding.
+        Added to the standard deviation of a patch, in units of the scaled brightness (whose
+        standard deviation over all voxels is one): below it there is nothing but rounding.
 
     Attributes
     ----------
     texture, moments : torch.nn.Linear
-        From the standardised voxels, and from the mean and the logarithm of the scatter.
+        From the standardised voxels; and from the mean and the log of the standard deviation.
 
     Examples
     --------
@@ -55,9 +55,9 @@ class MomentEmbedding(nn.Module):
         patches = patches.float()
         mean = patches.mean(dim=-1, keepdim=True)
         patches = patches - mean
-        scatter = patches.square().mean(dim=-1, keepdim=True).sqrt() + self.softening
-        moments = torch.cat([mean, scatter.log()], dim=-1)
-        return self.texture(patches / scatter) + self.moments(moments)
+        deviation = patches.square().mean(dim=-1, keepdim=True).sqrt() + self.softening
+        moments = torch.cat([mean, deviation.log()], dim=-1)
+        return self.texture(patches / deviation) + self.moments(moments)
 
 
 EMBEDDINGS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "moments": MomentEmbedding}

@@ -1,4 +1,4 @@
-"""From fields to summaries: patch sizes, and the frozen encoder over many fields."""
+"""From fields to summaries: the frozen encoder over many fields, each computed once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -17,66 +16,22 @@ import numpy as np
 import torch
 
 from skatr_sk.fields import Fields
-from skatr_sk.summaries._keys import recall_in
-from skatr_sk.summaries.cache import compute_once
+from skatr_sk.summaries.cache import compute_once, recall_in
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset, Loader
 
-__all__ = ["MEMORY", "TOKEN_BUDGET", "auto_patch_size", "encode", "summarise"]
+__all__ = ["MEMORY", "encode", "summarise"]
 
 MEMORY = "memory"  # a cache that is no folder
-TOKEN_BUDGET = 512
 # Tokens encoded at a time on a CPU: enough to fill its matrix products, few enough that the
 # activations of a block stay in its caches.
 _CPU_TOKENS = 8192
 _GPU_TOKENS = 262_144
 _NUMERICS = 1  # to be raised when the same weights begin to give other summaries
 _BATCHES_READ = 4  # batches of a file that are claimed at a time, so that reading can run ahead
-
-
-def auto_patch_size(field_shape: Sequence[int], budget: int = TOKEN_BUDGET) -> tuple[int, ...]:
-    """Choose a patch that divides each axis and cuts the field into about `budget` tokens.
-
-    Among the divisors of the axes: as near to the budget as possible, with patches as cubic as
-    possible, the two at one exchange rate (a factor e in the number of tokens weighs as much as a
-    factor e^2 in the scatter of the sides), and at least six patches across each sky axis where it
-    has as many cells, so that blocks of the sky can be hidden. On small fields the budget shrinks
-    to one token for 16 cells (4 of a signal), but not below 16: patches of a single cell have no
-    structure of their own.
-
-    Parameters
-    ----------
-    field_shape : sequence of int
-    budget : int
-        Tokens aimed at.
-
-    Returns
-    -------
-    tuple of int
-        One size per axis.
-
-    Examples
-    --------
-    >>> auto_patch_size((14, 14, 90))
-    (2, 2, 9)
-    >>> auto_patch_size((24, 24))
-    (4, 4)
-    """
-    rank = len(field_shape)
-    budget = min(budget, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
-    choices = []
-    for axis, n in enumerate(field_shape):
-        fewest = min(n, 6) if rank > 1 and axis < 2 else 1
-        choices.append([d for d in range(1, n + 1) if n % d == 0 and n // d >= fewest])
-
-    def cost(patch: tuple[int, ...]) -> float:
-        tokens = math.prod(n // p for n, p in zip(field_shape, patch, strict=True))
-        return abs(math.log(tokens / budget)) + 0.5 * float(np.std(np.log(patch)))
-
-    return min(itertools.product(*choices), key=cost)
 
 
 def summarise(
@@ -87,22 +42,11 @@ def summarise(
     autocast: Any,
     cache: str | os.PathLike[str] | None,
 ) -> np.ndarray:
-    """Summarise fields with a frozen encoder; of those in the cache nothing is read or computed.
+    """Summarise fields with a frozen encoder; those in the cache are neither read nor computed.
 
-    Parameters
-    ----------
-    frozen : FrozenEncoder
-        Its ``pooling`` counts.
-    fields : Fields of shape (n, *field_shape)
-        In mK.
-    device : torch.device
-    autocast : context manager
-        Sets the precision.
-    cache : "memory", path of a folder, or None
-
-    Returns
-    -------
-    ndarray of shape (n, n_summary) or (n, n_tokens, embed_dim), float32
+    Of fields in mK, pooled by ``frozen.pooling``; `autocast` sets the precision, and `cache` is
+    "memory", the path of a folder, or None. The result, in float32, is of shape (n, n_summary) or
+    (n, n_tokens, embed_dim).
     """
     architecture = frozen.architecture
 
@@ -127,16 +71,13 @@ def summarise(
         return compute(None)
     folder = None if cache == MEMORY else cache
     keys = fields.digests(recall=None if folder is None else recall_in(folder))
-    tokens = architecture.grid_shape if frozen.pooling == "tokens" else ()
-    batch_size = _fields_at_a_time(math.prod(architecture.grid_shape), device)
+    width = pooled_dim(architecture.embed_dim, frozen.pooling)
+    batch_size = _fields_at_a_time(architecture.n_tokens, device)
     return compute_once(
         keys,
         compute,
         space=_space(frozen, device, autocast),
-        shape=(
-            *([math.prod(tokens)] if tokens else []),
-            pooled_dim(architecture.embed_dim, frozen.pooling),
-        ),
+        shape=(architecture.n_tokens, width) if frozen.pooling == "tokens" else (width,),
         group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
         folder=folder,
     )
@@ -145,8 +86,8 @@ def summarise(
 def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
     """Digest all that a summary depends on beside the field: 16 bytes.
 
-    Not the device: it rounds otherwise, no more. The precision is in it, so that summaries of
-    bfloat16 are never handed out as those of float32.
+    The device is left out, for it changes no more than rounding. The precision is in it, so that
+    summaries of bfloat16 are never handed out as those of float32.
     """
     with autocast:
         lowered = torch.is_autocast_enabled(device.type)
@@ -190,10 +131,8 @@ def encode(
         On `device`, in evaluation mode; or what maps patches to anything else.
     fields : Fields of shape (n, *field_shape)
         In mK. Only the asked rows are read, batch by batch.
-    scaling : BrightnessScaling
-    patch_size : sequence of int
-    pooling : {"mean", "max", "moments", "tokens"}
-    device : torch.device
+    scaling, patch_size, pooling, device
+        As of the transformer.
     autocast : context manager
         Sets the precision.
     batch_size : int, optional

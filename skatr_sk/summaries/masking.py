@@ -1,16 +1,30 @@
-"""Which patches are seen and which are to be predicted: unions of blocks, drawn in one step."""
+"""Which patches are seen: unions of blocks that are hidden, and regions that are compared."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from skatr_sk._checks import Integer, Rule, check_options
+
 __all__ = ["LONG", "SHORT", "BlockMask", "sample_masks", "sample_regions"]
+
+
+def _range_up_to(most: float) -> Rule:
+    """A pair (low, high), 0 < low <= high <= `most`."""
+
+    def holds(value: Any) -> bool:
+        pair = isinstance(value, Sequence) and len(value) == 2
+        numbers = pair and all(isinstance(end, Real) for end in value)
+        return numbers and 0 < value[0] <= value[1] <= most
+
+    return Rule(holds, f"a range (low, high) with 0 < low <= high <= {most}")
 
 
 @dataclass(frozen=True)
@@ -42,20 +56,9 @@ class BlockMask:
     depth: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        problems = []
-        if not (isinstance(self.n_blocks, Integral) and self.n_blocks >= 1):
-            problems.append(f"n_blocks must be an integer >= 1, found {self.n_blocks!r}")
-        for name, upper in (("scale", 1.0), ("aspect", math.inf), ("depth", 1.0)):
-            pair = getattr(self, name)
-            valid = isinstance(pair, Sequence) and len(pair) == 2
-            valid = valid and all(isinstance(end, Real) for end in pair)
-            if not (valid and 0 < pair[0] <= pair[1] <= upper):
-                problems.append(
-                    f"{name} must be a range (low, high) with 0 < low <= high <= {upper}, "
-                    f"found {pair!r}"
-                )
-        if problems:
-            raise ValueError("BlockMask: " + "; ".join(problems) + ".")
+        ranges = {"scale": 1.0, "aspect": math.inf, "depth": 1.0}
+        table = {name: _range_up_to(most) for name, most in ranges.items()}
+        check_options("BlockMask", {"n_blocks": Integer(1), **table}, vars(self))
 
 
 SHORT = BlockMask(n_blocks=8, scale=(0.1, 0.2))
@@ -95,25 +98,23 @@ def sample_masks(
     min_context: float = 0.1,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Draw the visible and the hidden patches of ``n`` fields in one vectorised step.
+    """Draw the visible and the hidden patches of ``n`` fields, all in one vectorised step.
 
-    Each field hides a union of blocks of its own; the context is the complement. So that the
-    fields of a batch share one shape, the batch hides as many patches as the union of its first
-    field does, at most ``1 - min_context`` of the grid: the other unions grow or shrink at their
-    rims until they have that size. No draw is thrown away and no context is ever empty.
+    In each field a union of blocks is hidden, and the rest of its patches is the context. All
+    fields of a batch must hide the same number of patches: that of the first field's union, but at
+    most ``1 - min_context`` of the grid. The unions of the other fields grow or shrink at their
+    rims until they have that size. No draw is thrown away, and no context is ever empty.
 
     Parameters
     ----------
     n : int
-        Number of fields.
     grid_shape : sequence of int
-        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+        Patches on each axis: of the line of sight, of the sky, or of the sky and the line of sight.
     mask : BlockMask
-        Number and sizes of the blocks.
     min_context : float
         Smallest share of the patches that stays visible, in (0, 1).
     generator : torch.Generator
-        Source of randomness, on the CPU.
+        On the CPU.
 
     Returns
     -------
@@ -138,12 +139,12 @@ def sample_masks(
     rank = len(grid_shape)
     sides = _block_sides(n, grid_shape, mask, generator)
     size = torch.tensor(grid_shape, dtype=torch.float32)
-    place = torch.rand(sides.shape, generator=generator)
-    first = (place * (size - sides + 1)).floor().minimum(size - sides)
+    share = torch.rand(sides.shape, generator=generator)
+    first = (share * (size - sides + 1)).floor().minimum(size - sides)  # patch of each block
     # Blocks that span the whole line of sight make every slice alike: draw one slice of columns.
     drawn_rank = 2 if rank == 3 and mask.depth == (1.0, 1.0) else rank
-    # How far a patch lies outside a block (negative: inside), in patches, as the largest of the
-    # distances along the axes; the smallest over the blocks is the distance from the union.
+    # The distance of a patch from a block, in patches and negative inside it, is the largest of the
+    # distances along the axes; that from the union is the smallest over the blocks.
     outside = torch.full((), -math.inf)
     for axis in range(drawn_rank):
         centre = first[..., axis] + (sides[..., axis] - 1) / 2
@@ -153,10 +154,10 @@ def sample_masks(
         spread[axis] = grid_shape[axis]
         outside = torch.maximum(outside, distance.reshape(n, mask.n_blocks, *spread))
     distance = outside.amin(dim=1).reshape(n, -1)
-    n_places = distance.shape[1]
+    n_drawn = distance.shape[1]
     n_hidden = int((distance[0] < 0).sum())
-    most = max(1, math.floor((1 - min_context) * n_places))
-    n_hidden = min(n_hidden, most, n_places - 1)
+    most = max(1, math.floor((1 - min_context) * n_drawn))
+    n_hidden = min(n_hidden, most, n_drawn - 1)
     # Distances are multiples of a half: noise below that only settles ties.
     order = (distance + 0.4 * torch.rand(distance.shape, generator=generator)).argsort(dim=1)
     target = order[:, :n_hidden].sort(dim=1).values
@@ -166,56 +167,44 @@ def sample_masks(
     return context, target
 
 
-def _whole_columns(places: Tensor, grid_shape: Sequence[int]) -> Tensor:
-    """Indices of all patches along the line of sight of the given places on the sky."""
+def _whole_columns(columns: Tensor, grid_shape: Sequence[int]) -> Tensor:
+    """Indices of all patches along the line of sight, from indices of columns on the sky."""
     along = torch.arange(grid_shape[-1])
-    return (places[..., None] * grid_shape[-1] + along).flatten(1)
+    return (columns[..., None] * grid_shape[-1] + along).flatten(1)
 
 
 def sample_regions(
     n: int, grid_shape: Sequence[int], *, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw patches of two disjoint regions of the sky of each of ``n`` fields.
+    """Draw patches of two disjoint regions of the sky for each of ``n`` fields.
 
-    A line of random direction parts the sky in halves; from each a random choice of columns along
-    the whole line of sight is kept, so that a step costs what is seen, not what there is. Without
-    a sky the two are random choices of places along the line of sight.
+    A line of random direction parts the sky in halves. In each half some columns of patches along
+    the whole line of sight are chosen at random: a step costs as much as these hold, not as much as
+    the field. Without a sky, the two regions are random choices of patches along the line of sight.
 
     Parameters
     ----------
-    n : int
-        Number of fields.
-    grid_shape : sequence of int
-        Patches on each axis, of rank 1 (line of sight), 2 (sky) or 3 (sky, line of sight).
+    n, grid_shape, generator
+        See :func:`sample_masks`.
     share : float
-        Of the patches, in each region; half of them at most.
-    generator : torch.Generator
-        Source of randomness, on the CPU.
+        Share of the patches that each region has; at most a half.
 
     Returns
     -------
     Tensor, Tensor of int64, both of shape (n, n_region)
         Sorted indices of patches in C order; none is in both.
-
-    Examples
-    --------
-    >>> import torch
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> one, two = sample_regions(4, (7, 7, 3), share=0.2, generator=generator)
-    >>> one.shape
-    torch.Size([4, 30])
     """
     sky = tuple(grid_shape[:2])
     if len(grid_shape) == 1 or math.prod(sky) == 1:
         sky, grid_shape = tuple(grid_shape[-1:]), grid_shape[-1:]
-    places = torch.cartesian_prod(*(torch.arange(float(size)) / size for size in sky))
+    positions = torch.cartesian_prod(*(torch.arange(float(size)) / size for size in sky))
     noise = torch.rand((n, math.prod(sky)), generator=generator)
     if len(sky) == 1:
         along = noise
     else:
         angle = 2 * math.pi * torch.rand((n, 1), generator=generator)
         directions = torch.cat([angle.cos(), angle.sin()], dim=1)
-        along = directions @ places.T + noise / (2 * max(sky))  # a ragged line
+        along = directions @ positions.T + noise / (2 * max(sky))  # a ragged line
     order = along.argsort(dim=1)
     n_half = order.shape[1] // 2
     n_kept = min(max(1, round(share * order.shape[1])), n_half)

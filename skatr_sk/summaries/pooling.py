@@ -18,9 +18,8 @@ def pool(tokens: Tensor, pooling: str) -> Tensor:
     ----------
     tokens : Tensor of shape (n, n_tokens, dim)
     pooling : {"mean", "max", "moments", "tokens"}
-        "moments" are the means over the tokens and, behind them, the standard deviations: how
-        tokens differ over the sky and along the line of sight says what their mean does not
-        (statistics pooling [1]_).
+        "moments" are the means over the tokens, followed by their standard deviations, which say
+        how tokens differ over the sky and along the line of sight (statistics pooling [1]_).
 
     Returns
     -------
@@ -48,7 +47,8 @@ def pool(tokens: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         return mean
     variance = (tokens - mean.unsqueeze(1)).square().mean(dim=1)
-    # The root has no slope at zero, where a field has a single token or all are alike.
+    # The derivative of a square root diverges at zero variance, which a field has whose tokens are
+    # all alike, or that has only one.
     return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1)
 
 

@@ -153,22 +153,8 @@ def sky_symmetries(field_shape: Sequence[int]) -> Tensor:
     """Rotations and reflections of the sky plane, as permutations of its cells.
 
     Eight for a square sky, four (no quarter turns) for another, one (the identity) for a signal
-    without sky. The line of sight is never reversed: it is an axis of time.
-
-    Parameters
-    ----------
-    field_shape : sequence of int
-        ``(n_z,)``, ``(n_x, n_y)`` or ``(n_x, n_y, n_z)``.
-
-    Returns
-    -------
-    Tensor of int64, shape (n_symmetries, n_x * n_y)
-        Row 0 is the identity.
-
-    Examples
-    --------
-    >>> sky_symmetries((3, 3, 5)).shape
-    torch.Size([8, 9])
+    without sky: a table of int64, (n_symmetries, n_x * n_y), whose first row is the identity. The
+    line of sight is never reversed: it is an axis of time.
     """
     if len(field_shape) == 1:
         return torch.zeros(1, 1, dtype=torch.int64)
@@ -181,19 +167,9 @@ def sky_symmetries(field_shape: Sequence[int]) -> Tensor:
 
 
 def apply_symmetries(fields: Tensor, symmetries: Tensor, which: Tensor) -> Tensor:
-    """Turn each field by a symmetry of its own.
+    """Turn each of the fields (n, *field_shape) by a symmetry of its own.
 
-    Parameters
-    ----------
-    fields : Tensor of shape (n, *field_shape)
-    symmetries : Tensor of shape (n_symmetries, n_cells)
-        From :func:`sky_symmetries`.
-    which : Tensor of int64, shape (n,)
-        Row of `symmetries` for each field.
-
-    Returns
-    -------
-    Tensor of shape (n, *field_shape)
+    ``which`` (n,) are rows of the table from :func:`sky_symmetries`.
 
     Examples
     --------
@@ -203,8 +179,6 @@ def apply_symmetries(fields: Tensor, symmetries: Tensor, which: Tensor) -> Tenso
     tensor([[[2., 3.],
              [0., 1.]]])
     """
-    if len(symmetries) == 1:
-        return fields
     n, n_cells = len(fields), symmetries.shape[1]
     rows = symmetries[which] + n_cells * torch.arange(n, device=which.device).unsqueeze(1)
     turned = functional.embedding(rows, fields.reshape(n * n_cells, -1))
@@ -212,26 +186,10 @@ def apply_symmetries(fields: Tensor, symmetries: Tensor, which: Tensor) -> Tenso
 
 
 def turn_at_random(fields: Tensor, symmetries: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn each field by a symmetry that is drawn for it.
+    """Turn each of the fields (n, *field_shape) by a symmetry that is drawn for it.
 
-    Parameters
-    ----------
-    fields : Tensor of shape (n, *field_shape)
-    symmetries : Tensor of shape (n_symmetries, n_cells)
-        From :func:`sky_symmetries`; with the identity alone nothing is drawn.
-    generator : torch.Generator
-        On the CPU, so that a seed means the same on every device.
-
-    Returns
-    -------
-    Tensor of shape (n, *field_shape)
-
-    Examples
-    --------
-    >>> import torch
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> turn_at_random(torch.zeros(5, 2, 2), sky_symmetries((2, 2)), generator).shape
-    torch.Size([5, 2, 2])
+    The generator is on the CPU, so that a seed means the same on every device; where the identity
+    is the only symmetry, nothing is drawn.
     """
     if len(symmetries) == 1:
         return fields

@@ -2,33 +2,92 @@
 
 from __future__ import annotations
 
+import difflib
+import numbers
 import os
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import get_config
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._checks import unchanged_on_error
-from skatr_sk.fields import ArrayFields, check_fields, warn_implausible
-from skatr_sk.summaries._frozen import FrozenSummaries
-from skatr_sk.summaries._parameters import check_parameters
-from skatr_sk.summaries.masking import BlockMask
+from skatr_sk._checks import (
+    Bounds,
+    Choice,
+    Flag,
+    Integer,
+    Kind,
+    PathLike,
+    Problems,
+    Real,
+    Rule,
+    changed_parameters,
+    check_options,
+    nearest_divisors,
+    shared_docs,
+    unchanged_on_error,
+    warn_without_effect,
+)
+from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
+from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.encoding import MEMORY, summarise
+from skatr_sk.summaries.objectives import OBJECTIVE, Objective, as_objective
+from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
-from skatr_sk.summaries.weights import read_encoder
-from skatr_sk.training.estimator import with_callbacks
+from skatr_sk.summaries.scaling import BrightnessScaling
+from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.weights import (
+    PATCH_SIZE,
+    Architecture,
+    FrozenEncoder,
+    patch_size_for,
+    read_encoder,
+    write_encoder,
+)
+from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
 __all__ = ["SKATRTransformer"]
 
 _LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
+# Without effect where `weights` are loaded. A seed and `verbose` are no matter: nothing is drawn
+# then, and nothing is slow enough to watch.
+_OF_PRETRAINING = frozenset(
+    "augment batch_size callbacks checkpoint_dir checkpoint_every learning_rate max_epochs "
+    "n_workers objective patience validation_fraction warmup weight_decay".split()
+)
 
 
-class SKATRTransformer(FrozenSummaries):
+def _is_range(value: Any) -> bool | str:
+    wrong = Bounds(pair=True).fault(value)
+    return True if wrong is None else wrong[2]
+
+
+def _is_cache(value: Any) -> bool | str:
+    if isinstance(value, str) and value == MEMORY:
+        return True
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        return False
+    if os.path.exists(value):
+        return os.path.isdir(value) or "this is a file"
+    if difflib.get_close_matches(str(value).lower(), [MEMORY], cutoff=0.8):
+        # A slip of the pen would make a folder.
+        return f"did you mean {MEMORY!r}? A folder of that name is {os.path.join('.', value)!r}"
+    return True
+
+
+@shared_docs(**TRAINING_DOCS)
+@dataclass(kw_only=True, eq=False, repr=False)
+class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator):
     """Self-supervised summaries of light cones, maps or global signals.
 
-    ``fit`` pre-trains a vision transformer without labels: a joint-embedding predictive
-    architecture learns to predict the tokens of hidden patches from visible ones. ``transform``
-    pools the frozen encoder's tokens, by default to their mean.
+    ``fit`` pre-trains a vision transformer without labels, by default as a joint-embedding
+    predictive architecture, which learns to predict the tokens of hidden patches from visible ones.
+    ``transform`` pools the frozen encoder's tokens, by default to their mean.
 
     Parameters
     ----------
@@ -43,34 +102,20 @@ class SKATRTransformer(FrozenSummaries):
         Attention heads; divides ``embed_dim``.
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
+    embedding : {"linear", "moments"}, default="linear"
+        How the voxels of a patch become a token: by one matrix [1]_; or standardised, with their
+        mean and the logarithm of their standard deviation beside them, which wins on light cones
+        (docs/learning.rst).
     pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
-        summary of 2 `embed_dim`, "tokens" keeps them all; "auto" is as `weights` were saved, and
-        else the mean [1]_. With "vicreg" the regions are compared by the same pooling ("tokens" by
-        their mean).
-    embedding : {"linear", "moments"}, default="linear"
-        How the voxels of a patch become a token: by one matrix [1]_, or standardised, beside their
-        mean and the logarithm of their scatter, which wins on light cones (docs/learning.rst).
-    objective : {"jepa", "reconstruction", "vicreg"}, default="jepa"
-        Predict the tokens of an averaged encoder [1]_ [2]_, or the voxels themselves [4]_, or let
-        two regions of one sky have the same summary, without any target encoder [5]_.
-    predictor_dim, predictor_depth : int, default=48 and 4
-        Width and blocks of the predictor. Depth 0 leaves it out, and the mean of the visible
-        tokens predicts the hidden ones: an ablation that collapses. With "vicreg" they are the
-        numbers in which summaries are compared, and the hidden layers before these.
-    masks : {"multiblock", "short", "long"}, BlockMask or list of BlockMask, default="multiblock"
-        What is hidden. "short" is the union of 8 blocks of 10 to 20 % of the sky, "long" of 2
-        blocks of 60 to 80 %, both along the whole line of sight; "multiblock" is both [3]_.
-    min_context : float, default=0.15
-        Smallest share of the patches that stays visible, in (0, 1); with "vicreg", which has no
-        masks, the share of each of the two regions, in (0, 0.5].
-    ema_decay : float or (float, float), default=(0.99, 1.0)
-        Decay of the target encoder's moving average, in [0, 1], constant or rising from the first
-        value to the second. 1.0 keeps a fixed random target, 0.0 makes it the context encoder.
-    normalize_targets : bool, default=True
-        Layer-normalise each target token before the loss [3]_.
-    loss : {"l1", "l2", "smooth_l1"}, default="l1"
-        Distance between predicted and target tokens.
+        summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
+        else the mean [1]_. It may be changed after ``fit``.
+    objective : {"jepa", "reconstruction", "vicreg"} or objective, default="jepa"
+        What the encoder learns in pre-training: :class:`~skatr_sk.summaries.JEPA` predicts the
+        tokens of an averaged encoder, :class:`~skatr_sk.summaries.Reconstruction` the voxels
+        themselves, and :class:`~skatr_sk.summaries.VICReg` lets two regions of one sky have the
+        same summary. A name stands for the object with its defaults; ``objective__ema_decay`` and
+        the like reach its parameters.
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
     max_epochs : int, default=100
@@ -84,19 +129,20 @@ class SKATRTransformer(FrozenSummaries):
         Share of the steps that warm up, in [0, 1).
     validation_fraction : float, default=0.1
         Share of the fields, in [0, 1), on which the loss and the effective rank are followed.
-        They are chosen by content: a field's side does not depend on its row.
+        They are chosen by content: a field's side of the split does not depend on its row.
     patience : int or None, default=None
         Epochs without a better validation loss before the run stops and the best epoch comes
         back. The loss of a JEPA moves with its target and is a poor guide to the best summaries,
         so that the default trains to the end.
     brightness_range : (float, float) or None, default=None
-        Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_); None learns a symmetric
-        logarithm from the training fields, for it suits the long tail of absorption.
+        Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
+        logarithm from the training fields, which suits the long tail of absorption.
     weights : path, "mini-lr" or None, default=None
         A file written by :meth:`save`: ``fit`` then loads it and trains nothing. "mini-lr" comes
         with the package, pre-trained on simulated light cones of the grid of
-        :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). (Give new weights
-        a new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
+        :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). Sizes that were given must
+        be those of the file, and parameters of the training have no effect. (Give new weights a
+        new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -106,20 +152,14 @@ class SKATRTransformer(FrozenSummaries):
         Where an interrupted ``fit`` left its state and goes on; needs an int `random_state`.
     checkpoint_every : int, default=10
         Epochs between two checkpoints.
-    device : str, default="auto"
-        Where to compute; "auto" is CUDA when there is one.
-    precision : {"auto", "float32", "bf16"}, default="auto"
-        "auto" means bfloat16 autocast on CUDA and float32 elsewhere.
     n_workers : int, default=0
-        Processes that read file-backed light cones ahead of the training; 0 is a thread, which
-        is enough unless they are compressed and the training is fast.
-    callbacks : list of skorch callbacks or None, default=None
-        Called after the transformer's own.
-    verbose : int, default=0
-        1 shows a bar with losses, effective rank and the time left.
-    random_state : int, RandomState instance or None, default=None
-        Fixes weights, masks, batches and split: the same int gives the same result on the same
-        CPU, and on a GPU up to the rounding of its parallel sums.
+        Processes that read light cones from files ahead of the training. 0 is a thread, which is
+        enough unless they are compressed and the training is fast.
+    {device}
+    {precision}
+    {callbacks}
+    {verbose}
+    {random_state}
 
     Attributes
     ----------
@@ -131,13 +171,11 @@ class SKATRTransformer(FrozenSummaries):
         From mK to the encoder.
     pooling_ : str
         How ``transform`` pools: what "auto" stands for.
-    history_ : list of dict
-        One an epoch: ``epoch, train_loss, valid_loss`` (where there is a validation split),
-        ``effective_rank, effective_rank_at_init, seconds`` and ``kept``, true for the epoch whose
-        weights these are. The rank is that of standardised mean tokens, whatever `pooling`, of the
-        validation fields, topped up by training ones where these are few; features that scatter by
-        less than 0.5 % of their root mean square do not count (``floor=0.005`` in
-        :func:`~skatr_sk.evaluation.effective_rank`).
+    {history}
+        Among these are ``effective_rank`` and ``effective_rank_at_init``: the rank of standardised
+        mean tokens, whatever `pooling`, of the validation fields, topped up by training ones where
+        these are few. Features whose standard deviation is less than 0.5 % of their root mean
+        square do not count (``floor=0.005`` in :func:`~skatr_sk.evaluation.effective_rank`).
     field_shape_in_ : tuple of int
         Shape of one field.
     n_features_in_ : int
@@ -146,95 +184,152 @@ class SKATRTransformer(FrozenSummaries):
     References
     ----------
     .. [1] Ore, Heneka, Plehn (SKATR), SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
-    .. [2] Assran et al. (I-JEPA), arXiv:2301.08243.
-    .. [3] Bardes et al. (V-JEPA), arXiv:2404.08471.
-    .. [4] He et al. (masked autoencoders), arXiv:2111.06377.
-    .. [5] Bardes, Ponce, LeCun (VICReg), arXiv:2105.04906.
 
     Examples
     --------
     >>> from skatr_sk import SKATRTransformer, load_lightcones
     >>> cones = load_lightcones().data[:16]
     >>> skatr = SKATRTransformer(
-    ...     patch_size=(2, 2, 45), embed_dim=16, depth=1, predictor_depth=1, max_epochs=1,
-    ...     random_state=0,
+    ...     patch_size=(2, 2, 45), embed_dim=16, depth=1, max_epochs=1, random_state=0
     ... )
-    >>> skatr.fit_transform(cones).shape
+    >>> skatr.set_params(objective__predictor_depth=1).fit_transform(cones).shape
     (16, 16)
     """
 
-    def __init__(
-        self,
-        *,
-        patch_size: str | int | tuple[int, ...] = "auto",
-        embed_dim: int = 144,
-        depth: int = 4,
-        n_heads: int = 4,
-        mlp_ratio: float = 2.0,
-        pooling: str = "auto",
-        embedding: str = "linear",
-        objective: str = "jepa",
-        predictor_dim: int = 48,
-        predictor_depth: int = 4,
-        masks: str | BlockMask | Sequence[BlockMask] = "multiblock",
-        min_context: float = 0.15,
-        ema_decay: float | tuple[float, float] = (0.99, 1.0),
-        normalize_targets: bool = True,
-        loss: str = "l1",
-        augment: bool = True,
-        max_epochs: int = 100,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-3,
-        warmup: float = 0.1,
-        validation_fraction: float = 0.1,
-        patience: int | None = None,
-        brightness_range: tuple[float, float] | None = None,
-        weights: str | os.PathLike[str] | None = None,
-        cache: str | os.PathLike[str] | None = "memory",
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        checkpoint_every: int = 10,
-        device: str = "auto",
-        precision: str = "auto",
-        n_workers: int = 0,
-        callbacks: Sequence[Any] | None = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.patch_size = patch_size
-        self.embed_dim = embed_dim
-        self.depth = depth
-        self.n_heads = n_heads
-        self.mlp_ratio = mlp_ratio
-        self.pooling = pooling
-        self.embedding = embedding
-        self.objective = objective
-        self.predictor_dim = predictor_dim
-        self.predictor_depth = predictor_depth
-        self.masks = masks
-        self.min_context = min_context
-        self.ema_decay = ema_decay
-        self.normalize_targets = normalize_targets
-        self.loss = loss
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.brightness_range = brightness_range
-        self.weights = weights
-        self.cache = cache
-        self.checkpoint_dir = checkpoint_dir
-        self.checkpoint_every = checkpoint_every
-        self.device = device
-        self.precision = precision
-        self.n_workers = n_workers
-        self.callbacks = callbacks
-        self.verbose = verbose
-        self.random_state = random_state
+    patch_size: str | int | tuple[int, ...] = "auto"
+    embed_dim: int = 144
+    depth: int = 4
+    n_heads: int = 4
+    mlp_ratio: float = 2.0
+    embedding: str = "linear"
+    pooling: str = "auto"
+    objective: str | Objective = "jepa"
+    augment: bool = True
+    warmup: float = 0.1
+    brightness_range: tuple[float, float] | None = None
+    weights: str | os.PathLike[str] | None = None
+    cache: str | os.PathLike[str] | None = MEMORY
+    checkpoint_dir: str | os.PathLike[str] | None = None
+    checkpoint_every: int = 10
+    n_workers: int = 0
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        **TrainedEstimator._parameters,
+        "patch_size": PATCH_SIZE,
+        "embed_dim": Integer(1),
+        "depth": Integer(1),
+        "n_heads": Integer(1),
+        "mlp_ratio": Real("(0, inf)"),
+        "embedding": Choice(*EMBEDDINGS),
+        "pooling": Choice("auto", *POOLINGS),
+        "objective": OBJECTIVE,
+        "augment": Flag(),
+        "warmup": Real("[0, 1)"),
+        "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
+        "weights": PathLike(),
+        "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
+        "checkpoint_dir": PathLike(),
+        "checkpoint_every": Integer(1),
+        "n_workers": Integer(0),
+    }
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the objective too.
+
+        Parameters
+        ----------
+        **params
+            ``objective__ema_decay=0.9`` sets a parameter of the objective; where that is still a
+            name, its object takes the name's place first.
+
+        Returns
+        -------
+        self
+        """
+        if any(name.startswith("objective__") for name in params):
+            given = params.get("objective", self.objective)
+            check_options(type(self).__name__, {"objective": OBJECTIVE}, {"objective": given})
+            params = params | {"objective": as_objective(given)}
+        return super().set_params(**params)
+
+    def _check_together(self, problems: Problems) -> None:
+        super()._check_together(problems)
+        if OBJECTIVE.fault(self.objective) is None:
+            as_objective(self.objective).check(problems, "objective__")
+        dim, heads = self.embed_dim, self.n_heads
+        both_whole = isinstance(dim, numbers.Integral) and isinstance(heads, numbers.Integral)
+        if both_whole and dim > 1 and heads > 0 and dim % heads:
+            mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
+            problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
+        if self.checkpoint_dir is not None and not isinstance(self.random_state, numbers.Integral):
+            wanted = "an int with checkpoint_dir, to resume by"
+            problems.add("random_state", wanted, self.random_state)
+
+    def _warn_without_effect(self) -> None:
+        if self.weights is not None:
+            warn_without_effect(self, _OF_PRETRAINING, f"weights={self.weights!r}")
+            return
+        super()._warn_without_effect()
+        as_objective(self.objective)._warn_without_effect()
+        if self.checkpoint_dir is None:
+            warn_without_effect(self, {"checkpoint_every"}, "checkpoint_dir=None")
+
+    def _architecture_for(
+        self, field_shape: Sequence[int], objective: Objective | None = None
+    ) -> Architecture:
+        """Return the sizes of an encoder for fields of a shape, from checked parameters.
+
+        Raises
+        ------
+        ValueError
+            When patches do not fit the field, or tokens are too narrow to tell their positions
+            apart; and when parameters of the objective do not fit these sizes.
+        """
+        architecture = Architecture(
+            field_shape=tuple(int(n) for n in field_shape),
+            patch_size=patch_size_for(field_shape, self.patch_size),
+            # Plain numbers: a search hands in numpy's, which JSON does not know.
+            embed_dim=int(self.embed_dim),
+            depth=int(self.depth),
+            n_heads=int(self.n_heads),
+            mlp_ratio=float(self.mlp_ratio),
+            embedding=str(self.embedding),
+        )
+        problems = Problems(type(self).__name__)
+        architecture.check_width(problems, "embed_dim", self.embed_dim)
+        if objective is not None:
+            objective.check_sizes(problems, "objective__", architecture)
+        problems.raise_if_any()
+        return architecture
+
+    def _pooling_in_training(self) -> str:
+        """Return how an encoder that is trained with these parameters pools its tokens."""
+        return "mean" if self.pooling == "auto" else str(self.pooling)
+
+    def _scaling_for(self, fields: Fields, rows: np.ndarray) -> BrightnessScaling:
+        """Return the brightness scaling: by the range that was given, or learned from rows."""
+        if self.brightness_range is None:
+            return BrightnessScaling.learn(fields, rows)
+        return BrightnessScaling.from_range(*self.brightness_range)
+
+    def _check_same_encoder(self, frozen: FrozenEncoder) -> None:
+        """Check that parameters changed from their defaults agree with a frozen encoder."""
+        problems = Problems(type(self).__name__)
+        changed = changed_parameters(self)
+        for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio", "embedding"):
+            stored = getattr(frozen.architecture, name)
+            given = changed.get(name, stored)
+            if name == "patch_size":
+                given = patch_size_for(frozen.architecture.field_shape, given)
+            if given != stored:
+                mend = "leave it at its default to take what the file has"
+                problems.add(name, f"{stored!r} as in the weights file", given, mend)
+        bounds = self.brightness_range
+        if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
+            mend = "leave it at None: the scaling is part of the weights"
+            wanted = f"{frozen.scaling} as in the weights file"
+            problems.add("brightness_range", wanted, bounds, mend)
+        problems.raise_if_any()
 
     @with_callbacks
     def fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -242,7 +337,7 @@ class SKATRTransformer(FrozenSummaries):
 
         Parameters
         ----------
-        X : array-like or LightconeArray of shape (n, *field_shape)
+        X : array-like or Fields of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
         y : None
             Ignored.
@@ -255,14 +350,140 @@ class SKATRTransformer(FrozenSummaries):
         ------
         ValueError
             When parameters, `X` or weights are not as expected; nothing is changed then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
         """
         with unchanged_on_error(self):
-            check_parameters(self)
+            self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
-            if self.weights is not None:
+            self._warn_without_effect()
+            if self.weights is None:
+                self._adopt(pretrain(self, fields))
+            else:
                 if fields.in_memory:  # a look at files would be one more reading
                     warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
                 self._adopt(read_encoder(self.weights))
-            else:
-                self._adopt(pretrain(self, fields))
         return self
+
+    def _adopt(self, frozen: FrozenEncoder) -> None:
+        """Become the transformer of a frozen encoder."""
+        self._check_same_encoder(frozen)
+        wanted = frozen.architecture.field_shape
+        found = getattr(self, "field_shape_in_", wanted)
+        if found != wanted:
+            raise ValueError(
+                f"X: expected fields of shape {wanted}, for which the weights in {self.weights} "
+                f"are, found {found}; resample X to that grid."
+            )
+        self.encoder_: Encoder = frozen.encoder.requires_grad_(False)
+        self.architecture_: Architecture = frozen.architecture
+        self.scaling_: BrightnessScaling = frozen.scaling
+        self.history_: list[dict[str, Any]] = frozen.history
+        self._pooling_found: str = frozen.pooling
+
+    def _frozen(self) -> FrozenEncoder:
+        """Return what was learned, with the pooling that counts now."""
+        return FrozenEncoder(
+            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling_
+        )
+
+    @property
+    def pooling_(self) -> str:
+        """How `transform` pools the tokens; with ``pooling="auto"`` as the weights were saved."""
+        check_is_fitted(self)
+        return self._pooling_found if self.pooling == "auto" else self.pooling
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Summarise fields with the frozen encoder.
+
+        Parameters
+        ----------
+        X : array-like or Fields of shape (n, *field_shape)
+            In mK, of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n, embed_dim), float32
+            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "tokens" of shape
+            (n, n_tokens, embed_dim).
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
+        if (wanted or get_config()["transform_output"]) != "default":
+            self._check_columns()
+        fields = check_fields(self, X, reset=False)
+        device = resolve_device(self.device)
+        return summarise(
+            self._frozen(),
+            fields,
+            device=device,
+            autocast=autocast(device, self.precision),
+            cache=self.cache,
+        )
+
+    @property
+    def _n_features_out(self) -> int:
+        return pooled_dim(self.architecture_.embed_dim, self.pooling_)
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
+        self._check_columns()
+        names: np.ndarray = super().get_feature_names_out(input_features)
+        return names
+
+    def _check_columns(self) -> None:
+        self._check_parameters()
+        if self.pooling_ == "tokens":
+            raise ValueError(
+                "pooling='tokens' gives an array of three axes, which has no columns to name: use "
+                "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the frozen encoder, its scaling and its history as one safetensors file.
+
+        Parameters
+        ----------
+        path : path
+            Replaced whole or not at all; its folder must exist.
+        """
+        check_is_fitted(self)
+        self._check_parameters()  # or a file would be replaced by one that nobody can read
+        write_encoder(path, self._frozen())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Return a fitted transformer from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path : path
+            Becomes the parameter ``weights``, so that a clone loads the same file.
+        **parameters
+            Others, such as ``device``; ``pooling`` is that of the saved transformer unless given.
+
+        Returns
+        -------
+        SKATRTransformer
+        """
+        frozen = read_encoder(path)
+        transformer = cls(weights=os.fspath(path), **({"pooling": frozen.pooling} | parameters))
+        transformer._check_parameters()
+        transformer._warn_without_effect()
+        transformer._adopt(frozen)
+        transformer.field_shape_in_ = frozen.architecture.field_shape
+        transformer.n_features_in_ = transformer.field_shape_in_[0]
+        return transformer
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "encoder_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # summaries are float32
+        tags.input_tags.three_d_array = True
+        return tags

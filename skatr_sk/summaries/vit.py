@@ -1,7 +1,7 @@
 """The vision transformer: patches of a field, position code, encoder and predictor.
 
-Rank-generic: a *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal
-``(n_z,)``, cut into equal patches whose flattened voxels become tokens.
+A *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal ``(n_z,)``. It
+is cut into equal patches, and each patch's voxels, in a row, become a token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from skatr_sk.summaries.embedding import EMBEDDINGS
 __all__ = [
     "Block",
     "Encoder",
-    "MeanPredictor",
     "PositionCode",
     "Predictor",
     "gather_tokens",
@@ -27,18 +26,10 @@ __all__ = [
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Cut fields into patches.
+    """Cut fields (n, *field_shape) into patches (n, n_patches, n_voxels).
 
-    Parameters
-    ----------
-    fields : Tensor of shape (n, *field_shape)
-    patch_size : sequence of int
-        One size per axis of the field; each divides its axis.
-
-    Returns
-    -------
-    Tensor of shape (n, n_patches, n_voxels)
-        Patches in C order of the patch grid, each with its voxels in C order.
+    Each patch size divides its axis. Patches are in C order of the patch grid, and so are the
+    voxels of a patch.
 
     Examples
     --------
@@ -56,17 +47,9 @@ def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Take the tokens named by ``index`` of each field.
+    """Take of each field the tokens that ``index`` (n, n_kept) names: (n, n_kept, dim).
 
-    Parameters
-    ----------
-    tokens : Tensor of shape (n, n_patches, dim) or (n_patches, dim)
-        A table without the first axis is shared by all fields.
-    index : Tensor of int64, shape (n, n_kept)
-
-    Returns
-    -------
-    Tensor of shape (n, n_kept, dim)
+    ``tokens`` are of shape (n, n_patches, dim), or (n_patches, dim) where all fields share them.
 
     Examples
     --------
@@ -77,19 +60,19 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """
     if tokens.ndim == 2:
         return functional.embedding(index, tokens)
-    # One row gather on the flattened table moves whole tokens; torch.gather would need an index
-    # as large as the result.
+    # Rows of the flattened table are whole tokens; torch.gather would need an index as large as
+    # the result.
     n, n_patches, dim = tokens.shape
     offsets = torch.arange(n, device=index.device).unsqueeze(1) * n_patches
     return functional.embedding(index + offsets, tokens.reshape(n * n_patches, dim))
 
 
 class PositionCode(nn.Module):
-    """Sine and cosine code of a patch's place, per axis, with learnable frequencies.
+    """Sine and cosine code of a patch's position, per axis, with learnable frequencies.
 
     An axis of ``n`` patches starts with frequencies spaced geometrically from pi / n, which makes
-    the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every place has
-    a code of its own at every grid size. Axes of a single patch get no features.
+    the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every position
+    has a code of its own at every grid size. Axes of a single patch get no features.
 
     Parameters
     ----------
@@ -101,11 +84,6 @@ class PositionCode(nn.Module):
     References
     ----------
     SKATR, arXiv:2410.18899, section 3.1.
-
-    Examples
-    --------
-    >>> PositionCode((7, 7, 9), 48)().shape
-    torch.Size([441, 48])
     """
 
     def __init__(self, grid_shape: Sequence[int], dim: int) -> None:
@@ -119,7 +97,8 @@ class PositionCode(nn.Module):
             )
         self.dim = dim
         grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
-        self.register_buffer("places", grid.reshape(-1, len(grid_shape)), persistent=False)
+        positions = grid.reshape(-1, len(grid_shape))
+        self.register_buffer("positions", positions, persistent=False)
         axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
         self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
         frequencies = [
@@ -132,12 +111,12 @@ class PositionCode(nn.Module):
         ]
         self.frequencies = nn.Parameter(torch.cat(frequencies))
 
-    places: Tensor
+    positions: Tensor
     axes: Tensor
 
     def forward(self) -> Tensor:
         """Return the code of every patch, of shape (n_patches, dim)."""
-        phase = self.places[:, self.axes] * self.frequencies
+        phase = self.positions[:, self.axes] * self.frequencies
         code = torch.cat([phase.sin(), phase.cos()], dim=1)
         return functional.pad(code, (0, self.dim - code.shape[1]))
 
@@ -145,12 +124,7 @@ class PositionCode(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block: attention and MLP, each on a residual branch.
 
-    Parameters
-    ----------
-    dim, n_heads : int
-        Width, and the attention heads that divide it.
-    mlp_ratio : float
-        Hidden width of the MLP over ``dim``.
+    Its attention heads divide its width ``dim``; the MLP's hidden width is ``mlp_ratio * dim``.
     """
 
     def __init__(self, dim: int, n_heads: int, mlp_ratio: float) -> None:
@@ -217,17 +191,10 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
-        """Encode patches, or only those that ``index`` names.
+        """Encode patches (n, n_patches, n_voxels) to tokens (n, n_patches, embed_dim).
 
-        Parameters
-        ----------
-        patches : Tensor of shape (n, n_patches, n_voxels)
-        index : Tensor of int64, shape (n, n_kept), optional
-            Patches are gathered before they are embedded: what is hidden costs nothing.
-
-        Returns
-        -------
-        Tensor of shape (n, n_kept or n_patches, embed_dim)
+        Where ``index`` (n, n_kept) is given, only the patches that it names: they are gathered
+        before they are embedded, so that what is hidden costs nothing.
         """
         code = self.position()
         if index is not None:
@@ -238,8 +205,8 @@ class Encoder(nn.Module):
 class Predictor(nn.Module):
     """Predict the tokens of hidden patches from the tokens of visible ones.
 
-    A learned mask token plus the place of a hidden patch asks for it; a narrow transformer over
-    visible and asked-for tokens answers.
+    A hidden patch is asked for by a learned mask token plus the code of its position. A narrow
+    transformer over these and the visible tokens answers.
 
     Parameters
     ----------
@@ -248,7 +215,7 @@ class Predictor(nn.Module):
     grid_shape : sequence of int
         Patches on each axis.
     predictor_dim, depth, n_heads, mlp_ratio
-        The sizes of its own blocks.
+        Of its own blocks.
 
     References
     ----------
@@ -278,39 +245,12 @@ class Predictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
-        """Predict the tokens at ``target_index``.
+        """Predict the tokens (n, n_target, target_dim) at ``target_index`` (n, n_target).
 
-        Parameters
-        ----------
-        context : Tensor of shape (n, n_context, embed_dim)
-        context_index, target_index : Tensor of int64, shapes (n, n_context) and (n, n_target)
-
-        Returns
-        -------
-        Tensor of shape (n, n_target, target_dim)
+        From those of the context, (n, n_context, embed_dim), at ``context_index``.
         """
         code = self.position()
         seen = self.embed(context) + gather_tokens(code, context_index)
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = self.blocks(torch.cat([seen, asked.to(seen.dtype)], dim=1))
         return self.out(self.norm(tokens[:, context.shape[1] :]))
-
-
-class MeanPredictor(nn.Module):
-    """Predict every hidden token by the mean of the visible ones: what is left without a predictor.
-
-    An ablation. The easiest way to be right with it is to give all patches the same token.
-
-    Examples
-    --------
-    >>> import torch
-    >>> places = torch.zeros(1, 3, dtype=torch.int64)
-    >>> MeanPredictor()(torch.tensor([[[1.0], [3.0]]]), places[:, :2], places)
-    tensor([[[2.],
-             [2.],
-             [2.]]])
-    """
-
-    def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
-        """Return tokens of shape (n, n_target, embed_dim), as :meth:`Predictor.forward` does."""
-        return context.mean(dim=1, keepdim=True).expand(-1, target_index.shape[1], -1)

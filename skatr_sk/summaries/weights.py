@@ -1,20 +1,23 @@
-"""Frozen encoders on disk: safetensors with a JSON header, nothing that unpickles."""
+"""Frozen encoders: their sizes, and their files (safetensors with a JSON header, no pickle)."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from skatr_sk._checks import Integer, Problems, Rule, nearest_divisors, spell
 from skatr_sk._files import write_whole
 from skatr_sk._version import __version__
 from skatr_sk.summaries.pooling import POOLINGS
@@ -22,10 +25,19 @@ from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.training.seeds import seeded
 
-__all__ = ["BUNDLED", "Architecture", "FrozenEncoder", "read_encoder", "write_encoder"]
+__all__ = [
+    "BUNDLED",
+    "PATCH_SIZE",
+    "Architecture",
+    "FrozenEncoder",
+    "auto_patch_size",
+    "patch_size_for",
+    "read_encoder",
+    "write_encoder",
+]
 
 BUNDLED = ("mini-lr",)  # names of the weights that come with the package
-
+_TOKEN_BUDGET = 512
 _FORMAT = 1
 _KEY = "skatr_sk"
 _FOLDER = Path(__file__).with_name("weights")
@@ -33,15 +45,7 @@ _FOLDER = Path(__file__).with_name("weights")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the shapes of an encoder's weights.
-
-    Parameters
-    ----------
-    field_shape, patch_size : tuple of int
-    embed_dim, depth, n_heads : int
-    mlp_ratio : float
-    embedding : str
-        "linear" in files that do not say.
+    """What determines the shapes of an encoder's weights; see the parameters of the transformer.
 
     Examples
     --------
@@ -55,17 +59,36 @@ class Architecture:
     depth: int
     n_heads: int
     mlp_ratio: float
-    embedding: str = "linear"
+    embedding: str = "linear"  # in files that do not say
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
         """Patches on each axis."""
         return tuple(n // p for n, p in zip(self.field_shape, self.patch_size, strict=True))
 
+    @property
+    def n_tokens(self) -> int:
+        """Patches of a field."""
+        return math.prod(self.grid_shape)
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels of a patch."""
+        return math.prod(self.patch_size)
+
+    def check_width(self, problems: Problems, name: str, width: int) -> None:
+        """Note where tokens are too narrow to tell their positions apart."""
+        fewest = 2 * sum(n > 1 for n in self.grid_shape)
+        if width < fewest:
+            wanted = (
+                f"at least {fewest}, two features for each axis of the {self.grid_shape} patches"
+            )
+            problems.add(name, wanted, width)
+
     def build(self) -> Encoder:
         """Return an encoder with random weights from torch's current generator."""
         return Encoder(
-            math.prod(self.patch_size),
+            self.n_voxels,
             self.grid_shape,
             embed_dim=self.embed_dim,
             depth=self.depth,
@@ -75,33 +98,108 @@ class Architecture:
         )
 
 
+def _is_patch_size(patch: Any) -> bool | str:
+    if isinstance(patch, str):
+        return patch == "auto" or spell(patch, ["auto"])
+    sizes = patch if isinstance(patch, Sequence | np.ndarray) else (patch,)
+    return all(Integer(1).fault(size) is None for size in sizes)
+
+
+PATCH_SIZE = Rule(
+    _is_patch_size, "'auto', an integer >= 1 or a tuple of one for each axis of the field"
+)
+
+
+def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int]) -> tuple[int, ...]:
+    """Return one patch size for each axis of the field, from a checked parameter.
+
+    A ValueError says when the number of sizes is not that of the axes, a size does not divide its
+    axis (with the axis and the nearest divisors), or the field is a single patch.
+
+    Examples
+    --------
+    >>> patch_size_for((14, 14, 90), (2, 2, 7))
+    Traceback (most recent call last):
+    ...
+    ValueError: patch_size: expected divisors of fields of shape (14, 14, 90), found (2, 2, 7); ...
+    """
+    shape = tuple(field_shape)
+    if isinstance(patch, str):
+        sizes = auto_patch_size(shape)
+    else:
+        given = patch if isinstance(patch, Sequence | np.ndarray) else (patch,) * len(shape)
+        sizes = tuple(int(size) for size in given)
+    if len(sizes) != len(shape):
+        raise ValueError(
+            f"patch_size: expected one size per axis of fields of shape {shape}, which have "
+            f"{len(shape)} axes, found {len(sizes)} sizes {sizes}."
+        )
+    wrong = [
+        f"axis {axis} has {n} cells, patches {p}: nearest divisors {nearest_divisors(n, p)}"
+        for axis, (n, p) in enumerate(zip(shape, sizes, strict=True))
+        if n % p
+    ]
+    if wrong:
+        raise ValueError(
+            f"patch_size: expected divisors of fields of shape {shape}, found {sizes}; "
+            f"{'; '.join(wrong)}."
+        )
+    if sizes == shape:
+        cells = f"{shape[0]} feature(s)" if len(shape) == 1 else f"shape {shape}"
+        raise ValueError(
+            f"X: expected fields of more than one patch, found fields of {cells}, a single patch "
+            f"of {sizes}; use smaller patches, or fields of at least 2 cells."
+        )
+    return sizes
+
+
+def auto_patch_size(field_shape: Sequence[int], budget: int = _TOKEN_BUDGET) -> tuple[int, ...]:
+    """Choose a patch that divides each axis and cuts the field into about `budget` tokens.
+
+    Among the divisors of the axes it takes those that come near to the budget with patches near to
+    cubes: a factor e in the number of tokens counts as much as a factor e^2 in the standard
+    deviation of the sides. Each sky axis gets at least six patches where it has as many cells, so
+    that blocks of the sky can be hidden. On small fields the budget shrinks to one token for 16
+    cells (4 of a signal), but not below 16 tokens: patches of a single cell have no structure of
+    their own.
+
+    Examples
+    --------
+    >>> auto_patch_size((14, 14, 90))
+    (2, 2, 9)
+    >>> auto_patch_size((24, 24))
+    (4, 4)
+    """
+    rank = len(field_shape)
+    budget = min(budget, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
+    choices = []
+    for axis, n in enumerate(field_shape):
+        fewest = min(n, 6) if rank > 1 and axis < 2 else 1
+        choices.append([d for d in range(1, n + 1) if n % d == 0 and n // d >= fewest])
+
+    def cost(patch: tuple[int, ...]) -> float:
+        tokens = math.prod(n // p for n, p in zip(field_shape, patch, strict=True))
+        return abs(math.log(tokens / budget)) + 0.5 * float(np.std(np.log(patch)))
+
+    return min(itertools.product(*choices), key=cost)
+
+
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """An encoder with all that turns a field into its tokens.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    scaling : BrightnessScaling
-    encoder : Encoder
-    history : list of dict
-        Of the pre-training.
-    pooling : str
-        How its transformer pooled tokens.
-    """
+    """An encoder with all that turns a field into its summary."""
 
     architecture: Architecture
     scaling: BrightnessScaling
     encoder: Encoder
-    history: list[dict[str, Any]]
-    pooling: str = "mean"
+    history: list[dict[str, Any]]  # of the pre-training
+    pooling: str = "mean"  # of the tokens, by its transformer
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
     """Write an encoder as one safetensors file; it appears whole or not at all.
 
-    The header holds the package's version, the architecture, the brightness scaling, the field's
-    shape and the history of the pre-training.
+    The header holds the package's version, the architecture, the brightness scaling, the history of
+    the pre-training and the pooling.
     """
     header = {
         "format": _FORMAT,
@@ -161,7 +259,10 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
                 f"its format {header['format']} is newer than {_FORMAT}; upgrade skatr_sk "
                 f"(found {__version__}, written by {header['version']})"
             )
-        architecture = _architecture(header["architecture"])
+        sizes = header["architecture"]
+        for name in ("field_shape", "patch_size"):
+            sizes[name] = tuple(sizes[name])  # JSON has lists
+        architecture = Architecture(**sizes)
         scaling = BrightnessScaling(**header["scaling"])
         history, pooling = list(header["history"]), header["pooling"]
         if pooling not in POOLINGS:
@@ -180,12 +281,6 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     _check_tensors(source, encoder, tensors)
     encoder.load_state_dict(tensors)
     return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling)
-
-
-def _architecture(fields: Mapping[str, Any]) -> Architecture:
-    """Read an architecture as JSON has it, with lists for tuples."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Architecture(**values)
 
 
 def _check_tensors(source: str, encoder: Encoder, found: Mapping[str, torch.Tensor]) -> None:

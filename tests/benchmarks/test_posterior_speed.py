@@ -115,8 +115,8 @@ def test_time_to_the_log_probability_of_the_bare_loop(capsys):
     bare_seconds = next(seconds for seconds, value in runs if value == best)
     ours = PosteriorEstimator(prior_bounds=[[-1, 1]] * 6, device="cpu", random_state=0).fit(X, y)
     # The density of the unbounded parameters, as that of the bare loop.
-    _, log_jacobian = ours.space_.to_free(y_valid)
-    log_scale = np.log(ours.space_.scale).sum()
+    _, log_jacobian = ours.prior_transform_.to_free(y_valid)
+    log_scale = np.log(ours.prior_transform_.scale).sum()
     value = ours.score(X_valid, y_valid) - log_jacobian.mean() - log_scale
     spent = np.cumsum([row["seconds"] for row in ours.history_])
     reached = [-row["valid_loss"] - log_scale >= best for row in ours.history_]

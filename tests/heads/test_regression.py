@@ -1,5 +1,7 @@
 """LightconeRegressor: what it learns, in which units, and when it stops."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from skatr_sk import LightconeRegressor
+from skatr_sk._checks import NoEffectWarning
 
 UNITS = np.array([3.0, 1e-3, 2e5])
 OFFSETS = np.array([0.0, 0.3, -1e6])
@@ -48,6 +51,14 @@ class Spy(Callback):
         self.epochs += 1
 
 
+def rows_of(dataset, head, X):
+    """Which rows of X a dataset holds, found by their standardised values."""
+    standardised = (X - head.summary_mean_) / head.summary_scale_
+    distance = np.abs(dataset.tensors[0].numpy()[:, None] - standardised).max(axis=2)
+    assert distance.min(axis=1).max() < 1e-5
+    return distance.argmin(axis=1)
+
+
 # --- what it learns -----------------------------------------------------------------------------
 
 
@@ -72,7 +83,7 @@ def test_l1_goes_to_the_median_and_l2_to_the_mean(loss, expected, rng):
     assert head.fit(X, y).predict(np.zeros((1, 1)))[0] == pytest.approx(expected, abs=0.08)
 
 
-def test_gaussian_recovers_a_known_scatter(rng):
+def test_gaussian_recovers_a_known_standard_deviation(rng):
     def draw(n):
         X = rng.uniform(-1, 1, size=(n, 1))
         sigma = 0.3 * np.exp(0.8 * X)
@@ -270,7 +281,7 @@ def test_patience_stops_early_and_brings_back_the_best_epoch(loss, rng):
     assert len(losses) == best + 1 + 6 < 300
 
     def validation_loss(model):
-        rows = spy.valid.rows.numpy()
+        rows = rows_of(spy.valid, head, X)
         error = (model.predict(X[rows]) - y[rows]) / np.ptp(y, axis=0)
         return np.mean(np.abs(error) if loss == "l1" else error**2)
 
@@ -282,7 +293,8 @@ def test_patience_stops_early_and_brings_back_the_best_epoch(loss, rng):
 def test_without_validation_every_row_trains_to_the_end():
     X, y = smooth(60)
     spy = Spy()
-    head = quick(validation_fraction=0, patience=1, callbacks=[spy]).fit(X, y)
+    with pytest.warns(NoEffectWarning, match=r"validation_fraction=0 of patience; leave it out"):
+        head = quick(validation_fraction=0, patience=1, callbacks=[spy]).fit(X, y)
     assert len(head.history_) == 5
     assert "valid_loss" not in head.history_[0]
     assert (len(spy.train), spy.valid) == (60, None)
@@ -293,8 +305,9 @@ def test_the_validation_rows_do_not_depend_on_the_order(rng):
 
     def split(rows, **parameters):
         spy = Spy()
-        quick(max_epochs=1, callbacks=[spy], **parameters).fit(X[rows], y[rows])
-        train, valid = (set(rows[part.rows.numpy()]) for part in (spy.train, spy.valid))
+        head = quick(max_epochs=1, callbacks=[spy], **parameters).fit(X[rows], y[rows])
+        parts = (rows_of(part, head, X[rows]) for part in (spy.train, spy.valid))
+        train, valid = (set(rows[part]) for part in parts)
         assert not train & valid
         assert train | valid == set(rows)
         return valid
@@ -306,6 +319,21 @@ def test_the_validation_rows_do_not_depend_on_the_order(rng):
     # One row more or less moves at most one other across.
     assert len(split(whole[:-1]) ^ expected) <= 2
     assert split(whole, random_state=1) != expected
+
+
+def test_pooling_has_no_effect_on_pooled_summaries():
+    X, y = smooth(60)
+    with pytest.warns(NoEffectWarning, match="summaries that are pooled already of pooling; leave"):
+        attentive = quick(pooling="attention").fit(X, y)
+    np.testing.assert_array_equal(attentive.predict(X), quick().fit(X, y).predict(X))
+
+
+def test_defaults_are_never_warned_of():
+    X, y = smooth(60)
+    for fraction in (0, 0.15):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quick(validation_fraction=fraction).fit(X, y)
 
 
 # --- with scikit-learn's own tools --------------------------------------------------------------

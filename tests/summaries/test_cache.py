@@ -19,8 +19,16 @@ import warnings
 import numpy as np
 import pytest
 
-from skatr_sk.summaries import _shards, cache
-from skatr_sk.summaries.cache import cache_info, clear_cache, compute_once, limit_cache_memory
+from skatr_sk.summaries import cache
+from skatr_sk.summaries.cache import (
+    cache_info,
+    clear_cache,
+    compute_once,
+    limit_cache_memory,
+    recall_in,
+    shards,
+)
+from skatr_sk.summaries.cache.memory import Memory
 
 SPACE, OTHER = b"one set, 16 byte", b"another, 16 byte"
 SHAPE = (5,)
@@ -59,8 +67,8 @@ def check(keys=KEYS, folder=None, *, group=4, space=SPACE, pause=0.0):
 
 @pytest.fixture(autouse=True)
 def empty_memory(monkeypatch):
-    monkeypatch.setattr(cache, "_MEMORY", cache._Memory(limit=2**20))
-    monkeypatch.setattr(_shards._Process, "warned", set())
+    monkeypatch.setattr(cache, "_MEMORY", Memory(limit=2**20))
+    monkeypatch.setattr(shards._Process, "warned", set())
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def forget(monkeypatch):
 
     def empty():
         clear_cache()
-        monkeypatch.setattr(_shards._Process, "token", os.urandom(8).hex())
+        monkeypatch.setattr(shards._Process, "token", os.urandom(8).hex())
 
     return empty
 
@@ -79,7 +87,7 @@ def folder(tmp_path):
     return tmp_path / "cache"
 
 
-def shards(folder):
+def shards_in(folder):
     return sorted(folder.glob("*/*.summaries"))
 
 
@@ -105,14 +113,14 @@ def test_a_new_process_finds_what_is_on_disk(folder, forget):
     assert check(KEYS[:15], folder) == []
     info = cache_info(folder)
     assert (info.hits, info.misses, info.n_entries) == (15, 0, 15)
-    assert info.n_bytes == sum(path.stat().st_size for path in shards(folder))
-    assert len(shards(folder)) == 2  # of each process that computed
+    assert info.n_bytes == sum(path.stat().st_size for path in shards_in(folder))
+    assert len(shards_in(folder)) == 2  # of each process that computed
 
 
 def test_spaces_do_not_mix(folder):
     assert check(KEYS[:5], folder) == KEYS[:5]
     assert check(KEYS[:5], folder, space=OTHER) == KEYS[:5]
-    assert len(shards(folder)) == 2
+    assert len(shards_in(folder)) == 2
 
 
 def test_what_is_in_memory_goes_to_a_folder_that_is_named_later(folder, forget):
@@ -176,7 +184,7 @@ def test_memory_is_bounded_and_the_least_recently_used_leave():
 
 @pytest.mark.parametrize("wrong", [-1, 1e9, None])
 def test_a_wrong_limit_is_refused(wrong):
-    with pytest.raises(ValueError, match="n_bytes is .*, expected an integer >= 0"):
+    with pytest.raises(ValueError, match="n_bytes: expected an integer >= 0"):
         limit_cache_memory(wrong)
 
 
@@ -222,7 +230,7 @@ def test_an_error_leaves_what_was_computed_before(folder, forget):
 def damaged(folder, forget, change):
     """Fill a cache, change its one shard, and return what is computed again in two processes."""
     check(KEYS[:10], folder)
-    (shard,) = shards(folder)
+    (shard,) = shards_in(folder)
     change(shard)
     computed = []
     for _ in range(2):
@@ -231,19 +239,19 @@ def damaged(folder, forget, change):
     return computed
 
 
-@pytest.mark.parametrize("place", [0, 15, 16, 23, 24, 43, 44 * 4 + 30, 44 * 10 - 1])
-def test_a_changed_byte_costs_one_summary(place, folder, forget, caplog):
+@pytest.mark.parametrize("byte", [0, 15, 16, 23, 24, 43, 44 * 4 + 30, 44 * 10 - 1])
+def test_a_changed_byte_costs_one_summary(byte, folder, forget, caplog):
     def flip(shard):
         data = bytearray(shard.read_bytes())
-        data[place] ^= 0b100
+        data[byte] ^= 0b100
         shard.write_bytes(data)
 
     with caplog.at_level(logging.WARNING, "skatr_sk.cache"):
         first, second = damaged(folder, forget, flip)
-    assert first == [KEYS[place // 44]]
+    assert first == [KEYS[byte // 44]]
     assert second == []
-    if place % 44 >= 16:  # else the key is another's, whom nobody asks for
-        assert f"Record {place // 44} of " in caplog.text
+    if byte % 44 >= 16:  # else the key is another's, whom nobody asks for
+        assert f"Record {byte // 44} of " in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 1, 44 * 3, 44 * 3 + 1, 44 * 10 - 1])
@@ -274,7 +282,7 @@ def test_a_shard_of_nonsense_is_computed_again(change, folder, forget):
 @pytest.mark.parametrize("name", ["old.summaries", "a-0.summaries", "a-x.summaries", "0-44.txt"])
 def test_foreign_files_are_neither_counted_nor_deleted(name, folder):
     check(KEYS[:5], folder)
-    (shard,) = shards(folder)
+    (shard,) = shards_in(folder)
     foreign = shard.with_name(name)
     foreign.write_text("somebody else's")
     assert cache_info(folder).n_entries == 5
@@ -285,14 +293,14 @@ def test_foreign_files_are_neither_counted_nor_deleted(name, folder):
 def test_a_shard_that_vanishes_while_it_is_counted(folder):
     """Another process clears the folder; a link to nowhere is listed and cannot be looked at."""
     check(KEYS[:5], folder)
-    (shard,) = shards(folder)
+    (shard,) = shards_in(folder)
     shard.with_name("0123-44.summaries").symlink_to(folder / "nowhere")
     assert cache_info(folder).n_entries == 5
 
 
 def test_a_shard_in_the_wrong_folder_is_not_believed(folder, forget):
     check(KEYS[:5], folder)
-    (shard,) = shards(folder)
+    (shard,) = shards_in(folder)
     wrong = folder / OTHER.hex()
     wrong.mkdir()
     os.replace(shard, wrong / shard.name)
@@ -300,10 +308,10 @@ def test_a_shard_in_the_wrong_folder_is_not_believed(folder, forget):
     assert check(KEYS[:5], folder, space=OTHER) == KEYS[:5]
 
 
-def test_what_follows_an_incomplete_record_is_in_its_place(folder, forget):
+def test_what_follows_an_incomplete_record_is_whole(folder, forget):
     """A write that failed half-way, and could not be taken back, before the next one succeeds."""
     check(KEYS[:3], folder)
-    (shard,) = shards(folder)
+    (shard,) = shards_in(folder)
     with open(shard, "ab") as stream:
         stream.write(b"a part of a record")
     check(KEYS[3:6], folder)
@@ -394,11 +402,11 @@ def test_a_child_writes_a_shard_of_its_own(folder):
     process, receiver = in_process(fill, KEYS[:4], folder)
     assert receiver.recv() == KEYS[2:4]  # what its parent had in memory it has as well
     process.join()
-    assert len(shards(folder)) == 2
+    assert len(shards_in(folder)) == 2
 
 
 def test_without_locks_the_numbers_are_the_same(folder, forget, monkeypatch):
-    monkeypatch.setattr(_shards, "fcntl", None)
+    monkeypatch.setattr(shards, "fcntl", None)
     assert check(KEYS[:6], folder) == KEYS[:6]
     forget()
     assert check(KEYS[:8], folder) == KEYS[6:8]
@@ -409,7 +417,7 @@ def test_a_file_system_that_refuses_locks(folder, monkeypatch, caplog):
     def refuse(*arguments):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(_shards.fcntl, "lockf", refuse)
+    monkeypatch.setattr(shards.fcntl, "lockf", refuse)
     with caplog.at_level(logging.INFO, "skatr_sk.cache"):
         assert check(KEYS[:6], folder) == KEYS[:6]
     assert "processes may compute twice" in caplog.text
@@ -497,3 +505,25 @@ def test_an_absent_folder_is_empty(folder):
     assert cache_info(folder)[2:] == (0, 0)
     clear_cache(folder)
     assert not folder.exists()
+
+
+# digests of light cones
+
+
+def test_digests_are_shared_and_are_no_summaries(folder, forget):
+    asked = []
+
+    def digest(rows):
+        asked.extend(rows)
+        return [KEYS[row] for row in rows]
+
+    assert recall_in(folder)(MANY[:100], lambda rows: [MANY[-1 - row] for row in rows]) == [
+        MANY[-1 - row] for row in range(100)
+    ]
+    forget()
+    assert recall_in(folder)(MANY[99::-1], digest) == [MANY[-1 - row] for row in range(99, -1, -1)]
+    assert asked == []
+    assert cache_info(folder) == (0, 0, 0, 0)
+    clear_cache(folder)
+    assert recall_in(folder)(MANY[:3], digest) == KEYS[:3]
+    assert asked == [0, 1, 2]

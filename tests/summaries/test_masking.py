@@ -1,12 +1,14 @@
-"""Masks: unions of blocks, drawn in one step."""
+"""Masks: unions of blocks, drawn in one step; and pairs of regions."""
 
 import math
 import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
+from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks, sample_regions
 
 GRIDS = [(2,), (9,), (64,), (4, 4), (1, 5), (7, 6), (7, 7, 3), (4, 4, 1), (2, 1, 5), (1, 1, 6)]
 DEEP = BlockMask(n_blocks=3, scale=(0.2, 0.4), depth=(0.2, 0.6))
@@ -103,8 +105,8 @@ def slow_union(mask, grid, rng):
 def test_hidden_share_agrees_with_a_slow_reference(mask, grid):
     n, min_context, rng = 600, 0.1, random.Random(1)
     # Blocks along the whole line of sight are drawn on the sky and capped in columns of patches.
-    places = grid[:2] if mask.depth == (1.0, 1.0) else grid
-    most = math.floor((1 - min_context) * math.prod(places)) / math.prod(places)
+    drawn = math.prod(grid[:2] if mask.depth == (1.0, 1.0) else grid)
+    most = math.floor((1 - min_context) * drawn) / drawn
     slow = torch.tensor([min(slow_union(mask, grid, rng), most) for _ in range(n)])
     fast = share_hidden(mask, grid, n, min_context)
     error = math.sqrt((slow.var() + fast.var()) / n)
@@ -126,7 +128,7 @@ def test_the_context_keeps_its_share(sky, min_context):
 
 
 @pytest.mark.parametrize("grid", [(2,), (2, 1), (1, 2, 4), (1, 1, 2)], ids=str)
-def test_two_places_are_one_seen_and_one_hidden(grid):
+def test_of_two_patches_one_is_seen_and_one_hidden(grid):
     context, target = sample_masks(50, grid, LONG, min_context=0.9, generator=seeded())
     assert context.shape == target.shape == (50, math.prod(grid) // 2)
     assert len(target.unique(dim=0)) == 2
@@ -184,16 +186,15 @@ def alike_neighbours(maps):
 @pytest.mark.parametrize("mask", [SHORT, LONG], ids=["short", "long"])
 def test_masks_are_compact(mask):
     sky, generator = (12, 12), seeded()
-    drawn, scattered = [], []
+    compact, shuffled = [], []
     for _ in range(20):
         _, target = sample_masks(8, sky, mask, generator=generator)
         maps = as_maps(target, sky)
         order = torch.randperm(144, generator=generator)
-        shuffled = maps.flatten(1)[:, order]
-        drawn.append(alike_neighbours(maps))
-        scattered.append(alike_neighbours(shuffled.reshape(-1, *sky)))
+        compact.append(alike_neighbours(maps))
+        shuffled.append(alike_neighbours(maps.flatten(1)[:, order].reshape(-1, *sky)))
     # Of the pairs of unlike neighbours that salt and pepper has, at most four in ten are left.
-    unlike, at_random = (1 - sum(x) / 20 for x in (drawn, scattered))
+    unlike, at_random = (1 - sum(x) / 20 for x in (compact, shuffled))
     assert unlike < 0.4 * at_random
 
 
@@ -217,19 +218,117 @@ def test_aspect_is_width_over_height():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(n_blocks=0), "n_blocks must be an integer >= 1, found 0"),
-        (dict(n_blocks=1.5), "n_blocks must be an integer >= 1, found 1.5"),
-        (dict(scale=(0.5, 0.2)), r"scale must be .* found \(0.5, 0.2\)"),
-        (dict(scale=(0.5, 1.2)), r"scale must be .* <= 1.0, found \(0.5, 1.2\)"),
-        (dict(aspect=(0.0, 1.0)), r"aspect must be .* 0 < low .* found \(0.0, 1.0\)"),
-        (dict(depth=(-1, 1)), r"depth must be .* found \(-1, 1\)"),
+        (dict(n_blocks=0), "n_blocks: expected an integer >= 1, found 0"),
+        (dict(n_blocks=1.5), "n_blocks: expected an integer >= 1, found 1.5"),
+        (dict(scale=(0.5, 0.2)), r"scale: expected .* found \(0.5, 0.2\)"),
+        (dict(scale=(0.5, 1.2)), r"scale: expected .* <= 1.0, found \(0.5, 1.2\)"),
+        (dict(scale="ab"), r"scale: expected .* found 'ab'"),
+        (dict(aspect=(0.0, 1.0)), r"aspect: expected .* 0 < low .* found \(0.0, 1.0\)"),
+        (dict(depth=(-1, 1)), r"depth: expected .* found \(-1, 1\)"),
     ],
 )
 def test_block_mask_says_what_is_wrong(wrong, message):
-    with pytest.raises(ValueError, match="^BlockMask: .*" + message):
+    with pytest.raises(ValueError, match="(?s)^BlockMask has 1 invalid .*- " + message):
         BlockMask(**{"n_blocks": 2, "scale": (0.1, 0.2)} | wrong)
 
 
 def test_block_mask_says_all_that_is_wrong():
-    with pytest.raises(ValueError, match="n_blocks.*scale.*aspect.*depth"):
+    with pytest.raises(ValueError, match="(?s)n_blocks.*scale.*aspect.*depth"):
         BlockMask(0, (2, 1), (2, 1), (2, 1))
+
+
+# Whatever the grid, the mask and the batch -------------------------------------------------------
+
+
+sides = st.integers(1, 9)
+grids = st.lists(sides, min_size=1, max_size=3).map(tuple).filter(lambda grid: math.prod(grid) > 1)
+ranges = st.tuples(st.floats(0.01, 1.0), st.floats(0.01, 1.0)).map(sorted).map(tuple)
+blocks = st.builds(
+    BlockMask,
+    n_blocks=st.integers(1, 9),
+    scale=ranges,
+    aspect=st.tuples(st.floats(0.2, 5.0), st.floats(0.2, 5.0)).map(sorted).map(tuple),
+    depth=st.one_of(st.just((1.0, 1.0)), ranges),
+)
+whatever = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+@whatever
+@given(
+    n=st.integers(1, 6),
+    grid=grids,
+    mask=blocks,
+    min_context=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31),
+)
+def test_any_mask_parts_any_grid(n, grid, mask, min_context, seed):
+    context, target = sample_masks(n, grid, mask, min_context=min_context, generator=seeded(seed))
+    assert len(context) == len(target) == n
+    assert context.shape[1] >= 1 and target.shape[1] >= 1
+    for part in (context, target):
+        assert (part.diff(dim=1) > 0).all()  # sorted, and none twice
+    both = torch.cat([context, target], dim=1).sort(dim=1).values
+    assert torch.equal(both, torch.arange(math.prod(grid)).expand(n, -1))
+    # Drawn in columns, the context may be a column larger; of few patches one is always hidden.
+    columns = grid[-1] if len(grid) == 3 and mask.depth == (1.0, 1.0) else 1
+    least = min(math.floor(min_context * math.prod(grid)), math.prod(grid) - columns)
+    assert context.shape[1] >= least
+
+
+@whatever
+@given(n=st.integers(2, 6), grid=grids, mask=blocks, seed=st.integers(0, 2**31))
+def test_all_fields_of_a_batch_hide_as_many_patches(n, grid, mask, seed):
+    _, target = sample_masks(n, grid, mask, generator=seeded(seed))
+    _, alone = sample_masks(1, grid, mask, generator=seeded(seed))
+    maps = as_maps(target, grid).flatten(1)
+    assert maps.sum(dim=1).unique().tolist() == [target.shape[1]]
+    assert alone.shape[0] == 1 and 1 <= alone.shape[1] < math.prod(grid)
+    again = sample_masks(n, grid, mask, generator=seeded(seed))[1]
+    assert torch.equal(again, target)
+
+
+@whatever
+@given(n=st.integers(1, 6), grid=grids, share=st.floats(0.01, 0.5), seed=st.integers(0, 2**31))
+def test_any_two_regions_are_disjoint(n, grid, share, seed):
+    one, two = sample_regions(n, grid, share=share, generator=seeded(seed))
+    assert one.shape == two.shape
+    columns = math.prod(grid[:2]) if len(grid) > 1 and math.prod(grid[:2]) > 1 else math.prod(grid)
+    wanted = min(max(1, round(share * columns)), columns // 2) * (math.prod(grid) // columns)
+    assert one.shape == (n, wanted)
+    for part in (one, two):
+        assert (part.diff(dim=1) > 0).all()
+    both = torch.cat([one, two], dim=1).sort(dim=1).values
+    assert (both.diff(dim=1) > 0).all()  # no patch twice
+    assert both.min() >= 0 and both.max() < math.prod(grid)
+
+
+# Regions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("grid", GRIDS[1:], ids=str)
+def test_regions_are_disjoint_and_equal(grid, share):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        one, two = sample_regions(5, grid, share=share, generator=generator)
+        assert one.shape == two.shape
+        assert one.shape[1] >= 1
+        both = torch.cat([one, two], dim=1).sort(dim=1).values
+        assert (both.diff(dim=1) > 0).all()  # no patch twice
+        assert both.min() >= 0 and both.max() < math.prod(grid)
+
+
+def test_regions_hold_whole_columns_on_two_sides_of_a_line():
+    generator = torch.Generator().manual_seed(0)
+    one, two = sample_regions(200, (8, 8, 4), share=0.25, generator=generator)
+    assert one.shape == (200, 64)
+    columns = [region.reshape(200, 16, 4) // 4 for region in (one, two)]
+    for region in columns:
+        assert (region == region[..., :1]).all()
+    # Their centres lie apart in every direction, and no column is favoured.
+    one, two = (torch.stack([c[..., 0] // 8, c[..., 0] % 8], dim=-1).float() for c in columns)
+    apart = one.mean(dim=1) - two.mean(dim=1)
+    assert (apart.norm(dim=1) > 1.5).all()
+    assert apart.mean(dim=0).abs().max() < 1.0
+    counts = torch.cat([c[..., 0].flatten() for c in columns]).bincount(minlength=64)
+    assert counts.min() > 0.7 * counts.float().mean()

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from skatr_sk.summaries.jepa import JEPA, JEPALoss
 from skatr_sk.summaries.masking import BlockMask, sample_masks
+from skatr_sk.summaries.objectives.base import PredictionLoss
+from skatr_sk.summaries.objectives.jepa import JEPANetwork
 from skatr_sk.summaries.vit import Encoder, PositionCode, Predictor, gather_tokens, patchify
 
 SIZES = dict(embed_dim=12, depth=2, n_heads=3, mlp_ratio=2.0)
@@ -32,10 +33,12 @@ def test_patchify_equals_an_explicit_loop(field_shape, patch_size):
     expected = []
     for field in fields:
         patches = []
-        for place in itertools.product(*map(range, grid)):
+        for position in itertools.product(*map(range, grid)):
             voxels = []
             for offset in itertools.product(*map(range, patch_size)):
-                cell = tuple(i * p + o for i, p, o in zip(place, patch_size, offset, strict=True))
+                cell = tuple(
+                    i * p + o for i, p, o in zip(position, patch_size, offset, strict=True)
+                )
                 voxels.append(field[cell].item())
             patches.append(voxels)
         expected.append(patches)
@@ -80,7 +83,7 @@ GRIDS = [
 
 @pytest.mark.parametrize("dim", [48, 144])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_every_place_has_a_code_of_its_own(grid, dim):
+def test_every_position_has_a_code_of_its_own(grid, dim):
     code = PositionCode(grid, dim)().detach()
     assert code.shape == (math.prod(grid), dim)
     # Distinct by far more than rounding: equal after rounding to 1e-3 would be no code.
@@ -117,11 +120,11 @@ def test_a_width_too_small_for_the_axes_is_refused():
         PositionCode((4, 4, 4), 4)
 
 
-def test_frequencies_are_learnable_and_places_are_not():
+def test_frequencies_are_learnable_and_positions_are_not():
     code = PositionCode((7, 7, 10), 48)
     assert [name for name, _ in code.named_parameters()] == ["frequencies"]
     code().square().mul(torch.arange(48)).sum().backward()
-    # Place (0, ..., 0) has phase zero and no gradient; every frequency has other places.
+    # Position (0, ..., 0) has phase zero and no gradient; every frequency has other positions.
     assert (code.frequencies.grad != 0).all()
 
 
@@ -146,7 +149,7 @@ def test_encoder_does_not_see_what_is_hidden(torch_seed):
     assert torch.equal(encoder(changed, context), encoder(patches, context))
 
 
-def test_tokens_follow_patches_that_move_with_their_places(torch_seed):
+def test_tokens_follow_patches_that_move_with_their_positions(torch_seed):
     encoder = Encoder(4, (3, 5), **SIZES)
     patches, order = draw(2, 15, 4), permutations(2, 15)
     expected = encoder(patches).gather(1, order[..., None].expand(-1, -1, 12))
@@ -171,10 +174,10 @@ def test_order_matters_through_the_position_code_alone(torch_seed, monkeypatch):
 def test_gradients_reach_every_trainable_parameter(grid, torch_seed):
     encoder = Encoder(5, grid, **SIZES)
     predictor = Predictor(12, 12, grid, predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0)
-    jepa = JEPA(encoder, predictor)
+    jepa = JEPANetwork(encoder, predictor)
     generator = torch.Generator().manual_seed(0)
     masks = [sample_masks(4, grid, BlockMask(2, (0.3, 0.5)), generator=generator)]
-    JEPALoss("l1")(jepa(draw(4, math.prod(grid), 5), masks)).backward()
+    PredictionLoss("l1")(jepa(draw(4, math.prod(grid), 5), masks)).backward()
     without = [
         name
         for part in (jepa.context_encoder, jepa.predictor)
@@ -193,7 +196,7 @@ def test_predictor_keeps_unequal_sizes_apart(torch_seed):
     assert predicted.shape == (3, 11, 7)
 
 
-def test_predictions_differ_by_place_and_depend_on_the_context(torch_seed):
+def test_predictions_differ_by_position_and_depend_on_the_context(torch_seed):
     predictor = Predictor(12, 7, (4, 5), predictor_dim=8, depth=1, n_heads=2, mlp_ratio=2.0)
     index, context = permutations(3, 20), draw(3, 6, 12)
     predicted = predictor(context, index[:, :6], index[:, 6:])

@@ -1,9 +1,11 @@
-"""Frozen encoders on disk, and pipelines that never train them again."""
+"""Sizes, frozen encoders on disk, those that are bundled, and pipelines that never train them."""
 
 import copy
+import dataclasses
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,22 +13,24 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, cross_validate
-from sklearn.pipeline import Pipeline
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import skatr_sk
-from skatr_sk import SKATRTransformer
-from skatr_sk.summaries import pretraining, weights
-from skatr_sk.summaries.weights import read_encoder
+from skatr_sk import SKATRTransformer, load_lightcones
+from skatr_sk.summaries import JEPA, pretraining, weights
+from skatr_sk.summaries.weights import BUNDLED, auto_patch_size, patch_size_for, read_encoder
 
+FOLDER = Path(skatr_sk.__file__).parent / "summaries" / "weights"
 SMALL = dict(
     embed_dim=8,
     depth=1,
     n_heads=2,
-    predictor_dim=8,
-    predictor_depth=1,
+    objective=JEPA(predictor_dim=8, predictor_depth=1),
     batch_size=16,
     max_epochs=1,
     device="cpu",
@@ -336,8 +340,8 @@ def test_weights_make_fit_load_and_train_nothing(path, fitted, no_training):
 
 def test_fields_of_another_shape(path):
     message = (
-        r"fields of shape \(6, 4\), but the weights in .*skatr\.safetensors.* are for fields of "
-        r"shape \(4, 6\); resample X to that grid"
+        r"X: expected fields of shape \(4, 6\), for which the weights in .*skatr\.safetensors "
+        r"are, found \(6, 4\); resample X to that grid"
     )
     with pytest.raises(ValueError, match=message):
         SKATRTransformer(weights=path).fit(fields((6, 4)))
@@ -377,8 +381,118 @@ def test_a_frozen_transformer_works_in_a_pipeline(fitted, no_training):
     assert np.isfinite(scores["test_score"]).all()
 
 
-def test_a_search_over_heads_loads_and_never_trains(path, no_training):
+def test_a_search_over_heads_loads_and_never_trains(path, fitted, no_training):
     X, y = fields(), fields().mean(axis=(1, 2))
     pipe = Pipeline([("skatr", SKATRTransformer(weights=path)), ("head", Ridge())])
-    search = GridSearchCV(pipe, {"head__alpha": [0.1, 1.0]}, cv=2, error_score="raise").fit(X, y)
-    assert search.best_estimator_.predict(X).shape == (20,)
+    grid = {"head__alpha": [0.1, 1.0]}
+    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(X, y)
+    # Just as a search over the head alone, on the summaries of the frozen encoder.
+    Z = fitted.transform(X)
+    alone = GridSearchCV(Pipeline([("head", Ridge())]), grid, cv=2).fit(Z, y)
+    assert search.best_params_ == alone.best_params_
+    for name in ("mean_test_score", "split0_test_score", "split1_test_score"):
+        np.testing.assert_allclose(search.cv_results_[name], alone.cv_results_[name], rtol=1e-5)
+    assert search.cv_results_["mean_test_score"].std() > 0
+    np.testing.assert_allclose(search.best_estimator_.predict(X), alone.predict(Z), rtol=1e-5)
+
+
+def test_weights_of_another_embedding(rng, tmp_path):
+    X = rng.normal(size=(12, 8, 8)).astype(np.float32)
+    small = dict(embed_dim=8, depth=1, n_heads=2, max_epochs=0, random_state=0)
+    SKATRTransformer(**small).fit(X).save(tmp_path / "w.safetensors")
+    other = SKATRTransformer(weights=tmp_path / "w.safetensors", embedding="moments")
+    with pytest.raises(ValueError, match="embedding: expected 'linear' as in the weights file"):
+        other.fit(X)
+
+
+# Patch sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2,), (24,), (512,), (6, 4), (24, 24), (6, 4, 8), (14, 14, 90), (28, 28, 470)],
+    ids=str,
+)
+def test_automatic_patches_divide_the_field(shape):
+    patch = auto_patch_size(shape)
+    assert patch_size_for(shape, "auto") == patch
+    assert all(n % p == 0 for n, p in zip(shape, patch, strict=True))
+    n_tokens = np.prod([n // p for n, p in zip(shape, patch, strict=True)])
+    assert 2 <= n_tokens <= 1024
+
+
+@pytest.mark.parametrize("given", [2, np.int64(2), (2, 2, 2), [2, 2, 2], np.array([2, 2, 2])])
+def test_patch_sizes_may_be_given_in_many_ways(given):
+    assert patch_size_for((6, 4, 8), given) == (2, 2, 2)
+
+
+# Those that come with the package --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_weights_are_small_and_whole(name):
+    assert (FOLDER / f"{name}.safetensors").stat().st_size <= 4_000_000
+    frozen = read_encoder(name)
+    assert frozen.architecture == read_encoder(FOLDER / f"{name}.safetensors").architecture
+    assert frozen.history  # it was trained
+
+
+def test_every_file_has_a_name():
+    assert {path.name for path in FOLDER.iterdir()} == {f"{name}.safetensors" for name in BUNDLED}
+
+
+def test_they_are_loaded_by_name():
+    X = load_lightcones().data[:4]
+    skatr = clone(SKATRTransformer(weights="mini-lr", device="cpu")).fit(X)
+    summaries = skatr.transform(X)
+    assert summaries.shape == (4, 192)
+    by_path = SKATRTransformer.load(FOLDER / "mini-lr.safetensors", device="cpu")
+    np.testing.assert_array_equal(by_path.transform(X), summaries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_labels", [64, 128, 183])  # with 32 they tie with random weights
+def test_they_beat_random_weights_and_the_signal(n_labels):
+    """On real light cones; two draws of random weights, and one ridge for all."""
+    cones = load_lightcones()
+    X, y = cones.data, cones.target[:, 1:]  # m_WDM leaves no mark
+    skatr = SKATRTransformer(weights="mini-lr", device="cpu").fit(X)
+    found = skatr.architecture_
+    sizes = dataclasses.asdict(found) | dict(pooling=skatr.pooling_, max_epochs=0, device="cpu")
+    del sizes["field_shape"]
+    untrained = [SKATRTransformer(**sizes, random_state=seed).fit(X) for seed in (1, 2)]
+    signal = np.concatenate([X.mean(axis=(1, 2)), X.std(axis=(1, 2))], axis=1)
+    ridge = TransformedTargetRegressor(
+        make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))),
+        transformer=StandardScaler(),
+    )
+    # The same labels for all.
+    rng = np.random.default_rng(0)
+    folds = [
+        (rng.permutation(train)[:n_labels], test)
+        for seed in range(3)
+        for train, test in KFold(5, shuffle=True, random_state=seed).split(X)
+    ]
+    trained, *random, plain = (
+        cross_val_score(ridge, Z, y, cv=folds).mean()
+        for Z in (skatr.transform(X), *(each.transform(X) for each in untrained), signal)
+    )
+    assert trained > max(random) + 0.03
+    assert trained > plain + 0.15
+
+
+def test_kelvin_are_warned_of():
+    X = load_lightcones().data[:4]
+    with pytest.warns(UserWarning, match="is it in kelvin"):
+        SKATRTransformer(weights="mini-lr", device="cpu").fit(X / 1000)
+
+
+def test_a_name_that_is_not_bundled():
+    cones = load_lightcones().data[:2]
+    with pytest.raises(FileNotFoundError, match=r"bundled names mini-lr, found no file at 'mini'"):
+        SKATRTransformer(weights="mini").fit(cones)
+
+
+def test_light_cones_of_another_grid(rng):
+    with pytest.raises(ValueError, match=r"\(14, 14, 90\)"):
+        SKATRTransformer(weights="mini-lr").fit(rng.normal(scale=30, size=(2, 14, 14, 94)))

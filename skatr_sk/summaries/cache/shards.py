@@ -1,12 +1,12 @@
 """Summaries in a folder that many processes read and fill at once, any of which may be killed.
 
 A folder holds one folder for each space (weights, pooling, precision; another for digests of light
-cones in files, which are kept in the same way). In it every process appends
-to a file of its own, a *shard*, records of one length: the key of a light cone (16 bytes), a
-checksum (8), the values (little-endian float32). Nobody writes into another's shard and no record
-is ever changed, so that the numbers need no lock: a record counts when it is all there and its
-checksum is right. Locks only keep two processes from computing the same summary, and vanish with
-their process.
+cones in files, which are kept in the same way). In it every process has a file of its own, a
+*shard*, to which it appends records of one length: the key of a light cone (16 bytes), a checksum
+(8), the values (little-endian float32). No process writes into another's shard, and no record is
+ever changed, so that reading needs no lock: a record counts when it is all there and its checksum
+is right. Locks only keep two processes from computing the same summary, and vanish with their
+process.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Shards:
         self.path = self.folder / space.hex()
         self.space = space
         self.shape = tuple(shape)
-        self.record = _KEY + _CHECKSUM + 4 * math.prod(self.shape)
-        self.ending = f"-{self.record}.{what}"
+        self.record_size = _KEY + _CHECKSUM + 4 * math.prod(self.shape)
+        self.ending = f"-{self.record_size}.{what}"
         self._seen: dict[Path, int] = {}  # records of each shard that the index knows
         # A damaged record is followed by a good one elsewhere, once it has been computed again.
         self._index: dict[bytes, list[tuple[Path, int]]] = {}
@@ -115,14 +115,14 @@ class Shards:
         self._look()
         wanted: dict[Path, list[tuple[int, bytes]]] = {}
         for key in keys:
-            for shard, place in self._index.get(key, ()):
-                wanted.setdefault(shard, []).append((place, key))
+            for shard, index in self._index.get(key, ()):
+                wanted.setdefault(shard, []).append((index, key))
         found: dict[bytes, np.ndarray] = {}
-        for shard, places in wanted.items():
+        for shard, indices in wanted.items():
             try:
                 with open(shard, "rb") as stream:
-                    for place, key in sorted(places):
-                        values = None if key in found else self._read(stream, place, key)
+                    for index, key in sorted(indices):
+                        values = None if key in found else self._read(stream, index, key)
                         if values is not None:
                             found[key] = values
             except OSError as error:  # gone since, or unreadable
@@ -141,7 +141,7 @@ class Shards:
             self.path.mkdir(parents=True, exist_ok=True)
             # Closed each time: on a network's file system that is when others get to see it.
             with open(shard, "ab") as stream:
-                whole = stream.tell() // self.record * self.record
+                whole = stream.tell() // self.record_size * self.record_size
                 stream.truncate(whole)  # a write that failed may have left a part of a record
                 stream.write(b"".join(parts))
         except OSError as error:
@@ -186,26 +186,26 @@ class Shards:
         for shard in sorted(self.path.glob(f"*{self.ending}")):
             seen = self._seen.get(shard, 0)
             try:
-                there = shard.stat().st_size // self.record
+                there = shard.stat().st_size // self.record_size
                 if there <= seen:
                     continue
                 with open(shard, "rb") as stream:
-                    for place in range(seen, there):
-                        stream.seek(place * self.record)
-                        self._index.setdefault(stream.read(_KEY), []).append((shard, place))
+                    for index in range(seen, there):
+                        stream.seek(index * self.record_size)
+                        self._index.setdefault(stream.read(_KEY), []).append((shard, index))
             except OSError as error:  # gone since, or unreadable
                 _LOGGER.warning("%s cannot be read (%s): computing its summaries.", shard, error)
                 continue
             self._seen[shard] = there
 
-    def _read(self, stream: IO[bytes], place: int, key: bytes) -> np.ndarray | None:
+    def _read(self, stream: IO[bytes], index: int, key: bytes) -> np.ndarray | None:
         """Read one summary; None where the record is cut off or damaged."""
-        stream.seek(place * self.record)
-        record = stream.read(self.record)
+        stream.seek(index * self.record_size)
+        record = stream.read(self.record_size)
         data = record[_KEY + _CHECKSUM :]
-        right = len(record) == self.record and record[:_KEY] == key
+        right = len(record) == self.record_size and record[:_KEY] == key
         if not right or record[_KEY : _KEY + _CHECKSUM] != self._checksum(key, data):
-            _LOGGER.warning("Record %d of %s is damaged: computing it anew.", place, stream.name)
+            _LOGGER.warning("Record %d of %s is damaged: computing it anew.", index, stream.name)
             return None
         return np.frombuffer(data, dtype="<f4").reshape(self.shape).astype(np.float32, copy=False)
 

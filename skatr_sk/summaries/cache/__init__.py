@@ -2,17 +2,14 @@
 
 A *space* is all that a summary depends on beside the light cone: weights, pooling, precision. A
 *key* is the digest of a light cone's content. The memory is the process's own, and bounded; a
-folder is shared by as many processes as like. Nothing is unpickled.
+folder is shared by any number of processes. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import numbers
 import os
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
@@ -20,15 +17,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skatr_sk.summaries._shards import Shards, clear_folder, count_records
+from skatr_sk._checks import Integer, check_options
+from skatr_sk.fields import Recall
+from skatr_sk.summaries.cache.memory import Memory
+from skatr_sk.summaries.cache.shards import Shards, clear_folder, count_records
 
-__all__ = ["CacheInfo", "cache_info", "clear_cache", "compute_once", "limit_cache_memory"]
+__all__ = [
+    "CacheInfo",
+    "cache_info",
+    "clear_cache",
+    "compute_once",
+    "limit_cache_memory",
+    "recall_in",
+]
 
-_OVERHEAD = 250  # bytes of an entry in memory beside its values
 _POLL = 0.02  # seconds between two looks at what other processes are computing
 # Seconds without any news from them before it is computed here as well: one may be suspended.
 _PATIENCE = 60.0
 _READ = 512  # summaries read from a folder at a time
+_MEMORY = Memory(limit=256 * 2**20)
+# Digests are not kept in memory, for light cones remember their own; threads take turns by it.
+_DIGESTS = Memory(limit=0)
+_SPACE_OF_DIGESTS = hashlib.blake2b(b"digests of light cones in files", digest_size=16).digest()
+_DIGEST_SHAPE = (4,)  # a digest's 16 bytes are kept as four numbers of float32, bit by bit
+_DIGESTED = 64  # rows that a process digests at a time
 
 
 class CacheInfo(NamedTuple):
@@ -50,72 +62,6 @@ class CacheInfo(NamedTuple):
     n_bytes: int
 
 
-class _Memory:
-    """Summaries of all spaces in this process; the least recently used leave when it is full."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.n_bytes = self.hits = self.misses = 0
-        self.entries: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self.renew_locks()
-
-    def renew_locks(self) -> None:
-        """Also after a fork: a thread that held a lock does not exist in the child."""
-        self.lock = threading.Lock()
-        self.turns: dict[bytes, threading.Lock] = {}
-
-    def turn(self, space: bytes) -> threading.Lock:
-        """The lock by which threads that summarise in one space take turns."""
-        with self.lock:
-            return self.turns.setdefault(space, threading.Lock())
-
-    def get(self, space: bytes, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        found = {}
-        with self.lock:
-            for key in keys:
-                values = self.entries.get(space + key)
-                if values is not None:
-                    self.entries.move_to_end(space + key)
-                    found[key] = values
-        return found
-
-    def put(self, space: bytes, found: Mapping[bytes, np.ndarray]) -> None:
-        with self.lock:
-            for key, values in found.items():
-                size = values.nbytes + _OVERHEAD
-                if space + key not in self.entries and size <= self.limit:
-                    self.entries[space + key] = values.copy()  # a view would hold its batch
-                    self.n_bytes += size
-            self._trim()
-
-    def resize(self, limit: int) -> None:
-        with self.lock:
-            self.limit = limit
-            self._trim()
-
-    def clear(self) -> None:
-        with self.lock:
-            self.entries.clear()
-            self.n_bytes = self.hits = self.misses = 0
-
-    def count(self, hits: int, misses: int) -> None:
-        with self.lock:
-            self.hits += hits
-            self.misses += misses
-
-    def _trim(self) -> None:
-        while self.n_bytes > self.limit:
-            _, values = self.entries.popitem(last=False)
-            self.n_bytes -= values.nbytes + _OVERHEAD
-
-
-_MEMORY = _Memory(limit=256 * 2**20)
-_DIGESTS = _Memory(limit=0)  # gives turns and no more: light cones remember their digests
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_MEMORY.renew_locks)
-    os.register_at_fork(after_in_child=_DIGESTS.renew_locks)
-
-
 def compute_once(
     keys: Sequence[bytes],
     compute: Callable[[np.ndarray], np.ndarray],
@@ -129,18 +75,14 @@ def compute_once(
     """Find summaries, and compute those that nobody has computed.
 
     Threads of a process take turns in a space. Processes with a common folder share the work: each
-    claims some light cones at a time, and those that another is computing it waits for, at the end.
+    claims some light cones at a time, and waits at the end for those that others are computing.
 
     Parameters
     ----------
     keys : sequence of bytes
-        Of length 16, one for each row.
+        Of length 16, as that of `space`; one for each row.
     compute : callable
         ``compute(rows)`` gives the summaries of some rows, (n, *shape) in float32.
-    space : bytes
-        Of length 16.
-    shape : sequence of int
-        Of one summary.
     group : int
         Most rows to claim, compute and write at a time.
     folder : path, optional
@@ -177,23 +119,23 @@ def compute_once(
             summaries[rows.pop(key)] = values
 
     memory = _MEMORY if what == "summaries" else _DIGESTS
-    place = _place(space, folder)
-    settle(memory.get(place, rows))
+    name = _name_in_memory(space, folder)
+    settle(memory.get(name, rows))
     n_computed = 0
     if rows:
-        with memory.turn(place):
-            settle(memory.get(place, rows))  # what another thread computed in its turn
+        with memory.turn(name):
+            settle(memory.get(name, rows))  # what another thread computed in its turn
             with nullcontext() if folder is None else Shards(folder, space, shape, what) as shards:
                 for found, n_new in _missing(rows, compute, group, shards, memory):
-                    memory.put(place, found)
+                    memory.put(name, found)
                     settle(found)
                     n_computed += n_new
     memory.count(hits=len(keys) - n_computed, misses=n_computed)
     return summaries
 
 
-def _place(space: bytes, folder: str | os.PathLike[str] | None) -> bytes:
-    """Name a space in memory, apart for each folder: what is found there is in the folder, too."""
+def _name_in_memory(space: bytes, folder: str | os.PathLike[str] | None) -> bytes:
+    """Name a space apart for each folder: what is found under the name is in the folder, too."""
     if folder is None:
         return space
     path = os.fsencode(os.path.realpath(folder))
@@ -205,7 +147,7 @@ def _missing(
     compute: Callable[[np.ndarray], np.ndarray],
     group: int,
     shards: Shards | None,
-    memory: _Memory,
+    memory: Memory,
 ) -> Iterator[tuple[dict[bytes, np.ndarray], int]]:
     """Yield summaries, and how many of them were computed here, until no row is wanted any more."""
 
@@ -242,6 +184,39 @@ def _missing(
             news = time.monotonic()
         if rows:
             time.sleep(_POLL)
+
+
+def recall_in(folder: str | os.PathLike[str]) -> Recall:
+    """Return what finds the digests of light cones in a folder, or computes and keeps them there.
+
+    Of all processes that share the folder, only one reads a row whose file says no digest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> recall = recall_in(tempfile.mkdtemp())
+    >>> recall([bytes(16)], lambda rows: [b"digest of a row."])
+    [b'digest of a row.']
+    """
+
+    def recall(
+        identities: Sequence[bytes], compute: Callable[[np.ndarray], list[bytes]]
+    ) -> list[bytes]:
+        def as_numbers(rows: np.ndarray) -> np.ndarray:
+            return np.frombuffer(b"".join(compute(rows)), np.float32).reshape(-1, *_DIGEST_SHAPE)
+
+        found = compute_once(
+            identities,
+            as_numbers,
+            space=_SPACE_OF_DIGESTS,
+            shape=_DIGEST_SHAPE,
+            group=_DIGESTED,
+            folder=folder,
+            what="digests",
+        )
+        return [values.tobytes() for values in found]
+
+    return recall
 
 
 def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
@@ -292,9 +267,8 @@ def limit_cache_memory(n_bytes: int) -> None:
 
     Raises
     ------
-    ValueError
+    InvalidParameterError
         When it is not an integer >= 0.
     """
-    if not isinstance(n_bytes, numbers.Integral) or n_bytes < 0:
-        raise ValueError(f"n_bytes is {n_bytes!r}, expected an integer >= 0, such as 2**30.")
+    check_options("limit_cache_memory", {"n_bytes": Integer(0)}, {"n_bytes": n_bytes})
     _MEMORY.resize(int(n_bytes))

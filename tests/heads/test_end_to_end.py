@@ -21,8 +21,9 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk.heads.joint import Patches
+from skatr_sk._checks import NoEffectWarning
 from skatr_sk.summaries.scaling import BrightnessScaling
+from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.vit import patchify
 from tests.gaussian_fields import gaussian_fields
 
@@ -31,9 +32,12 @@ TINY = 1e-9  # a learning rate
 
 
 def skatr(**parameters):
-    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
-    small |= dict(predictor_depth=1, max_epochs=1, batch_size=8, device="cpu", random_state=0)
+    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, device="cpu")
     return SKATRTransformer(**small | parameters)
+
+
+def trainable(**parameters):
+    return skatr(**dict(max_epochs=1, batch_size=8, random_state=0) | parameters)
 
 
 def regressor(**parameters):
@@ -49,7 +53,7 @@ def draw(n=24, shape=SHAPE, seed=0):
 
 @pytest.fixture(scope="module")
 def pretrained():
-    return skatr().fit(draw(seed=1)[0])
+    return trainable().fit(draw(seed=1)[0])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def test_the_network_pools_as_its_transformer_does(pooling, tmp_path):
 
 def test_the_trained_backbone_says_what_it_is(tmp_path):
     X, y = draw()
-    skatr(embed_dim=24, pooling="moments").fit(X).save(tmp_path / "w.safetensors")
+    trainable(embed_dim=24, pooling="moments").fit(X).save(tmp_path / "w.safetensors")
     loaded = SKATRTransformer(weights=tmp_path / "w.safetensors", device="cpu")
     backbone = regressor(backbone=loaded, max_epochs=1).fit(X, y).backbone_
     assert (backbone.embed_dim, backbone.depth, backbone.pooling) == (24, 1, "moments")
@@ -187,7 +191,7 @@ def test_dropout_acts_in_training_only():
 def test_each_training_cone_is_turned_by_itself(rng):
     cone = torch.from_numpy(rng.normal(size=(4, 4, 3)).astype(np.float32))
     plain = BrightnessScaling.from_range(0, 1)
-    patches = Patches((4, 4, 3), (1, 1, 1), scaling=plain, augment=True, seed=0)
+    patches = PatchViews((4, 4, 3), (1, 1, 1), scaling=plain, augment=True, seed=0)
     sky = [np.rot90(v, k) for v in (cone.numpy(), cone.numpy()[::-1]) for k in range(4)]
     views = [torch.from_numpy(np.ascontiguousarray(view)).reshape(1, -1, 1) for view in sky]
     (found,) = patches(cone.expand(64, 4, 4, 3), training=True)
@@ -197,7 +201,7 @@ def test_each_training_cone_is_turned_by_itself(rng):
     assert not torch.equal(found, again)
     (still,) = patches(cone.expand(64, 4, 4, 3), training=False)
     assert torch.equal(still, views[0].expand(64, -1, 1))
-    plain = Patches((4, 4, 3), (1, 1, 1), scaling=plain, augment=False, seed=0)
+    plain = PatchViews((4, 4, 3), (1, 1, 1), scaling=plain, augment=False, seed=0)
     assert torch.equal(plain(cone[None], training=True)[0], patchify(cone[None], (1, 1, 1)))
 
 
@@ -385,12 +389,12 @@ def test_predictions_hold_some_cones_at_a_time():
 @pytest.mark.parametrize(
     ("backbone", "phrases"),
     [
-        ("vitt", ["- backbone: expected None, 'vit'", "found 'vitt'; did you mean 'vit'?"]),
-        (SKATRTransformer, ["- backbone: expected None, 'vit'", "or a SKATRTransformer"]),
-        (PosteriorEstimator(), ["- backbone: expected None", "found PosteriorEstimator()"]),
-        (FrozenEstimator(skatr()), ["a fitted SKATRTransformer in FrozenEstimator"]),
+        ("vitt", ["- backbone: expected 'vit'", "None, found 'vitt'; did you mean 'vit'?"]),
+        (SKATRTransformer, ["- backbone: expected 'vit', a SKATRTransformer", "or None, found <"]),
+        (PosteriorEstimator(), ["- backbone: expected 'vit'", "found PosteriorEstimator()"]),
+        (FrozenEstimator(skatr()), ["fitted SKATRTransformer in FrozenEstimator", "fit it first"]),
         (skatr(embed_dim=-1), ["SKATRTransformer has", "embed_dim: expected an integer >= 1"]),
-        (skatr(patch_size=4), ["patch_size (4, 4, 4) does not divide", "axis 0 has 6 cells"]),
+        (skatr(patch_size=4), ["patch_size", "(4, 4, 4)", "axis 0 has 6 cells"]),
     ],
 )
 def test_what_is_no_backbone(backbone, phrases):
@@ -403,30 +407,30 @@ def test_what_is_no_backbone(backbone, phrases):
 
 def test_a_fitted_backbone_fits_its_cones_alone(pretrained):
     X, y = draw(shape=(4, 4, 8))
-    with pytest.raises(ValueError, match=r"shape \(4, 4, 8\), but backbone was fitted on .*6, 6"):
+    with pytest.raises(ValueError, match=r"\(6, 6, 8\), on which the backbone .* \(4, 4, 8\)"):
         regressor(backbone=pretrained).fit(X, y)
     changed = copy.copy(pretrained).set_params(embed_dim=16)
-    with pytest.raises(ValueError, match=r"parameters were changed since.*(\n.*)*embed_dim"):
+    with pytest.raises(ValueError, match=r"backbone: .*that it was fitted with.*(\n.*)*embed_dim"):
         regressor(backbone=changed).fit(*draw())
 
 
 def test_data_that_is_not_as_expected(fitted):
     X, y = draw()
     before = fitted.predict(X)
-    with pytest.raises(ValueError, match=r"fields of shape \(6, 4, 8\).*LightconeRegressor was"):
+    with pytest.raises(ValueError, match=r"this LightconeRegressor was.*found \(6, 4, 8\)"):
         fitted.predict(X[:, :, :4])
-    with pytest.raises(ValueError, match=r"that of one field.*X\[None\]"):
+    with pytest.raises(ValueError, match=r"the shape of one field.*X\[None\]"):
         fitted.predict(X[0])
-    with pytest.raises(ValueError, match="return_std=True needs"):
+    with pytest.raises(ValueError, match="return_std=True: expected"):
         fitted.predict(X, return_std=True)
-    with pytest.raises(ValueError, match="y has 5 rows, but X has 24"):
+    with pytest.raises(ValueError, match="y: expected 24 rows .* found 5"):
         fitted.fit(X, y[:5])
     with pytest.raises(ValueError, match="requires y"):
         fitted.fit(X, None)
-    with pytest.raises(ValueError, match="y lies outside target_bounds"):
+    with pytest.raises(ValueError, match=r"y: .* inside target_bounds \[\[-1.0, 1.0\]"):
         copy.copy(fitted).set_params(target_bounds=[[-1, 1]] * 2).fit(X, y)
     X[3, 0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinite cells in 1 of 24 rows.*first of them 3"):
+    with pytest.raises(ValueError, match="X: .*finite cells, .*1 of 24 rows.*first of them 3"):
         fitted.fit(X, y)
     np.testing.assert_array_equal(fitted.predict(draw()[0]), before)
     with pytest.raises(NotFittedError):
@@ -439,3 +443,38 @@ def test_light_cones_without_a_backbone_are_told_of_it(tmp_path):
     for cones in (X, open_lightcones(tmp_path / "cones.h5").data):
         with pytest.raises(ValueError, match=r"SKATRTransformer.*LightconeRegressor\(backbone='vi"):
             regressor(backbone=None).fit(cones, y)
+
+
+# --- parameters without effect ------------------------------------------------------------------
+
+
+def test_parameters_of_pretraining_have_no_effect_in_a_backbone():
+    X, y = draw()
+    given = skatr(max_epochs=7, learning_rate=0.5, objective="vicreg", random_state=3)
+    with pytest.warns(NoEffectWarning) as caught:
+        model = regressor(backbone=given).fit(X, y)
+    (message,) = {str(warning.message) for warning in caught}
+    assert message.startswith("SKATRTransformer: no effect with LightconeRegressor(backbone=...)")
+    for name in ("max_epochs", "learning_rate", "objective", "random_state"):
+        assert name in message
+    assert "embed_dim" not in message and "device" not in message
+    np.testing.assert_array_equal(model.predict(X), regressor().fit(X, y).predict(X))
+
+
+def test_nothing_else_is_warned_of(pretrained, tmp_path):
+    """Neither defaults, nor what counts, nor what a fitted transformer was trained with."""
+    X, y = draw()
+    pretrained.save(tmp_path / "w.safetensors")
+    counts = dict(mlp_ratio=1.5, embedding="moments", pooling="max", brightness_range=(-120, -1))
+    counts |= dict(augment=False, n_workers=1, cache=None, precision="float32")
+    for backbone in (
+        "vit",
+        SKATRTransformer(),
+        skatr(**counts),
+        pretrained,
+        FrozenEstimator(pretrained),
+        SKATRTransformer(weights=tmp_path / "w.safetensors", augment=False, n_workers=1),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NoEffectWarning)
+            regressor(backbone=backbone, max_epochs=0).fit(X, y)

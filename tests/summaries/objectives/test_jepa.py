@@ -1,27 +1,19 @@
-"""The joint-embedding architecture: moving target, loss, schedules, and learning itself."""
+"""The JEPA: its target encoder, what it predicts from what, and how it is trained."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
-from torch import nn
 
-from skatr_sk._net import seeded, train
-from skatr_sk._rows import Rows
-from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.jepa import (
-    JEPA,
-    JEPALoss,
-    MaskedReconstruction,
-    cosine_schedule,
-    ramp,
-)
-from skatr_sk.summaries.masking import BlockMask, sample_masks
-from skatr_sk.summaries.pretraining import MovingTarget, Views
-from skatr_sk.summaries.vit import Encoder, Predictor, patchify
+from skatr_sk import BlockMask, SKATRTransformer
+from skatr_sk._checks import NoEffectWarning
+from skatr_sk.summaries import JEPA
+from skatr_sk.summaries.masking import sample_masks
+from skatr_sk.summaries.objectives.base import PredictionLoss
+from skatr_sk.summaries.objectives.jepa import JEPANetwork
+from skatr_sk.summaries.vit import Encoder, Predictor
 
 GRID, N_VOXELS, DIM = (4, 4), 6, 12
 MASK = BlockMask(n_blocks=2, scale=(0.2, 0.4))
@@ -31,11 +23,10 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def build(objective=JEPA, **kwargs):
+def build(**kwargs):
     encoder = Encoder(N_VOXELS, GRID, embed_dim=DIM, depth=1, n_heads=2, mlp_ratio=2.0)
-    target_dim = DIM if objective is JEPA else N_VOXELS
     sizes = dict(predictor_dim=8, depth=1, n_heads=1, mlp_ratio=2.0)
-    return objective(encoder, Predictor(DIM, target_dim, GRID, **sizes), **kwargs)
+    return JEPANetwork(encoder, Predictor(DIM, DIM, GRID, **sizes), **kwargs)
 
 
 def masks(n, n_masks=2, seed=0):
@@ -93,65 +84,44 @@ def test_target_keeps_to_itself(torch_seed):
     jepa.update_target(0.5)
     assert [p.data_ptr() for p in jepa.target_encoder.parameters()] == before
     assert not any(p.requires_grad for p in jepa.target_encoder.parameters())
-    JEPALoss("l2")(jepa(draw(3, 16, N_VOXELS), masks(3))).backward()
+    PredictionLoss("l2")(jepa(draw(3, 16, N_VOXELS), masks(3))).backward()
     assert all(p.grad is None for p in jepa.target_encoder.parameters())
     assert all(p.grad is not None for p in jepa.context_encoder.parameters())
 
 
-class Trained(Callback):
-    """Notes which tensors the optimiser has."""
+class Watch(Callback):
+    """Hands out the network, as it was before the training too, and what the optimiser has."""
+
+    def __init__(self, note):
+        self.note = note
 
     def on_train_begin(self, net, **kwargs):
         groups = net.optimizer_.param_groups
-        self.tensors = {p.data_ptr() for group in groups for p in group["params"]}
+        tensors = {p.data_ptr() for group in groups for p in group["params"]}
+        self.note(network=net.module_, fresh=copy.deepcopy(net.module_), tensors=tensors)
 
 
-def run(
-    ema_decay,
-    *,
-    callbacks=(),
-    max_epochs=3,
-    fields=None,
-    loss="l1",
-    learning_rate=1e-2,
-    augment=False,
-):
-    """Train a JEPA with the trainer of the package; return it, a fresh one, and the history."""
+def run(ema_decay, *, max_epochs=3, fields=None, loss="l1"):
+    """Train a JEPA; return its network, that before the training, the tensors and the history."""
     if fields is None:
         fields = np.random.default_rng(0).normal(size=(12, 8, 12)).astype(np.float32)
-    scaling = BrightnessScaling.from_range(0, 1)
-    views = Views(
-        (8, 12), (2, 3), masks=[MASK], min_context=0.1, scaling=scaling, augment=augment, seed=1
-    )
-    with seeded(5, torch.device("cpu")):
-        fresh = build()
-    with seeded(5, torch.device("cpu")):
-        jepa = build()
-        history = train(
-            jepa,
-            JEPALoss(loss),
-            Rows(fields),
-            None,
-            device=torch.device("cpu"),
-            precision="float32",
-            max_epochs=max_epochs,
-            batch_size=4,
-            learning_rate=learning_rate,
-            weight_decay=0.1,
-            patience=None,
-            seed=2,
-            prepare=views,
-            callbacks=[MovingTarget((ema_decay, ema_decay)), *callbacks],
-        )
-    return jepa, fresh, history
+    seen = {}
+    jepa = JEPA(masks=MASK, min_context=0.1, ema_decay=ema_decay, loss=loss)
+    jepa.set_params(predictor_dim=8, predictor_depth=1)
+    skatr = SKATRTransformer(
+        objective=jepa, patch_size=(2, 3), embed_dim=DIM, depth=1, n_heads=2, augment=False,
+        brightness_range=(0, 1), max_epochs=max_epochs, batch_size=4, learning_rate=1e-2, warmup=0,
+        weight_decay=0.1, validation_fraction=0, device="cpu", callbacks=[Watch(seen.update)],
+        random_state=0,
+    ).fit(fields)  # fmt: skip
+    return seen["network"], seen["fresh"], seen["tensors"], skatr.history_
 
 
 def test_the_optimiser_leaves_the_target_alone():
     # Weight decay of 0.1 would show, had the optimiser got hold of it.
-    trained = Trained()
-    jepa, fresh, _ = run(ema_decay=1.0, callbacks=[trained])
+    jepa, fresh, tensors, _ = run(ema_decay=1.0)
     wanted = [*jepa.context_encoder.parameters(), *jepa.predictor.parameters()]
-    assert trained.tensors == {p.data_ptr() for p in wanted}
+    assert tensors == {p.data_ptr() for p in wanted}
     for name, p in jepa.target_encoder.named_parameters():
         assert torch.equal(p, fresh.target_encoder.get_parameter(name)), name
     for name, p in jepa.context_encoder.named_parameters():
@@ -159,12 +129,12 @@ def test_the_optimiser_leaves_the_target_alone():
 
 
 def test_training_moves_the_target_after_each_step():
-    copied, _, _ = run(ema_decay=0.0)
+    copied, *_ = run(ema_decay=0.0)
     for context, target in zip(
         copied.context_encoder.parameters(), copied.target_encoder.parameters(), strict=True
     ):
         assert torch.equal(context, target)
-    lagging, fresh, _ = run(ema_decay=0.9)
+    lagging, fresh, *_ = run(ema_decay=0.9)
     for name, p in lagging.target_encoder.named_parameters():
         start = fresh.target_encoder.get_parameter(name)
         end = lagging.context_encoder.get_parameter(name)
@@ -208,101 +178,42 @@ def test_predictions_know_nothing_of_what_is_hidden(torch_seed):
     assert not torch.allclose(target, moved)
 
 
-@pytest.mark.parametrize(
-    ("name", "by_hand"),
-    [
-        ("l1", lambda d: abs(d)),
-        ("l2", lambda d: d * d),
-        ("smooth_l1", lambda d: d * d / 2 if abs(d) < 1 else abs(d) - 0.5),
-    ],
-)
-def test_losses_by_hand(name, by_hand):
-    pairs = [(2 * draw(2, 3, 4), draw(2, 3, 4, seed=1)), (draw(2, 5, 4), draw(2, 5, 4, seed=2))]
-    means = []
-    for predicted, target in pairs:
-        differences = (predicted - target).flatten().tolist()
-        assert max(map(abs, differences)) > 1  # both pieces of the smooth loss are visited
-        means.append(sum(map(by_hand, differences)) / len(differences))
-    # Each mask counts alike, whatever its size.
-    assert JEPALoss(name)(pairs).item() == pytest.approx(sum(means) / 2, rel=1e-5)
-
-
-def test_loss_is_in_float32():
-    pair = (draw(2, 3, 4).bfloat16(), draw(2, 3, 4, seed=1))
-    assert JEPALoss("l1")([pair]).dtype == torch.float32
-
-
 @pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
 def test_loss_falls_on_a_tiny_overfit(loss):
     # Smooth fields: what is hidden follows from what is seen.
     x, y = np.meshgrid(np.linspace(0, 1, 8), np.linspace(0, 1, 12), indexing="ij")
     slopes = np.random.default_rng(0).normal(size=(2, 8, 1, 1))
     fields = (slopes[0] * x + slopes[1] * y).astype(np.float32)
-    _, _, history = run(1.0, max_epochs=60, fields=fields, loss=loss)
+    *_, history = run(1.0, max_epochs=60, fields=fields, loss=loss)
     assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
 
 
-def test_ramp():
-    assert ramp(0.9, 1.0, 0.0) == pytest.approx(0.9, abs=1e-15)
-    assert ramp(0.9, 1.0, 1.0) == 1.0
-    assert ramp(0.9, 1.0, 0.5) == pytest.approx(0.95)
-    # Half a cosine at a quarter: (1 - cos(pi / 4)) / 2 of the way.
-    assert ramp(0.0, 1.0, 0.25) == pytest.approx((1 - math.sqrt(0.5)) / 2)
-    assert ramp(0.9, 1.0, 1.3) == 1.0
-    assert ramp(0.7, 0.7, 0.3) == pytest.approx(0.7, abs=1e-15)
-    assert (np.diff([ramp(0.9, 1.0, p) for p in np.linspace(0, 1, 50)]) > 0).all()
+def test_the_decay_is_a_ramp_over_the_steps(monkeypatch):
+    decays, update = [], JEPANetwork.update_target
+
+    def note(self, decay):
+        decays.append(decay)
+        update(self, decay)
+
+    monkeypatch.setattr(JEPANetwork, "update_target", note)
+    run(ema_decay=(0.9, 1.0), max_epochs=5)
+    done = np.arange(1, 16) / 15  # 12 fields in 3 batches, 5 times
+    np.testing.assert_allclose(decays, 0.95 - 0.05 * np.cos(np.pi * done), rtol=1e-12)
+    assert decays[-1] == 1.0
+    decays.clear()
+    run(ema_decay=0.997, max_epochs=5)
+    assert decays == [pytest.approx(0.997, abs=1e-15)] * 15
 
 
-@pytest.mark.parametrize("final", [0.0, 0.2])
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-def test_cosine_schedule(warmup, final):
-    progress = np.linspace(0, 1, 201)
-    shares = np.array([cosine_schedule(p, warmup, final) for p in progress])
-    assert shares[0] == (0.0 if warmup else 1.0)
-    assert shares[-1] == pytest.approx(final, abs=1e-15)
-    assert shares.max() == 1.0 and progress[shares.argmax()] == pytest.approx(warmup)
-    rising = progress <= warmup
-    if warmup:
-        np.testing.assert_allclose(shares[rising], progress[rising] / warmup)
-    assert (np.diff(shares[~rising]) < 0).all()
-    middle = cosine_schedule(warmup + (1 - warmup) / 2, warmup, final)
-    assert middle == pytest.approx((1 + final) / 2)
-
-
-class Oracle(nn.Module):
-    """Answers with the true voxels of the patches it is asked for."""
-
-    def __init__(self, patches):
-        super().__init__()
-        self.patches = patches
-
-    def forward(self, context, context_index, target_index):
-        return torch.stack([p[i] for p, i in zip(self.patches, target_index, strict=True)])
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_reconstruction_wants_the_voxels_of_the_hidden_patches(normalize, torch_seed):
-    model = build(MaskedReconstruction, normalize_targets=normalize)
-    patches = patchify(10 + 3 * draw(5, 8, 12), (2, 3))
-    drawn = masks(5)
-    assert JEPALoss("l1")(model(patches, drawn)).item() > 0.5
-    wanted = patches
-    if normalize:
-        wanted = (patches - patches.mean(-1, keepdim=True)) / patches.std(
-            -1, keepdim=True, correction=0
-        )
-    model.predictor = Oracle(wanted)
-    assert JEPALoss("l1")(model(patches, drawn)).item() < 1e-5
-    model.predictor = Oracle(wanted.roll(1, dims=1))
-    assert JEPALoss("l1")(model(patches, drawn)).item() > 0.5
-
-
-def test_reconstruction_trains_without_a_target_encoder(torch_seed):
-    model = build(MaskedReconstruction)
-    pairs = model(draw(3, 16, N_VOXELS), masks(3))
-    assert all(predicted.shape == target.shape for predicted, target in pairs)
-    JEPALoss("l1")(pairs).backward()
-    assert all((p.grad != 0).any() for p in model.parameters())
-    before = copy.deepcopy(model.state_dict())
-    model.update_target(0.0)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+def test_without_a_predictor_its_width_has_no_effect(rng):
+    X = rng.normal(size=(12, 8)).astype(np.float32)
+    small = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=1, device="cpu")
+    mean = JEPA(predictor_depth=0)
+    plain = SKATRTransformer(**small, objective=mean, random_state=0).fit_transform(X)
+    skatr = SKATRTransformer(**small, objective=mean, random_state=0)
+    # Also a width that would be too narrow for a predictor.
+    with pytest.warns(
+        NoEffectWarning, match="JEPA: no effect with predictor_depth=0 of predictor_"
+    ):
+        found = skatr.set_params(objective__predictor_dim=1).fit_transform(X)
+    np.testing.assert_array_equal(found, plain)

@@ -1,0 +1,254 @@
+"""What the heads share: checked summaries and targets, standardisation, and the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skatr_sk._checks import (
+    Bounds,
+    Choice,
+    Integer,
+    Kind,
+    Real,
+    Rule,
+    check_numbers,
+    check_options,
+    listed,
+    warn_without_effect,
+)
+from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, split_rows
+from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.training.batches import Dataset, TensorDataset
+from skatr_sk.training.device import resolve_device
+from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator
+from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.trainer import train
+
+__all__ = ["HEAD_DOCS", "SummaryHead", "are_widths"]
+
+_NUMBERS = 4_000_000  # of the summaries in double precision at a time
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
+HEAD_DOCS = TRAINING_DOCS | {
+    "held_out": """
+        Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
+        for `max_epochs`.
+        """,
+    "patience": """
+        Epochs without a better validation loss before the training stops; the best epoch's
+        weights are kept. None keeps the last.
+        """,
+    "learned": """
+        summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
+            Of the features, of tokens over all of them.
+        field_shape_in_ : tuple of int
+            Shape of one row of `X`.
+        n_features_in_ : int
+            Length of its first axis: of a summary, or the number of tokens.
+        feature_names_in_ : ndarray of str
+            Names of the features, where the input had names.
+        """,
+}
+
+
+def are_widths(value: Any) -> bool:
+    """Whether a value is a sequence of widths of layers, which may be empty.
+
+    Examples
+    --------
+    >>> are_widths((8, 4)), are_widths((8, 0)), are_widths(8)
+    (True, False, False)
+    """
+    return isinstance(value, Sequence) and all(Integer(1).fault(width) is None for width in value)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SummaryHead(TrainedEstimator):
+    """A small network on summaries, pooled (n, n_summary) or tokens (n, n_tokens, n_summary)."""
+
+    hidden_dims: tuple[int, ...] = (128, 128)
+    pooling: str = "mean"
+    dropout: float = 0.0
+
+    _parameters: ClassVar[Mapping[str, Kind]] = {
+        **TrainedEstimator._parameters,
+        "hidden_dims": Rule(are_widths, "a tuple of integers >= 1"),
+        "pooling": Choice(*POOLINGS),
+        "dropout": Real("[0, 1)"),
+    }
+
+    def _check_training_data(
+        self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
+    ) -> tuple[Fields, NDArray[np.float64]]:
+        """Check summaries, or fields in mK, and their targets; remember the shape of one.
+
+        Returns
+        -------
+        summaries : Fields of shape (n, n_summary), (n, n_tokens, n_summary) or (n, *field_shape)
+        targets : ndarray of shape (n,) or (n, n_parameters)
+        """
+        X = check_numbers(X, "X")
+        y = _check_targets(X, y)
+        # In this order: scikit-learn forgets the names of the features where it sees no X.
+        y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
+        if of_fields:
+            fields = check_fields(self, X, reset=True, min_rows=2)
+        else:
+            fields = self._check_summaries(X, reset=True)
+        return fields, np.asarray(y, dtype=np.float64)
+
+    def _check_summaries(self, X: ArrayLike, *, reset: bool = False) -> Fields:
+        """Check summaries, and remember the shape of one, or compare it with the fitted one."""
+        if not reset:
+            check_is_fitted(self)
+        X = check_numbers(X, "X")
+        shape = np.shape(X)
+        if len(shape) > 3:
+            raise ValueError(
+                f"X: expected shape (n, n_summary) or (n, n_tokens, n_summary), found {shape}; "
+                "light cones go through SKATRTransformer or another transformer first, or as they "
+                "are into LightconeRegressor(backbone='vit')."
+            )
+        # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
+        known = shape[1:] if reset else self.field_shape_in_
+        if shape[1:] != known and max(len(shape) - 1, len(known)) > 1:
+            raise ValueError(
+                f"X: expected summaries of shape {known}, on which this {type(self).__name__} was "
+                f"fitted, found {shape[1:]}; use the same transformer, with the same pooling, for "
+                "both, or fit again."
+            )
+        checked = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=(np.float64, np.float32),
+            ensure_all_finite=False,
+            allow_nd=True,
+            ensure_min_samples=2 if reset else 1,
+        )
+        check_finite_rows(checked, "X", "summaries")
+        if reset:
+            self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
+        return ArrayFields(checked)
+
+    def _check_bounds(
+        self, name: str, kind: Bounds, targets: NDArray[Any]
+    ) -> NDArray[np.float64] | None:
+        """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
+        check_options(type(self).__name__, {name: kind}, {name: getattr(self, name)})
+        given = getattr(self, name)
+        if isinstance(given, str):  # "data"
+            return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
+        bounds = kind.array(given)
+        if bounds is None:
+            return None
+        outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])
+        if outside.any():
+            rows, columns = (np.flatnonzero(outside.any(axis=axis)) for axis in (1, 0))
+            raise ValueError(
+                f"y: expected parameters inside {name} {bounds.tolist()}, found others in "
+                f"{len(rows)} of {len(targets)} rows, the first of them {listed(rows[:5])}, in the "
+                f"parameters {columns.tolist()}; widen the bounds or drop these rows."
+            )
+        return bounds
+
+    def _pooling_of(self, summaries: Fields) -> str:
+        """Return the pooling of summaries; what is pooled already is taken as it is."""
+        if len(summaries.shape) == 3:
+            return self.pooling
+        warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
+        return "mean"
+
+    def _split(self, fields: Fields) -> tuple[tuple[NDArray[Any], NDArray[Any]], int]:
+        """Draw the seeds of the run; return the rows that train and that validate, and a seed."""
+        split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
+        return split_rows(fields, self.validation_fraction, split_seed), seed
+
+    def _batches(
+        self, summaries: Fields, size: int | None = None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield some rows at a time, and their standardised summaries in double precision.
+
+        In double precision what a network says of a row does not depend on the rows beside it.
+        """
+        for rows in _parts(summaries.shape, size):
+            values = (summaries.read(rows) - self.summary_mean_) / self.summary_scale_
+            yield rows, torch.from_numpy(values)
+
+    def _datasets(
+        self, summaries: Fields, targets: NDArray[Any], split: tuple[NDArray[Any], NDArray[Any]]
+    ) -> tuple[TensorDataset, TensorDataset | None]:
+        """Learn the standardisation of the summaries; return what trains and what validates."""
+        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
+        X = torch.empty(summaries.shape)
+        for rows, standardised in self._batches(summaries):
+            X[rows] = standardised
+        device = resolve_device(self.device)
+        # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
+        X = X.to(device) if X.ndim == 2 else X
+        y = torch.from_numpy(targets.astype(np.float32)).to(device)
+        parts = (torch.from_numpy(rows) for rows in split)
+        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
+        return train_set, valid_set if len(valid_set) else None
+
+    def _train(
+        self,
+        build: Callable[[], _Module],
+        criterion: torch.nn.Module,
+        train_set: Dataset,
+        valid_set: Dataset | None,
+        seed: int,
+        **options: Any,
+    ) -> _Module:
+        """Build a network and train it; keep its history. `options` go to :func:`train`."""
+        weights_seed, order_seed = independent_seeds(seed, 2)
+        options |= {"seeds": (weights_seed, order_seed)}
+        module, self.history_ = train(self, build, criterion, train_set, valid_set, **options)
+        return module.requires_grad_(False)
+
+    def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Drop the axis of parameters where the targets had none."""
+        return values[..., 0] if self._one_dimensional else values
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "history_")
+
+
+def _check_targets(X: Any, y: Any) -> Any:
+    """Raise where parameters are no finite numbers, or not one row for each row of `X`."""
+    if y is None or 0 in np.shape(X):  # scikit-learn says it well
+        return y
+    y = check_numbers(y, "y")
+    n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
+    if n_rows and n_targets and n_rows != n_targets:
+        raise ValueError(
+            f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its order, "
+            f"found {n_targets[0]}."
+        )
+    check_finite_rows(np.asarray(y), "y", "values")
+    return y
+
+
+def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
+    """Slices of at most `size` rows, fewer where these are long: float64 copies take memory."""
+    step = min(size or shape[0], max(1, _NUMBERS // max(1, math.prod(shape[1:]))))
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and scale of each feature over rows and tokens; a constant one gets unit scale."""
+    axes = tuple(range(X.ndim - 1))
+    mean = X.mean(axis=axes, dtype=np.float64)
+    squares = sum(np.square(X[rows] - mean).sum(axis=axes) for rows in _parts(X.shape))
+    scale = np.sqrt(squares / math.prod(X.shape[:-1]))
+    # What is within the rounding of the type is no variation, and must not be blown up to one.
+    constant = scale <= 10 * np.finfo(X.dtype).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, scale)

@@ -1,0 +1,210 @@
+"""Encoder and head trained as one network, from light cones to parameters."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from skatr_sk._checks import (
+    InvalidParameterError,
+    NoEffectWarning,
+    Rule,
+    spell,
+    warn_without_effect,
+)
+from skatr_sk.fields import Fields, warn_implausible
+from skatr_sk.heads.mlp import Head, HeadLoss
+from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.pooling import pool, pooled_dim
+from skatr_sk.summaries.transformer import SKATRTransformer
+from skatr_sk.summaries.views import PatchViews
+from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.weights import FrozenEncoder
+from skatr_sk.training.batches import FieldDataset
+from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.seeds import independent_seeds
+
+__all__ = ["BACKBONE", "EncoderWithHead", "fit_end_to_end", "predict_end_to_end"]
+
+_VIT = "vit"
+# These count of a backbone that is not fitted; the others are of its pre-training.
+_COUNT = frozenset(
+    "patch_size embed_dim depth n_heads mlp_ratio embedding pooling brightness_range augment "
+    "n_workers weights cache device precision".split()
+)
+
+
+def _is_backbone(value: Any) -> bool | str:
+    if isinstance(value, FrozenEstimator) and isinstance(value.estimator, SKATRTransformer):
+        return value.estimator.__sklearn_is_fitted__() or "fit it first, or take it out of there"
+    if isinstance(value, str):
+        return value == _VIT or spell(value, [_VIT])
+    return isinstance(value, SKATRTransformer)
+
+
+BACKBONE = Rule(
+    _is_backbone,
+    "'vit', a SKATRTransformer, a fitted SKATRTransformer in FrozenEstimator",
+    optional=True,
+)
+
+
+class EncoderWithHead(nn.Module):
+    """Patches to tokens, tokens to a summary, and the summary to parameters.
+
+    The summaries are not standardised on the way, as those of a frozen encoder are. The encoder's
+    last norm gives them a size of one already, and they change in every step, so that a mean and
+    a scale that were learned before would soon be wrong.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    head : Head
+        Of summaries, or, where tokens are kept, of tokens that it pools itself.
+    pooling : {"tokens", "mean", "max", "moments"}
+        See :func:`~skatr_sk.summaries.pooling.pool`.
+
+    References
+    ----------
+    .. [1] Ore, Heneka, Plehn, arXiv:2410.18899, section 4 (the network trained from scratch).
+
+    Examples
+    --------
+    >>> import torch
+    >>> encoder = Encoder(8, (3, 3), embed_dim=16, depth=1, n_heads=4, mlp_ratio=2.0)
+    >>> head = Head(16, (32,), 6, gaussian=False, bounded=True, dropout=0.0)
+    >>> network = EncoderWithHead(encoder, head)
+    >>> network(torch.zeros(5, 9, 8)).shape
+    torch.Size([5, 6])
+    """
+
+    def __init__(self, encoder: Encoder, head: Head, pooling: str = "tokens") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.pooling = pooling
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
+        return self.head(pool(self.encoder(patches).float(), self.pooling))
+
+
+def fit_end_to_end(
+    regressor: Any,
+    fields: Fields,
+    targets: NDArray[np.float64],
+    make_head: Callable[[int], Head],
+    criterion: HeadLoss,
+) -> tuple[EncoderWithHead, SKATRTransformer]:
+    """Train encoder and head together, with a regressor's checked parameters; set its history.
+
+    `fields` are in mK, `targets` of shape (n, n_parameters) scaled to [0, 1], and `make_head`
+    builds the head for summaries of a length. Returned are the network and a new, fitted
+    transformer that holds its encoder.
+    """
+    warn_implausible(fields)
+    (train_rows, valid_rows), seed = regressor._split(fields)
+    transformer = _transformer(regressor.backbone, fields)
+    given = _given(transformer, fields.shape[1:])
+    if given is None:
+        sizes = transformer._architecture_for(fields.shape[1:])
+        scaling = transformer._scaling_for(fields, train_rows)
+        pooling = transformer._pooling_in_training()
+    else:
+        sizes, scaling, pooling = given.architecture, given.scaling, given.pooling
+    seen = "tokens" if regressor.pooling == "attention" else pooling  # by the head
+
+    def build() -> EncoderWithHead:
+        encoder = sizes.build() if given is None else copy.deepcopy(given.encoder)
+        head = make_head(pooled_dim(sizes.embed_dim, seen))
+        return EncoderWithHead(encoder.requires_grad_(True), head, seen)
+
+    y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(regressor.device))
+    network = regressor._train(
+        build,
+        criterion,
+        FieldDataset(fields, y, train_rows),
+        FieldDataset(fields, y, valid_rows) if len(valid_rows) else None,
+        seed,
+        prepare=PatchViews(
+            sizes.field_shape,
+            sizes.patch_size,
+            scaling=scaling,
+            augment=transformer.augment,
+            seed=independent_seeds(seed, 3)[2],  # the first two are those of the training
+        ),
+        n_workers=transformer.n_workers,
+    )
+    # Its parameters say what it is, so that a clone has the same sizes.
+    parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
+    del parameters["field_shape"]
+    fitted = clone(transformer).set_params(**parameters)
+    for name in ("field_shape_in_", "n_features_in_", "feature_names_in_"):
+        if hasattr(regressor, name):
+            setattr(fitted, name, getattr(regressor, name))
+    fitted._adopt(FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, pooling))
+    return network, fitted
+
+
+def predict_end_to_end(regressor: Any, fields: Fields) -> Tensor:
+    """Return what a regressor's network gives for fields (n, *field_shape), some at a time."""
+    device = resolve_device(regressor.device)
+    network, backbone = regressor.head_, regressor.backbone_
+    outputs = encode(
+        network if device.type == "cpu" else copy.deepcopy(network).to(device),
+        fields,
+        scaling=backbone.scaling_,
+        patch_size=backbone.architecture_.patch_size,
+        pooling="tokens",  # the network pools for itself
+        device=device,
+        autocast=autocast(device, regressor.precision),
+    )
+    return torch.from_numpy(outputs).double()
+
+
+def _transformer(backbone: Any, fields: Fields) -> SKATRTransformer:
+    """Return the transformer that a checked parameter stands for; a file of weights is loaded."""
+    if isinstance(backbone, str):  # "vit"
+        return SKATRTransformer()
+    given = backbone.estimator if isinstance(backbone, FrozenEstimator) else backbone
+    given._check_parameters()
+    if given.__sklearn_is_fitted__():
+        return given
+    without_effect = given.get_params(deep=False).keys() - _COUNT
+    warn_without_effect(given, without_effect, "LightconeRegressor(backbone=...)")
+    if given.weights is None:
+        return given
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # unlike there, `augment` counts here
+        return clone(given).fit(fields)
+
+
+def _given(transformer: SKATRTransformer, field_shape: tuple[int, ...]) -> FrozenEncoder | None:
+    """Return the encoder of a fitted transformer, checked against fields of a shape."""
+    if not transformer.__sklearn_is_fitted__():
+        return None
+    frozen = transformer._frozen()
+    if frozen.architecture.field_shape != field_shape:
+        raise ValueError(
+            f"X: expected fields of shape {frozen.architecture.field_shape}, on which the backbone "
+            f"was fitted, found {field_shape}; resample X to that grid, or hand in an unfitted "
+            "SKATRTransformer to train from scratch."
+        )
+    try:
+        transformer._check_same_encoder(frozen)
+    except InvalidParameterError as error:
+        raise InvalidParameterError(
+            "backbone: expected the parameters that it was fitted with, found others; hand in an "
+            f"unfitted SKATRTransformer to train other sizes from scratch. {error}"
+        ) from error
+    return frozen

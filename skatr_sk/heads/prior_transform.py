@@ -1,0 +1,196 @@
+"""Parameters between the box of their prior and the unbounded space of the flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr, ndtr, ndtri
+
+from skatr_sk._checks import Bounds, Fault, spell
+
+__all__ = ["PriorBounds", "PriorTransform", "check_spread"]
+
+# A parameter that is nearer to an edge of its box than this share of the width counts as this far
+# from it: the edge itself would be at infinity. A uniform prior has 2e-9 of its mass there.
+_EDGE = 1e-9
+# The same in steps of float64, which count where the edges are large beside the width.
+_STEPS = 4096
+# Training parameters at an edge are spread over this many times that distance.
+_HEAP = 100
+_NARROWEST, _SMALLEST = 1e-6, 1e-100  # share of the box, and range, that parameters must cover
+_Floats = NDArray[np.float64]
+_LOG_NORMAL = 0.5 * np.log(2 * np.pi)
+
+
+@dataclass(frozen=True)
+class PriorBounds(Bounds):
+    """Rows of (low, high), or of (-inf, inf) for a parameter without a box; or ``"data"``.
+
+    Examples
+    --------
+    >>> PriorBounds().fault("dta")
+    ("'data' or an array of shape (n_parameters, 2)", 'dta', "did you mean 'data'?")
+    """
+
+    unbounded: bool = True
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`~skatr_sk._checks.Kind`."""
+        if isinstance(value, str) and value == "data":
+            return None
+        wrong = super().fault(value)
+        if wrong is not None:
+            mend = spell(value, ["data"]) if isinstance(value, str) else wrong[2]
+            return f"'data' or {wrong[0]}", wrong[1], mend
+        array = np.asarray(value, dtype=np.float64)
+        box = array[np.isfinite(array[:, 0])]
+        if (np.ptp(box, axis=1) < 1e8 * np.spacing(np.abs(box).max(axis=1, initial=0))).any():
+            mend = "subtract an offset from y"
+            return "bounds at least 1e8 float64 steps apart", array.tolist(), mend
+        return None
+
+
+@dataclass(frozen=True)
+class PriorTransform:
+    r"""Map parameters to an unbounded, standardised space and back, with the Jacobian.
+
+    A bounded parameter goes through the normal quantile function,
+    :math:`z = \Phi^{-1}((y - a) / (b - a))`, which makes a uniform prior standard normal: exactly
+    the noise of a flow that does nothing. All are then standardised.
+
+    Parameters
+    ----------
+    low, high : ndarray of shape (n_parameters,)
+        Ends of the box, infinite for an unbounded parameter.
+    mean, scale : ndarray of shape (n_parameters,)
+        Of the training parameters in the unbounded space.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, bounds = np.array([[0.2], [0.3], [0.4]]), np.array([[0.0, 1.0]])
+    >>> transform = PriorTransform.learn(y, bounds)
+    >>> free, log_jacobian = transform.to_free(np.array([[0.25]]))
+    >>> transform.from_free(free).round(6)
+    array([[0.25]])
+    """
+
+    low: _Floats
+    high: _Floats
+    mean: _Floats
+    scale: _Floats
+
+    @classmethod
+    def learn(cls, y: _Floats, bounds: _Floats | None) -> PriorTransform:
+        """Learn the standardisation from parameters of shape (n, n_parameters) in their units."""
+        n_parameters = y.shape[1]
+        if bounds is None:
+            bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
+        plain = cls(bounds[:, 0], bounds[:, 1], np.zeros(n_parameters), np.ones(n_parameters))
+        free, _ = plain.to_free(plain.off_edges(y))
+        return cls(plain.low, plain.high, free.mean(axis=0), free.std(axis=0))
+
+    @property
+    def bounded(self) -> NDArray[np.bool_]:
+        """Which parameters have a box."""
+        return np.isfinite(self.low)
+
+    @property
+    def bounds(self) -> _Floats:
+        """Low and high of each parameter, shape (n_parameters, 2)."""
+        return np.stack([self.low, self.high], axis=1)
+
+    @property
+    def edge(self) -> _Floats:
+        """Least distance of a bounded parameter from the edges, as a share of the width."""
+        low, high = self.bounds[self.bounded].T
+        step = np.spacing(np.maximum(np.abs(low), np.abs(high))) / (high - low)
+        return np.maximum(_EDGE, _STEPS * step)
+
+    def off_edges(self, y: _Floats, seed: int = 0) -> _Floats:
+        """Spread parameters that lie at an edge over a sliver of the box, evenly at random.
+
+        Many at one point have no density: they would bend the whole flow, and the density that it
+        learns near the edge would not integrate to one.
+        """
+        box, edge = self.bounded, self.edge
+        low, high = self.bounds[box].T
+        share = (y[:, box] - low) / (high - low)
+        drawn = np.random.default_rng(seed).uniform(edge, _HEAP * edge, share.shape)
+        share = np.where(share < 2 * edge, drawn, np.where(share > 1 - 2 * edge, 1 - drawn, share))
+        spread = y.copy()
+        spread[:, box] = np.clip(low + share * (high - low), low, high)
+        return spread
+
+    def to_free(self, y: _Floats) -> tuple[_Floats, _Floats]:
+        """Map parameters of shape (..., n_parameters) to the unbounded space.
+
+        Returns
+        -------
+        free : ndarray of shape (..., n_parameters)
+        log_jacobian : ndarray of shape (...)
+            Logarithm of the density of y over that of `free`; -inf outside the box.
+        """
+        free = np.array(y, dtype=np.float64)
+        log_jacobian = np.broadcast_to(-np.log(self.scale), free.shape).copy()
+        box, edge = self.bounded, self.edge
+        low, high = self.bounds[box].T
+        inside = (free[..., box] >= low) & (free[..., box] <= high)
+        normal = ndtri(np.clip((free[..., box] - low) / (high - low), edge, 1 - edge))
+        free[..., box] = normal
+        of_normal = _LOG_NORMAL + 0.5 * normal**2 - np.log(high - low)
+        log_jacobian[..., box] += np.where(inside, of_normal, -np.inf)
+        return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
+
+    def from_free(self, free: _Floats) -> _Floats:
+        """Map (..., n_parameters) back: bounded parameters lie strictly inside their boxes."""
+        y = np.asarray(free, dtype=np.float64) * self.scale + self.mean
+        box, edge = self.bounded, self.edge
+        low, high = self.bounds[box].T
+        # Not to be rounded onto an end: the edge is thousands of steps of float64 away from it.
+        y[..., box] = low + np.clip(ndtr(y[..., box]), edge, 1 - edge) * (high - low)
+        return y
+
+    def beyond_edge(self, free: _Floats) -> NDArray[np.bool_]:
+        """Tell which points (..., n_parameters) :meth:`from_free` moves away from an edge."""
+        normal = np.abs(free * self.scale + self.mean)[..., self.bounded]
+        return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
+
+
+def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats | None = None) -> None:
+    """Raise where a parameter never varies, or too little to learn a density from."""
+    spread, size = np.ptp(y, axis=0), np.abs(y).max(axis=0)
+    width = np.full(len(spread), np.inf) if bounds is None else np.ptp(bounds, axis=1)
+
+    def refuse(wrong: NDArray[np.bool_], expected: str, found: str, mend: str) -> None:
+        columns = np.flatnonzero(wrong).tolist()
+        if columns:
+            each = [
+                found.format(names[i], column=i, value=y[0, i], spread=spread[i], width=width[i])
+                for i in columns
+            ]
+            raise ValueError(f"y: expected {expected}, found {'; '.join(each)}; {mend}.")
+
+    refuse(
+        spread <= 10 * np.finfo(np.float64).eps * size,
+        "parameters that vary, as drawn from a prior",
+        "{!r} (column {column}) = {value:g} in every row",
+        "leave out what never varies",
+    )
+    refuse(
+        spread < _SMALLEST,
+        f"parameters that vary by at least {_SMALLEST:g}",
+        "{!r} that varies by {spread:.2g}",
+        "choose larger units for them",
+    )
+    refuse(
+        np.isfinite(width) & (spread < _NARROWEST * width),
+        f"parameters that cover at least {_NARROWEST:g} of the width of prior_bounds",
+        "{!r} that covers {spread:.2g} of {width:.2g}",
+        "the bounds must be those of the uniform prior that y was drawn from; prior_bounds=None "
+        "leaves parameters unbounded",
+    )

@@ -1,0 +1,51 @@
+"""Objectives of pre-training: each a small object with its views, network, loss and parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skatr_sk._checks import Rule, spell
+from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.objectives.jepa import JEPA
+from skatr_sk.summaries.objectives.reconstruction import Reconstruction
+from skatr_sk.summaries.objectives.vicreg import VICReg
+
+__all__ = [
+    "JEPA",
+    "OBJECTIVE",
+    "OBJECTIVES",
+    "Objective",
+    "Reconstruction",
+    "VICReg",
+    "as_objective",
+]
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "jepa": JEPA,
+    "reconstruction": Reconstruction,
+    "vicreg": VICReg,
+}
+
+
+def _is_objective(value: Any) -> bool | str:
+    if isinstance(value, str):
+        return value in OBJECTIVES or spell(value, OBJECTIVES)
+    if isinstance(value, type) and issubclass(value, Objective):
+        return f"did you mean {value.__name__}()?"
+    return isinstance(value, Objective)
+
+
+OBJECTIVE = Rule(
+    _is_objective, f"one of {', '.join(map(repr, OBJECTIVES))}, or an objective such as JEPA()"
+)
+
+
+def as_objective(objective: str | Objective) -> Objective:
+    """Return an objective as it is, and that of a name with its defaults.
+
+    Examples
+    --------
+    >>> as_objective("vicreg")
+    VICReg()
+    """
+    return OBJECTIVES[objective]() if isinstance(objective, str) else objective

@@ -1,0 +1,69 @@
+"""The regression head's network, its losses, and the scaling of parameters."""
+
+import numpy as np
+import pytest
+import torch
+
+from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
+
+
+def head(**parameters):
+    plain = dict(gaussian=False, bounded=False, dropout=0.0)
+    return Head(4, (8,), 3, **plain | parameters)
+
+
+def test_what_the_network_gives(torch_seed):
+    summaries = 100 * torch.randn(50, 4)
+    free = head()(summaries)
+    assert free.shape == (50, 3) and free.min() < 0
+    bounded = head(bounded=True)(summaries)
+    assert bounded.shape == (50, 3) and bounded.min() >= 0 and bounded.max() <= 1
+    both = head(bounded=True, gaussian=True)(summaries)
+    assert both.shape == (50, 6)
+    assert both[:, 3:].min() >= -7 and both[:, 3:].max() <= 3  # log sigma
+
+
+def test_no_hidden_layer_is_a_linear_model(torch_seed):
+    linear = Head(4, (), 3, gaussian=False, bounded=False, dropout=0.0)
+    assert [type(layer) for layer in linear.layers] == [torch.nn.Linear]
+    a, b = torch.randn(2, 5, 4)
+    torch.testing.assert_close(linear(a) + linear(b), linear(a + b) + linear(torch.zeros(5, 4)))
+
+
+def test_tokens_are_pooled(torch_seed):
+    tokens = torch.randn(5, 7, 4)
+    for pooling in ("mean", "attention"):  # which starts as the mean
+        plain = head(pooling=pooling)
+        torch.testing.assert_close(plain(tokens), plain.layers(tokens.mean(dim=1)))
+
+
+def test_losses_by_hand():
+    mean, log_sigma = torch.tensor([[0.2, 0.6]]), torch.tensor([[0.0, -1.0]])
+    target = torch.tensor([[0.5, 0.5]])
+    assert HeadLoss("l1")(mean, target) == pytest.approx(0.2)
+    assert HeadLoss("l2")(mean, target) == pytest.approx((0.09 + 0.01) / 2)
+    normal = torch.distributions.Normal(mean, log_sigma.exp())
+    constant = 0.5 * np.log(2 * np.pi)
+    expected = float(-normal.log_prob(target).mean()) - constant
+    found = HeadLoss("gaussian")(torch.cat([mean, log_sigma], dim=1), target)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert LOSSES == ("l1", "l2", "gaussian")
+
+
+def test_parameters_go_to_the_unit_interval_and_back(rng):
+    low, high = np.array([0.3, 38.0, 10.0]), np.array([10.0, 42.0, 250.0])
+    parameters = rng.uniform(low, high, size=(20, 3))
+    scaling = ParameterScaling(low, high)
+    unit = scaling.to_unit(parameters)
+    assert unit.min() >= 0 and unit.max() <= 1
+    np.testing.assert_allclose(scaling.to_unit(np.stack([low, high])), [[0] * 3, [1] * 3])
+    np.testing.assert_allclose(unit[:, 1], (parameters[:, 1] - 38) / 4)
+    np.testing.assert_allclose(scaling.from_unit(unit), parameters, rtol=1e-13)
+
+
+def test_a_parameter_without_width_is_kept():
+    scaling = ParameterScaling(np.array([0.0, 7.0]), np.array([2.0, 7.0]))
+    parameters = np.array([[1.0, 7.0], [2.0, 7.0]])
+    unit = scaling.to_unit(parameters)
+    np.testing.assert_array_equal(unit, [[0.5, 0], [1, 0]])
+    np.testing.assert_array_equal(scaling.from_unit(unit), parameters)

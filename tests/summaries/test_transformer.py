@@ -1,0 +1,221 @@
+"""The transformer's parameters: their number, their effect, and those of its objective."""
+
+import ast
+import inspect
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+
+import skatr_sk
+from skatr_sk import SKATRTransformer
+from skatr_sk._checks import NoEffectWarning
+from skatr_sk.fields import ArrayFields
+from skatr_sk.summaries import JEPA, VICReg
+
+SIZES = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2)
+
+
+def small(**parameters):
+    defaults = dict(max_epochs=1, batch_size=16, device="cpu", random_state=0)
+    return SKATRTransformer(**SIZES | defaults | parameters)
+
+
+@pytest.fixture
+def X(rng):
+    return rng.normal(size=(24, 8, 6)).astype(np.float32)
+
+
+@pytest.fixture
+def path(X, tmp_path):
+    small(max_epochs=0).fit(X).save(tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+# Parameters ------------------------------------------------------------------------------------
+
+
+def test_there_are_few_parameters_and_each_is_checked_and_documented():
+    names = set(inspect.signature(SKATRTransformer).parameters)
+    assert len(names) <= 27
+    assert names == set(SKATRTransformer._parameters)
+    before_attributes = SKATRTransformer.__doc__.partition("Attributes\n")[0]
+    assert all(name in before_attributes for name in names)
+    assert "{device}" not in before_attributes
+
+
+def test_parameters_reach_a_searched_objective(X):
+    y = X.mean(axis=(1, 2))
+    pipe = Pipeline([("skatr", small(max_epochs=3)), ("head", Ridge())])
+    grid = {"skatr__objective__ema_decay": [0.0, 1.0], "skatr__objective__masks": ["short"]}
+    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(X, y)
+    found = search.best_estimator_["skatr"].objective
+    assert isinstance(found, JEPA) and found.masks == "short"
+    assert found.ema_decay == search.best_params_["skatr__objective__ema_decay"]
+    # A moving target teaches something else than a fixed one.
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[0] != scores[1]
+    assert pipe["skatr"].objective == "jepa"  # what was searched over is as it was
+    by_hand = clone(pipe).set_params(**search.best_params_).fit(X, y)
+    np.testing.assert_array_equal(search.predict(X), by_hand.predict(X))
+
+
+def test_a_search_over_objectives(X):
+    grid = {"skatr__objective": ["jepa", VICReg(region=0.4)]}
+    pipe = Pipeline([("skatr", small()), ("head", Ridge())])
+    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(X, X.mean(axis=(1, 2)))
+    assert np.ptp(search.cv_results_["mean_test_score"]) > 0
+
+
+def test_set_params_turns_a_name_into_its_object():
+    skatr = SKATRTransformer().set_params(objective__ema_decay=0.9)
+    assert repr(skatr) == "SKATRTransformer(objective=JEPA(ema_decay=0.9))"
+    assert skatr.get_params()["objective__ema_decay"] == 0.9
+    objective = skatr.objective
+    assert skatr.set_params(objective__loss="l2", depth=2).objective is objective
+    skatr.set_params(objective__region=0.3, objective="vicreg")  # in any order
+    assert repr(skatr) == "SKATRTransformer(depth=2, objective=VICReg(region=0.3))"
+    assert skatr.set_params(objective="jepa").objective == "jepa"  # as it was given
+    with pytest.raises(ValueError, match=r"Invalid parameter 'region' for estimator JEPA\(\)"):
+        SKATRTransformer().set_params(objective__region=0.3)
+    with pytest.raises(ValueError, match="objective: expected .* did you mean 'vicreg'"):
+        SKATRTransformer().set_params(objective="vcreg", objective__region=0.3)
+    with pytest.raises(ValueError, match=r"objective: expected .* did you mean JEPA\(\)\?"):
+        SKATRTransformer(objective=JEPA).fit(np.zeros((4, 8, 6)))
+
+
+def test_an_objective_is_cloned_and_stored(X, tmp_path):
+    skatr = small(objective=JEPA(ema_decay=0.5, predictor_depth=1)).fit(X)
+    cloned = clone(skatr)
+    assert cloned.objective is not skatr.objective
+    assert repr(cloned) == repr(skatr)
+    np.testing.assert_array_equal(cloned.fit_transform(X), skatr.transform(X))
+    joblib.dump(skatr, tmp_path / "skatr.joblib")
+    loaded = joblib.load(tmp_path / "skatr.joblib")
+    assert repr(loaded.get_params()) == repr(skatr.get_params())
+    np.testing.assert_array_equal(loaded.transform(X), skatr.transform(X))
+    plain = small(objective=JEPA(predictor_depth=1)).fit_transform(X)
+    assert not np.array_equal(plain, skatr.transform(X))
+
+
+def test_objectives_are_told_apart_in_their_own_room_alone():
+    """No ``objective == ...`` and no question for the kind of one elsewhere in the package."""
+    package = Path(skatr_sk.__file__).parent
+    names = {"JEPA", "VICReg", "Reconstruction", "Objective", "MaskedObjective"}
+    found = []
+    for path in package.rglob("*.py"):
+        if path == package / "summaries" / "objectives" / "__init__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.unparse(node)
+            compared = isinstance(node, ast.Compare) and "objective" in ast.unparse(node.left)
+            compared = compared and "is not None" not in text and "is True" not in text
+            asked = isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+            if compared or (asked and names & set(ast.unparse(node.args[1]).split(" | "))):
+                found.append(f"{path.name}: {text}")
+    assert found == []
+
+
+# Without effect --------------------------------------------------------------------------------
+
+
+OF_PRETRAINING = dict(
+    augment=False,
+    batch_size=2,
+    callbacks=[],
+    checkpoint_every=2,
+    learning_rate=0.1,
+    max_epochs=0,
+    n_workers=1,
+    objective="vicreg",
+    patience=3,
+    validation_fraction=0.2,
+    warmup=0.2,
+    weight_decay=0.1,
+)
+
+
+@pytest.mark.parametrize("name", OF_PRETRAINING)
+def test_with_weights_parameters_of_the_training_have_no_effect(name, X, path):
+    message = rf"SKATRTransformer: no effect with weights=.*w\.safetensors'\)? of {name}; leave it"
+    given = {name: OF_PRETRAINING[name]}
+    with pytest.warns(NoEffectWarning, match=message) as caught:
+        skatr = SKATRTransformer(weights=path, device="cpu", **given).fit(X)
+    assert len(caught) == 1
+    plain = SKATRTransformer(weights=path, device="cpu").fit(X)
+    np.testing.assert_array_equal(skatr.transform(X), plain.transform(X))
+    with pytest.warns(NoEffectWarning, match=message):
+        SKATRTransformer.load(path, **given)
+
+
+def test_all_of_them_are_in_one_warning(X, path, tmp_path):
+    given = OF_PRETRAINING | dict(checkpoint_dir=tmp_path / "run", random_state=0)
+    skatr = SKATRTransformer(weights=path, **given)
+    with pytest.warns(NoEffectWarning, match=", ".join(["max_epochs", "batch_size"])) as caught:
+        skatr.fit(X)
+    (warning,) = caught
+    assert all(name in str(warning.message) for name in [*OF_PRETRAINING, "checkpoint_dir"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("error::skatr_sk._checks.NoEffectWarning")
+class TestNoWarning:
+    def test_at_the_defaults(self, X, path):
+        small().fit(X)
+        small(max_epochs=0, learning_rate=0.1).fit(X)  # a baseline of the same recipe
+        for skatr in (SKATRTransformer(weights=path), SKATRTransformer.load(path)):
+            for each in (skatr, clone(skatr)):
+                each.fit(X).transform(X)
+
+    def test_of_what_frozen_weights_are_used_with(self, X, path, tmp_path):
+        used = dict(pooling="moments", device="cpu", cache=tmp_path / "cache", precision="float32")
+        used |= dict(random_state=0, verbose=1) | SIZES
+        skatr = SKATRTransformer.load(path, **used).fit(X)
+        y = X.mean(axis=(1, 2))
+        for frozen in (skatr, FrozenEstimator(skatr), SKATRTransformer(weights=path, **used)):
+            pipe = make_pipeline(frozen, Ridge())
+            clone(pipe).fit(X, y).predict(X)
+        skatr.set_params(pooling="max", cache=None).transform(X)
+
+    def test_of_what_has_an_effect(self, X, tmp_path):
+        small(checkpoint_dir=tmp_path, checkpoint_every=2, patience=2).fit(X)
+        small(objective=JEPA(predictor_dim=24, predictor_depth=1)).fit(X)
+        small(objective=JEPA(predictor_depth=0)).fit(X)
+
+        class NotInMemory(ArrayFields):
+            in_memory = False
+
+        small(n_workers=1).fit(NotInMemory(X))
+
+
+@pytest.mark.parametrize(
+    ("given", "beside", "name"),
+    [
+        (dict(checkpoint_every=2), "checkpoint_dir=None", "checkpoint_every"),
+        (dict(patience=2, validation_fraction=0), "validation_fraction=0", "patience"),
+        (dict(n_workers=1), "fields in memory", "n_workers"),
+    ],
+)
+def test_what_needs_another_parameter(given, beside, name, X):
+    with pytest.warns(NoEffectWarning, match=f"no effect with {beside} of {name}; leave it out"):
+        found = small(**given).fit(X)
+    del given[name]
+    np.testing.assert_array_equal(found.transform(X), small(**given).fit_transform(X))
+
+
+def test_a_warning_made_an_error_changes_nothing(X, path):
+    skatr = SKATRTransformer(weights=path).fit(X)
+    before = skatr.transform(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NoEffectWarning)
+        with pytest.raises(NoEffectWarning):
+            skatr.set_params(batch_size=2).fit(X[:, :4])
+    assert skatr.field_shape_in_ == (8, 6)
+    np.testing.assert_array_equal(skatr.set_params(batch_size=64).transform(X), before)
