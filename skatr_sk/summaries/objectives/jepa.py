@@ -76,7 +76,7 @@ class JEPA(MaskedObjective):
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **MaskedObjective._parameters,
         "predictor_depth": Integer(0),
-        "ema_decay": Rule(_is_decay, "a number in [0, 1], or a pair (start, end) that rises"),
+        "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
     }
     prevents_collapse: ClassVar[str] = (
         "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
