@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from skatr_sk.training.device import torch_defaults
+
 __all__ = [
     "RANDOM_STATE_HINT",
     "entropy_of",
@@ -97,7 +99,7 @@ def generator_of(
 
     Examples
     --------
-    >>> generator_of(0).integers(100) == generator_of(0).integers(100)
+    >>> int(generator_of(0).integers(100)) == int(generator_of(0).integers(100))
     True
     """
     if isinstance(random_state, np.random.Generator):
@@ -118,11 +120,13 @@ def independent_seeds(seed: int, n: int) -> list[int]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block; leave its global generators as they were.
+    """Seed torch inside the block, with its default settings; leave both as they were.
 
-    These generators belong to the whole process: threads that fit at once take turns.
+    torch's generators belong to the whole process: threads that fit at once take turns. What is
+    built inside does not depend on a default dtype or device that a script has set
+    (:func:`~skatr_sk.training.device.torch_defaults`).
     """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda), torch_defaults():
         torch.manual_seed(seed)
         yield
