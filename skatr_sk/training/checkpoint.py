@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ class Checkpoint(Callback):
         try:
             self._restore(net, header, tensors)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{self.path} does not fit this run: {error}. {advice}") from error
+            why = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise ValueError(f"{self.path} does not fit this run: {why}. {advice}") from error
 
     def _restore(self, net: Any, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         def part(prefix: str) -> dict[str, torch.Tensor]:

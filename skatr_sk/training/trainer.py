@@ -24,6 +24,7 @@ from skatr_sk.training.callbacks import (
     copy_callbacks,
     plain,
 )
+from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast, one_thread, resolve_device
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.seeds import seeded
@@ -154,16 +155,18 @@ class Trainer(NeuralNet):
         return output
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Call the callbacks, and end the training where one of them asks for it."""
-        try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt as stop:
-            # A skorch callback stops the training by raising this in its own on_epoch_end. What
-            # comes from anywhere deeper is the user's interrupt.
-            *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
-            if frame.f_code.co_name != "on_epoch_end":
-                raise
-            self.stop_ = True
+        """Call the callbacks, all of them, and end the training where one has asked for it."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as stop:
+                # A skorch callback stops the training by raising this in its own on_epoch_end. What
+                # comes from anywhere deeper is the user's interrupt.
+                *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
+                if frame.f_code.co_name != "on_epoch_end":
+                    raise
+                self.stop_ = True
         if method_name == "on_epoch_end" and self.stop_:
             raise StopTraining
 
@@ -219,7 +222,9 @@ def train(
     prepare : callable, optional
         See :class:`Trainer`.
     callbacks : sequence of skorch callbacks
-        The method's own. Copies of those that the user handed in are called last.
+        The method's own. Copies of those that the user handed in are called after them, and a
+        :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them
+        have recorded.
     small : bool
         Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
         one thread.
@@ -251,8 +256,10 @@ def train(
     stopper = None
     if estimator.patience is not None and valid_set is not None:
         stopper = EarlyStopping(estimator.patience)
-        # First, so that a checkpoint of this epoch holds what it decided.
         parts.insert(0, stopper)
+    ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
+    last = [pair for pair in ours if isinstance(pair[1], Checkpoint)]
+    first = [pair for pair in ours if pair not in last]
     batch_size = int(estimator.batch_size)  # torch refuses numpy's, which a search hands in
     with seeded(seeds[0], device):
         module = build()
@@ -266,10 +273,7 @@ def train(
             max_epochs=estimator.max_epochs,
             batch_size=batch_size,
             train_split=None if valid_set is None else predefined_split(valid_set),
-            callbacks=[
-                *((_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)),
-                *copy_callbacks(estimator.callbacks or ()),
-            ],
+            callbacks=[*first, *copy_callbacks(estimator.callbacks or ()), *last],
             verbose=0,
             device=str(device),
             precision=estimator.precision,
