@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 
 from skatr_sk.training.device import torch_defaults
 
 __all__ = [
+    "ENTROPY_HINT",
     "RANDOM_STATE_HINT",
     "entropy_of",
     "generator_of",
     "independent_seeds",
+    "is_entropy",
     "is_random_state",
     "seed_of",
     "seeded",
 ]
 
+ENTROPY_HINT = "an int >= 0, a numpy RandomState or Generator, or None"
 RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -36,6 +38,8 @@ def is_random_state(value: Any) -> bool:
     >>> is_random_state(0), is_random_state(-1)
     (True, False)
     """
+    from sklearn.utils import check_random_state
+
     try:
         check_random_state(value)
     except ValueError:
@@ -51,21 +55,31 @@ def seed_of(random_state: int | np.random.RandomState | None) -> int:
     >>> seed_of(0) == seed_of(0)
     True
     """
+    from sklearn.utils import check_random_state
+
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def entropy_of(
-    random_state: int | np.random.RandomState | np.random.Generator | None,
-    name: str = "random_state",
-) -> int | None:
-    """Entropy for :class:`numpy.random.SeedSequence`; None where a call is to draw anew.
+def is_entropy(value: Any) -> bool:
+    """Whether :func:`entropy_of` takes a value.
+
+    Examples
+    --------
+    >>> is_entropy(2**40), is_entropy(0.5)
+    (True, False)
+    """
+    if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
+        return True
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+
+
+def entropy_of(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
+    """Entropy for :class:`numpy.random.SeedSequence`; None draws anew.
 
     Parameters
     ----------
     random_state : int, RandomState, Generator or None
-        A generator is drawn from.
-    name : str
-        How the message calls it.
+        A generator is drawn from; numpy's global one is never touched.
 
     Raises
     ------
@@ -77,18 +91,14 @@ def entropy_of(
     >>> entropy_of(7)
     7
     """
+    if not is_entropy(random_state):
+        raise ValueError(f"random_state: expected {ENTROPY_HINT}, found {random_state!r}.")
     if random_state is None:
-        return None
+        random_state = np.random.default_rng()
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63))
-    whole = isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool)
-    if not whole or random_state < 0:
-        raise ValueError(
-            f"{name}: expected an int >= 0, a numpy RandomState or Generator, or None, found "
-            f"{random_state!r}."
-        )
     return int(random_state)
 
 
@@ -99,7 +109,7 @@ def generator_of(
 
     Examples
     --------
-    >>> int(generator_of(0).integers(100)) == int(generator_of(0).integers(100))
+    >>> bool(generator_of(0).integers(100) == generator_of(0).integers(100))
     True
     """
     if isinstance(random_state, np.random.Generator):

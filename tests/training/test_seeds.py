@@ -8,6 +8,7 @@ from skatr_sk.training.seeds import (
     entropy_of,
     generator_of,
     independent_seeds,
+    is_entropy,
     is_random_state,
     seed_of,
     seeded,
@@ -78,9 +79,9 @@ def test_independent_seeds():
 
 
 def test_entropy_of_what_a_call_was_given():
-    assert entropy_of(None) is None
+    assert entropy_of(None) != entropy_of(None)  # drawn anew
     assert entropy_of(7) == entropy_of(np.int64(7)) == 7
-    assert entropy_of(2**40) == 2**40
+    assert entropy_of(2**40) == 2**40 and is_entropy(2**40)
     assert entropy_of(np.random.RandomState(0)) == entropy_of(np.random.RandomState(0))
     generator = np.random.default_rng(0)
     assert entropy_of(generator) != entropy_of(generator)  # it is drawn from
@@ -88,10 +89,10 @@ def test_entropy_of_what_a_call_was_given():
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "seed", [1]])
 def test_no_entropy(value):
-    with pytest.raises(ValueError, match="rows_state: expected an int >= 0.*found"):
-        entropy_of(value, "rows_state")
-    with pytest.raises(ValueError, match="random_state: expected an int >= 0"):
-        generator_of(value)
+    assert not is_entropy(value)
+    for draw in (entropy_of, generator_of):
+        with pytest.raises(ValueError, match="random_state: expected an int >= 0.*found"):
+            draw(value)
 
 
 def test_generators_of_a_call():
