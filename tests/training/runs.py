@@ -9,6 +9,7 @@ from torch import nn
 
 from skatr_sk import SKATRTransformer
 from skatr_sk.fields import ArrayFields
+from skatr_sk.summaries import JEPA
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.trainer import train
@@ -27,8 +28,7 @@ def transformer(**parameters):
         embed_dim=8,
         depth=1,
         n_heads=2,
-        predictor_dim=8,
-        predictor_depth=1,
+        objective=JEPA(predictor_dim=8, predictor_depth=1),
         batch_size=8,
         max_epochs=4,
         validation_fraction=0.25,

@@ -14,6 +14,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import EarlyStopping, EpochScoring
 
+from skatr_sk.summaries import Reconstruction
 from tests.training.runs import (
     Act,
     assert_same_run,
@@ -39,24 +40,25 @@ def counted():
     "parameters",
     [
         dict(),
-        dict(checkpoint_every=2),
-        dict(objective="reconstruction"),
+        dict(every=2),
+        dict(objective=Reconstruction(predictor_dim=8, predictor_depth=1)),
         dict(validation_fraction=0.0),
     ],
     ids=str,
 )
 def test_a_resumed_run_equals_one_without_a_break(tmp_path, parameters, moment):
-    parameters = dict(max_epochs=5, checkpoint_every=1) | parameters
+    every = parameters.get("every", 1)
+    parameters = dict(max_epochs=5) | {k: v for k, v in parameters.items() if k != "every"}
     whole = transformer(**parameters).fit(signals())
     # In the middle of epoch 4, and before it.
     cut = Act(moment, raising(Cut()), at=11 if moment == "batch" else 4)
-    kept = transformer(**parameters, checkpoint_dir=tmp_path / "run")
+    kept = transformer(**parameters, checkpoint_every=every, checkpoint_dir=tmp_path / "run")
     with pytest.raises(Cut):
         kept.set_params(callbacks=[cut]).fit(signals())
     assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 1
     epochs, count = counted()
     kept.set_params(callbacks=[count]).fit(signals())
-    done = 2 if parameters["checkpoint_every"] == 2 else 3
+    done = 2 if every == 2 else 3
     assert epochs == list(range(done + 1, 6))  # the rest alone was trained
     assert_same_run(kept, whole)
     # The end is kept as well: another fit trains nothing more.
@@ -68,14 +70,14 @@ def test_a_resumed_run_equals_one_without_a_break(tmp_path, parameters, moment):
 
 def test_a_resumed_run_keeps_what_early_stopping_knew(tmp_path):
     # A rate that is far too high: the validation loss turns up soon.
-    parameters = dict(max_epochs=40, patience=4, learning_rate=0.3, checkpoint_every=1)
+    parameters = dict(max_epochs=40, patience=4, learning_rate=0.3)
     whole = transformer(**parameters).fit(signals())
     losses = [row["valid_loss"] for row in whole.history_]
     best = int(np.argmin(losses)) + 1
     n_epochs = len(losses)
     assert n_epochs == best + 4 < 40
     # Cut after the best epoch: its weights must come out of the checkpoint.
-    kept = transformer(**parameters, checkpoint_dir=tmp_path)
+    kept = transformer(**parameters, checkpoint_every=1, checkpoint_dir=tmp_path)
     with pytest.raises(Cut):
         kept.set_params(callbacks=[Act("epoch", raising(Cut()), at=best + 2)]).fit(signals())
     kept.set_params(callbacks=None).fit(signals())
@@ -173,7 +175,7 @@ def test_a_checkpoint_of_another_run(tmp_path, change):
     # It starts anew beside the first, which stays as it was.
     assert len(list(tmp_path.glob("checkpoint-*.safetensors"))) == 2
     assert path.read_bytes() == before
-    fresh = clone(fitted).set_params(checkpoint_dir=None).fit(X)
+    fresh = clone(fitted).set_params(checkpoint_dir=None, checkpoint_every=10).fit(X)
     np.testing.assert_array_equal(fitted.transform(X), fresh.transform(X))
 
 
