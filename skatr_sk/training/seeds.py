@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from skatr_sk._checks import Integer
 from skatr_sk.training.device import torch_defaults
 
 __all__ = [
@@ -70,7 +70,7 @@ def is_entropy(value: Any) -> bool:
     """
     if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
         return True
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return Integer(0).fault(value) is None
 
 
 def entropy_of(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
