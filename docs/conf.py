@@ -1,4 +1,4 @@
-"""Sphinx configuration; build with `python -m sphinx -b html docs docs/_build`."""
+"""Sphinx configuration; build with `sphinx-build -W docs docs/_build`, which needs no network."""
 
 import importlib.util
 import os
@@ -27,12 +27,15 @@ default_role = "py:obj"
 
 autosummary_generate = True
 numpydoc_show_class_members = False  # autosummary lists the members already
-intersphinx_mapping = {
-    "python": ("https://docs.python.org/3", None),
-    "numpy": ("https://numpy.org/doc/stable", None),
-    "sklearn": ("https://scikit-learn.org/stable", None),
-    "torch": ("https://docs.pytorch.org/docs/stable", None),
-}
+# Links into other projects need their indices, and so a network: asked for where the site is made.
+intersphinx_mapping = {}
+if os.environ.get("SKATR_SK_INTERSPHINX"):
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+    }
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

@@ -13,6 +13,8 @@ import math
 import numbers
 import os
 import re
+import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +48,7 @@ __all__ = [
     "shared_docs",
     "spell",
     "unchanged_on_error",
+    "warn",
     "warn_without_effect",
 ]
 
@@ -63,6 +66,8 @@ _ALIASES = {
     "nll": "gaussian",
 }
 _SHOWN = 5  # rows or names that a message lists
+# Whose frames lie between the line that called us and the line that warns.
+_PASSED_OVER = {"contextlib", "joblib", "skatr_sk", "sklearn"}
 
 
 class InvalidParameterError(ValueError, TypeError):
@@ -214,8 +219,9 @@ class Real(Kind):
         """See :class:`Kind`."""
         low, high = (float(end) for end in self.interval[1:-1].split(","))
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            above = value > low or (self.interval[0] == "[" and value == low)
-            below = value < high or (self.interval[-1] == "]" and value == high)
+            number: Any = value
+            above = number > low or (self.interval[0] == "[" and number == low)
+            below = number < high or (self.interval[-1] == "]" and number == high)
             if above and below:
                 return None
         return f"a number in {self.interval}", value, ""
@@ -499,10 +505,10 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
     ...     ----------
     ...     {device}
     ...     '''
-    >>> "    device : str\n        Where to compute." in Estimator.__doc__
+    >>> "device : str\n    Where to compute." in inspect.getdoc(Estimator)
     True
     """
-    texts = {name: inspect.cleandoc(text) for name, text in texts.items()}
+    texts = {name: textwrap.dedent(text).strip() for name, text in texts.items()}
 
     def document(owner: _Class) -> _Class:
         def written(found: re.Match[str]) -> str:
@@ -580,6 +586,28 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
     }
 
 
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line that called this package, through whatever of scikit-learn lies between.
+
+    Parameters
+    ----------
+    message : str
+    category : type of warning
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warn("No value of X is beyond 0.1.", UnitsWarning)
+    >>> caught[0].category.__name__
+    'UnitsWarning'
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
 def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> None:
     """Warn of parameters that were given and have no effect.
 
@@ -593,11 +621,10 @@ def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> 
     """
     given = [name for name in changed_parameters(estimator) if name in names]
     if given:
-        warnings.warn(
+        warn(
             f"{type(estimator).__name__}: no effect with {beside} of {', '.join(given)}; leave "
             f"{'it' if len(given) == 1 else 'them'} out.",
             NoEffectWarning,
-            stacklevel=4,
         )
 
 

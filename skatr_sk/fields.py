@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import UnitsWarning, check_numbers, listed
+from skatr_sk._checks import UnitsWarning, check_numbers, listed, warn
 
 __all__ = [
     "ArrayFields",
@@ -300,19 +299,16 @@ def warn_implausible(fields: Fields) -> None:
     flat = fields.read(slice(0, n)).reshape(n, -1)
     constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
     if constant.size:
-        warnings.warn(
+        warn(
             f"X has {constant.size} of {n} constant fields (first rows: {listed(constant)}); there "
-            "is nothing to learn from them. Check how they were made or read.",
-            UserWarning,
-            stacklevel=5,
+            "is nothing to learn from them. Check how they were made or read."
         )
     largest = float(np.abs(flat).max())
     if 0 < largest < _IN_KELVIN:
-        warnings.warn(
+        warn(
             f"No value of X is beyond {largest:.2g}: is it in kelvin? Brightness temperatures are "
             "expected in mK. Multiply X by 1000, here and in transform.",
             UnitsWarning,
-            stacklevel=5,
         )
 
 
@@ -369,8 +365,9 @@ def digest_rows(values: ArrayLike) -> list[bytes]:
 def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split by content: a row's side depends on its values, not on its index or type.
 
-    The rows with the smallest keyed digests validate, so that adding or reordering rows moves at
-    most as many rows across as were added, and copies of a row stay together but for the last.
+    The rows with the smallest keyed digests validate. The order of the rows therefore does not
+    matter, and adding rows moves at most as many of the others to the other side. Equal rows are
+    on one side, unless the boundary between the sides falls among them.
 
     Parameters
     ----------

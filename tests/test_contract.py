@@ -1,8 +1,11 @@
 """What scikit-learn's estimator checks cannot see: the contract of n-D input, files and devices."""
 
+import contextlib
 import copy
+import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +18,16 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
-from skatr_sk._device import autocast
-from skatr_sk.summaries import BlockMask
+from skatr_sk import (
+    LightconeRegressor,
+    PosteriorEstimator,
+    SimulatedLightcones,
+    SKATRTransformer,
+)
+from skatr_sk.fields import as_fields
+from skatr_sk.summaries import JEPA, BlockMask, Reconstruction, VICReg
 from skatr_sk.summaries.encoding import encode
+from skatr_sk.training.device import autocast
 
 # Sides differ, so that no two axes can be mistaken for each other.
 SHAPES = {"signal": (24,), "map": (8, 6), "cone": (6, 4, 8)}
@@ -38,8 +47,9 @@ def make(case, **parameters):
             backbone = SKATRTransformer(patch_size=2, embed_dim=12, depth=1, n_heads=2)
             small |= dict(backbone=backbone, learning_rate=3e-3, max_epochs=3)
         return LightconeRegressor(**small | parameters)
-    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2, predictor_dim=12)
-    small |= dict(predictor_depth=1, max_epochs=2, batch_size=8, device="cpu", random_state=0)
+    small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2)
+    small |= dict(max_epochs=2, batch_size=8, device="cpu", random_state=0)
+    small |= dict(objective=JEPA(predictor_dim=12, predictor_depth=1))
     return SKATRTransformer(**small | parameters)
 
 
@@ -81,9 +91,11 @@ class TestEstimator:
             # Mutable values on purpose: they must be neither replaced nor written into.
             given = {"hidden_dims": [8, 4], bounds: [[-999.0, 999.0]] * 2, "callbacks": []}
         else:
-            given = dict(patch_size=[2] * len(SHAPES[case]), ema_decay=[0.9, 1.0], callbacks=[])
-            given |= dict(masks=[BlockMask(2, (0.2, 0.4))], brightness_range=[-120, 0])
-        estimator = make(case, **given)
+            given = dict(patch_size=[2] * len(SHAPES[case]), brightness_range=[-120, 0])
+            within = dict(ema_decay=[0.9, 1.0], masks=[BlockMask(2, (0.2, 0.4))])
+            given |= {f"objective__{name}": value for name, value in within.items()}
+            given["callbacks"] = []
+        estimator = make(case).set_params(**given)
         before = estimator.get_params()
         values = copy.deepcopy(given)
         X, y = draw(case)
@@ -216,6 +228,157 @@ class TestEstimator:
         assert all(np.isfinite(list(row.values())).all() for row in history)
 
 
+# Whatever has parameters --------------------------------------------------------------------------
+
+OBJECTIVES = [JEPA, VICReg, Reconstruction]
+PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
+
+
+@pytest.mark.parametrize("kind", PARAMETRISED)
+class TestParameters:
+    def test_they_are_keywords_that_are_stored_untouched(self, kind):
+        given = {name: object() for name in kind().get_params(deep=False)}
+        estimator = kind(**given)
+        assert all(getattr(estimator, name) is value for name, value in given.items())
+        assert estimator.get_params(deep=False) == given
+        assert vars(estimator).keys() == given.keys()
+        with pytest.raises(TypeError, match="positional"):
+            kind(1)
+
+    def test_each_can_be_set_and_an_unknown_one_is_refused(self, kind):
+        estimator = kind()
+        for name in estimator.get_params(deep=False):
+            value = object()
+            assert estimator.set_params(**{name: value}) is estimator
+            assert getattr(estimator, name) is value
+        with pytest.raises(ValueError, match="colour"):
+            kind().set_params(colour=1)
+        with pytest.raises(TypeError, match="colour"):
+            kind(colour=1)
+
+    def test_each_is_checked_and_documented(self, kind):
+        parameters = kind().get_params(deep=False)
+        assert set(kind._parameters) <= set(parameters)
+        section = inspect.getdoc(kind).partition("Parameters\n----------\n")[2]
+        described = re.findall(r"^(\w[\w, ]*?) : ", section.partition("\n\n\n")[0], flags=re.M)
+        described = {name.strip() for line in described for name in line.split(",")}
+        assert set(parameters) <= described
+        assert not re.search(r"^\s*\{\w+\}$", inspect.getdoc(kind), flags=re.M)
+
+    def test_a_clone_has_the_same(self, kind):
+        estimator = kind()
+        cloned = clone(estimator)
+        assert type(cloned) is kind and cloned is not estimator
+        assert repr(cloned.get_params()) == repr(estimator.get_params())
+
+    def test_its_repr_says_what_was_changed(self, kind):
+        assert repr(kind()) == f"{kind.__name__}()"
+        name, value = {
+            SKATRTransformer: ("embed_dim", 8),
+            LightconeRegressor: ("loss", "l2"),
+            PosteriorEstimator: ("n_bins", 4),
+            JEPA: ("ema_decay", 0.5),
+            VICReg: ("region", 0.3),
+            Reconstruction: ("min_context", 0.3),
+        }[kind]
+        assert repr(kind(**{name: value})) == f"{kind.__name__}({name}={value!r})"
+
+    def test_it_can_be_written_and_read(self, kind, tmp_path):
+        estimator = kind()
+        joblib.dump(estimator, tmp_path / "estimator.joblib")
+        loaded = joblib.load(tmp_path / "estimator.joblib")
+        assert type(loaded) is kind and repr(loaded.get_params()) == repr(estimator.get_params())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+class TestObjective:
+    def test_a_search_reaches_its_parameters(self, objective):
+        name = next(iter(objective().get_params()))
+        transformer = make("map", objective=objective()).set_params(**{f"objective__{name}": 0.25})
+        assert getattr(transformer.objective, name) == 0.25
+        cloned = clone(transformer)
+        assert cloned.objective is not transformer.objective
+        assert cloned.get_params()[f"objective__{name}"] == 0.25
+
+    def test_fit_leaves_it_alone(self, objective):
+        given = objective()
+        before = copy.deepcopy(vars(given))
+        model = make("map", objective=given, max_epochs=1).fit(draw("map")[0])
+        assert model.objective is given and vars(given) == before
+
+    def test_its_name_stands_for_it_with_its_defaults(self, objective):
+        X, _ = draw("map")
+        named, shown = (
+            make("map", objective=one, max_epochs=1).fit_transform(X)
+            for one in (objective.__name__.lower(), objective())
+        )
+        np.testing.assert_array_equal(named, shown)
+
+
+# What a script has set ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def modes():
+    """All that a script may stand inside of, at once."""
+    lowered = torch.autocast("cpu", dtype=torch.bfloat16)
+    with torch.inference_mode(), torch.no_grad(), lowered, torch.device("meta"):
+        yield
+        assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
+        assert not torch.is_grad_enabled() and torch.get_default_device().type == "meta"
+
+
+SETTINGS = {"float64 by default": double_precision, "modes": modes}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("case", ALL)
+def test_results_do_not_depend_on_what_a_script_has_set(case, setting, models, tmp_path):
+    X, y = draw(case)
+    expected = output(models[case], X)
+    with SETTINGS[setting]():
+        model = fitted(case)
+        found = [output(model, X), output(models[case], X)]
+        loaded = None
+        if case in FIELDS:
+            model.set_params(cache=None).save(tmp_path / "weights.safetensors")
+            loaded = SKATRTransformer.load(tmp_path / "weights.safetensors", cache=None)
+            found += [model.transform(X), loaded.transform(X)]
+    for one in found:
+        np.testing.assert_array_equal(one, expected)
+        assert one.dtype == expected.dtype
+    if case == "posterior":
+        drawn = models[case].sample(X[:3], 4, random_state=0)
+        with SETTINGS[setting]():
+            again = model.sample(X[:3], 4, random_state=0)
+            density, quantiles = model.log_prob(X, y), model.predict_quantiles(X[:3])
+        np.testing.assert_array_equal(again, drawn)
+        np.testing.assert_array_equal(density, models[case].log_prob(X, y))
+        np.testing.assert_array_equal(quantiles, models[case].predict_quantiles(X[:3]))
+    # What was fitted under a setting is not marked by it.
+    if case == "cone":
+        tuned = make("joint", backbone=loaded).fit(*draw("joint"))
+        assert np.isfinite(tuned.predict(X)).all()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_simulations_do_not_depend_on_what_a_script_has_set(setting):
+    box = dict(field_shape=(8, 8, 12), block=(1, 1, 4), random_state=0)
+    expected = SimulatedLightcones(2, **box).read()
+    with SETTINGS[setting]():
+        np.testing.assert_array_equal(SimulatedLightcones(2, **box).read(), expected)
+
+
 @pytest.mark.parametrize("case", FIELDS)
 class TestTransformer:
     def test_learned_shapes(self, case, models):
@@ -251,7 +414,7 @@ class TestTransformer:
         def summaries(batch_size):
             return encode(
                 model.encoder_,
-                X,
+                as_fields(X),
                 scaling=model.scaling_,
                 patch_size=model.architecture_.patch_size,
                 pooling="mean",

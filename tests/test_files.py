@@ -46,3 +46,14 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_whole(path, write)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_where_no_file_can_be(tmp_path):
+    def write(path):
+        raise AssertionError("written")
+
+    with pytest.raises(FileNotFoundError, match=r"none.* does not exist; create it first"):
+        write_whole(tmp_path / "none" / "note.txt", write)
+    with pytest.raises(IsADirectoryError, match="it is a folder; name a file inside it"):
+        write_whole(tmp_path, write)
+    assert list(tmp_path.iterdir()) == []

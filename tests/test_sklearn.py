@@ -4,6 +4,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
+from skatr_sk.summaries import JEPA
 
 
 def small_transformer():
@@ -11,8 +12,7 @@ def small_transformer():
         embed_dim=8,
         depth=1,
         n_heads=2,
-        predictor_dim=8,
-        predictor_depth=1,
+        objective=JEPA(predictor_dim=8, predictor_depth=1),
         max_epochs=2,
         batch_size=32,
         device="cpu",

@@ -7,10 +7,12 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.base import clone
 from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
@@ -23,7 +25,9 @@ __all__ = [
     "Schedule",
     "SklearnProgress",
     "StopTraining",
+    "copy_callbacks",
     "cosine_schedule",
+    "plain",
     "ramp",
 ]
 
@@ -53,6 +57,58 @@ def cosine_schedule(progress: float, warmup: float = 0.1) -> float:
     if progress < warmup:
         return progress / warmup
     return ramp(1.0, 0.0, (progress - warmup) / (1 - warmup))
+
+
+def copy_callbacks(callbacks: Sequence[Any]) -> list[Any]:
+    """Return callbacks of their own for one training, so that what they learn stays with it.
+
+    Each is cloned as scikit-learn clones an estimator, or else copied. What cannot be copied whole,
+    because it holds an open file or a connection, shares that with its copy.
+
+    Parameters
+    ----------
+    callbacks : sequence of callbacks, or of (name, callback)
+
+    Examples
+    --------
+    >>> from skorch.callbacks import EpochTimer
+    >>> timer = EpochTimer()
+    >>> copy_callbacks([timer])[0] is timer
+    False
+    """
+    return [
+        (one[0], _copy_callback(one[1])) if isinstance(one, tuple) else _copy_callback(one)
+        for one in callbacks
+    ]
+
+
+def _copy_callback(callback: Any) -> Any:
+    for copied in (clone, copy.deepcopy, copy.copy):
+        try:
+            return copied(callback)
+        except Exception as error:  # whatever a stranger's constructor or lock raises
+            _LOGGER.debug("%s of a callback failed: %s", copied.__name__, error)
+    return callback
+
+
+def plain(value: Any) -> Any:
+    """Return what a callback has recorded as JSON can hold it.
+
+    Numbers, flags, words and None stay; arrays and tensors become lists, and what is none of these
+    becomes its ``repr``.
+
+    Examples
+    --------
+    >>> plain({"rates": torch.tensor([1.0, 2.0]), "device": torch.device("cpu")})
+    {'rates': [1.0, 2.0], 'device': "device(type='cpu')"}
+    """
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 class StopTraining(KeyboardInterrupt):

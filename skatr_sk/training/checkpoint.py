@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from skorch.callbacks import Callback
 
 from skatr_sk._files import write_whole
-from skatr_sk.training.callbacks import EarlyStopping
+from skatr_sk.training.callbacks import EarlyStopping, plain
 
 __all__ = ["Checkpoint"]
 
@@ -26,7 +27,8 @@ class Checkpoint(Callback):
     """Write the whole state of a run every few epochs, and go on from it when it is there.
 
     One safetensors file with a JSON header: weights, optimiser, generators, history and what
-    early stopping knows. A resumed run equals one that was never interrupted.
+    early stopping knows. A resumed run equals one that was never interrupted; callbacks of the user
+    alone start anew, for nobody else knows what they have to remember.
 
     Parameters
     ----------
@@ -90,7 +92,7 @@ class Checkpoint(Callback):
             header["best"] = [stopper.best_loss_, stopper.best_epoch_]
             tensors |= {f"best.{k}": v for k, v in stopper.best_weights_.items()}
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        metadata = {"skatr_sk_checkpoint": json.dumps(header)}
+        metadata = {"skatr_sk_checkpoint": json.dumps(header, default=plain)}
         write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata))
 
     def _resume(self, net: Any) -> None:
@@ -103,15 +105,26 @@ class Checkpoint(Callback):
             raise ValueError(f"{self.path} is no readable checkpoint: {error}. {advice}") from error
         if header.get("run") != self.run or header.get("format") != _FORMAT:
             raise ValueError(f"{self.path} was not written by this run. {advice}")
+        try:
+            self._restore(net, header, tensors)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            why = textwrap.shorten(str(error), 200, placeholder=" ...")
+            raise ValueError(f"{self.path} does not fit this run: {why}. {advice}") from error
 
+    def _restore(self, net: Any, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         net.module_.load_state_dict(part("module."))
+        parameters = [p for group in net.optimizer_.param_groups for p in group["params"]]
         state = net.optimizer_.state_dict()
         state["state"] = {}
         for key, value in part("optimizer.").items():
             index, name = key.split(".", 1)
+            expected = parameters[int(index)].shape
+            # The optimiser's kernels do not look at sizes: they would write beyond the tensor.
+            if name != "step" and value.shape != expected:
+                raise LookupError(f"{key} has shape {tuple(value.shape)}, not {tuple(expected)}")
             state["state"].setdefault(int(index), {})[name] = value
         net.optimizer_.load_state_dict(state)
         for name, generator in self._generators(net).items():

@@ -1,11 +1,12 @@
-"""Where and how to compute: device, precision, threads."""
+"""Where and how to compute: device, precision, threads, and torch's defaults whatever was set."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -19,6 +20,7 @@ __all__ = [
     "one_thread",
     "resolve_device",
     "return_memory",
+    "torch_defaults",
 ]
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -36,7 +38,7 @@ def device_mend(device: object) -> bool | str:
     if isinstance(device, str) and device == "auto":
         return True
     try:
-        resolved = torch.device(device)  # type: ignore[arg-type]
+        resolved = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError):
         return spell(device, ("auto", "cpu", "cuda"))
     try:
@@ -74,6 +76,55 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Run what follows in bfloat16 where ``precision`` says so; "auto" means on CUDA only."""
     enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+class _DefaultDtype:
+    """torch's default dtype, which belongs to the whole process; threads may be inside at once."""
+
+    lock = threading.Lock()
+    inside = 0
+    before = torch.float32
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Compute inside the block, or the decorated function, as if no setting of torch were changed.
+
+    A script may have called ``torch.set_default_dtype`` or ``torch.set_default_device``, or stand
+    inside ``torch.inference_mode``, ``torch.no_grad`` or ``torch.autocast``. Networks are built and
+    trained, and results computed, as without; afterwards all is as it was.
+
+    Examples
+    --------
+    >>> import torch
+    >>> torch.set_default_dtype(torch.float64)
+    >>> with torch_defaults():
+    ...     torch.zeros(1).dtype
+    torch.float32
+    >>> torch.zeros(1).dtype
+    torch.float64
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    with _DefaultDtype.lock:
+        if _DefaultDtype.inside == 0:
+            _DefaultDtype.before = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _DefaultDtype.inside += 1
+    try:
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.enable_grad())
+            if torch.get_default_device().type != "cpu":
+                modes.enter_context(torch.device("cpu"))
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        with _DefaultDtype.lock:
+            _DefaultDtype.inside -= 1
+            if _DefaultDtype.inside == 0:
+                torch.set_default_dtype(_DefaultDtype.before)
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from skorch.callbacks import Callback
 
 from skatr_sk._checks import Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
+from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
@@ -58,7 +60,8 @@ TRAINING_DOCS = {
         """,
     "callbacks": """
         callbacks : list of skorch callbacks or None, default=None
-            Called during the training, after the estimator's own.
+            Called during the training, after the estimator's own. Copies of them are, so that
+            those given stay as they are; what they record of an epoch is in ``history_``.
         """,
     "verbose": """
         verbose : int, default=0
@@ -121,6 +124,17 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         problems.check(self._parameters, self)
         self._check_together(problems)
         problems.raise_if_any()
+
+    def __sklearn_clone__(self) -> Self:
+        """Clone, also with callbacks that scikit-learn cannot clone: those are copied or shared."""
+        bare = copy.copy(self)
+        bare.callbacks = None
+        cloned: Self = super(TrainedEstimator, bare).__sklearn_clone__()
+        if isinstance(self.callbacks, list | tuple):
+            cloned.callbacks = copy_callbacks(self.callbacks)
+        else:  # None, or what ``fit`` will refuse
+            cloned.callbacks = clone(self.callbacks, safe=False)
+        return cloned
 
     def _check_together(self, problems: Problems) -> None:
         """Note what is wrong with parameters side by side; for subclasses to extend."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from skatr_sk._checks import Integer
+from skatr_sk.training.device import torch_defaults
 
 __all__ = [
     "ENTROPY_HINT",
@@ -68,7 +70,7 @@ def is_entropy(value: Any) -> bool:
     """
     if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
         return True
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return Integer(0).fault(value) is None
 
 
 def entropy_of(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
@@ -128,11 +130,13 @@ def independent_seeds(seed: int, n: int) -> list[int]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block; leave its global generators as they were.
+    """Seed torch inside the block, with its default settings; leave both as they were.
 
-    These generators belong to the whole process: threads that fit at once take turns.
+    torch's generators belong to the whole process: threads that fit at once take turns. What is
+    built inside does not depend on a default dtype or device that a script has set
+    (:func:`~skatr_sk.training.device.torch_defaults`).
     """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda), torch_defaults():
         torch.manual_seed(seed)
         yield

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import numbers
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.helper import predefined_split
 from torch import Tensor
 
+from skatr_sk._checks import Problems
 from skatr_sk.training.batches import Dataset, Loader
 from skatr_sk.training.callbacks import (
     EarlyStopping,
@@ -20,7 +21,10 @@ from skatr_sk.training.callbacks import (
     Schedule,
     SklearnProgress,
     StopTraining,
+    copy_callbacks,
+    plain,
 )
+from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast, one_thread, resolve_device
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.seeds import seeded
@@ -30,7 +34,15 @@ __all__ = ["Trainer", "train"]
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
-_SKORCH_ONLY = ("dur", "batches", "train_batch_count", "valid_batch_count")
+_SKORCH_ONLY = {
+    "batches",
+    "dur",
+    "epoch",
+    "train_batch_count",
+    "train_loss_best",
+    "valid_batch_count",
+    "valid_loss_best",
+}
 
 
 class Trainer(NeuralNet):
@@ -125,17 +137,36 @@ class Trainer(NeuralNet):
             )
         return loss
 
-    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Call the callbacks, and end the training where one of them asks for it."""
+    def get_default_callbacks(self) -> list[tuple[str, Any]]:
+        """Return skorch's own, under names that no user's callback has, and without its table."""
+        callbacks = super().get_default_callbacks()
+        return [(_own(name), one) for name, one in callbacks if name != "print_log"]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the module's output for a scoring callback; raise where that is no prediction."""
         try:
-            super().notify(method_name, **cb_kwargs)
-        except KeyboardInterrupt as stop:
-            # A skorch callback stops the training by raising this in its own on_epoch_end. What
-            # comes from anywhere deeper is the user's interrupt.
-            *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
-            if frame.f_code.co_name != "on_epoch_end":
-                raise
-            self.stop_ = True
+            output: np.ndarray = super().predict_proba(X)
+        except (AttributeError, TypeError) as error:
+            raise TypeError(
+                "callbacks: expected scores that need no prediction, for this network's output "
+                f"is none, found one that calls predict ({error}); give EpochScoring a function "
+                "of (net, X, y) that reads net.module_ or net.history itself"
+            ) from error
+        return output
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the callbacks, all of them, and end the training where one has asked for it."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as stop:
+                # A skorch callback stops the training by raising this in its own on_epoch_end. What
+                # comes from anywhere deeper is the user's interrupt.
+                *_, (frame, _) = traceback.walk_tb(stop.__traceback__)
+                if frame.f_code.co_name != "on_epoch_end":
+                    raise
+                self.stop_ = True
         if method_name == "on_epoch_end" and self.stop_:
             raise StopTraining
 
@@ -191,7 +222,9 @@ def train(
     prepare : callable, optional
         See :class:`Trainer`.
     callbacks : sequence of skorch callbacks
-        The method's own; those that the user handed in are called last.
+        The method's own. Copies of those that the user handed in are called after them, and a
+        :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them
+        have recorded.
     small : bool
         Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
         one thread.
@@ -203,7 +236,16 @@ def train(
     module : torch.nn.Module
     history : list of dict
         One an epoch; ``kept`` is true for the one whose weights these are.
+
+    Raises
+    ------
+    InvalidParameterError
+        When a callback of the user watches a validation that does not take place.
+    FloatingPointError
+        When the training diverges.
     """
+    if valid_set is None:
+        _check_monitors(estimator)
     device = resolve_device(estimator.device)
     parts: list[Any] = [*callbacks]
     if estimator.verbose:
@@ -214,8 +256,10 @@ def train(
     stopper = None
     if estimator.patience is not None and valid_set is not None:
         stopper = EarlyStopping(estimator.patience)
-        # First, so that a checkpoint of this epoch holds what it decided.
         parts.insert(0, stopper)
+    ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
+    last = [pair for pair in ours if isinstance(pair[1], Checkpoint)]
+    first = [pair for pair in ours if pair not in last]
     batch_size = int(estimator.batch_size)  # torch refuses numpy's, which a search hands in
     with seeded(seeds[0], device):
         module = build()
@@ -229,8 +273,7 @@ def train(
             max_epochs=estimator.max_epochs,
             batch_size=batch_size,
             train_split=None if valid_set is None else predefined_split(valid_set),
-            callbacks=[*parts, *(estimator.callbacks or ())],
-            callbacks__print_log=None,
+            callbacks=[*first, *copy_callbacks(estimator.callbacks or ()), *last],
             verbose=0,
             device=str(device),
             precision=estimator.precision,
@@ -248,14 +291,30 @@ def train(
     return module, [_figures(row, kept) for row in net.history]
 
 
+def _own(name: str) -> str:
+    """Name of a callback of ours, apart from those of the user."""
+    return f"skatr_sk_{name}"
+
+
+def _check_monitors(estimator: TrainedEstimator) -> None:
+    """Refuse callbacks that watch a validation, where no row is held out for one."""
+    problems = Problems(type(estimator).__name__)
+    where = f"validation_fraction={estimator.validation_fraction}"
+    for one in estimator.callbacks or ():
+        callback = one[1] if isinstance(one, tuple) else one
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor.startswith("valid_"):
+            problems.add(
+                "callbacks",
+                f"none that watches {monitor!r} with {where}",
+                type(callback).__name__,
+                "hold rows out for validation, or let it monitor 'train_loss'",
+            )
+    problems.raise_if_any()
+
+
 def _figures(row: dict[str, Any], kept: int) -> dict[str, Any]:
-    """Row of the history: what was recorded of an epoch, in plain numbers."""
-    recorded = {
-        name: float(value)
-        for name, value in row.items()
-        if isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and name not in ("epoch", *_SKORCH_ONLY)
-    }
+    """Row of the history: what was recorded of an epoch, as JSON can hold it."""
+    recorded = {k: plain(v) for k, v in row.items() if k not in _SKORCH_ONLY}
     epoch = row["epoch"]
     return {"epoch": epoch} | recorded | {"seconds": row["dur"], "kept": epoch == kept}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from skatr_sk import LightconeArray, open_lightcones
-from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.parameters import PARAMETER_NAMES
+from skatr_sk.simulator.cosmology import comoving_distances
 from tests.lightcones.layouts import (
     BOX_LEN,
     HII_DIM,

@@ -1,4 +1,4 @@
-"""Lint, format and types; the commands that README and CI share; pins; no path of one machine."""
+"""Lint, format and types; commands, pins and versions that agree; no path of one machine."""
 
 import importlib.util
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,9 +69,9 @@ def _direct_requirements():
     return [found for found in requirements if canonicalize_name(found.name) != own]
 
 
-def _pins():
+def _pins(name="constraints.txt"):
     pins = {}
-    for line in _lines("constraints.txt"):
+    for line in _lines(name):
         if line and not line.startswith("#"):
             name, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()
             pins[canonicalize_name(name)] = version
@@ -87,6 +88,38 @@ def test_constraints_pin_what_the_project_requires(requirement):
 def test_torch_is_pinned_without_a_local_label():
     # "2.13.0+cpu" satisfies the pin, so a machine without a GPU can take the smaller build.
     assert _pins()["torch"] == "2.13.0"
+
+
+def test_lowest_versions_are_those_that_the_project_allows():
+    allowed = {}
+    for text in _project()["dependencies"]:
+        requirement = Requirement(text)
+        (bound,) = (one.version for one in requirement.specifier if one.operator == ">=")
+        allowed[canonicalize_name(requirement.name)] = Version(bound)
+    pins = _pins(".github/constraints-lowest.txt")
+    assert {name: Version(version) for name, version in pins.items()} == allowed
+
+
+def _classified():
+    """Versions of Python that the classifiers name."""
+    found = (re.fullmatch(r".*Python :: (3\.\d+)", text) for text in _project()["classifiers"])
+    return [match[1] for match in found if match]
+
+
+def test_every_python_that_is_named_is_tested():
+    workflow = "\n".join(_lines(".github/workflows/tests.yml"))
+    tested = re.search(r"^python: \[(.*)\]$", workflow, flags=re.M)[1]
+    assert re.findall(r"3\.\d+", tested) == _classified()
+    assert _project()["requires-python"] == f">={_classified()[0]}"
+    # Its commands are those of the README, in the environment that the forge has made.
+    assert 'pip install ${{ matrix.constraints }} -e ".[test]"' in workflow
+    assert "run: python -m pytest -n 2" in workflow
+
+
+def test_pre_commit_runs_the_pinned_linter():
+    hooks = "\n".join(_lines(".pre-commit-config.yaml"))
+    revision = re.search(r"ruff-pre-commit\nrev: v(\S+)", hooks)[1]
+    assert revision == _pins()["ruff"]
 
 
 # A path below a home directory or a scratch directory, not the tail of a URL or a relative path.
@@ -127,7 +160,7 @@ def test_the_search_for_machine_paths_sees_one():
     assert not MACHINE_PATH.search("https://example.org" + "/".join(["", "home", "page"]))
 
 
-def test_readme_has_no_place_left_to_fill():
+def test_readme_has_nothing_left_to_fill():
     assert (
         re.findall(
             r"^[A-Z_]+_TABLE$|\bTODO\b|\| XAVIER", (ROOT / "README.md").read_text(), flags=re.M

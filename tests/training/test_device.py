@@ -1,0 +1,157 @@
+"""Devices, precision, threads, memory, and torch's defaults whatever a script has set."""
+
+import ctypes
+import os
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skatr_sk.training.device import (
+    autocast,
+    device_mend,
+    one_thread,
+    resolve_device,
+    return_memory,
+    torch_defaults,
+)
+from tests.training.runs import CPU, signals, transformer
+
+
+def test_resolve_device():
+    assert resolve_device("cpu") == resolve_device(CPU) == CPU
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto").type == wanted
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5, None, "cpu:x"])
+def test_devices_that_are_not_there(device):
+    with pytest.raises(ValueError, match="expected 'auto', 'cpu', 'cuda' or 'cuda:N'.*found"):
+        resolve_device(device)
+    with pytest.raises(ValueError, match="device: expected"):
+        transformer(device=device).fit(signals())
+
+
+def test_mends_of_a_device():
+    assert device_mend("auto") is True
+    assert device_mend("gpu") == "did you mean 'cuda'?"
+    assert "set_params(device='auto')" in device_mend("meta")
+    assert device_mend("abacus") == ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float32), ("float32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_precision_on_a_cpu(precision, dtype):
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_bf16_trains_and_summarises_in_float32():
+    fitted = transformer(precision="bf16").fit(signals())
+    assert fitted.transform(signals()).dtype == np.float32
+    assert all(p.dtype == torch.float32 for p in fitted.encoder_.parameters())
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_one_thread_inside_the_block(wanted):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="inside"), one_thread(wanted):
+            assert torch.get_num_threads() == (1 if wanted else 2)
+            raise RuntimeError("inside")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# torch's defaults --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def double():
+    """A script that has set double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_default_dtype_comes_back(double):
+    with pytest.raises(RuntimeError, match="inside"), torch_defaults():
+        assert torch.zeros(1).dtype == torch.float32
+        with torch_defaults():
+            pass
+        assert torch.zeros(1).dtype == torch.float32
+        raise RuntimeError("inside")
+    assert torch.zeros(1).dtype == torch.float64
+
+
+def test_the_default_dtype_comes_back_when_the_last_thread_leaves(double):
+    """It belongs to the whole process."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with torch_defaults():
+            inside.set()
+            leave.wait(10)
+            dtypes.append(torch.zeros(1).dtype)
+
+    dtypes = []
+    thread = threading.Thread(target=stay)
+    thread.start()
+    assert inside.wait(10)
+    with torch_defaults():
+        pass
+    leave.set()
+    thread.join()
+    assert dtypes == [torch.float32]
+    assert torch.get_default_dtype() == torch.float64
+
+
+def test_other_settings_of_a_script_do_not_reach_inside():
+    @torch_defaults()
+    def compute():
+        weight = torch.nn.Parameter(torch.ones(2, 2))
+        product = weight @ weight
+        product.sum().backward()
+        return weight.grad, product
+
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        gradient, product = compute()
+        assert not torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        assert torch.zeros(1).device.type == "meta"
+    assert gradient.tolist() == [[4.0, 4.0], [4.0, 4.0]]
+    assert product.dtype == torch.float32 and product.device == CPU
+    assert not product.is_inference()
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_freed_memory_goes_back_to_the_system():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("not glibc")
+    blocks = [np.ones(8000) for _ in range(3000)]  # 64 kB each: too small for pages of their own
+    held = blocks[::100]  # between them glibc keeps what is freed
+    del blocks
+    before = resident()
+    return_memory()
+    assert before - resident() > 100e6
+    assert all((block == 1).all() for block in held)
+
+
+def test_other_systems_keep_their_memory(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("glibc was looked for"))
+    return_memory()
