@@ -55,10 +55,7 @@ pipe = Pipeline(
         ),
     ]
 )
-grid = {
-    "head__hidden_dims": [(32,), (360,), (360, 360)],
-    "head__learning_rate": [2e-3, 2e-4],
-}
+grid = {"head__hidden_dims": [(32,), (360,), (360, 360)], "head__learning_rate": [2e-3, 2e-4]}
 folds = KFold(4, shuffle=True, random_state=0)
 search = GridSearchCV(pipe, grid, cv=folds, scoring=neg_mean_absolute_relative_error_scorer)
 

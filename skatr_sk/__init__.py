@@ -18,12 +18,7 @@ The way of the data is the layout of the package:
 
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
-from skatr_sk.lightcones import (
-    LightconeArray,
-    load_lightcones,
-    open_lightcones,
-    save_lightcones,
-)
+from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 

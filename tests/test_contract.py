@@ -18,12 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
-from skatr_sk import (
-    LightconeRegressor,
-    PosteriorEstimator,
-    SimulatedLightcones,
-    SKATRTransformer,
-)
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SimulatedLightcones, SKATRTransformer
 from skatr_sk.fields import as_fields
 from skatr_sk.summaries import JEPA, BlockMask, Reconstruction, VICReg
 from skatr_sk.summaries.encoding import encode

@@ -16,12 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skatr_sk._checks import Bounds, Choice, Kind, shared_docs, unchanged_on_error
 from skatr_sk.fields import check_fields
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
-from skatr_sk.heads.end_to_end import (
-    BACKBONE,
-    EncoderWithHead,
-    fit_end_to_end,
-    predict_end_to_end,
-)
+from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.training.estimator import with_callbacks

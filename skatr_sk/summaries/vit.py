@@ -15,14 +15,7 @@ from torch.nn import functional
 
 from skatr_sk.summaries.embedding import EMBEDDINGS
 
-__all__ = [
-    "Block",
-    "Encoder",
-    "PositionCode",
-    "Predictor",
-    "gather_tokens",
-    "patchify",
-]
+__all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:

@@ -91,9 +91,7 @@ def test_hashing(field_shape, patch_size, n, capsys):
 
 
 @pytest.mark.parametrize(
-    ("shape", "n", "limit"),
-    [((144,), 5000, 1.0), ((490, 144), 500, 5.0)],
-    ids=["pooled", "tokens"],
+    ("shape", "n", "limit"), [((144,), 5000, 1.0), ((490, 144), 500, 5.0)], ids=["pooled", "tokens"]
 )
 def test_folder(shape, n, limit, tmp_path, capsys):
     """Summaries that are written in groups of 16, and read by a process that has none of them."""

@@ -96,14 +96,7 @@ def test_shapes_and_types(cones):
 def test_parameters_are_named_and_inside_their_bounds(cones):
     assert cones.target_names == NAMES
     assert all(type(text) is str for text in cones.target_names + cones.target_units)
-    assert cones.target_units == [
-        "keV",
-        "",
-        "eV",
-        "log10(erg/s/(Msun/yr))",
-        "log10(K)",
-        "",
-    ]
+    assert cones.target_units == ["keV", "", "eV", "log10(erg/s/(Msun/yr))", "log10(K)", ""]
     np.testing.assert_array_equal(cones.target_bounds, BOUNDS)
     low, high = cones.target_bounds.T
     assert np.all((low <= cones.target) & (cones.target <= high))

@@ -15,14 +15,7 @@ from sklearn.pipeline import Pipeline
 from skorch.callbacks import EarlyStopping, EpochScoring
 
 from skatr_sk.summaries import Reconstruction
-from tests.training.runs import (
-    Act,
-    assert_same_run,
-    raising,
-    signals,
-    transformer,
-    without_seconds,
-)
+from tests.training.runs import Act, assert_same_run, raising, signals, transformer, without_seconds
 
 
 class Cut(Exception):

@@ -14,12 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Choice, check_options
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
-from skatr_sk.evaluation.displays.base import (
-    Display,
-    merged,
-    panel_axes,
-    parameter_labels,
-)
+from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, parameter_labels
 
 _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}

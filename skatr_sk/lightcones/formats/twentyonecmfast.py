@@ -15,12 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from skatr_sk.lightcones.formats.metadata import (
-    Fault,
-    FileMetadata,
-    check_cells,
-    refuse_elsewhere,
-)
+from skatr_sk.lightcones.formats.metadata import Fault, FileMetadata, check_cells, refuse_elsewhere
 from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
 from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at

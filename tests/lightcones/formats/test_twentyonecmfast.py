@@ -7,15 +7,7 @@ import pytest
 from skatr_sk import LightconeArray, open_lightcones
 from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import comoving_distances
-from tests.lightcones.layouts import (
-    BOX_LEN,
-    HII_DIM,
-    REDSHIFT,
-    cone,
-    thetas,
-    write_v3,
-    write_v4,
-)
+from tests.lightcones.layouts import BOX_LEN, HII_DIM, REDSHIFT, cone, thetas, write_v3, write_v4
 
 SIX = list(PARAMETER_NAMES)
 
