@@ -36,6 +36,8 @@ if os.environ.get("SKATR_SK_INTERSPHINX"):
         "sklearn": ("https://scikit-learn.org/stable", None),
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
+else:
+    suppress_warnings = ["ref.ref"]  # labels of scikit-learn's guide, in docstrings we inherit
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

@@ -573,10 +573,7 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
             return True
         if isinstance(value, float) and isinstance(default, float):
             return value == default or (math.isnan(value) and math.isnan(default))
-        try:
-            return bool(np.array_equal(value, default))
-        except (TypeError, ValueError):
-            return False
+        return bool(np.array_equal(value, default))
 
     signature = inspect.signature(type(estimator).__init__).parameters
     return {

@@ -255,6 +255,18 @@ def test_all_names_exist(name):
     assert not missing, f"{name}.__all__ names what is not there: {missing}"
 
 
+def test_test_files_have_the_names_of_their_modules():
+    """But those of the whole package, beside the folders, and the benchmarks."""
+    strays = []
+    for path in (ROOT / "tests").glob("*/**/test_*.py"):
+        tested = (path.parent / path.stem.removeprefix("test_")).relative_to(ROOT / "tests")
+        module = ROOT / PACKAGE / tested
+        found = module.with_suffix(".py").is_file() or module.is_dir()
+        if not found and tested.parts[0] != "benchmarks":
+            strays.append(str(path.relative_to(ROOT)))
+    assert not strays
+
+
 # What is public ----------------------------------------------------------------------------------
 
 
