@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import LightconeRegressor, SKATRTransformer, load_lightcones
 from skatr_sk.evaluation import ParameterScorer, RecoveryDisplay
+from skatr_sk.summaries import VICReg
 
 FAST = os.environ.get("SKATR_SK_FAST") == "1"  # a glance, for the test suite
 torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -63,10 +64,7 @@ settings = dict(
     depth=2,
     embedding="moments",
     pooling="moments",
-    objective="vicreg",
-    predictor_dim=64,
-    predictor_depth=1,
-    min_context=0.2,
+    objective=VICReg(region=0.2, expander_dim=64, expander_depth=1),
     batch_size=32,
     learning_rate=2e-3,
     random_state=0,

@@ -18,6 +18,7 @@ import pytest
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
 from skatr_sk.fields import digest
 from skatr_sk.lightcones.digests import seal
+from skatr_sk.summaries import JEPA
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELD = (28, 28, 470)
@@ -112,7 +113,7 @@ NETWORKS = {
     "small": (
         {
             "patch_size": (7, 7, 47), "embed_dim": 16, "depth": 1, "n_heads": 2,
-            "predictor_dim": 16, "predictor_depth": 1,
+            "objective": JEPA(predictor_dim=16, predictor_depth=1),
         },
         (2, 8),
         1.05,
