@@ -312,11 +312,7 @@ def test_predict_on_what_the_head_has_not_seen(fitted_regressor):
 
 
 def test_std_needs_a_gaussian_head(fitted_regressor):
-    said = (
-        "return_std: expected False",
-        "without loss='gaussian'",
-        "fit again with loss='gaussian'",
-    )
+    said = ("return_std=True", "fitted with loss='gaussian'", "fit again with loss='gaussian'")
     refused(lambda: fitted_regressor.predict(summaries()[0], return_std=True), ValueError, *said)
 
 
