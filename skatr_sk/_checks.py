@@ -281,6 +281,11 @@ class Bounds(Kind):
             return "a box of no width holds no density"
         return "give each row its low and its high end"
 
+    @staticmethod
+    def array(value: Any) -> np.ndarray | None:
+        """Bounds that have been checked, as float64; None where there are none."""
+        return None if value is None else np.asarray(value, dtype=np.float64)
+
 
 # ------------------------------------------------------------------------------------------------
 # Words

@@ -130,6 +130,12 @@ def test_half_a_box_is_explained():
     assert "a box has two ends" in message
 
 
+def test_bounds_become_an_array():
+    assert Bounds.array(None) is None
+    found = Bounds.array([[0, 1]])
+    assert found.dtype == np.float64 and found.shape == (1, 2)
+
+
 @given(st.floats(), st.floats(), st.floats())
 def test_a_number_is_in_an_interval_as_written(low, high, value):
     for left, right in ("[]", "()", "[)", "(]"):
