@@ -78,16 +78,7 @@ class ArrayFields:
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of fields, then the shape of one."""
-        return self._values.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self._values.dtype
+        self.shape, self.dtype = values.shape, values.dtype
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return rows in the asked order; a slice or None without a copy."""
