@@ -126,7 +126,7 @@ class Schedule(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs without a better validation loss; bring back the best weights."""
+    """Stop after `patience` epochs without a better validation loss; restore the best weights."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
