@@ -55,17 +55,8 @@ __all__ = [
 _Class = TypeVar("_Class", bound=type)
 
 # What other libraries call some of our options.
-_ALIASES = {
-    "average": "mean",
-    "avg": "mean",
-    "bfloat16": "bf16",
-    "gpu": "cuda",
-    "huber": "smooth_l1",
-    "mae": "l1",
-    "mse": "l2",
-    "nll": "gaussian",
-}
-_SHOWN = 5  # rows or names that a message lists
+_ALIASES = {"average": "mean", "avg": "mean", "bfloat16": "bf16", "gpu": "cuda"}
+_ALIASES |= {"huber": "smooth_l1", "mae": "l1", "mse": "l2", "nll": "gaussian"}
 # Whose frames lie between the line that called us and the line that warns.
 _PASSED_OVER = {"contextlib", "joblib", "skatr_sk", "sklearn"}
 
@@ -87,15 +78,8 @@ class CollapseWarning(UserWarning):
 
 
 class Problems:
-    """What is wrong with the parameters of an estimator or of a call, said in one message.
+    """What is wrong with the parameters of an estimator or of a call (`owner`), in one message.
 
-    Parameters
-    ----------
-    owner : str
-        Name of the estimator or function.
-
-    Examples
-    --------
     >>> problems = Problems("LightconeRegressor")
     >>> problems.check({"loss": Choice("l1", "l2", "gaussian")}, {"loss": "gausian"})
     >>> problems.raise_if_any()
@@ -118,21 +102,15 @@ class Problems:
         self.messages.append(f"{name}: expected {expected}, found {found!r}{tail}")
 
     def check(self, table: Mapping[str, Kind], values: Any, prefix: str = "") -> None:
-        """Compare values with a table of kinds.
+        """Compare the items of a mapping, or an object's attributes, with a table of kinds.
 
-        Parameters
-        ----------
-        table : mapping of str to Kind
-        values : mapping, or object with an attribute for each name of the table
-        prefix : str
-            Before the names in the messages, such as ``"objective__"``.
+        The messages put `prefix`, such as ``"objective__"``, before the names.
         """
         for name, kind in table.items():
             value = values[name] if isinstance(values, Mapping) else getattr(values, name)
             if value is None and kind.optional:
                 continue
-            wrong = kind.fault(value)
-            if wrong is not None:
+            if wrong := kind.fault(value):
                 expected, found, mend = wrong
                 also = " or None" if kind.optional and not expected.endswith("None") else ""
                 self.add(prefix + name, expected + also, found, mend)
@@ -146,12 +124,7 @@ class Problems:
 
 
 def check_options(owner: str, table: Mapping[str, Kind], values: Mapping[str, Any]) -> None:
-    """Check the options of a function; raise one error that lists what is wrong.
-
-    Examples
-    --------
-    >>> check_options("open_lightcones", {"on_bad": Choice("raise", "drop")}, {"on_bad": "drop"})
-    """
+    """Check the options of a function; raise one error that lists what is wrong."""
     problems = Problems(owner)
     problems.check(table, values)
     problems.raise_if_any()
@@ -166,13 +139,7 @@ Fault = tuple[str, object, str]  # what was expected, what was found, how to men
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What a parameter may be. `fault` says what is wrong with a value, or returns None.
-
-    Parameters
-    ----------
-    optional : bool
-        Whether None is allowed as well.
-    """
+    """What a parameter may be; None as well where it is `optional`."""
 
     optional: bool = False
 
@@ -182,185 +149,9 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Integer(Kind):
-    """An integer of at least `low` and, where it is given, at most `high`.
-
-    Examples
-    --------
-    >>> Integer(1).fault(0)
-    ('an integer >= 1', 0, '')
-    """
-
-    low: int
-    high: int | None = None
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if whole and value >= self.low and (self.high is None or value <= self.high):
-            return None
-        span = f">= {self.low}" if self.high is None else f"from {self.low} to {self.high}"
-        return f"an integer {span}", value, ""
-
-
-@dataclass(frozen=True)
-class Real(Kind):
-    """A number in an interval such as ``"[0, 1)"``.
-
-    Examples
-    --------
-    >>> Real("[0, 1)").fault(0.5) is None, Real("[0, 1)").fault(1.0)
-    (True, ('a number in [0, 1)', 1.0, ''))
-    """
-
-    interval: str
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        low, high = (float(end) for end in self.interval[1:-1].split(","))
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            number: Any = value
-            above = number > low or (self.interval[0] == "[" and number == low)
-            below = number < high or (self.interval[-1] == "]" and number == high)
-            if above and below:
-                return None
-        return f"a number in {self.interval}", value, ""
-
-
-@dataclass(frozen=True)
-class Flag(Kind):
-    """True or False."""
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        return None if isinstance(value, bool | np.bool_) else ("True or False", value, "")
-
-
-@dataclass(frozen=True, init=False)
-class Choice(Kind):
-    """One of some strings; a near miss is told the right spelling.
-
-    Examples
-    --------
-    >>> Choice("mean", "max").fault("average")
-    ("one of 'mean', 'max'", 'average', "did you mean 'mean'?")
-    """
-
-    options: tuple[str, ...]
-
-    def __init__(self, *options: str, optional: bool = False) -> None:
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "optional", optional)
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        if isinstance(value, str) and value in self.options:
-            return None
-        return f"one of {', '.join(map(repr, self.options))}", value, spell(value, self.options)
-
-
-@dataclass(frozen=True)
-class PathLike(Kind):
-    """The path of a file or a folder."""
-
-    optional: bool = field(default=True, kw_only=True)
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        return None if isinstance(value, str | os.PathLike) else ("a path", value, "")
-
-
-@dataclass(frozen=True)
-class Bounds(Kind):
-    """Rows of finite (low, high), low below high, of shape (n_parameters, 2).
-
-    Parameters
-    ----------
-    n_rows : int, optional
-        How many parameters there are, where it is known.
-    pair : bool
-        One (low, high) instead of rows of them.
-    unbounded : bool
-        Whether a row may be (-inf, inf).
-
-    Examples
-    --------
-    >>> Bounds().fault([[0, 1], [3, 2]])
-    ('finite low < high in every row (see [1])', [[0.0, 1.0], [3.0, 2.0]], 'low and high are ...')
-    """
-
-    n_rows: int | None = None
-    pair: bool = False
-    unbounded: bool = False
-    optional: bool = field(default=True, kw_only=True)
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        n_rows = "n_parameters" if self.n_rows is None else str(self.n_rows)
-        shape = f"an array of shape ({n_rows}, 2)"
-        if self.pair:
-            shape = "finite (low, high), low < high"
-        try:
-            array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            return shape, value, ""
-        rows = array[None] if self.pair else array
-        if rows.ndim != 2 or rows.shape[1] != 2 or self.n_rows not in (None, len(rows)):
-            transposed = self.n_rows is not None and array.shape == (2, self.n_rows)
-            return shape, value if self.pair else array.shape, "transpose it" * transposed
-        good = np.isfinite(rows).all(axis=1) & (rows[:, 0] < rows[:, 1])
-        if self.unbounded:
-            good |= (rows == [-np.inf, np.inf]).all(axis=1)
-        if good.all():
-            return None
-        wrong = rows[~good]
-        expected = shape
-        if not self.pair:
-            expected = f"finite low < high in every row (see {np.flatnonzero(~good).tolist()})"
-            if self.unbounded:
-                expected += ", or (-inf, inf) for no bounds"
-        mend = "give each row its low and its high end"
-        if (wrong[:, 0] > wrong[:, 1]).any():
-            mend = "low and high are swapped"
-        elif np.isinf(wrong).any():
-            mend = "both ends must be finite"
-            if self.unbounded:
-                mend = (
-                    "a box has two ends: where only one is known, map y yourself or leave it "
-                    "unbounded"
-                )
-        elif (wrong[:, 0] == wrong[:, 1]).any():
-            mend = "a box of no width holds no density"
-        return expected, array.tolist(), mend
-
-    @staticmethod
-    def array(value: Any) -> np.ndarray | None:
-        """Bounds that have been checked, as float64; None where there are none."""
-        return None if value is None else np.asarray(value, dtype=np.float64)
-
-
-@dataclass(frozen=True, init=False)
-class Instance(Kind):
-    """An object of one of some types, which `expected` describes."""
-
-    types: tuple[type, ...]
-    expected: str
-
-    def __init__(self, *types: type, expected: str, optional: bool = False) -> None:
-        for name, value in (("types", types), ("expected", expected), ("optional", optional)):
-            object.__setattr__(self, name, value)
-
-    def fault(self, value: Any) -> Fault | None:
-        """See :class:`Kind`."""
-        return None if isinstance(value, self.types) else (self.expected, value, "")
-
-
-@dataclass(frozen=True)
 class Rule(Kind):
     """Whatever a function finds right: ``holds(value)`` returns True, False, or how to mend it.
 
-    Examples
-    --------
     >>> even = Rule(lambda value: value % 2 == 0, "an even number")
     >>> even.fault(2) is None, even.fault(3)
     (True, ('an even number', 3, ''))
@@ -377,6 +168,125 @@ class Rule(Kind):
         return self.expected, value, found if isinstance(found, str) else ""
 
 
+class Integer(Rule):
+    """An integer of at least `low` and, where it is given, at most `high`."""
+
+    def __init__(self, low: int, high: int | None = None, *, optional: bool = False) -> None:
+        def holds(value: Any) -> bool:
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            return bool(whole and value >= low and (high is None or value <= high))
+
+        span = f">= {low}" if high is None else f"from {low} to {high}"
+        super().__init__(holds, f"an integer {span}", optional=optional)
+
+
+class Real(Rule):
+    """A number in an interval such as ``"[0, 1)"``."""
+
+    def __init__(self, interval: str, *, optional: bool = False) -> None:
+        low, high = (float(end) for end in interval[1:-1].split(","))
+
+        def holds(value: Any) -> bool:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                return False
+            number: Any = value
+            above = number >= low if interval[0] == "[" else number > low
+            below = number <= high if interval[-1] == "]" else number < high
+            return bool(above and below)
+
+        super().__init__(holds, f"a number in {interval}", optional=optional)
+
+
+class Choice(Rule):
+    """One of some strings; a near miss is told the right spelling."""
+
+    def __init__(self, *options: str, optional: bool = False) -> None:
+        def holds(value: Any) -> bool | str:
+            return (isinstance(value, str) and value in options) or spell(value, options)
+
+        super().__init__(holds, f"one of {', '.join(map(repr, options))}", optional=optional)
+
+
+class Instance(Rule):
+    """An object of one of some types, which `expected` describes."""
+
+    def __init__(self, *types: type, expected: str, optional: bool = False) -> None:
+        super().__init__(lambda value: isinstance(value, types), expected, optional=optional)
+
+
+class Flag(Instance):
+    """True or False."""
+
+    def __init__(self) -> None:
+        super().__init__(bool, np.bool_, expected="True or False")
+
+
+class PathLike(Instance):
+    """The path of a file or a folder."""
+
+    def __init__(self, *, optional: bool = True) -> None:
+        super().__init__(str, os.PathLike, expected="a path", optional=optional)
+
+
+@dataclass(frozen=True)
+class Bounds(Kind):
+    """Rows of finite (low, high), low below high, of shape (n_parameters, 2).
+
+    `n_rows` is the number of parameters, where it is known. A `pair` is one (low, high) instead of
+    rows of them. An `unbounded` row may be (-inf, inf).
+
+    >>> Bounds().fault([[0, 1], [3, 2]])
+    ('finite low < high in every row (see [1])', [[0.0, 1.0], [3.0, 2.0]], 'low and high are ...')
+    """
+
+    n_rows: int | None = None
+    pair: bool = False
+    unbounded: bool = False
+    optional: bool = field(default=True, kw_only=True)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        expected = (
+            f"an array of shape ({'n_parameters' if self.n_rows is None else self.n_rows}, 2)"
+        )
+        if self.pair:
+            expected = "finite (low, high), low < high"
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            return expected, value, ""
+        rows = array[None] if self.pair else array
+        if rows.ndim != 2 or rows.shape[1] != 2 or self.n_rows not in (None, len(rows)):
+            transposed = self.n_rows is not None and array.shape == (2, self.n_rows)
+            return expected, value if self.pair else array.shape, "transpose it" * transposed
+        good = np.isfinite(rows).all(axis=1) & (rows[:, 0] < rows[:, 1])
+        if self.unbounded:
+            good |= (rows == [-np.inf, np.inf]).all(axis=1)
+        if good.all():
+            return None
+        if not self.pair:
+            expected = f"finite low < high in every row (see {np.flatnonzero(~good).tolist()})"
+            expected += ", or (-inf, inf) for no bounds" * self.unbounded
+        return expected, array.tolist(), self._mend(rows[~good])
+
+    def _mend(self, wrong: np.ndarray) -> str:
+        if (wrong[:, 0] > wrong[:, 1]).any():
+            return "low and high are swapped"
+        if np.isinf(wrong).any() and self.unbounded:
+            known = "where only one is known, map y yourself or leave it unbounded"
+            return f"a box has two ends: {known}"
+        if np.isinf(wrong).any():
+            return "both ends must be finite"
+        if (wrong[:, 0] == wrong[:, 1]).any():
+            return "a box of no width holds no density"
+        return "give each row its low and its high end"
+
+    @staticmethod
+    def array(value: Any) -> np.ndarray | None:
+        """Bounds that have been checked, as float64; None where there are none."""
+        return None if value is None else np.asarray(value, dtype=np.float64)
+
+
 # ------------------------------------------------------------------------------------------------
 # Words
 
@@ -384,8 +294,6 @@ class Rule(Kind):
 def spell(found: object, options: Iterable[str]) -> str:
     """Suggest the nearest right spelling, or nothing where none is near.
 
-    Examples
-    --------
     >>> spell("smoothl1", ["l1", "l2", "smooth_l1"])
     "did you mean 'smooth_l1'?"
     """
@@ -396,64 +304,36 @@ def spell(found: object, options: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def listed(items: Iterable[object], shown: int = _SHOWN) -> str:
-    """First few of some things, for a message.
-
-    Examples
-    --------
-    >>> listed(range(9), shown=3)
-    '0, 1, 2 and 6 more'
-    """
+def listed(items: Iterable[object], shown: int = 5) -> str:
+    """First few of some things, for a message: ``"0, 1, 2, 3, 4 and 6 more"``."""
     items = list(items)
     more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return ", ".join(str(item) for item in items[:shown]) + more
+    return ", ".join(map(str, items[:shown])) + more
 
 
 def nearest_divisors(n: int, wanted: int) -> list[int]:
-    """Return the divisors of `n` on either side of `wanted`.
-
-    Examples
-    --------
-    >>> nearest_divisors(470, 9)
-    [5, 10]
-    """
+    """Return the divisors of `n` on either side of `wanted`: of 470 beside 9, 5 and 10."""
     divisors = [d for d in range(1, n + 1) if n % d == 0]
-    below = [d for d in divisors if d <= wanted][-1:]
-    above = [d for d in divisors if d > wanted][:1]
-    return below + above
+    return [d for d in divisors if d <= wanted][-1:] + [d for d in divisors if d > wanted][:1]
 
 
 def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> list[str]:
     """Names of the parameters: those given, else those of the columns of `y`, else numbers.
 
-    Parameters
-    ----------
-    given : sequence of str or None
-    y : array-like
-        A DataFrame or a Series brings its names along.
-    n_parameters : int
-
-    Raises
-    ------
-    ValueError
-        When `given` are not as many different strings as there are parameters.
-
-    Examples
-    --------
-    >>> parameter_names(None, None, 2)
-    ['parameter_0', 'parameter_1']
+    A DataFrame or a Series `y` brings its names along; numbered are ``parameter_0`` and so on.
+    Raises a ValueError when `given` are not as many different strings as there are parameters.
     """
     if given is None:
         columns = getattr(y, "columns", None)
         if columns is None:
             columns = [y.name] if isinstance(getattr(y, "name", None), str) else []
         found = [str(name) for name in columns]
-        if len(found) == n_parameters and len(set(found)) == len(found):
+        if len(found) == n_parameters == len(set(found)):
             return found
         return [f"parameter_{i}" for i in range(n_parameters)]
     names = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
     strings = all(isinstance(name, str) for name in names)
-    if len(names) != n_parameters or not strings or len(set(names)) != len(names):
+    if not strings or not len(names) == n_parameters == len(set(names)):
         raise ValueError(
             f"parameter_names: expected {n_parameters} different strings, one for each column of "
             f"y, found {given!r}."
@@ -462,19 +342,10 @@ def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> l
 
 
 def require(package: str, caller: str, extra: str | None = None) -> Any:
-    """Import an optional package, or say in one sentence how to install it.
+    """Import an optional package or a module of it, or say in one sentence how to install it.
 
-    Parameters
-    ----------
-    package : str
-        Or a module of it, such as ``"matplotlib.pyplot"``.
-    caller : str
-        What needs it.
-    extra : str, optional
-        The extra of this package that brings it; default is its own name.
+    `caller` needs it; `extra` is the extra of skatr_sk that brings it, by default of its own name.
 
-    Examples
-    --------
     >>> require("no_such_package", "plot", "plots")
     Traceback (most recent call last):
     ...
@@ -491,22 +362,10 @@ def require(package: str, caller: str, extra: str | None = None) -> Any:
 
 
 def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
-    r"""Put the documentation of shared parameters into a class's docstring.
+    """Put the documentation of shared parameters into a class's docstring.
 
-    A line of the docstring that holds a name in braces and nothing else is replaced by its text.
-
-    Examples
-    --------
-    >>> @shared_docs(device="device : str\n    Where to compute.")
-    ... class Estimator:
-    ...     '''Learn.
-    ...
-    ...     Parameters
-    ...     ----------
-    ...     {device}
-    ...     '''
-    >>> "device : str\n    Where to compute." in inspect.getdoc(Estimator)
-    True
+    A line of the docstring that holds a name in braces and nothing else, such as ``{device}``, is
+    replaced by its text.
     """
     texts = {name: textwrap.dedent(text).strip() for name, text in texts.items()}
 
@@ -528,19 +387,8 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
 def check_numbers(values: Any, name: str) -> Any:
     """Return an array-like with a shape; raise where it cannot hold real numbers.
 
-    Parameters
-    ----------
-    values : array-like
-        What has a shape (an array, a DataFrame, a memory map) comes back as it is.
-    name : str
-        How the message calls it.
-
-    Examples
-    --------
-    >>> check_numbers(["1", "2"], "y")
-    Traceback (most recent call last):
-    ...
-    TypeError: y: expected real numbers, found dtype <U1; convert it first, for instance with ...
+    What has a shape (an array, a DataFrame, a memory map) comes back as it is. Messages call it
+    `name`.
     """
     if not hasattr(values, "shape"):
         try:
@@ -569,36 +417,19 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
     """Constructor parameters of an estimator that differ from their defaults."""
 
     def same(value: Any, default: Any) -> bool:
-        if value is default:
-            return True
-        if isinstance(value, float) and isinstance(default, float):
-            return value == default or (math.isnan(value) and math.isnan(default))
-        return bool(np.array_equal(value, default))
+        if isinstance(value, float) and isinstance(default, float) and math.isnan(value):
+            return math.isnan(default)
+        return value is default or bool(np.array_equal(value, default))
 
-    signature = inspect.signature(type(estimator).__init__).parameters
     return {
         name: getattr(estimator, name)
-        for name, parameter in signature.items()
-        if name != "self" and not same(getattr(estimator, name), parameter.default)
+        for name, parameter in inspect.signature(type(estimator)).parameters.items()
+        if not same(getattr(estimator, name), parameter.default)
     }
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line that called this package, through whatever of scikit-learn lies between.
-
-    Parameters
-    ----------
-    message : str
-    category : type of warning
-
-    Examples
-    --------
-    >>> import warnings
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     warn("No value of X is beyond 0.1.", UnitsWarning)
-    >>> caught[0].category.__name__
-    'UnitsWarning'
-    """
+    """Warn at the line that called this package, through whatever of scikit-learn lies between."""
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER:
         level, frame = level + 1, frame.f_back
@@ -606,15 +437,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> None:
-    """Warn of parameters that were given and have no effect.
+    """Warn of those of the named parameters that were given, for they have no effect.
 
-    Parameters
-    ----------
-    estimator : estimator
-    names : collection of str
-        Parameters that change nothing here; those at their defaults are no matter.
-    beside : str
-        Why, such as ``"weights='mini-lr'"``.
+    Those at their defaults are no matter. `beside` says why, such as ``"weights='mini-lr'"``.
     """
     given = [name for name in changed_parameters(estimator) if name in names]
     if given:

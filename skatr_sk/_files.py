@@ -15,14 +15,6 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     """Call ``write(temporary_path)`` beside `path`, flush to disk, then rename to `path`.
 
     A crash leaves the old file, or none, and a failed write leaves nothing behind.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
-    >>> write_whole(path, lambda p: p.write_text("whole"))
-    >>> path.read_text()
-    'whole'
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -37,7 +29,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     permissions = stat.S_IMODE(temporary.stat().st_mode)
     try:
         write(temporary)
-        # What puts a file of its own in the place, as safetensors does, makes it its owner's.
+        # A writer that puts a file of its own there, as safetensors does, makes it its owner's.
         temporary.chmod(permissions)
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())

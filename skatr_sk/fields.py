@@ -39,7 +39,6 @@ Rows = slice | np.ndarray | Sequence[int]
 Recall = Callable[[Sequence[bytes], Callable[[np.ndarray], list[bytes]]], list[bytes]]
 
 _FLOATS = (np.float32, np.float64, np.float16)
-_MAX_RANK = 3
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _LOOKED_AT = 16  # of fields that are not in memory, where all would take a pass of their own
@@ -53,66 +52,37 @@ class Fields(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of fields, then the shape of one."""
-        ...
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the values that reading gives."""
-        ...
 
     @property
     def in_memory(self) -> bool:
         """Whether reading costs nothing, so that nothing is gained by reading ahead."""
-        ...
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return fields, all finite, in the asked order; without `rows` all of them."""
-        ...
 
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """Stand for the content of each row in 16 bytes, without reading it where it is known.
 
         `recall` finds what other processes have computed, where it would have to be read.
         """
-        ...
 
 
 class ArrayFields:
-    """Fields in memory.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, *field_shape)
-        Finite; it is kept, not copied.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> fields = ArrayFields(np.arange(6.0).reshape(3, 2))
-    >>> fields.read([2, 0])
-    array([[4., 5.],
-           [0., 1.]])
-    """
+    """Fields in memory: finite values of shape (n, *field_shape), kept and not copied."""
 
     in_memory = True
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of fields, then the shape of one."""
-        return self._values.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self._values.dtype
+        self.shape, self.dtype = values.shape, values.dtype
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return rows in the asked order; a slice or None without a copy."""
-        found: np.ndarray = self._values if rows is None else self._values[rows]
-        return found
+        return self._values if rows is None else self._values[rows]
 
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """:func:`digest` of each row."""
@@ -120,40 +90,20 @@ class ArrayFields:
 
 
 def as_fields(X: Any) -> Fields:
-    """Return fields as they are, and anything else as an array in memory, unchecked.
-
-    Examples
-    --------
-    >>> as_fields([[1.0, 2.0]]).shape
-    (1, 2)
-    """
+    """Return fields as they are, and anything else as an array in memory, unchecked."""
     return X if isinstance(X, Fields) else ArrayFields(np.asarray(X))
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
     """Check light cones, maps or signals, and remember or compare the shape of one.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Gets ``n_features_in_`` and ``field_shape_in_`` when `reset`, else they are compared:
-        ``n_features_in_`` alone is the first axis of a field and would let wrong fields pass.
-    X : array-like or Fields of shape (n, *field_shape)
-        Floats of any precision are kept as they are; other numbers become float32.
-    reset : bool
-        True in ``fit``.
-    min_rows : int
-        Smallest number of fields.
+    The estimator gets ``n_features_in_`` and ``field_shape_in_`` when `reset` (in ``fit``), else
+    they are compared: ``n_features_in_`` alone is the first axis of a field and would let wrong
+    fields pass. Floats of any precision are kept as they are; other numbers become float32.
 
-    Returns
-    -------
-    Fields
-        What is not in memory is not read here: NaN and infinite cells are refused when it is.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When `X` holds no real or no finite numbers, or fields of another shape than was fitted.
+    Raises a TypeError or a ValueError when `X` (n, *field_shape) holds no real or no finite
+    numbers, fewer than `min_rows` fields, or fields of another shape than was fitted. What is not
+    in memory is not read here: its NaN and infinite cells are refused when it is.
     """
     known = X if isinstance(X, Fields) else None
     X = check_numbers(X, "X")
@@ -171,18 +121,11 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
                 f"X: expected one array of numbers, found dtype object and shape {shape}; stack "
                 "fields of equal shape with numpy.stack."
             )
-        checked = validate_data(
-            estimator,
-            X,
-            reset=reset,
-            dtype=_FLOATS,
-            allow_nd=True,
-            ensure_all_finite=False,
-            ensure_min_samples=min_rows,
-        )
+        options = dict(dtype=_FLOATS, allow_nd=True, ensure_all_finite=False)
+        checked = validate_data(estimator, X, reset=reset, ensure_min_samples=min_rows, **options)
         shape = checked.shape
         known = ArrayFields(checked)
-    if len(shape) - 1 > _MAX_RANK:
+    if len(shape) > 4:
         raise ValueError(
             f"X: expected shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found {shape}; an "
             "axis of a single channel goes away with numpy.squeeze."
@@ -221,18 +164,7 @@ def _check_shape(estimator: Any, shape: tuple[int, ...], reset: bool) -> None:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Tell whether all values are finite in float32, in one pass without a copy of them.
-
-    Parameters
-    ----------
-    values : ndarray of floats, of any shape
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> is_finite(np.array([0.0, 1e30])), is_finite(np.array([1e60])), is_finite(np.array([np.nan]))
-    (True, False, False)
-    """
+    """Tell whether all floats are finite in float32, in one pass without a copy of them."""
     if values.size == 0:
         return True
     if values.dtype == np.float16 and values.flags.c_contiguous:
@@ -246,26 +178,12 @@ def is_finite(values: np.ndarray) -> bool:
 def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") -> None:
     """Raise a ValueError that names the first rows with NaN or infinite values.
 
-    Values that float32 cannot hold count as infinite: it is what the networks compute in.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, ...)
-    name, what : str
-        How the message calls the array, and what a row is made of.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> check_finite_rows(np.array([[0.0], [np.nan]]))
-    Traceback (most recent call last):
-    ...
-    ValueError: X: expected finite cells, found NaN or infinite ones in 1 of 2 rows, the first ...
+    Values that float32 cannot hold count as infinite: it is what the networks compute in. The
+    message calls the array (n, ...) by its `name`, and `what` its rows are made of.
     """
     if values.dtype.kind not in "fc" or values.size == 0:
         return
-    n = len(values)
-    largest = _largest(values.dtype)
+    n, largest = len(values), _largest(values.dtype)
     step = _rows_at_once(values.shape)  # keeps the temporaries small beside the data
     bad: list[int] = []
     n_nan = n_infinite = 0
@@ -317,23 +235,12 @@ def warn_implausible(fields: Fields) -> None:
 
 
 def digest(row: ArrayLike) -> bytes:
-    """Digest of a row's values in float32: 16 bytes that stand for its content.
+    """Digest of a row's values in float32: 16 bytes of BLAKE2b (RFC 7693), for its content.
 
     The same for an in-memory and a file-backed row, and for float16, float32 and float64 where
-    they hold the same values; what float32 rounds alike counts as the same.
+    they hold the same values; what float32 rounds alike counts as the same. The shape of the row
+    does not enter.
 
-    Parameters
-    ----------
-    row : array-like of any shape
-        The shape does not enter.
-
-    Returns
-    -------
-    bytes
-        Of length 16, from BLAKE2b (RFC 7693).
-
-    Examples
-    --------
     >>> digest([1.0, 2.0]).hex()
     '42f796cded228dc080ef1964ee5d73c3'
     """
@@ -343,52 +250,26 @@ def digest(row: ArrayLike) -> bytes:
 
 
 def digest_rows(values: ArrayLike) -> list[bytes]:
-    """:func:`digest` of each row, a bounded number of values at a time.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> X = np.arange(6.0).reshape(3, 2)
-    >>> digest_rows(X)[1] == digest(X[1])
-    True
-    """
+    """:func:`digest` of each row, a bounded number of values at a time."""
     values = np.asarray(values)
     step = _rows_at_once(values.shape)
-    digests = []
-    for start in range(0, len(values), step):
-        with np.errstate(over="ignore"):
+    digests: list[bytes] = []
+    with np.errstate(over="ignore"):
+        for start in range(0, len(values), step):
             chunk = np.ascontiguousarray(values[start : start + step], dtype="<f4")
-        digests += [digest(row) for row in chunk]
+            digests += map(digest, chunk)
     return digests
 
 
 def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split by content: a row's side depends on its values, not on its index or type.
+    """Split into sorted rows that train and that validate, by content and not by index or type.
 
-    The rows with the smallest keyed digests validate. The order of the rows therefore does not
-    matter, and adding rows moves at most as many of the others to the other side. Equal rows are
-    on one side, unless the boundary between the sides falls among them.
+    The rows with the smallest digests, keyed by the seed, validate. The order of the rows therefore
+    does not matter, and adding rows moves at most as many of the others to the other side. Equal
+    rows are on one side, unless the boundary between the sides falls among them.
 
-    Parameters
-    ----------
-    fields : Fields of shape (n, ...)
-        Not read, where their digests are known.
-    fraction : float in [0, 1)
-        Share that validates; more than zero means at least one row, and at least one row trains.
-    seed : int
-        Key of the digest: another seed is another split.
-
-    Returns
-    -------
-    train, valid : ndarray of int64
-        Sorted row numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> train, valid = split_rows(as_fields(np.arange(10.0)[:, None]), 0.2, seed=0)
-    >>> len(train), len(valid)
-    (8, 2)
+    A `fraction` in [0, 1) validates; more than zero means at least one row, and at least one row
+    trains. Fields whose digests are known are not read.
     """
     n = fields.shape[0]
     if fraction == 0 or n < 2:

@@ -10,45 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "PARAMETERS",
-    "PARAMETER_NAMES",
-    "PARAMETER_UNITS",
-    "PRIOR_BOUNDS",
-    "Parameter",
-    "symbol_of",
-]
+__all__ = ["PARAMETERS", "PARAMETER_NAMES", "PARAMETER_UNITS", "PRIOR_BOUNDS", "Parameter"]
 
 
 class Parameter(NamedTuple):
-    """One parameter of the simulations.
+    """One parameter of the simulations."""
 
-    Attributes
-    ----------
-    name : str
-        As in ``target_names``.
-    unit : str
-        Empty where there is none; of a logarithm ``log10(...)``.
-    symbol : str
-        In the mathematics of matplotlib, without the unit.
-    symbol_unit : str
-        Unit of what the symbol shows: of a logarithm that of its argument.
-    attribute : str
-        What the files of 21cmFAST call it.
-    low, high : float
-        Ends of the uniform prior, in the unit.
-    logarithmic : bool
-        Whether the values are decimal logarithms.
-    """
-
-    name: str
-    unit: str
-    symbol: str
-    symbol_unit: str
-    attribute: str
-    low: float
+    name: str  # as in ``target_names``
+    unit: str  # empty where there is none; of a logarithm ``log10(...)``
+    symbol: str  # in the mathematics of matplotlib, without the unit
+    symbol_unit: str  # of what the symbol shows: of a logarithm the unit of its argument
+    attribute: str  # what the files of 21cmFAST call it
+    low: float  # ends of the uniform prior, in the unit
     high: float
-    logarithmic: bool = False
+    logarithmic: bool = False  # whether the values are decimal logarithms
 
 
 PARAMETERS = (
@@ -76,25 +51,3 @@ PARAMETER_UNITS = {parameter.name: parameter.unit for parameter in PARAMETERS}
 # Lowest and highest value of each parameter, of shape (6, 2): the box of the bundled light cones.
 PRIOR_BOUNDS = np.array([[parameter.low, parameter.high] for parameter in PARAMETERS])
 PRIOR_BOUNDS.setflags(write=False)
-
-
-def symbol_of(name: str) -> str:
-    """Label of a parameter for a plot: its symbol and unit, or the name of an unknown one.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> symbol_of("E_0"), symbol_of("sigma_8")
-    ('$E_0$ [eV]', 'sigma_8')
-    """
-    known = {parameter.name: parameter for parameter in PARAMETERS}.get(name)
-    if known is None:
-        return name
-    return f"{known.symbol} [{known.symbol_unit}]" if known.symbol_unit else known.symbol

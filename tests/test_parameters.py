@@ -9,13 +9,7 @@ import pytest
 
 import skatr_sk
 from skatr_sk import load_lightcones
-from skatr_sk.parameters import (
-    PARAMETER_NAMES,
-    PARAMETER_UNITS,
-    PARAMETERS,
-    PRIOR_BOUNDS,
-    symbol_of,
-)
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, PARAMETERS, PRIOR_BOUNDS
 
 
 def test_the_six_in_the_order_of_the_paper():
@@ -52,12 +46,14 @@ def test_symbols_can_be_drawn():
 
     matplotlib.use("Agg")
     parser = MathTextParser("path")
-    for name in PARAMETER_NAMES:
-        assert parser.parse(symbol_of(name)).width > 0
-    assert symbol_of("zeta") == r"$\zeta$"
-    assert symbol_of("m_WDM") == r"$m_\mathrm{WDM}$ [keV]"
-    assert symbol_of("log10_T_vir") == r"$\log_{10} T_\mathrm{vir}$ [K]"
-    assert symbol_of("parameter_0") == "parameter_0"
+    for parameter in PARAMETERS:
+        assert parser.parse(parameter.symbol).width > 0
+    symbols = {
+        parameter.name: (parameter.symbol, parameter.symbol_unit) for parameter in PARAMETERS
+    }
+    assert symbols["zeta"] == (r"$\zeta$", "")
+    assert symbols["m_WDM"] == (r"$m_\mathrm{WDM}$", "keV")
+    assert symbols["log10_T_vir"] == (r"$\log_{10} T_\mathrm{vir}$", "K")
 
 
 def test_the_six_are_written_down_nowhere_else():

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,27 +32,15 @@ class Dataset(Protocol):
 
 
 class TensorDataset(torch.utils.data.TensorDataset):
-    """Rows of two tensors on one device.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n, ...)
-    y : Tensor of shape (n, ...)
-    """
+    """Rows of two tensors on one device."""
 
     in_memory = True
 
 
 class FieldDataset(torch.utils.data.Dataset):
-    """Some rows of fields, read when they are asked for, and of targets where there are any.
+    """Some rows of fields, or all of them, read when they are asked for, and of targets.
 
-    Parameters
-    ----------
-    fields : Fields of shape (n, *field_shape)
-    y : Tensor of shape (n, ...), optional
-        Without targets an empty tensor stands in.
-    rows : ndarray of int64, optional
-        Which rows belong; default is all.
+    Without targets an empty tensor stands in.
     """
 
     def __init__(
@@ -73,47 +62,27 @@ class FieldDataset(torch.utils.data.Dataset):
         return torch.from_numpy(X), y
 
 
+@dataclass(eq=False)
 class Loader:
     """Iterate over a dataset in whole batches; the last one may be smaller, none is lost.
 
     What is not in memory is read ahead, by a thread or by processes, while the last batch is
     computed with. Who reads makes no difference to the batches or their order.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    batch_size : int
-    generator : torch.Generator, optional
-        Shuffles each pass anew; without it the order is that of the rows.
-    n_workers : int, default=0
-        Processes that read; 0 is a thread of this process.
-    pin_memory : bool, default=False
-        Put batches that were read where a GPU fetches them while it computes.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        n_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.generator = generator
-        self.n_workers = n_workers
-        self.pin_memory = pin_memory
+    dataset: Dataset
+    batch_size: int
+    generator: torch.Generator | None = None  # shuffles each pass; without it rows are in order
+    n_workers: int = 0  # processes that read; 0 is a thread of this process
+    pin_memory: bool = False  # put what was read where a GPU fetches it while it computes
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = len(self.dataset)
-        if self.generator is None:
-            order = torch.arange(n)
-        else:
-            order = torch.randperm(n, generator=self.generator)
+        order = torch.arange(len(self.dataset))
+        if self.generator is not None:
+            order = torch.randperm(len(order), generator=self.generator)
         batches = order.split(self.batch_size)
         if self.dataset.in_memory:
             yield from map(self.dataset.__getitem__, batches)
@@ -136,20 +105,9 @@ class Loader:
 
 
 def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:
-    """Yield ``read(what)`` of each, in order, while a thread reads the next ones.
+    """Yield ``read(what)`` of each that is asked, in order, while a thread reads the next ones.
 
-    Parameters
-    ----------
-    read : callable
-    asked : iterable
-        What to read, one after the other.
-    depth : int, default=2
-        Results that wait at most.
-
-    Examples
-    --------
-    >>> list(read_ahead(abs, [-1, -2, 3]))
-    [1, 2, 3]
+    At most `depth` results wait.
     """
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="skatr_sk-reader")

@@ -36,24 +36,12 @@ _TRIM_SECONDS = 1.0
 
 
 def ramp(start: float, end: float, progress: float) -> float:
-    """Rise from ``start`` to ``end`` along half a cosine as ``progress`` goes from 0 to 1.
-
-    Examples
-    --------
-    >>> ramp(0.99, 1.0, 0.0), ramp(0.99, 1.0, 1.0)
-    (0.99, 1.0)
-    """
+    """Rise from ``start`` to ``end`` along half a cosine as ``progress`` goes from 0 to 1."""
     return end - (end - start) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
 def cosine_schedule(progress: float, warmup: float = 0.1) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero.
-
-    Examples
-    --------
-    >>> cosine_schedule(0.05), cosine_schedule(0.1), cosine_schedule(1.0)
-    (0.5, 1.0, 0.0)
-    """
+    """Share of the peak learning rate: linear warm-up, then half a cosine down to zero."""
     if progress < warmup:
         return progress / warmup
     return ramp(1.0, 0.0, (progress - warmup) / (1 - warmup))
@@ -64,25 +52,13 @@ def copy_callbacks(callbacks: Sequence[Any]) -> list[Any]:
 
     Each is cloned as scikit-learn clones an estimator, or else copied. What cannot be copied whole,
     because it holds an open file or a connection, shares that with its copy.
-
-    Parameters
-    ----------
-    callbacks : sequence of callbacks, or of (name, callback)
-
-    Examples
-    --------
-    >>> from skorch.callbacks import EpochTimer
-    >>> timer = EpochTimer()
-    >>> copy_callbacks([timer])[0] is timer
-    False
     """
-    return [
-        (one[0], _copy_callback(one[1])) if isinstance(one, tuple) else _copy_callback(one)
-        for one in callbacks
-    ]
+    return [_copy_callback(one) for one in callbacks]
 
 
 def _copy_callback(callback: Any) -> Any:
+    if isinstance(callback, tuple):
+        return callback[0], _copy_callback(callback[1])
     for copied in (clone, copy.deepcopy, copy.copy):
         try:
             return copied(callback)
@@ -96,11 +72,6 @@ def plain(value: Any) -> Any:
 
     Numbers, flags, words and None stay; arrays and tensors become lists, and what is none of these
     becomes its ``repr``.
-
-    Examples
-    --------
-    >>> plain({"rates": torch.tensor([1.0, 2.0]), "device": torch.device("cpu")})
-    {'rates': [1.0, 2.0], 'device': "device(type='cpu')"}
     """
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         value = value.tolist()
@@ -137,13 +108,10 @@ class ReturnMemory(Callback):
 
 
 class Schedule(Callback):
-    """Set the learning rate before each step from the share of all steps that are done.
+    """Set the learning rate before each step: ``share(progress)`` of its peak, progress in (0, 1).
 
-    Parameters
-    ----------
-    share : callable
-        Share of the peak learning rate at a progress in (0, 1). A step counts at its middle, so
-        that no step is lost to a rate of zero at either end, not even that of a run of one.
+    A step counts at its middle, so that no step is lost to a rate of zero at either end, not even
+    that of a run of one.
     """
 
     def __init__(self, share: Callable[[float], float]) -> None:
@@ -158,13 +126,7 @@ class Schedule(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation loss no longer falls, and bring back the best epoch's weights.
-
-    Parameters
-    ----------
-    patience : int
-        Epochs without a better validation loss.
-    """
+    """Stop after `patience` epochs without a better validation loss; restore the best weights."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
@@ -193,13 +155,7 @@ class EarlyStopping(Callback):
 
 
 class Progress(Callback):
-    """A progress bar over the epochs, with losses, effective rank and the time left.
-
-    Parameters
-    ----------
-    title : str
-        What is being fitted.
-    """
+    """A progress bar over the epochs, with losses, effective rank and the time left."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -224,17 +180,11 @@ class Progress(Callback):
 class SklearnProgress(Callback):
     """Report each epoch to the callbacks that scikit-learn >= 1.9 attaches to an estimator.
 
-    Parameters
-    ----------
-    estimator : estimator
-        The one whose ``fit`` runs.
-    context : sklearn.callback.CallbackContext
-        Of that fit.
+    `context` is the ``sklearn.callback.CallbackContext`` of the estimator's ``fit``.
     """
 
     def __init__(self, estimator: Any, context: Any) -> None:
-        self.estimator = estimator
-        self.context = context
+        self.estimator, self.context = estimator, context
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Open a task for the epoch."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,18 @@ _LOGGER = logging.getLogger("skatr_sk.training")
 _FORMAT = 2
 
 
+@dataclass(eq=False, repr=False)
 class Checkpoint(Callback):
     """Write the whole state of a run every few epochs, and go on from it when it is there.
 
     One safetensors file with a JSON header: weights, optimiser, generators, history and what
     early stopping knows. A resumed run equals one that was never interrupted; callbacks of the user
     alone start anew, for nobody else knows what they have to remember.
-
-    Parameters
-    ----------
-    folder : path
-        Made if it does not exist.
-    every : int
-        Epochs between two writes.
-    run : str
-        What identifies the run (parameters, data, seed): another run has a file of its own.
     """
 
-    def __init__(self, folder: str | Path, every: int, run: str) -> None:
-        self.folder = folder
-        self.every = every
-        self.run = run
+    folder: str | Path  # made if it does not exist
+    every: int  # epochs between two writes
+    run: str  # identifies the run (parameters, data, seed): another run has a file of its own
 
     @property
     def path(self) -> Path:
@@ -84,11 +76,9 @@ class Checkpoint(Callback):
         optimizer = net.optimizer_.state_dict()["state"]
         tensors |= {f"optimizer.{i}.{k}": v for i, s in optimizer.items() for k, v in s.items()}
         tensors |= {f"generator.{k}": g.get_state() for k, g in self._generators(net).items()}
-        header: dict[str, Any] = {"format": _FORMAT, "run": self.run}
-        header["stopped"] = net.stop_
+        header: dict[str, Any] = {"format": _FORMAT, "run": self.run, "stopped": net.stop_}
         header["history"] = net.history.to_list()
-        stopper = self._stopper(net)
-        if stopper is not None:
+        if (stopper := self._stopper(net)) is not None:
             header["best"] = [stopper.best_loss_, stopper.best_epoch_]
             tensors |= {f"best.{k}": v for k, v in stopper.best_weights_.items()}
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -132,7 +122,6 @@ class Checkpoint(Callback):
                 generator.set_state(tensors[f"generator.{name}"])
         net.history.extend(header["history"])
         net.stop_ = header["stopped"]
-        stopper = self._stopper(net)
-        if stopper is not None:
+        if (stopper := self._stopper(net)) is not None:
             stopper.best_loss_, stopper.best_epoch_ = header["best"]
             stopper.best_weights_ = {k: v.to(net.device) for k, v in part("best.").items()}

@@ -28,13 +28,7 @@ DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees he
 
 
 def device_mend(device: object) -> bool | str:
-    """Whether torch can compute on a device here: True, or what to do about it.
-
-    Examples
-    --------
-    >>> device_mend("cpu"), device_mend("gpu")
-    (True, "did you mean 'cuda'?")
-    """
+    """Whether torch can compute on a device here: True, or what to do about it."""
     if isinstance(device, str) and device == "auto":
         return True
     try:
@@ -53,15 +47,7 @@ def device_mend(device: object) -> bool | str:
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn ``device`` into a torch device; ``"auto"`` is CUDA when there is one.
 
-    Raises
-    ------
-    ValueError
-        When the name is unknown or the device is not present.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    device(type='cpu')
+    Raises a ValueError when the name is unknown or the device is not present.
     """
     mend = device_mend(device)
     if mend is not True:
@@ -93,17 +79,6 @@ def torch_defaults() -> Iterator[None]:
     A script may have called ``torch.set_default_dtype`` or ``torch.set_default_device``, or stand
     inside ``torch.inference_mode``, ``torch.no_grad`` or ``torch.autocast``. Networks are built and
     trained, and results computed, as without; afterwards all is as it was.
-
-    Examples
-    --------
-    >>> import torch
-    >>> torch.set_default_dtype(torch.float64)
-    >>> with torch_defaults():
-    ...     torch.zeros(1).dtype
-    torch.float32
-    >>> torch.zeros(1).dtype
-    torch.float64
-    >>> torch.set_default_dtype(torch.float32)
     """
     with _DefaultDtype.lock:
         if _DefaultDtype.inside == 0:
@@ -151,10 +126,6 @@ def return_memory() -> None:
 
     It keeps what lies between blocks in use for requests that fit. Where sizes change from step to
     step few do, and the process grows with every step for a while.
-
-    Examples
-    --------
-    >>> return_memory()
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -102,7 +102,7 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     total = singular.sum()
     if total == 0.0:
         return 0.0
-    share = singular[singular > 0.0] / total
+    share = singular / total
     share = share[share > 0.0]
     return float(np.exp(-np.sum(share * np.log(share))))
 

@@ -141,5 +141,5 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""
-        if self.validation_fraction == 0:
+        if self.validation_fraction == 0 and self.patience is not None:
             warn_without_effect(self, {"patience"}, "validation_fraction=0")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 from skatr_sk._checks import Integer
 from skatr_sk.training.device import torch_defaults
@@ -28,18 +29,11 @@ __all__ = [
 ENTROPY_HINT = "an int >= 0, a numpy RandomState or Generator, or None"
 RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"
 _ONE_AT_A_TIME = threading.RLock()
+_RandomState = int | np.random.RandomState | None
 
 
 def is_random_state(value: Any) -> bool:
-    """Whether scikit-learn takes a value as `random_state`.
-
-    Examples
-    --------
-    >>> is_random_state(0), is_random_state(-1)
-    (True, False)
-    """
-    from sklearn.utils import check_random_state
-
+    """Whether scikit-learn takes a value as `random_state`."""
     try:
         check_random_state(value)
     except ValueError:
@@ -47,49 +41,22 @@ def is_random_state(value: Any) -> bool:
     return True
 
 
-def seed_of(random_state: int | np.random.RandomState | None) -> int:
-    """Draw the seed of one ``fit``; an int gives the same one each time.
-
-    Examples
-    --------
-    >>> seed_of(0) == seed_of(0)
-    True
-    """
-    from sklearn.utils import check_random_state
-
+def seed_of(random_state: _RandomState) -> int:
+    """Draw the seed of one ``fit``; an int gives the same one each time."""
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 def is_entropy(value: Any) -> bool:
-    """Whether :func:`entropy_of` takes a value.
-
-    Examples
-    --------
-    >>> is_entropy(2**40), is_entropy(0.5)
-    (True, False)
-    """
+    """Whether :func:`entropy_of` takes a value."""
     if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
         return True
     return Integer(0).fault(value) is None
 
 
-def entropy_of(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
-    """Entropy for :class:`numpy.random.SeedSequence`; None draws anew.
+def entropy_of(random_state: _RandomState | np.random.Generator) -> int:
+    """Entropy for :class:`numpy.random.SeedSequence`: an int itself; None draws anew.
 
-    Parameters
-    ----------
-    random_state : int, RandomState, Generator or None
-        A generator is drawn from; numpy's global one is never touched.
-
-    Raises
-    ------
-    ValueError
-        When it is something else.
-
-    Examples
-    --------
-    >>> entropy_of(7)
-    7
+    A generator is drawn from; numpy's global one is never touched. Anything else is a ValueError.
     """
     if not is_entropy(random_state):
         raise ValueError(f"random_state: expected {ENTROPY_HINT}, found {random_state!r}.")
@@ -102,29 +69,15 @@ def entropy_of(random_state: int | np.random.RandomState | np.random.Generator |
     return int(random_state)
 
 
-def generator_of(
-    random_state: int | np.random.RandomState | np.random.Generator | None,
-) -> np.random.Generator:
-    """Return a generator of one call; a Generator is itself, numpy's global one is never touched.
-
-    Examples
-    --------
-    >>> bool(generator_of(0).integers(100) == generator_of(0).integers(100))
-    True
-    """
+def generator_of(random_state: _RandomState | np.random.Generator) -> np.random.Generator:
+    """Return the generator of one call: a Generator itself, never numpy's global one."""
     if isinstance(random_state, np.random.Generator):
         return random_state
     return np.random.default_rng(entropy_of(random_state))
 
 
 def independent_seeds(seed: int, n: int) -> list[int]:
-    """Draw `n` seeds from one, so that generators seeded by them share no stream.
-
-    Examples
-    --------
-    >>> len(set(independent_seeds(0, 3)))
-    3
-    """
+    """Draw `n` seeds from one, so that generators seeded by them share no stream."""
     return [int(word) for word in np.random.SeedSequence(seed).generate_state(n)]
 
 

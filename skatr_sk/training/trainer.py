@@ -34,33 +34,19 @@ __all__ = ["Trainer", "train"]
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
-_SKORCH_ONLY = {
-    "batches",
-    "dur",
-    "epoch",
-    "train_batch_count",
-    "train_loss_best",
-    "valid_batch_count",
-    "valid_loss_best",
+# What skorch records of an epoch and the history leaves out, or has in a place of its own.
+_SKORCH_ONLY = {"batches", "dur", "epoch"}
+_SKORCH_ONLY |= {
+    f"{side}_{what}" for side in ("train", "valid") for what in ("batch_count", "loss_best")
 }
 
 
 class Trainer(NeuralNet):
     """The trainer: skorch's loop with whole batches, autocast, seeds, resume and clear failures.
 
-    Parameters
-    ----------
-    *args, **kwargs
-        As for :class:`skorch.NeuralNet`.
-    prepare : callable, optional
-        ``prepare(batch, training)`` turns a batch on the device into the module's arguments
-        (scaling, augmentation, masks). Its attribute ``generator``, if any, is part of a
-        checkpoint.
-    precision : {"auto", "float32", "bf16"}
-    shuffle_seed : int
-        Seed of the order of the batches.
-    n_workers : int
-        Processes that read light cones from files; 0 is a thread.
+    ``prepare(batch, training)`` turns a batch on the device into the module's arguments (scaling,
+    augmentation, masks). Its attribute ``generator``, if any, is part of a checkpoint. `n_workers`
+    processes read light cones from files; 0 is a thread. The rest is skorch's.
     """
 
     def __init__(
@@ -145,14 +131,13 @@ class Trainer(NeuralNet):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the module's output for a scoring callback; raise where that is no prediction."""
         try:
-            output: np.ndarray = super().predict_proba(X)
+            return super().predict_proba(X)
         except (AttributeError, TypeError) as error:
             raise TypeError(
                 "callbacks: expected scores that need no prediction, for this network's output "
                 f"is none, found one that calls predict ({error}); give EpochScoring a function "
                 "of (net, X, y) that reads net.module_ or net.history itself"
             ) from error
-        return output
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call the callbacks, all of them, and end the training where one has asked for it."""
@@ -203,23 +188,21 @@ def train(
     """Build and train a module with an estimator's checked parameters.
 
     The module comes back on the CPU in evaluation mode: a fitted estimator then loads on a machine
-    without the device. torch's global generators are left as they were.
+    without the device. Its history has a row an epoch, ``kept`` for the one whose weights these
+    are. torch's global generators are left as they were. The optimiser is AdamW, and only matrices
+    decay.
 
     Parameters
     ----------
-    estimator : TrainedEstimator
-        Its `max_epochs, batch_size, learning_rate, weight_decay, patience, device, precision,
-        callbacks` and `verbose` count. The optimiser is AdamW, and only matrices decay.
     build : callable
         Returns the module, with weights from torch's global generator.
     criterion : torch.nn.Module
         ``criterion(module(...), y)`` is the loss.
-    train_set, valid_set : Dataset
     seeds : (int, int)
         Of the weights and of the order of the batches.
     schedule : callable, optional
         Share of the learning rate at a progress in [0, 1].
-    prepare : callable, optional
+    prepare, n_workers
         See :class:`Trainer`.
     callbacks : sequence of skorch callbacks
         The method's own. Copies of those that the user handed in are called after them, and a
@@ -228,14 +211,6 @@ def train(
     small : bool
         Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
         one thread.
-    n_workers : int
-        Processes that read light cones from files ahead of the training; 0 is a thread.
-
-    Returns
-    -------
-    module : torch.nn.Module
-    history : list of dict
-        One an epoch; ``kept`` is true for the one whose weights these are.
 
     Raises
     ------
@@ -247,16 +222,16 @@ def train(
     if valid_set is None:
         _check_monitors(estimator)
     device = resolve_device(estimator.device)
+    stopper = None
     parts: list[Any] = [*callbacks]
+    if estimator.patience is not None and valid_set is not None:
+        stopper = EarlyStopping(estimator.patience)
+        parts.insert(0, stopper)
     if estimator.verbose:
         parts.append(Progress(type(estimator).__name__))
     parts += SklearnProgress.of(estimator, estimator.max_epochs)
     if schedule is not None:
         parts.append(Schedule(schedule))
-    stopper = None
-    if estimator.patience is not None and valid_set is not None:
-        stopper = EarlyStopping(estimator.patience)
-        parts.insert(0, stopper)
     ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
     last = [pair for pair in ours if isinstance(pair[1], Checkpoint)]
     first = [pair for pair in ours if pair not in last]

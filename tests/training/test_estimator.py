@@ -1,6 +1,7 @@
 """What all trained estimators share: their table of parameters, documentation, clones."""
 
 import inspect
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -103,6 +104,21 @@ def test_a_parameter_without_effect_is_told():
     assert [warning.filename for warning in told] == [__file__]
     Wide(validation_fraction=0).fit(None)
     Wide(patience=3).fit(None)
+
+
+def test_no_patience_agrees_with_no_validation():
+    """Also where the estimator's own patience is another."""
+
+    @dataclass(kw_only=True, eq=False, repr=False)
+    class Patient(Wide):
+        patience: int | None = 20
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for patience in (None, 20):  # not what would have acted; its own, which nobody has given
+            Patient(validation_fraction=0, patience=patience).fit(None)
+    with pytest.warns(NoEffectWarning, match="of patience"):
+        Patient(validation_fraction=0, patience=5).fit(None)
 
 
 def test_a_dataclass_is_an_estimator():
