@@ -22,7 +22,7 @@ _ST_A, _ST_P, _ST_NORM = 0.73, 0.175, 0.353
 
 
 def sheth_tormen(nu: Tensor) -> Tensor:
-    """Collapsed fraction above a mass of peak height nu: Sheth and Tormen's mass function, integrated.
+    """Collapsed fraction above a mass of peak height nu, after Sheth and Tormen.
 
     The peak height is `DELTA_CRITICAL` over the growth factor and today's sigma of the mass.
     """
@@ -40,7 +40,7 @@ def press_schechter(nu: Tensor) -> Tensor:
 def conditional_fraction(
     density: Tensor, growth: Tensor, sigma_min: Tensor, sigma_scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Collapsed fraction of regions, and the argument of erfc in it, both of the shape of `density`.
+    """Collapsed fraction of regions, and the argument of erfc in it, of the shape of `density`.
 
     Extended Press-Schechter (Bond et al. 1991, Lacey and Cole 1993). The linear density contrasts
     (n, n_scales, ...), extrapolated to today, are those of regions of some scales; growth factors
@@ -81,8 +81,7 @@ def jeans_mass(cosmology: Cosmology) -> Tensor:
 class Haloes:
     """The smallest haloes that form stars.
 
-    Their virial temperatures (n,) are in K, unless the motion of the dark matter makes haloes of
-    that temperature impossible: then they have its Jeans mass.
+    They have virial temperatures (n,) in K, or the Jeans mass of the dark matter if it is larger.
     """
 
     def __init__(self, cosmology: Cosmology, t_vir: Tensor) -> None:
