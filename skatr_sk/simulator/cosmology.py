@@ -107,7 +107,8 @@ class Background:
         """Comoving distance in Mpc, to redshifts up to 1100."""
         x = (torch.log1p(z.double()) / _X_STEP).reshape(len(z), -1)
         low = x.long().clamp(0, _N_X - 2)
-        return _cubic(x - low, *self._around(low)).view(z.shape)
+        near, far, slope, end_slope = self._around(low)
+        return (near + _cubic(x - low, far - near, slope, end_slope)).view(z.shape)
 
     def redshift(self, distance: Tensor) -> Tensor:
         """Redshift at comoving distances in Mpc, the inverse of :meth:`distance`."""
@@ -115,7 +116,7 @@ class Background:
         low = torch.searchsorted(self._distance, wanted).clamp(1, _N_X - 1) - 1
         near, far, slope, end_slope = self._around(low)
         width = far - near
-        x = low + _cubic((wanted - near) / width, 0, 1, width / slope, width / end_slope)
+        x = low + _cubic((wanted - near) / width, 1, width / slope, width / end_slope)
         return torch.expm1(x * _X_STEP).view(distance.shape)
 
     def _around(self, low: Tensor) -> list[Tensor]:
@@ -124,13 +125,10 @@ class Background:
         return [table.gather(1, nodes) for table in tables for nodes in (low, low + 1)]
 
 
-def _cubic(
-    t: Tensor, start: Tensor | int, end: Tensor | int, slope: Tensor, end_slope: Tensor
-) -> Tensor:
-    """Cubic polynomial of given values and slopes at t = 0 and 1 (Hermite)."""
-    rise = end - start
+def _cubic(t: Tensor, rise: Tensor | float, slope: Tensor, end_slope: Tensor) -> Tensor:
+    """Cubic polynomial that is 0 at t = 0 and `rise` at t = 1, of given slopes there (Hermite)."""
     curve = 3 * rise - 2 * slope - end_slope + t * (slope + end_slope - 2 * rise)
-    return start + t * (slope + t * curve)
+    return t * (slope + t * curve)
 
 
 def comoving_distances(z: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE) -> np.ndarray:
@@ -149,14 +147,11 @@ def redshifts_at(
 
 
 def _in_each(
-    function: Callable[[Background, Tensor], Tensor],
-    values: ArrayLike,
-    omega_m: ArrayLike,
-    hubble: ArrayLike,
+    function: Callable[[Background, Tensor], Tensor], values: ArrayLike, *cosmology: ArrayLike
 ) -> np.ndarray:
-    """Apply a method to numpy arrays, some cosmologies at a time."""
+    """Apply a method of :class:`Background` to numpy arrays, some cosmologies at a time."""
     values = np.array(values, dtype=np.float64)
-    cosmologies = np.array(np.broadcast_arrays(omega_m, hubble), dtype=np.float64)
+    cosmologies = np.array(np.broadcast_arrays(*cosmology), dtype=np.float64)
     n = cosmologies.size // 2
     found = np.empty((n, values.size // max(n, 1)))
     for start in range(0, n, _AT_ONCE):
@@ -204,8 +199,7 @@ class Cosmology(Background):
         power = k**_SPECTRAL_INDEX * self._transfer(k) ** 2  # (n, n_k), not normalised
         weight = k**3 / (2 * math.pi**2) * self._k_step
         window = top_hat(ln_r.exp()[:, None] * k) ** 2
-        norm_window = top_hat(8 / HUBBLE * k) ** 2
-        norm = (_SIGMA_8**2 / (power @ (weight * norm_window)))[:, None]
+        norm = (_SIGMA_8**2 / (power @ (weight * top_hat(8 / HUBBLE * k) ** 2)))[:, None]
         self._ln_sigma = 0.5 * (norm * (power @ (weight * window).T)).log()
         self._ln_power = (norm * power).clamp(min=1e-300).log()
 
@@ -252,12 +246,9 @@ class Cosmology(Background):
 
     def growth(self, z: Tensor) -> Tensor:
         """Linear growth factor, 1 today."""
-
-        def unscaled(omega: Tensor) -> Tensor:
-            return 2.5 * omega / (1 / 70 + omega * (209 - omega) / 140 + omega ** (4 / 7))
-
-        today = unscaled(match_axes(self.omega_m, z))
-        return unscaled(self.matter_fraction(z)) / (today * (1 + z))
+        omegas = match_axes(self.omega_m, z), self.matter_fraction(z)
+        today, then = (2.5 * o / (1 / 70 + o * (209 - o) / 140 + o ** (4 / 7)) for o in omegas)
+        return then / (today * (1 + z))
 
     def growth_slope(self, z: Tensor) -> Tensor:
         """Derivative of the growth factor with respect to redshift; negative."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 
@@ -33,7 +32,11 @@ class Grid:
         self.mu_squared = (k[2] ** 2 / squared.clamp(min=1e-12)).float().to(device)
         self.directions = (k / squared.clamp(min=1e-12)).float().to(device)
         aliases = (t.to(device) for t in self._aliases(k))
-        self._images, self._displacement, self._mass = aliases
+        images, self._displacement, self._mass = aliases
+        # Many wave numbers are equal by symmetry: each is looked up once.
+        spacing = 2 * math.pi / (cell * max(shape)) * 1e-3
+        labels, self._inverse = torch.unique((images / spacing).round().long(), return_inverse=True)
+        self._unique = labels.double() * spacing
 
     def _aliases(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Wave numbers that cells cannot tell apart; their weights in displacement and in mass.
@@ -57,20 +60,11 @@ class Grid:
         The first is of minus the divergence of the cells' displacement, the second of their density
         contrast.
         """
-        # Many wave numbers are equal by symmetry: look each up once.
-        unique, inverse = self._unique_images
-        values = cosmology.power(unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1))
-        power = values[:, inverse] / self.cell**3
+        k = self._unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1)
+        power = cosmology.power(k)[:, self._inverse] / self.cell**3
         power[..., 0, 0, 0] = 0
         displacement = (power * self._displacement).sum(1).sqrt()
         return displacement.float(), (power * self._mass).sum(1).sqrt().float()
-
-    @functools.cached_property
-    def _unique_images(self) -> tuple[Tensor, Tensor]:
-        spacing = 2 * math.pi / (self.cell * max(self.shape)) * 1e-3
-        labels = (self._images / spacing).round().long()
-        unique, inverse = torch.unique(labels, return_inverse=True)
-        return unique.double() * spacing, inverse
 
     def top_hat(self, radius: float) -> Tensor:
         """Filter of a sphere of a radius in Mpc."""
@@ -89,9 +83,7 @@ class InitialConditions:
     densities grow and nothing moves. The noise (n, *grid.shape) is unit normal.
     """
 
-    def __init__(
-        self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool = False
-    ) -> None:
+    def __init__(self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool) -> None:
         self.grid, self._linear = grid, linear
         white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
         displacement, mass = grid.amplitudes(cosmology)

@@ -33,8 +33,7 @@ def neutral_fraction(
     growth: Tensor,
     sigma_min: Tensor,
     sigma_scale: Tensor,
-    f_coll: Tensor,
-    zeta: Tensor,
+    mean: Tensor,
     x_e: Tensor,
 ) -> Tensor:
     """Neutral fraction of hydrogen in every cell.
@@ -45,15 +44,14 @@ def neutral_fraction(
 
     `density` (n, n_radii, ...) is today's linear contrast on each scale, that of the cell last, and
     `sigma_scale` (n, n_radii) its standard deviation; `sigma_min` (n,) is that on the scale of the
-    smallest haloes. `growth` is the growth factor, `f_coll` the collapsed fraction of the universe,
-    `zeta` the photons for each collapsed baryon, all (n,). X-rays have ionised `x_e` (n, ...).
+    smallest haloes. `growth` (n,) is the growth factor, `mean` (n,) the number of ionising photons
+    per atom of the universe, after Sheth and Tormen. X-rays have ionised `x_e` (n, ...).
     """
     growth, sigma_min = (t[:, None].expand_as(sigma_scale) for t in (growth, sigma_min))
     in_region, _ = conditional_fraction(density, growth, sigma_min, sigma_scale)
-    # On every scale the mean is that of Sheth and Tormen.
-    mean = in_region.mean(tuple(range(2, density.ndim)), keepdim=True).clamp(min=1e-7)
-    photons = match_axes((zeta * f_coll).to(mean.dtype), mean) / mean * in_region
+    # Every scale gets the same mean.
+    found = in_region.mean(tuple(range(2, density.ndim)), keepdim=True).clamp(min=1e-7)
+    photons = match_axes(mean.to(found.dtype), found) / found * in_region
     neutral = 1 - x_e
-    ionised = photons.amax(1) > neutral
     left = (neutral - photons[:, -1]).clamp(0, 1)
-    return torch.where(ionised, 0, left)
+    return torch.where(photons.amax(1) > neutral, 0, left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -57,12 +58,10 @@ def shells_around(
     X-rays pass gas that is ionised to a share x_e outside bubbles. The bubbles' share of the volume
     is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,).
     """
-    edge, inner = torch.full_like(x_e, z), 0.0
-    edges = [edge]
-    for radius in radii:
-        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
-        edge, inner = edge + (radius - inner) * per_mpc, radius
-        edges.append(edge)
+    edges = [torch.full_like(x_e, z)]
+    for inner, outer in itertools.pairwise([0.0, *radii]):
+        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edges[-1]) / SPEED_OF_LIGHT
+        edges.append(edges[-1] + (outer - inner) * per_mpc)
     inside, outside = torch.stack(edges[:-1], 1), torch.stack(edges[1:], 1)
     middle = (inside + outside) / 2
     transparent = transparent_energy(haloes, z, middle, x_e, efficiency)
