@@ -58,17 +58,6 @@ def conditional_fraction(
     return f_coll, peak
 
 
-def _virial_mass(cosmology: Cosmology, z: Tensor, t_vir: Tensor) -> Tensor:
-    """Mass in Msun of haloes of ionised gas of virial temperatures (n,) in K; z is (n, ...).
-
-    Barkana and Loeb 2001, eq. 26, with the overdensity of Bryan and Norman 1998.
-    """
-    omega = cosmology.matter_fraction(z)
-    overdensity = 18 * math.pi**2 + 82 * (omega - 1) - 39 * (omega - 1) ** 2
-    density = match_axes(cosmology.omega_m, z) * overdensity / omega
-    return 7030.97 / HUBBLE * density**-0.5 * (match_axes(t_vir, z) / (0.6 * (1 + z))) ** 1.5
-
-
 def jeans_mass(cosmology: Cosmology) -> Tensor:
     """Mass in Msun that the velocities of the dark matter keep from collapsing, shape (n,).
 
@@ -90,9 +79,15 @@ class Haloes:
 
     def sigma(self, z: Tensor) -> Tensor:
         """Standard deviation today on the scale of their mass; z and result of shape (n, ...)."""
-        mass = _virial_mass(self.cosmology, z, self._t_vir)
+        cosmology, t_vir = self.cosmology, match_axes(self._t_vir, z)
+        # Virial mass in Msun where the gas is ionised: Barkana and Loeb 2001, eq. 26, with the
+        # overdensity of Bryan and Norman 1998.
+        omega = cosmology.matter_fraction(z)
+        overdensity = 18 * math.pi**2 + 82 * (omega - 1) - 39 * (omega - 1) ** 2
+        density = match_axes(cosmology.omega_m, z) * overdensity / omega
+        mass = 7030.97 / HUBBLE * density**-0.5 * (t_vir / (0.6 * (1 + z))) ** 1.5
         mass = torch.maximum(mass, match_axes(self._jeans_mass, z))
-        return self.cosmology.sigma(self.cosmology.radius(mass))
+        return cosmology.sigma(cosmology.radius(mass))
 
     def nu(self, z: Tensor) -> Tensor:
         """Peak height of their mass, the argument of the collapsed fractions."""

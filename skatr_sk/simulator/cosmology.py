@@ -139,11 +139,9 @@ def comoving_distances(z: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUB
     return _in_each(Background.distance, z, omega_m, hubble)
 
 
-def redshifts_at(
-    distances: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE
-) -> np.ndarray:
+def redshifts_at(distance: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE) -> np.ndarray:
     """Redshifts at comoving distances in Mpc, the inverse of :func:`comoving_distances`."""
-    return _in_each(Background.redshift, distances, omega_m, hubble)
+    return _in_each(Background.redshift, distance, omega_m, hubble)
 
 
 def _in_each(

@@ -23,16 +23,14 @@ class Grid:
 
     def __init__(self, shape: tuple[int, int, int], cell: float, device: torch.device) -> None:
         self.shape, self.cell = shape, cell
-        x, y, z = shape
-        steps = [torch.fft.fftfreq(x), torch.fft.fftfreq(y), torch.fft.rfftfreq(z)]
+        steps = [*map(torch.fft.fftfreq, shape[:2]), torch.fft.rfftfreq(shape[2])]
         axes = torch.meshgrid(*(step.double() for step in steps), indexing="ij")
         k = 2 * math.pi / cell * torch.stack(axes)  # (3, *rfft shape)
         squared = (k**2).sum(0)
         self.k = squared.sqrt().to(device)
         self.mu_squared = (k[2] ** 2 / squared.clamp(min=1e-12)).float().to(device)
         self.directions = (k / squared.clamp(min=1e-12)).float().to(device)
-        aliases = (t.to(device) for t in self._aliases(k))
-        images, self._displacement, self._mass = aliases
+        images, self._displacement, self._mass = (t.to(device) for t in self._aliases(k))
         # Many wave numbers are equal by symmetry: each is looked up once.
         spacing = 2 * math.pi / (cell * max(shape)) * 1e-3
         labels, self._inverse = torch.unique((images / spacing).round().long(), return_inverse=True)
@@ -109,10 +107,7 @@ class InitialConditions:
 
 
 def _spread(mass: Tensor, moves: Tensor) -> Tensor:
-    """Share masses (n, *grid) out to the cells that they overlap when moved.
-
-    Moves, (3, n, *grid), are in cells.
-    """
+    """Share masses (n, *grid) out to cells that they overlap when moved by (3, n, *grid) cells."""
     n, *sizes = mass.shape
     reach, shares = _overlaps(moves)
     # Into a box with margins, which are then folded back: space is periodic.
@@ -145,9 +140,8 @@ def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
     reach = max(1, math.ceil(float(moves.abs().amax()) + half))
     shares = []
     for offset in range(-reach, reach + 1):
-        clouds = [
-            (1 - (moves + (i / _FINE - half - offset)).abs_()).clamp_(min=0) for i in range(_FINE)
-        ]
+        distances = ((moves + (i / _FINE - half - offset)).abs_() for i in range(_FINE))
+        clouds = [(1 - distance).clamp_(min=0) for distance in distances]
         shares.append(torch.stack(clouds).mean(0))
     return reach, torch.stack(shares)
 

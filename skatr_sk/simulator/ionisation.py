@@ -49,7 +49,7 @@ def neutral_fraction(
     """
     growth, sigma_min = (t[:, None].expand_as(sigma_scale) for t in (growth, sigma_min))
     in_region, _ = conditional_fraction(density, growth, sigma_min, sigma_scale)
-    # Every scale gets the same mean.
+    # On every scale the photons average to `mean` over the box.
     found = in_region.mean(tuple(range(2, density.ndim)), keepdim=True).clamp(min=1e-7)
     photons = match_axes(mean.to(found.dtype), found) / found * in_region
     neutral = 1 - x_e

@@ -9,12 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skatr_sk.simulator.collapsed_fraction import (
-    DELTA_CRITICAL,
-    Haloes,
-    press_schechter,
-    sheth_tormen,
-)
+from skatr_sk.simulator.collapsed_fraction import Haloes, press_schechter, sheth_tormen
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology, match_axes
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
@@ -36,7 +31,7 @@ class Box(NamedTuple):
     shape: tuple[int, int, int]  # cells of the light cone: sky, sky, line of sight
     cell_size: float  # Mpc
     redshift_min: float  # of the nearest cell
-    linear: bool  # whether densities grow in place
+    linear: bool  # whether densities grow and nothing moves
 
     @property
     def periodic(self) -> tuple[int, int, int]:
@@ -79,7 +74,7 @@ class _Universe:
     def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
         m_wdm, omega_m, E_0, log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
         self._xrays, self._zeta = (E_0, log10_L_X), zeta
-        self._plan = _Plan(tuple(noise.shape[1:]), box.cell_size, parameters.device)
+        self._plan = _Plan(box.periodic, box.cell_size, parameters.device)
         self.cosmology = Cosmology(omega_m, m_wdm)
         self._haloes = Haloes(self.cosmology, 10**log10_t_vir)
         self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
@@ -98,7 +93,7 @@ class _Universe:
         """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
         at_z = torch.full_like(self._zeta, z)[:, None]
         growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
-        nu = DELTA_CRITICAL / (sigma_min * growth)
+        nu = self._haloes.nu(at_z)[:, 0]
         photons = self._zeta * sheth_tormen(nu)  # that ionise, per atom
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
@@ -106,16 +101,14 @@ class _Universe:
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            gas = self._next_gas(
-                self._gas, z, density, around[:, :-1], photons, press_schechter(nu)
-            )
+            shells, f_coll = around[:, :-1], press_schechter(nu)
+            gas = self._next_gas(self._gas, z, density, shells, photons, f_coll)
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
             inside = smooth(density, self._plan.bubble_filters)
-            bubbles = neutral_fraction(
-                inside, growth, sigma_min, self._bubble_sigma, photons, gas.x_e
-            )
+            sigmas = sigma_min, self._bubble_sigma
+            bubbles = neutral_fraction(inside, growth, *sigmas, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas, self._z = gas, z
         slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative

@@ -61,10 +61,9 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
             if low > high:
                 problems.add("prior_bounds", f"low <= high for {name}", f"{low:g}, {high:g}")
     problems.raise_if_any()
-    on_cpu = str(given["device"]).startswith("cpu")
     for name, idle, beside in (
         ("prior_bounds", values is not None, "parameters"),
-        ("batch_size", on_cpu, "device='cpu'"),
+        ("batch_size", str(given["device"]).startswith("cpu"), "device='cpu'"),
     ):
         if idle and given[name] is not None:
             text = f"SimulatedLightcones: {name} has no effect with {beside}; leave it out."
@@ -142,9 +141,6 @@ def _check_limits(problems: Problems, name: str, values: np.ndarray) -> None:
     wrong = (values < _LIMITS[:, 0]) | (values > _LIMITS[:, 1])
     for column in np.flatnonzero(wrong.any(axis=0)):
         row, (low, high) = int(np.argmax(wrong[:, column])), _LIMITS[column]
-        problems.add(
-            name,
-            f"{PARAMETER_NAMES[column]} from {low:g} to {high:g}",
-            float(values[row, column]),
-            f"see row {row}" if name == "parameters" else "",
-        )
+        expected = f"{PARAMETER_NAMES[column]} from {low:g} to {high:g}"
+        mend = f"see row {row}" if name == "parameters" else ""
+        problems.add(name, expected, float(values[row, column]), mend)

@@ -55,8 +55,7 @@ class SimulatedLightcones:
     redshift_min : float, default=5.0
         Of the nearest simulated cell.
     evolution : {"zeldovich", "linear"}, default="zeldovich"
-        Matter moves along straight lines, or density contrasts grow without any motion (a little
-        faster).
+        Matter moves along straight lines, or stays while density contrasts grow (a little faster).
     random_state : int, numpy Generator or RandomState, optional
         Seed. An int makes rows reproducible; the same rows come from any other `n_samples`.
     device : {"cpu", "cuda", "auto", ...}, default="cpu"
@@ -195,13 +194,14 @@ class SimulatedLightcones:
         step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH
         for start in range(0, len(chosen), step):
             drawn = [self._draw(row) for row in chosen[start : start + step]]
-            values = np.stack([values for values, _ in drawn])
+            parameters = torch.from_numpy(np.stack([values for values, _ in drawn])).to(device)
             shape = settings.box.periodic
             noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for _, rng in drawn])
-            inputs = (torch.from_numpy(array).to(device) for array in (values, noise))
-            made = brightness_lightcones(*inputs, settings.box).brightness
-            blocks = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z)
-            cones[start : start + step] = blocks.mean(dim=(2, 4, 6)).cpu().numpy()
+            inputs = parameters, torch.from_numpy(noise).to(device), settings.box
+            made = brightness_lightcones(*inputs).brightness
+            if max(settings.block) > 1:
+                made = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z).mean(dim=(2, 4, 6))
+            cones[start : start + step] = made.cpu().numpy()
         return cones
 
     def digests(self, rows: Any = None, *, recall: object = None) -> list[bytes]:
@@ -249,8 +249,7 @@ class SimulatedLightcones:
         seed = np.random.SeedSequence(self._entropy, spawn_key=(int(row),))
         rng = np.random.default_rng(seed)
         low, high = self._settings.prior_bounds.T
-        # Drawn even if not used, so that the initial conditions stay the same.
-        drawn = rng.uniform(low, high)
+        drawn = rng.uniform(low, high)  # even if not used: the initial conditions stay the same
         given = self._settings.parameters
         return (drawn if given is None else given[row]), rng
 

@@ -108,10 +108,8 @@ def evolve(
     Adiabatic cooling, Compton and X-ray heating, ionisation and recombination (Mesinger,
     Furlanetto and Cen 2011, arXiv:1003.3878, section 3), heating by the microwave background
     (Venumadhav et al. 2018, arXiv:1804.02406) and by Lyman alpha photons (Reis, Fialkov and
-    Barkana 2021, arXiv:2101.01777).
-
-    The gas is that at `z_before`, the light arrives at `z`, and the linear density contrast of the
-    cells (n, ...) is extrapolated to today.
+    Barkana 2021, arXiv:2101.01777). The gas is that at `z_before`, the light arrives at `z`, and
+    the linear density contrast of the cells (n, ...) is extrapolated to today.
     """
 
     def cells(values: Tensor) -> Tensor:

@@ -67,10 +67,8 @@ def _electron_yields(energy: Tensor, x_e: Tensor) -> tuple[Tensor, Tensor, Tenso
     (arXiv:0910.4410).
     """
     x, e = x_e.log10(), (energy.clamp(min=80.0) / 500).log10()
-    heat = torch.sigmoid(
-        4.3254 + 4.1193 * x + 1.0269 * x**2 + 0.0979 * x**3 + (-0.9211 - 0.1891 * x) * e
-        + 0.2572 * e**2
-    )  # fmt: skip
+    at_500_eV = 4.3254 + 4.1193 * x + 1.0269 * x**2 + 0.0979 * x**3
+    heat = torch.sigmoid(at_500_eV + (-0.9211 - 0.1891 * x) * e + 0.2572 * e**2)
     ions = 0.03423 - 0.00017 * x - 0.00025 * x**2 - (0.00068 + 0.00033 * x) * e
     alpha = 0.03879 - 0.00068 * x + 0.00006 * x**2 + (0.00042 + 0.00018 * x) * e
     return heat, (1 - heat) * ions, (1 - heat) * alpha
