@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, Cosmology
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, Cosmology, match_axes
 
 __all__ = [
     "DELTA_CRITICAL", "F_STAR", "Haloes", "conditional_fraction", "jeans_mass", "press_schechter",
-    "sheth_tormen", "virial_mass",
+    "sheth_tormen",
 ]  # fmt: skip
 
 DELTA_CRITICAL = 1.68  # linear density contrast of what collapses
@@ -22,12 +22,9 @@ _ST_A, _ST_P, _ST_NORM = 0.73, 0.175, 0.353
 
 
 def sheth_tormen(nu: Tensor) -> Tensor:
-    """Collapsed fraction above a mass: Sheth and Tormen's mass function, integrated.
+    """Collapsed fraction above a mass of peak height nu, after Sheth and Tormen.
 
-    Parameters
-    ----------
-    nu : Tensor
-        `DELTA_CRITICAL` over the growth factor times today's sigma of the smallest mass.
+    The peak height is `DELTA_CRITICAL` over the growth factor and today's sigma of the mass.
     """
     half = _ST_A * nu**2 / 2
     order = torch.tensor(0.5 - _ST_P, dtype=half.dtype, device=half.device)
@@ -36,55 +33,29 @@ def sheth_tormen(nu: Tensor) -> Tensor:
 
 
 def press_schechter(nu: Tensor) -> Tensor:
-    """Collapsed fraction above a mass, after Press and Schechter; `nu` as for sheth_tormen."""
+    """Collapsed fraction above a mass, of peak height nu, after Press and Schechter."""
     return torch.erfc(nu / math.sqrt(2))
 
 
 def conditional_fraction(
     density: Tensor, growth: Tensor, sigma_min: Tensor, sigma_scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Collapsed fraction of regions of a given density.
+    """Collapsed fraction of regions, and the argument of erfc in it, of the shape of `density`.
 
-    Extended Press-Schechter (Bond et al. 1991, Lacey and Cole 1993).
-
-    Parameters
-    ----------
-    density : Tensor of shape (n, n_scales, ...)
-        Linear density contrast of the regions, extrapolated to today.
-    growth, sigma_min, sigma_scale : Tensor of shape (n, n_scales)
-        Growth factor, and standard deviation today of the density in spheres of the smallest
-        halo's mass and of the regions' size.
-
-    Returns
-    -------
-    f_coll : Tensor of the shape of `density`
-        Zero where the regions are smaller than the halo.
-    peak : Tensor of the shape of `density`
-        The argument of the complementary error function.
+    Extended Press-Schechter (Bond et al. 1991, Lacey and Cole 1993). The linear density contrasts
+    (n, n_scales, ...), extrapolated to today, are those of regions of some scales; growth factors
+    and standard deviations today, in spheres of the smallest halo's mass and of the regions' size,
+    have shape (n, n_scales). The fraction is zero where regions are smaller than the halo.
     """
     excess = sigma_min**2 - sigma_scale**2
     scale = (2 * excess.clamp(min=1e-12)).rsqrt()
     barrier = DELTA_CRITICAL / growth * scale
-    shape = (*growth.shape, *[1] * (density.ndim - 2))
-    barrier, scale = (t.to(density.dtype).view(shape) for t in (barrier, scale))
+    barrier, scale = (match_axes(t.to(density.dtype), density) for t in (barrier, scale))
     peak = torch.addcmul(barrier, density, -scale)
     f_coll = torch.erfc(peak)
     if (excess <= 0).any():
-        f_coll = f_coll * (excess > 0).to(density.dtype).view(shape)
+        f_coll = f_coll * match_axes((excess > 0).to(density.dtype), density)
     return f_coll, peak
-
-
-def virial_mass(cosmology: Cosmology, z: Tensor, t_vir: Tensor) -> Tensor:
-    """Mass in Msun of haloes of a virial temperature in K, of ionised gas.
-
-    Barkana and Loeb 2001, eq. 26, with the overdensity of Bryan and Norman 1998. The
-    temperatures have shape (n,), redshifts and masses (n, ...).
-    """
-    shape = (-1, *[1] * (z.ndim - 1))
-    omega = cosmology.matter_fraction(z)
-    overdensity = 18 * math.pi**2 + 82 * (omega - 1) - 39 * (omega - 1) ** 2
-    density = cosmology.omega_m.view(shape) * overdensity / omega
-    return 7030.97 / HUBBLE * density**-0.5 * (t_vir.view(shape) / (0.6 * (1 + z))) ** 1.5
 
 
 def jeans_mass(cosmology: Cosmology) -> Tensor:
@@ -99,24 +70,24 @@ def jeans_mass(cosmology: Cosmology) -> Tensor:
 class Haloes:
     """The smallest haloes that form stars.
 
-    Parameters
-    ----------
-    cosmology : Cosmology
-        Of n light cones.
-    t_vir : Tensor of shape (n,)
-        Their virial temperature in K, where the dark matter's motion allows such haloes.
+    They have virial temperatures (n,) in K, or the Jeans mass of the dark matter if it is larger.
     """
 
     def __init__(self, cosmology: Cosmology, t_vir: Tensor) -> None:
-        self.cosmology = cosmology
-        self._t_vir = t_vir
+        self.cosmology, self._t_vir = cosmology, t_vir
         self._jeans_mass = jeans_mass(cosmology)
 
     def sigma(self, z: Tensor) -> Tensor:
         """Standard deviation today on the scale of their mass; z and result of shape (n, ...)."""
-        mass = virial_mass(self.cosmology, z, self._t_vir)
-        mass = torch.maximum(mass, self._jeans_mass.view(-1, *[1] * (z.ndim - 1)))
-        return self.cosmology.sigma(self.cosmology.radius(mass))
+        cosmology, t_vir = self.cosmology, match_axes(self._t_vir, z)
+        # Virial mass in Msun where the gas is ionised: Barkana and Loeb 2001, eq. 26, with the
+        # overdensity of Bryan and Norman 1998.
+        omega = cosmology.matter_fraction(z)
+        overdensity = 18 * math.pi**2 + 82 * (omega - 1) - 39 * (omega - 1) ** 2
+        density = match_axes(cosmology.omega_m, z) * overdensity / omega
+        mass = 7030.97 / HUBBLE * density**-0.5 * (t_vir / (0.6 * (1 + z))) ** 1.5
+        mass = torch.maximum(mass, match_axes(self._jeans_mass, z))
+        return cosmology.sigma(cosmology.radius(mass))
 
     def nu(self, z: Tensor) -> Tensor:
         """Peak height of their mass, the argument of the collapsed fractions."""

@@ -1,8 +1,8 @@
 """The cosmology of the package: constants, expansion, distances, growth, power spectrum of matter.
 
 It is that of 21cmFAST and of astropy's ``Planck18``: flat, with photons and three neutrinos, one of
-them of 0.06 eV, which come on top of the matter density. The Hubble constant and the matter density
-may vary. Units are cgs where none are given.
+them of 0.06 eV. The matter density does not include the neutrinos. The Hubble constant and the
+matter density may vary. Units are cgs where none are given.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor
 __all__ = [
     "BARYONS", "BOLTZMANN", "CRITICAL_DENSITY", "EV", "HELIUM", "HUBBLE", "HUBBLE_RATE", "HYDROGEN",
     "MPC", "OMEGA_B", "OMEGA_M", "PLANCK", "PROTON_MASS", "SOLAR_MASS", "SPEED_OF_LIGHT", "T_CMB",
-    "Background", "Cosmology", "comoving_distances", "interpolate", "redshifts_at", "top_hat",
+    "Background", "Cosmology", "comoving_distances", "interpolate", "match_axes", "redshifts_at",
+    "top_hat",
 ]  # fmt: skip
 
-# CODATA 2018; of the Sun and the parsec the IAU's.
+# CODATA 2018; the solar mass and the parsec are the IAU's.
 SPEED_OF_LIGHT = 2.99792458e10  # cm/s
 BOLTZMANN = 1.380649e-16  # erg/K
 PLANCK = 6.62607015e-27  # erg s
@@ -44,7 +45,8 @@ _HELIUM_MASS = 0.245  # share of the baryons' mass
 
 HUBBLE_RATE = 1e7 * HUBBLE / MPC  # today, 1/s
 CRITICAL_DENSITY = 3 * HUBBLE_RATE**2 / (8 * math.pi * _GRAVITY)  # g / cm^3
-# Of the critical density, times h^2 / K^4 (4 sigma / c^3 with Stefan and Boltzmann's sigma).
+# Energy density of photons: Omega_photons h^2 / (T_CMB / 1 K)^4, from 4 sigma / c^3 where sigma is
+# the constant of Stefan and Boltzmann.
 _PHOTONS = 4.48162009e-7
 # Numbers of hydrogen and helium among nuclei, and nuclei per cubic centimetre today.
 HYDROGEN = (1 - _HELIUM_MASS) / (1 - _HELIUM_MASS + _HELIUM_MASS / 4)
@@ -65,25 +67,17 @@ def _neutrinos(a: Tensor) -> Tensor:
     return 7 / 8 * t_over_cmb**4 * _N_EFF / 3 * (2 + (1 + (0.3173 * x) ** 1.83) ** (1 / 1.83))
 
 
+def match_axes(values: Tensor, like: Tensor) -> Tensor:
+    """Append axes of length 1, until there are as many as `like` has."""
+    return values.view(*values.shape, *[1] * (like.ndim - values.ndim))
+
+
 class Background:
-    """A batch of expanding universes.
+    """A batch of n expanding universes.
 
-    An argument of shape ``(n, ...)``, float64, gives a result of that shape: its first axis
-    counts universes.
-
-    Parameters
-    ----------
-    omega_m : Tensor of shape (n,)
-        Density of matter today over the critical one, without neutrinos.
-    hubble : Tensor of shape (n,) or float
-        Hubble constant in 100 km/s/Mpc.
-
-    Examples
-    --------
-    >>> import torch
-    >>> universe = Background(torch.tensor([0.31]))
-    >>> round(universe.distance(torch.tensor([[5.0]])).item())  # Mpc
-    7943
+    `omega_m` (n,) is the density of matter today over the critical one, without neutrinos; `hubble`
+    is the Hubble constant in 100 km/s/Mpc. The methods take float64 of shape (n, ...), its first
+    axis counts universes, and return that shape.
     """
 
     def __init__(self, omega_m: Tensor, hubble: Tensor | float = HUBBLE) -> None:
@@ -93,101 +87,69 @@ class Background:
         # dz / H = (1 + z) dx / H is smooth on a grid of x, and Simpson's rule good to 1e-9.
         x = torch.arange(2 * _N_X - 1, dtype=torch.float64, device=omega_m.device) * (_X_STEP / 2)
         z = torch.expm1(x)[None]
-        integrand = _HUBBLE_DISTANCE / self._of(self.hubble, z) * (1 + z) / self.expansion(z)
+        integrand = _HUBBLE_DISTANCE / match_axes(self.hubble, z) * (1 + z) / self.expansion(z)
         self._slope, middle = _X_STEP * integrand[:, ::2], _X_STEP * integrand[:, 1::2]
         steps = (self._slope[:, :-1] + 4 * middle + self._slope[:, 1:]) / 6
         self._distance = torch.nn.functional.pad(steps.cumsum(1), (1, 0))
 
-    def _of(self, values: Tensor, like: Tensor) -> Tensor:
-        """Give numbers, one for each universe, the axes of `like`."""
-        return values.view(-1, *[1] * (like.ndim - 1))
-
     def expansion(self, z: Tensor) -> Tensor:
         """Hubble rate over that of today."""
-        omega_m, a = self._of(self.omega_m, z), 1 + z
-        photons = _PHOTONS * T_CMB**4 / self._of(self.hubble, z) ** 2
+        omega_m, a = match_axes(self.omega_m, z), 1 + z
+        photons = _PHOTONS * T_CMB**4 / match_axes(self.hubble, z) ** 2
         vacuum = 1 - omega_m - photons * (1 + _neutrinos(torch.ones_like(photons)))
         return (omega_m * a**3 + photons * (1 + _neutrinos(a)) * a**4 + vacuum).sqrt()
 
     def matter_fraction(self, z: Tensor) -> Tensor:
         """Omega_m at a redshift."""
-        return self._of(self.omega_m, z) * (1 + z) ** 3 / self.expansion(z) ** 2
+        return match_axes(self.omega_m, z) * (1 + z) ** 3 / self.expansion(z) ** 2
 
     def distance(self, z: Tensor) -> Tensor:
         """Comoving distance in Mpc, to redshifts up to 1100."""
         x = (torch.log1p(z.double()) / _X_STEP).reshape(len(z), -1)
         low = x.long().clamp(0, _N_X - 2)
-        (near, far), (before, after) = self._around(low, self._distance, self._slope)
-        return _cubic(x - low, near, far, before, after).view(z.shape)
+        near, far, slope, end_slope = self._around(low)
+        return (near + _cubic(x - low, far - near, slope, end_slope)).view(z.shape)
 
     def redshift(self, distance: Tensor) -> Tensor:
         """Redshift at comoving distances in Mpc, the inverse of :meth:`distance`."""
         wanted = distance.double().reshape(len(distance), -1).contiguous()
         low = torch.searchsorted(self._distance, wanted).clamp(1, _N_X - 1) - 1
-        (near, far), (before, after) = self._around(low, self._distance, self._slope)
+        near, far, slope, end_slope = self._around(low)
         width = far - near
-        zero, one = torch.zeros_like(width), torch.ones_like(width)
-        x = low + _cubic((wanted - near) / width, zero, one, width / before, width / after)
+        x = low + _cubic((wanted - near) / width, 1, width / slope, width / end_slope)
         return torch.expm1(x * _X_STEP).view(distance.shape)
 
-    @staticmethod
-    def _around(low: Tensor, *tables: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(table.gather(1, low), table.gather(1, low + 1)) for table in tables]
+    def _around(self, low: Tensor) -> list[Tensor]:
+        """Distances at the nodes `low` and after them, then their slopes at both."""
+        tables = self._distance, self._slope
+        return [table.gather(1, nodes) for table in tables for nodes in (low, low + 1)]
 
 
-def _cubic(t: Tensor, start: Tensor, end: Tensor, slope: Tensor, end_slope: Tensor) -> Tensor:
-    """Cubic polynomial of given values and slopes at t = 0 and 1 (Hermite)."""
-    rise = end - start
+def _cubic(t: Tensor, rise: Tensor | float, slope: Tensor, end_slope: Tensor) -> Tensor:
+    """Cubic polynomial that is 0 at t = 0 and `rise` at t = 1, of given slopes there (Hermite)."""
     curve = 3 * rise - 2 * slope - end_slope + t * (slope + end_slope - 2 * rise)
-    return start + t * (slope + t * curve)
+    return t * (slope + t * curve)
 
 
 def comoving_distances(z: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE) -> np.ndarray:
-    """Comoving distances in Mpc to redshifts up to 1100.
+    """Comoving distances in Mpc, float64, to redshifts up to 1100.
 
-    Parameters
-    ----------
-    z : array-like
-        Of shape (n, ...) where there are n cosmologies.
-    omega_m : float or array-like of shape (n,)
-        Matter density.
-    hubble : float or array-like of shape (n,)
-        Hubble constant in 100 km/s/Mpc.
-
-    Returns
-    -------
-    ndarray of the shape of `z`, float64
-
-    Examples
-    --------
-    >>> print(np.round(comoving_distances([5, 20], omega_m=0.3), 2))
-    [ 8029.55 11087.36]
+    For n cosmologies `omega_m` and `hubble` (in 100 km/s/Mpc) have shape (n,), and `z` (n, ...).
     """
     return _in_each(Background.distance, z, omega_m, hubble)
 
 
-def redshifts_at(
-    distances: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE
-) -> np.ndarray:
-    """Redshifts at comoving distances in Mpc, the inverse of :func:`comoving_distances`.
-
-    Examples
-    --------
-    >>> print(np.round(redshifts_at([8029.549, 11087.365], omega_m=0.3), 4))
-    [ 5. 20.]
-    """
-    return _in_each(Background.redshift, distances, omega_m, hubble)
+def redshifts_at(distance: ArrayLike, omega_m: ArrayLike, hubble: ArrayLike = HUBBLE) -> np.ndarray:
+    """Redshifts at comoving distances in Mpc, the inverse of :func:`comoving_distances`."""
+    return _in_each(Background.redshift, distance, omega_m, hubble)
 
 
 def _in_each(
-    function: Callable[[Background, Tensor], Tensor],
-    values: ArrayLike,
-    omega_m: ArrayLike,
-    hubble: ArrayLike,
+    function: Callable[[Background, Tensor], Tensor], values: ArrayLike, *cosmology: ArrayLike
 ) -> np.ndarray:
-    """Apply a method to numpy arrays, some cosmologies at a time."""
+    """Apply a method of :class:`Background` to numpy arrays, some cosmologies at a time."""
     values = np.array(values, dtype=np.float64)
-    cosmologies = np.array(np.broadcast_arrays(omega_m, hubble), dtype=np.float64)
+    cosmologies = np.array(np.broadcast_arrays(*cosmology), dtype=np.float64)
     n = cosmologies.size // 2
     found = np.empty((n, values.size // max(n, 1)))
     for start in range(0, n, _AT_ONCE):
@@ -216,28 +178,13 @@ def top_hat(x: Tensor) -> Tensor:
 
 
 class Cosmology(Background):
-    """A batch of universes with Planck's Hubble constant, and the matter in them.
+    """A batch of n universes with Planck's Hubble constant, and the matter in them.
 
-    Parameters
-    ----------
-    omega_m : Tensor of shape (n,)
-        Matter density today.
-    m_wdm : Tensor of shape (n,)
-        Mass of the dark matter particle in keV; infinity is cold dark matter.
-
-    Notes
-    -----
-    The transfer function is the smooth one of Eisenstein and Hu 1999 (astro-ph/9710252), cut off
-    for warm dark matter as in Bode, Ostriker and Turok 2001 (astro-ph/0010389) at the scale of
-    Barkana, Haiman and Ostriker 2001 (astro-ph/0102304, eq. 4). Growth follows Carroll, Press and
-    Turner 1992.
-
-    Examples
-    --------
-    >>> import torch
-    >>> cosmology = Cosmology(torch.tensor([0.31]), torch.tensor([float("inf")]))
-    >>> cosmology.sigma(torch.tensor([[8 / 0.6766]])).item()  # in spheres of 8 Mpc/h
-    0.810
+    The mass `m_wdm` (n,) of the dark matter particle is in keV; infinity is cold dark matter. The
+    transfer function is the smooth one of Eisenstein and Hu 1999 (astro-ph/9710252), cut off for
+    warm dark matter as in Bode, Ostriker and Turok 2001 (astro-ph/0010389) at the scale of Barkana,
+    Haiman and Ostriker 2001 (astro-ph/0102304, eq. 4). Growth follows Carroll, Press and Turner
+    1992.
     """
 
     def __init__(self, omega_m: Tensor, m_wdm: Tensor) -> None:
@@ -250,8 +197,7 @@ class Cosmology(Background):
         power = k**_SPECTRAL_INDEX * self._transfer(k) ** 2  # (n, n_k), not normalised
         weight = k**3 / (2 * math.pi**2) * self._k_step
         window = top_hat(ln_r.exp()[:, None] * k) ** 2
-        norm_window = top_hat(8 / HUBBLE * k) ** 2
-        norm = (_SIGMA_8**2 / (power @ (weight * norm_window)))[:, None]
+        norm = (_SIGMA_8**2 / (power @ (weight * top_hat(8 / HUBBLE * k) ** 2)))[:, None]
         self._ln_sigma = 0.5 * (norm * (power @ (weight * window).T)).log()
         self._ln_power = (norm * power).clamp(min=1e-300).log()
 
@@ -293,17 +239,14 @@ class Cosmology(Background):
 
     def radius(self, mass: Tensor) -> Tensor:
         """Comoving radius in Mpc of the sphere that holds a mass, in Msun, at the mean density."""
-        density = CRITICAL_DENSITY * MPC**3 / SOLAR_MASS * self._of(self.omega_m, mass)
+        density = CRITICAL_DENSITY * MPC**3 / SOLAR_MASS * match_axes(self.omega_m, mass)
         return (mass / (4 / 3 * math.pi * density)) ** (1 / 3)
 
     def growth(self, z: Tensor) -> Tensor:
         """Linear growth factor, 1 today."""
-
-        def unscaled(omega: Tensor) -> Tensor:
-            return 2.5 * omega / (1 / 70 + omega * (209 - omega) / 140 + omega ** (4 / 7))
-
-        today = unscaled(self._of(self.omega_m, z))
-        return unscaled(self.matter_fraction(z)) / (today * (1 + z))
+        omegas = match_axes(self.omega_m, z), self.matter_fraction(z)
+        today, then = (2.5 * o / (1 / 70 + o * (209 - o) / 140 + o ** (4 / 7)) for o in omegas)
+        return then / (today * (1 + z))
 
     def growth_slope(self, z: Tensor) -> Tensor:
         """Derivative of the growth factor with respect to redshift; negative."""

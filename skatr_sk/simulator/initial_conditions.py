@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 
 import torch
 from torch import Tensor
 
-from skatr_sk.simulator.cosmology import Cosmology, top_hat
+from skatr_sk.simulator.cosmology import Cosmology, match_axes, top_hat
 
 __all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth"]
 
 CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
-_EMPTIEST = -0.98  # lowest density contrast when densities grow in place
+_EMPTIEST = -0.98  # lowest density contrast of matter that does not move
 
 
 class Grid:
-    """Wave numbers and filters of a periodic box of cubic cells.
-
-    Parameters
-    ----------
-    shape : tuple of 3 int
-    cell : float
-        Size of a cell in Mpc.
-    device : torch.device
-
-    Examples
-    --------
-    >>> grid = Grid((4, 4, 4), 7.0, torch.device("cpu"))
-    >>> grid.k.shape
-    torch.Size([4, 4, 3])
-    """
+    """Wave numbers and filters of a periodic box of cubic cells, whose size `cell` is in Mpc."""
 
     def __init__(self, shape: tuple[int, int, int], cell: float, device: torch.device) -> None:
         self.shape, self.cell = shape, cell
-        x, y, z = shape
-        steps = [torch.fft.fftfreq(x), torch.fft.fftfreq(y), torch.fft.rfftfreq(z)]
+        steps = [*map(torch.fft.fftfreq, shape[:2]), torch.fft.rfftfreq(shape[2])]
         axes = torch.meshgrid(*(step.double() for step in steps), indexing="ij")
         k = 2 * math.pi / cell * torch.stack(axes)  # (3, *rfft shape)
         squared = (k**2).sum(0)
         self.k = squared.sqrt().to(device)
         self.mu_squared = (k[2] ** 2 / squared.clamp(min=1e-12)).float().to(device)
         self.directions = (k / squared.clamp(min=1e-12)).float().to(device)
-        aliases = [t.to(device) for t in self._aliases(k)]
-        self._images, self._displacement, self._mass = aliases
+        images, self._displacement, self._mass = (t.to(device) for t in self._aliases(k))
+        # Many wave numbers are equal by symmetry: each is looked up once.
+        spacing = 2 * math.pi / (cell * max(shape)) * 1e-3
+        labels, self._inverse = torch.unique((images / spacing).round().long(), return_inverse=True)
+        self._unique = labels.double() * spacing
 
     def _aliases(self, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Wave numbers that a cell cannot tell apart, and what is left of each of them.
+        """Wave numbers that cells cannot tell apart; their weights in displacement and in mass.
 
-        Matter sits on a grid that is finer by `_FINE`. A cell moves with the velocity in a sphere
+        Matter lies on a grid that is finer by `_FINE`. A cell moves with the velocity in a sphere
         of its volume (a field over k squared), and has the mass that is in it.
         """
         images, displacement, mass = [], [], []
@@ -68,22 +55,14 @@ class Grid:
     def amplitudes(self, cosmology: Cosmology) -> tuple[Tensor, Tensor]:
         """Standard deviations of today's modes, for unit noise; each (n, *rfft shape), float32.
 
-        First of minus the divergence of the cells' displacement, then of their density contrast.
+        The first is of minus the divergence of the cells' displacement, the second of their density
+        contrast.
         """
-        # Many wave numbers are equal by symmetry: look each up once.
-        unique, inverse = self._unique_images
-        values = cosmology.power(unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1))
-        power = values[:, inverse] / self.cell**3
+        k = self._unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1)
+        power = cosmology.power(k)[:, self._inverse] / self.cell**3
         power[..., 0, 0, 0] = 0
         displacement = (power * self._displacement).sum(1).sqrt()
         return displacement.float(), (power * self._mass).sum(1).sqrt().float()
-
-    @functools.cached_property
-    def _unique_images(self) -> tuple[Tensor, Tensor]:
-        spacing = 2 * math.pi / (self.cell * max(self.shape)) * 1e-3
-        labels = (self._images / spacing).round().long()
-        unique, inverse = torch.unique(labels, return_inverse=True)
-        return unique.double() * spacing, inverse
 
     def top_hat(self, radius: float) -> Tensor:
         """Filter of a sphere of a radius in Mpc."""
@@ -95,34 +74,23 @@ class Grid:
 
 
 class InitialConditions:
-    """Matter in cells, moved along straight lines from a Gaussian beginning.
+    """Matter in the cells of n boxes, moved along straight lines from a Gaussian beginning.
 
     The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
-    of its first position, as a cube, and is shared out to the cells that it ends in.
-
-    Parameters
-    ----------
-    grid : Grid
-    cosmology : Cosmology
-        Of n light cones.
-    noise : Tensor of shape (n, *grid.shape)
-        Unit normal, independent in every cell.
-    linear : bool, default=False
-        Let densities grow in place instead.
+    of its first position, as a cube, and is shared out to the cells that it ends in. If `linear`,
+    densities grow and nothing moves. The noise (n, *grid.shape) is unit normal.
     """
 
-    def __init__(
-        self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool = False
-    ) -> None:
+    def __init__(self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool) -> None:
         self.grid, self._linear = grid, linear
         white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
         displacement, mass = grid.amplitudes(cosmology)
-        self._mass = self._to_cells(white * mass)  # density contrast of today, in place
+        self._mass = self._to_cells(white * mass)  # density contrast of today if nothing moved
         begin = torch.full((len(noise),), _FIRST_Z, dtype=torch.float64, device=noise.device)
         self._first_growth = cosmology.growth(begin).to(noise.dtype)
         if not linear:
             modes = white * displacement
-            # Displacement psi with div psi = -delta, in cells; axes of space in front.
+            # Displacement psi with div psi = -delta, in cells, of shape (3, n, *grid.shape).
             moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
             self._moves = torch.stack(moves)
 
@@ -131,18 +99,15 @@ class InitialConditions:
 
     def density(self, growth: Tensor) -> Tensor:
         """Density contrast at a growth factor of shape (n,); shape (n, *grid.shape)."""
-        growth = growth.to(self._mass.dtype).view(-1, 1, 1, 1)
+        growth = match_axes(growth.to(self._mass.dtype), self._mass)
         if self._linear:
             return (self._mass * growth).clamp(min=_EMPTIEST)
-        first = self._first_growth.view(-1, 1, 1, 1)
+        first = match_axes(self._first_growth, self._mass)
         return _spread(1 + first * self._mass, self._moves * (growth - first)) - 1
 
 
 def _spread(mass: Tensor, moves: Tensor) -> Tensor:
-    """Share masses out to the cells that they overlap when moved.
-
-    Masses have shape (n, *grid), and moves along each axis, in cells, (3, n, *grid).
-    """
+    """Share masses (n, *grid) out to cells that they overlap when moved by (3, n, *grid) cells."""
     n, *sizes = mass.shape
     reach, shares = _overlaps(moves)
     # Into a box with margins, which are then folded back: space is periodic.
@@ -158,36 +123,31 @@ def _spread(mass: Tensor, moves: Tensor) -> Tensor:
     for axis, size in enumerate(sizes, start=1):
         inner = total.narrow(axis, reach, size).clone()
         # The margin before comes in again at the end, however small the box.
-        for start, width, to in ((0, reach, -reach), (size + reach, reach, 0)):
-            margin = total.narrow(axis, start, width)
-            index = (torch.arange(width, device=mass.device) + to) % size
-            inner.index_add_(axis, index, margin)
+        steps = torch.arange(reach, device=mass.device)
+        for start, first in ((0, -reach), (size + reach, 0)):
+            inner.index_add_(axis, (steps + first) % size, total.narrow(axis, start, reach))
         total = inner
     return total
 
 
 def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
-    """Shares of cubes, a cell wide and moved by `moves` cells, in the cells around, per axis.
+    """Along each axis, the shares that the cells around get of cubes moved by `moves` cells.
 
-    The cube is `_FINE` clouds along each axis, each as wide as a cell. Returns how many cells on
-    either side can get a share, and the shares, of shape (2 * reach + 1, *moves.shape).
+    A cube, a cell wide, is `_FINE` clouds along each axis, each as wide as a cell. Returns how many
+    cells on either side can get a share, and the shares, of shape (2 * reach + 1, *moves.shape).
     """
     half = (_FINE - 1) / (2 * _FINE)
     reach = max(1, math.ceil(float(moves.abs().amax()) + half))
     shares = []
     for offset in range(-reach, reach + 1):
-        clouds = [
-            (1 - (moves + (i / _FINE - half - offset)).abs_()).clamp_(min=0) for i in range(_FINE)
-        ]
+        distances = ((moves + (i / _FINE - half - offset)).abs_() for i in range(_FINE))
+        clouds = [(1 - distance).clamp_(min=0) for distance in distances]
         shares.append(torch.stack(clouds).mean(0))
     return reach, torch.stack(shares)
 
 
 def smooth(density: Tensor, filters: Tensor) -> Tensor:
-    """Filter densities (n, *grid) on many scales.
-
-    The filters have shape (n_filters, *rfft shape), the result (n, n_filters, *grid).
-    """
+    """Densities (n, *grid) through filters (n_filters, *rfft shape); (n, n_filters, *grid)."""
     modes = torch.view_as_real(torch.fft.rfftn(density, dim=(-3, -2, -1)))
     # Real times real: a product with complex modes would first make the filters complex.
     filtered = torch.view_as_complex(modes[:, None] * filters[..., None])

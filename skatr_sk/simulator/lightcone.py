@@ -9,13 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skatr_sk.simulator.collapsed_fraction import (
-    DELTA_CRITICAL,
-    Haloes,
-    press_schechter,
-    sheth_tormen,
-)
-from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology
+from skatr_sk.simulator.collapsed_fraction import Haloes, press_schechter, sheth_tormen
+from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology, match_axes
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
 from skatr_sk.simulator.sources import arriving_light, collapse_in, shell_radii, shells_around
@@ -36,7 +31,7 @@ class Box(NamedTuple):
     shape: tuple[int, int, int]  # cells of the light cone: sky, sky, line of sight
     cell_size: float  # Mpc
     redshift_min: float  # of the nearest cell
-    linear: bool  # whether densities grow in place
+    linear: bool  # whether densities grow and nothing moves
 
     @property
     def periodic(self) -> tuple[int, int, int]:
@@ -53,102 +48,87 @@ class Lightcones(NamedTuple):
 
 
 def node_redshifts(redshift_min: float) -> list[float]:
-    """Redshifts of the boxes, farthest first.
-
-    Examples
-    --------
-    >>> nodes = node_redshifts(5.0)
-    >>> len(nodes), nodes[0], nodes[-2:]
-    (20, 35.7, [5.6, 5.0])
-    """
+    """Redshifts of the boxes, farthest first."""
     n_steps = math.ceil(math.log((1 + FARTHEST) / (1 + redshift_min)) / math.log(_STEP))
     return [(1 + redshift_min) * _STEP**i - 1 for i in range(n_steps, -1, -1)]
 
 
-class _Plan(NamedTuple):
-    """What is the same for all light cones of a box; a cell itself passes its filter unsmoothed."""
-
-    grid: Grid
-    shells: list[float]
-    bubbles: list[float]
-    shell_filters: Tensor  # the cell first; one more last, for the line of sight
-    bubble_filters: Tensor  # the cell last
-
-
 @functools.lru_cache(maxsize=4)
-def _plan(shape: tuple[int, int, int], cell_size: float, device: torch.device) -> _Plan:
-    grid = Grid(shape, cell_size, device)
-    shells, bubbles = shell_radii(cell_size), bubble_radii(cell_size)
-    cell = torch.ones_like(grid.mu_squared)
-    around = [cell, *(grid.top_hat(radius) for radius in shells[1:]), grid.mu_squared]
-    inside = [*(grid.sharp(radius) for radius in bubbles[:-1]), cell]
-    return _Plan(grid, shells, bubbles, torch.stack(around), torch.stack(inside))
+class _Plan:
+    """Grid, radii in Mpc and filters: the same for all light cones of a box."""
+
+    def __init__(self, shape: tuple[int, int, int], cell_size: float, device: torch.device) -> None:
+        self.grid = grid = Grid(shape, cell_size, device)
+        self.shells, self.bubbles = shell_radii(cell_size), bubble_radii(cell_size)
+        cell = torch.ones_like(grid.mu_squared)  # is not smoothed
+        shells = [cell, *(grid.top_hat(radius) for radius in self.shells[1:])]
+        bubbles = [*(grid.sharp(radius) for radius in self.bubbles[:-1]), cell]
+        # One more filter is for the gradient along the line of sight.
+        self.shell_filters = torch.stack([*shells, grid.mu_squared])
+        self.bubble_filters = torch.stack(bubbles)
 
 
 class _Universe:
-    """Some boxes, of one cosmology each, from the first gas on."""
+    """A batch of boxes, each with its cosmology, that advance from one redshift to the next."""
 
     def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
         m_wdm, omega_m, E_0, log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
-        self._E_0, self._log10_L_X, self._zeta = E_0, log10_L_X, zeta
-        self._device = parameters.device
-        self._plan = _plan(tuple(noise.shape[1:]), box.cell_size, self._device)
+        self._xrays, self._zeta = (E_0, log10_L_X), zeta
+        self._plan = _Plan(box.periodic, box.cell_size, parameters.device)
         self.cosmology = Cosmology(omega_m, m_wdm)
         self._haloes = Haloes(self.cosmology, 10**log10_t_vir)
         self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
         self._shell_sigma = self._sigma(self._plan.shells)
         self._bubble_sigma = self._sigma(self._plan.bubbles)
-        # Ionised share of the volume for the collapsed fraction, until all is ionised.
+        # Ionised share of the volume over the collapsed fraction, until all is ionised.
         self._efficiency = torch.zeros_like(zeta)
         self._gas: Gas | None = None
         self._z = math.inf
 
     def _sigma(self, radii: list[float]) -> Tensor:
-        values = torch.tensor(radii, dtype=torch.float64, device=self._device)
+        values = torch.tensor(radii, dtype=torch.float64, device=self._zeta.device)
         return self.cosmology.sigma(values.expand(len(self._zeta), -1))
 
     def advance(self, z: float) -> tuple[Tensor, Tensor]:
         """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
         at_z = torch.full_like(self._zeta, z)[:, None]
         growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
-        nu = DELTA_CRITICAL / (sigma_min * growth)
-        f_coll = sheth_tormen(nu)
+        nu = self._haloes.nu(at_z)[:, 0]
+        photons = self._zeta * sheth_tormen(nu)  # that ionise, per atom
         delta = self._initial.density(growth)
-        density = delta / growth.float().view(-1, 1, 1, 1)  # of today, if it grew in place
+        density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
         around = smooth(density, self._plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            gas = self._next_gas(self._gas, z, density, around[:, :-1], f_coll, press_schechter(nu))
+            shells, f_coll = around[:, :-1], press_schechter(nu)
+            gas = self._next_gas(self._gas, z, density, shells, photons, f_coll)
         x_HI = 1 - gas.x_e
-        touched = self._zeta * f_coll > _UNTOUCHED
+        touched = photons > _UNTOUCHED
         if touched.any():
             inside = smooth(density, self._plan.bubble_filters)
-            bubbles = neutral_fraction(
-                inside, growth, sigma_min, self._bubble_sigma, f_coll, self._zeta, gas.x_e
-            )
-            x_HI = torch.where(touched.view(-1, 1, 1, 1), bubbles, x_HI)
+            sigmas = sigma_min, self._bubble_sigma
+            bubbles = neutral_fraction(inside, growth, *sigmas, photons, gas.x_e)
+            x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas, self._z = gas, z
         slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
-        gradient = slope.float().view(-1, 1, 1, 1) * around[:, -1]
+        gradient = match_axes(slope.float(), delta) * around[:, -1]
         return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
 
     def _next_gas(
-        self, gas: Gas, z: float, density: Tensor, around: Tensor, f_coll: Tensor, f_simple: Tensor
+        self, gas: Gas, z: float, density: Tensor, around: Tensor, photons: Tensor, f_coll: Tensor
     ) -> Gas:
         """Gas at the next redshift, under the light of all shells around.
 
-        The collapsed fractions are Sheth and Tormen's and Press and Schechter's.
+        The collapsed fraction is that of Press and Schechter.
         """
         x_e = gas.x_e.mean((1, 2, 3)).double()
-        ionised = self._zeta * f_coll / (1 - x_e)
-        share = self._zeta * f_coll / f_simple.clamp(min=1e-300)
-        self._efficiency = torch.where((ionised < 1) & (f_simple > 0), share, self._efficiency)
+        share = photons / f_coll.clamp(min=1e-300)
+        partly = (photons / (1 - x_e) < 1) & (f_coll > 0)
+        self._efficiency = torch.where(partly, share, self._efficiency)
         shells = shells_around(self._haloes, z, self._plan.shells, x_e, self._efficiency)
-        lit = f_simple > _DARK
-        collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, lit)
-        xrays = self._E_0, self._log10_L_X
-        light = arriving_light(self.cosmology, z, shells, collapsing, *xrays, gas.x_e)
+        collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, f_coll > _DARK)
+        light = arriving_light(self.cosmology, z, shells, collapsing, *self._xrays, gas.x_e)
         return evolve(gas, self.cosmology, z, self._z, density, light)
 
     def _brightness(
@@ -159,21 +139,15 @@ class _Universe:
         The gradient is that of the velocity along the line of sight, over the Hubble rate.
         """
         scale = (0.15 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z) / 10).sqrt()
-        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * scale.float().view(-1, 1, 1, 1)
+        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * match_axes(scale.float(), delta)
         contrast = (1 - T_CMB * (1 + z) / T_s) / (1 + gradient.clamp(-_STEEPEST, _STEEPEST))
         return scale * x_HI * (1 + delta) * contrast
 
 
 def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightcones:
-    """Simulate light cones.
+    """Simulate light cones of parameters (n, 6), float64, in the package's order.
 
-    Parameters
-    ----------
-    parameters : Tensor of shape (n, 6), float64
-        m_WDM, Omega_m, E_0, log10 L_X, log10 T_vir, zeta.
-    noise : Tensor of shape (n, *box.periodic), float32
-        Unit normal: the initial conditions.
-    box : Box
+    The noise (n, *box.periodic), float32, is unit normal: the initial conditions.
     """
     universe = _Universe(parameters, noise, box)
     boxes: list[Tensor] = []
@@ -181,10 +155,9 @@ def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightc
     nodes = node_redshifts(box.redshift_min)
     for z in nodes:
         if neutral and not neutral[-1].any():  # once all is ionised it stays so, and dark
-            boxes.append(torch.zeros_like(boxes[-1]))
-            neutral.append(torch.zeros_like(neutral[-1]))
-            continue
-        brightness, x_HI = universe.advance(z)
+            brightness = x_HI = torch.zeros_like(boxes[-1])
+        else:
+            brightness, x_HI = universe.advance(z)
         boxes.append(brightness)
         neutral.append(x_HI.mean((1, 2, 3)))
     return Lightcones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))

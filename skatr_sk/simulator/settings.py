@@ -1,18 +1,17 @@
-"""What a user may ask of the simulator, checked."""
+"""What users ask of the simulator, checked."""
 
 from __future__ import annotations
 
 import hashlib
 import numbers
 import operator
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skatr_sk._checks import Choice, Integer, NoEffectWarning, Problems, Real, Rule
+from skatr_sk._checks import Choice, Integer, NoEffectWarning, Problems, Real, Rule, warn
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.simulator.lightcone import FARTHEST, Box
@@ -23,13 +22,13 @@ __all__ = ["Settings", "check_settings"]
 
 # Goes into the digests of rows: raise it when the same settings give other light cones.
 _VERSION = 2
-# Beyond these, in the order of the parameters, the formulae say nothing. An L_X of 10^20 is none,
-# dark matter of 10^6 keV is cold.
+# Beyond these, in the order of the parameters, the formulae do not hold. An L_X of 10^20 is no
+# X-rays at all, dark matter of 10^6 keV is cold.
 _LIMITS = np.array([[0.1, 1e6], [0.1, 1.0], [80, 1900], [20, 45], [4, 7], [0, 1e5]])
 
 
 class Settings(NamedTuple):
-    """Everything that light cones depend on but their seeds, and where they are simulated."""
+    """All that light cones depend on except their seeds, and where they are simulated."""
 
     field_shape: tuple[int, ...]
     block: tuple[int, ...]
@@ -40,19 +39,14 @@ class Settings(NamedTuple):
     batch_size: int | None
 
     def digest(self) -> bytes:
-        """32 bytes that name these settings, but for parameters given row by row."""
+        """32 bytes that identify these settings, except parameters given row by row."""
         drawn = self.prior_bounds.tobytes() if self.parameters is None else b"given"
         text = repr((_VERSION, self.field_shape, self.block, tuple(self.box))).encode()
         return hashlib.blake2b(text + drawn, digest_size=32).digest()
 
 
 def check_settings(given: Mapping[str, Any]) -> Settings:
-    """Check the parameters of :class:`~skatr_sk.SimulatedLightcones`; name all that is wrong.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Check the parameters of :class:`~skatr_sk.SimulatedLightcones`; name all that is wrong."""
     problems = Problems("SimulatedLightcones")
     problems.check(_TABLE, given)
     n = given["n_samples"] if Integer(1).fault(given["n_samples"]) is None else None
@@ -67,19 +61,18 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
             if low > high:
                 problems.add("prior_bounds", f"low <= high for {name}", f"{low:g}, {high:g}")
     problems.raise_if_any()
-    on_cpu = str(given["device"]).startswith("cpu")
     for name, idle, beside in (
         ("prior_bounds", values is not None, "parameters"),
-        ("batch_size", on_cpu, "device='cpu'"),
+        ("batch_size", str(given["device"]).startswith("cpu"), "device='cpu'"),
     ):
         if idle and given[name] is not None:
             text = f"SimulatedLightcones: {name} has no effect with {beside}; leave it out."
-            warnings.warn(text, NoEffectWarning, stacklevel=3)
+            warn(text, NoEffectWarning)
 
     shape, block = _sizes(given["field_shape"]), _sizes(given["block"], broadcast=True)
     n_x, n_y, n_z = (cells * size for cells, size in zip(shape, block, strict=True))
     cell, redshift_min = float(given["cell_size"]), float(given["redshift_min"])
-    # The far end must not lie before the simulation's beginning.
+    # The far end must not lie beyond the redshift where the simulation starts.
     omega_m = bounds[1, 1] if values is None else values[:, 1].max()
     near, far = comoving_distances([redshift_min, FARTHEST], omega_m)
     most = int((far - near) / cell) + 1
@@ -91,13 +84,13 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
             f"beyond them, for Omega_m = {omega_m:g}, lies redshift {FARTHEST:g}, where the "
             "simulation starts",
         )
-        problems.raise_if_any()
+    problems.raise_if_any()
     box = Box((n_x, n_y, n_z), cell, redshift_min, given["evolution"] == "linear")
     return Settings(shape, block, values, bounds, box, str(given["device"]), given["batch_size"])
 
 
 def _sizes(value: Any, broadcast: bool = False) -> tuple[int, ...]:
-    """Three sizes as a tuple of int; empty where `value` is none."""
+    """Three sizes as a tuple of int; empty where `value` is not three sizes."""
     try:
         whole = broadcast and isinstance(value, numbers.Integral) and not isinstance(value, bool)
         sizes = tuple(operator.index(size) for size in ((value,) * 3 if whole else value))
@@ -106,14 +99,12 @@ def _sizes(value: Any, broadcast: bool = False) -> tuple[int, ...]:
     return sizes if len(sizes) == 3 and min(sizes) >= 1 else ()
 
 
-def _three(broadcast: bool) -> Callable[[Any], bool]:
-    return lambda value: bool(_sizes(value, broadcast))
-
-
 _TABLE = {
     "n_samples": Integer(1),
-    "field_shape": Rule(_three(False), "three integers >= 1: sky, sky, line of sight"),
-    "block": Rule(_three(True), "an integer >= 1 or three: sky, sky, line of sight"),
+    "field_shape": Rule(lambda x: bool(_sizes(x)), "three integers >= 1: sky, sky, line of sight"),
+    "block": Rule(
+        lambda x: bool(_sizes(x, True)), "an integer >= 1 or three: sky, sky, line of sight"
+    ),
     "cell_size": Real("[1, 30]"),
     "redshift_min": Real(f"[2, {FARTHEST - 5:g})"),
     "evolution": Choice("zeldovich", "linear"),
@@ -126,34 +117,30 @@ _TABLE = {
 def _numbers(
     problems: Problems, name: str, value: ArrayLike, n_rows: int | None, n_columns: int
 ) -> np.ndarray:
-    """Finite numbers of a shape, as a float64 array of our own; none where something is wrong."""
-    none = np.empty((0, n_columns))
-    expected = f"numbers of shape ({n_rows or 'n_samples'}, {n_columns})"
-    expected += f", for {', '.join(PARAMETER_NAMES)}"
+    """Finite numbers as a new float64 array of a shape; without rows where something is wrong."""
+    found: object = value
     try:
         array = np.array(value, dtype=np.float64)
+        found = array.shape
+        right = array.ndim == 2 and array.shape == (n_rows or len(array), n_columns)
     except (TypeError, ValueError):
-        problems.add(name, expected, value)
-        return none
-    if array.ndim != 2 or array.shape != (n_rows or len(array), n_columns):
-        problems.add(name, expected, array.shape)
-        return none
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
+        right = False
+    if not right:
+        expected = f"numbers of shape ({n_rows or 'n_samples'}, {n_columns})"
+        problems.add(name, f"{expected}, for {', '.join(PARAMETER_NAMES)}", found)
+    elif not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).all(axis=1)))
         problems.add(name, "finite numbers", array[row].tolist(), f"see row {row}")
-        return none
-    return array
+    else:
+        return array
+    return np.empty((0, n_columns))
 
 
 def _check_limits(problems: Problems, name: str, values: np.ndarray) -> None:
-    """Note parameters, in columns, for which the formulae do not hold."""
+    """Note values, a column for each parameter, for which the formulae do not hold."""
     wrong = (values < _LIMITS[:, 0]) | (values > _LIMITS[:, 1])
     for column in np.flatnonzero(wrong.any(axis=0)):
         row, (low, high) = int(np.argmax(wrong[:, column])), _LIMITS[column]
-        problems.add(
-            name,
-            f"{PARAMETER_NAMES[column]} from {low:g} to {high:g}",
-            float(values[row, column]),
-            f"see row {row}" if name == "parameters" else "",
-        )
+        expected = f"{PARAMETER_NAMES[column]} from {low:g} to {high:g}"
+        mend = f"see row {row}" if name == "parameters" else ""
+        problems.add(name, expected, float(values[row, column]), mend)

@@ -1,4 +1,4 @@
-"""Approximate light cones by the thousand: as arrays at once, or one by one as they are read."""
+"""Approximate light cones: all at once in memory, or simulated when they are read."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SimulatedLightcones:
     redshift_min : float, default=5.0
         Of the nearest simulated cell.
     evolution : {"zeldovich", "linear"}, default="zeldovich"
-        Matter moves along straight lines, or density contrasts grow in place (a little faster).
+        Matter moves along straight lines, or stays while density contrasts grow (a little faster).
     random_state : int, numpy Generator or RandomState, optional
         Seed. An int makes rows reproducible; the same rows come from any other `n_samples`.
     device : {"cpu", "cuda", "auto", ...}, default="cpu"
@@ -78,12 +78,12 @@ class SimulatedLightcones:
     Raises
     ------
     ValueError
-        If a parameter makes no sense; every fault is named.
+        If parameters make no sense; every fault is named.
 
     Notes
     -----
-    On a CPU a row is the same to the last bit whatever it is read with. On a GPU the sums in a
-    batch may be ordered otherwise, so that rows agree to rounding.
+    On a CPU a row is the same to the last bit, whatever is read with it. On a GPU the order of sums
+    depends on the batch, and rows agree to rounding.
 
     Examples
     --------
@@ -170,9 +170,9 @@ class SimulatedLightcones:
                 "rows: expected an integer, a slice, or a 1-D array of integers or booleans, found "
                 f"{type(rows).__name__} of shape {index.shape} and dtype {index.dtype}"
             )
-        chosen: np.ndarray = self._rows[index if index.size else []]
-        return chosen
+        return self._rows[index if index.size else []]
 
+    @torch.no_grad()
     def read(self, rows: Any = None) -> np.ndarray:
         """Simulate rows, all of them by default.
 
@@ -185,13 +185,30 @@ class SimulatedLightcones:
         ndarray of shape (n_rows, *field_shape), float32
             In the asked order, all finite.
         """
-        return self._simulate(self._rows if rows is None else self._chosen(rows))
+        settings = self._settings
+        (n_x, n_y, n_z), (b_x, b_y, b_z) = settings.field_shape, settings.block
+        device = resolve_device(settings.device)
+        chosen = self._rows if rows is None else self._chosen(rows)
+        cones = np.empty((len(chosen), *settings.field_shape), dtype=self.dtype)
+        # One keeps a CPU busy, and its sums then never depend on what else is read.
+        step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH
+        for start in range(0, len(chosen), step):
+            drawn = [self._draw(row) for row in chosen[start : start + step]]
+            parameters = torch.from_numpy(np.stack([values for values, _ in drawn])).to(device)
+            shape = settings.box.periodic
+            noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for _, rng in drawn])
+            inputs = parameters, torch.from_numpy(noise).to(device), settings.box
+            made = brightness_lightcones(*inputs).brightness
+            if max(settings.block) > 1:
+                made = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z).mean(dim=(2, 4, 6))
+            cones[start : start + step] = made.cpu().numpy()
+        return cones
 
     def digests(self, rows: Any = None, *, recall: object = None) -> list[bytes]:
-        """Name the content of rows in 16 bytes each, without simulating them.
+        """Identify the content of rows by 16 bytes each, without simulating them.
 
         Equal digests are equal light cones; the device is not part of them. Rows are given as for
-        :meth:`read`; `recall` is not asked, because nothing has to be computed.
+        :meth:`read`; `recall` is not used, because nothing has to be computed.
         """
         key, given = self._settings.digest(), self._settings.parameters
         digests = []
@@ -232,38 +249,13 @@ class SimulatedLightcones:
         seed = np.random.SeedSequence(self._entropy, spawn_key=(int(row),))
         rng = np.random.default_rng(seed)
         low, high = self._settings.prior_bounds.T
-        drawn = rng.uniform(low, high)  # also where it is not used: initial conditions stay
+        drawn = rng.uniform(low, high)  # even if not used: the initial conditions stay the same
         given = self._settings.parameters
         return (drawn if given is None else given[row]), rng
 
-    @torch.no_grad()
-    def _simulate(self, rows: np.ndarray) -> np.ndarray:
-        settings = self._settings
-        device = resolve_device(settings.device)
-        cones = np.empty((len(rows), *settings.field_shape), dtype=self.dtype)
-        # One is a full load for a CPU, and its sums then never depend on what else is read.
-        step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH
-        for start in range(0, len(rows), step):
-            drawn = [self._draw(row) for row in rows[start : start + step]]
-            cell_shape = settings.box.periodic
-            noise = [rng.standard_normal(cell_shape, dtype=np.float32) for _, rng in drawn]
-            made = brightness_lightcones(
-                torch.from_numpy(np.stack([values for values, _ in drawn])).to(device),
-                torch.from_numpy(np.stack(noise)).to(device),
-                settings.box,
-            ).brightness
-            if max(settings.block) > 1:
-                n_x, n_y, n_z = settings.field_shape
-                b_x, b_y, b_z = settings.block
-                made = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z).mean(dim=(2, 4, 6))
-            cones[start : start + step] = made.cpu().numpy()
-        return cones
 
-
-def _with_parameters_of(
-    made: Callable[_P, object],
-) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
-    """Give a function the signature of another, for readers, editors and type checkers."""
+def _parameters_of(made: Callable[_P, object]) -> Callable[[Callable[..., _R]], Callable[_P, _R]]:
+    """Give a function the parameters of another, for readers, editors and type checkers."""
 
     def named(function: Callable[..., _R]) -> Callable[_P, _R]:
         returned = inspect.signature(function).return_annotation
@@ -274,7 +266,7 @@ def _with_parameters_of(
     return named
 
 
-@_with_parameters_of(SimulatedLightcones)
+@_parameters_of(SimulatedLightcones)
 def make_lightcones(*args: Any, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
     """Simulate light cones of the 21 cm brightness temperature, approximately.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from skatr_sk.simulator.cosmology import (
     MPC,
     SPEED_OF_LIGHT,
     Cosmology,
+    match_axes,
 )
 from skatr_sk.simulator.initial_conditions import CELL_RADIUS
 from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_series
@@ -34,24 +36,18 @@ _LARGEST = 500.0  # Mpc
 
 
 def shell_radii(cell: float) -> list[float]:
-    """Outer radii in Mpc of the shells, from that of a cell outwards.
-
-    Examples
-    --------
-    >>> [round(radius) for radius in shell_radii(200 / 28)]
-    [4, 7, 11, 18, 29, 47, 76, 121, 194, 312]
-    """
+    """Outer radii in Mpc of the shells, from that of a cell outwards."""
     smallest = CELL_RADIUS * cell
     ratio = (_LARGEST / smallest) ** (1 / _N_SHELLS)
     return [smallest * ratio**i for i in range(_N_SHELLS)]
 
 
 class Shells(NamedTuple):
-    """Shells around a point, when their light set out; each of shape (n, n_shells)."""
+    """Shells around a point, at the time when their light set out; each of shape (n, n_shells)."""
 
-    z: Tensor  # of their middle
+    z: Tensor  # of the middle
     width: Tensor  # in redshift, positive
-    transparent: Tensor  # photon energy in eV, at the point, above which most photons arrive
+    transparent: Tensor  # energy in eV, at the point, above which most photons arrive
 
 
 def shells_around(
@@ -59,15 +55,13 @@ def shells_around(
 ) -> Shells:
     """Shells of given radii in Mpc around a point at redshift z.
 
-    X-rays pass gas that outside bubbles is ionised to a share x_e. The bubbles' share of the volume
+    X-rays pass gas that is ionised to a share x_e outside bubbles. The bubbles' share of the volume
     is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,).
     """
-    edge, inner = torch.full_like(x_e, z), 0.0
-    edges = [edge]
-    for radius in radii:
-        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edge) / SPEED_OF_LIGHT  # redshift
-        edge, inner = edge + (radius - inner) * per_mpc, radius
-        edges.append(edge)
+    edges = [torch.full_like(x_e, z)]
+    for inner, outer in itertools.pairwise([0.0, *radii]):
+        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edges[-1]) / SPEED_OF_LIGHT
+        edges.append(edges[-1] + (outer - inner) * per_mpc)
     inside, outside = torch.stack(edges[:-1], 1), torch.stack(edges[1:], 1)
     middle = (inside + outside) / 2
     transparent = transparent_energy(haloes, z, middle, x_e, efficiency)
@@ -79,40 +73,29 @@ def collapse_in(
 ) -> Tensor:
     """Matter that collapses in each shell over its light travel time, over (1 + z).
 
-    Parameters
-    ----------
-    density : Tensor of shape (n, n_shells, ...)
-        Linear density contrast of today within the radius of each shell.
-    sigma_scale : Tensor of shape (n, n_shells)
-        Its standard deviation in the linear theory.
-    lit : Tensor of bool, shape (n,)
-        Whether there are any galaxies.
-
-    Returns
-    -------
-    Tensor of the shape of `density`
-        Share of the mean density; its mean on every scale follows Sheth and Tormen.
+    The linear density contrast (n, n_shells, ...) is that of today within the radius of each shell,
+    and `sigma_scale` (n, n_shells) its standard deviation in the linear theory; `lit` (n,) says
+    whether there are any galaxies. The result, of the shape of `density`, is a share of the mean
+    density; its mean on every scale follows Sheth and Tormen.
     """
     cosmology, z = haloes.cosmology, shells.z
     sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
     f_coll, peak = conditional_fraction(density, growth, sigma_min, sigma_scale)
-    cells = tuple(range(2, density.ndim))
-    mean = f_coll.mean(cells)
-    spread = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
-    steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * spread)
+    mean = f_coll.flatten(2).mean(2)
+    width = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
+    steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * width)
     scale = shells.width / (1 + z) * sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
     scale = scale * 2 / math.sqrt(math.pi) * steepness / mean.clamp(min=1e-30)
-    scale = torch.where((mean > 0) & lit[:, None], scale, 0).to(density.dtype)
-    shape = (*growth.shape, *[1] * len(cells))
-    growth = growth.to(density.dtype).view(shape)
-    return scale.view(shape) * (1 + density * growth) * torch.exp(-(peak**2))
+    scale = torch.where((mean > 0) & lit[:, None], scale, 0)
+    growth, scale = (match_axes(t.to(density.dtype), density) for t in (growth, scale))
+    return scale * (1 + density * growth) * torch.exp(-(peak**2))
 
 
 class Light(NamedTuple):
     """What reaches the cells, each of shape (n, ...); fluxes in photons/cm^2/s/Hz/sr."""
 
-    heat: Tensor  # by X-rays, K/s for each nucleus
-    ions: Tensor  # by X-rays, 1/s for each nucleus
+    heat: Tensor  # by X-rays, K/s per nucleus
+    ions: Tensor  # by X-rays, 1/s per nucleus
     alpha: Tensor  # flux of Lyman alpha that X-rays make in gas of the mean density
     continuum: Tensor  # flux of stars that redshifts into Lyman alpha
     injected: Tensor  # flux of stars that cascades into Lyman alpha
@@ -135,7 +118,7 @@ def arriving_light(
     """
     at_z = torch.full((len(E_0), 1), z, dtype=torch.float64, device=E_0.device)
     rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]
-    # Tables for the ionised fractions that there are.
+    # Only the columns of the tables for the ionised fractions that occur.
     grid = X_E.to(x_e)
     x = x_e.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
     first, last = (torch.bucketize(torch.stack(torch.aminmax(x)), grid) - 1).tolist()

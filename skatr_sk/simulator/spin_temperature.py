@@ -20,6 +20,7 @@ from skatr_sk.simulator.cosmology import (
     SPEED_OF_LIGHT,
     T_CMB,
     Cosmology,
+    match_axes,
 )
 from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_heat
 from skatr_sk.simulator.sources import Light
@@ -47,8 +48,8 @@ class Gas(NamedTuple):
 def first_gas(z: float, delta: Tensor) -> Gas:
     """Gas before the first stars, as recombination left it (RECFAST; Seager et al. 1999).
 
-    For redshifts of 35 to 40. Where the density contrast, of shape (n, ...), is high, gas is warmer
-    by the adiabatic index of Munoz 2023 (arXiv:2302.08506).
+    For redshifts of 35 to 40. Where the density contrast (n, ...) is high, gas is warmer by the
+    adiabatic index of Munoz 2023 (arXiv:2302.08506).
     """
     T_mean = 26.59 * ((1 + z) / 36.695) ** 1.93
     x_e = torch.full_like(delta, 2.06e-4)
@@ -72,18 +73,13 @@ def _collisions(z: float, delta: Tensor, T_k: Tensor, x_e: Tensor) -> Tensor:
     return (1 + delta) * rate * (density * _T_21 / (_A_10 * T_CMB * (1 + z)))
 
 
-def _recombination(T_k: Tensor) -> Tensor:
-    """Recombination coefficient of hydrogen, case A, cm^3/s (a power law, 4.2e-13 at 10^4 K)."""
-    return 4.2e-13 * (T_k.clamp(min=1) / 1e4) ** -0.7
-
-
 def _spin_temperature(
     z: float, rate: Tensor, delta: Tensor, T_k: Tensor, x_e: Tensor, cmb: Tensor, flux: Tensor
 ) -> Tensor:
-    """Spin temperature with the Wouthuysen-Field coupling of Hirata 2006 (astro-ph/0507102).
+    """Spin temperature in K with the Wouthuysen-Field coupling of Hirata 2006 (astro-ph/0507102).
 
-    The weight `cmb` of the microwave background is below 1 where the 21 cm line is thick; the flux
-    of Lyman alpha, photons/cm^2/s/Hz/sr, is without scattering; the Hubble rate is in 1/s.
+    The Hubble rate is in 1/s. The weight `cmb` of the microwave background is below 1 where the
+    21 cm line is thick. The flux of Lyman alpha, photons/cm^2/s/Hz/sr, is that without scattering.
     """
     t_cmb = T_CMB * (1 + z)
     inverse = 1 / T_k
@@ -112,23 +108,14 @@ def evolve(
     Adiabatic cooling, Compton and X-ray heating, ionisation and recombination (Mesinger,
     Furlanetto and Cen 2011, arXiv:1003.3878, section 3), heating by the microwave background
     (Venumadhav et al. 2018, arXiv:1804.02406) and by Lyman alpha photons (Reis, Fialkov and
-    Barkana 2021, arXiv:2101.01777).
-
-    Parameters
-    ----------
-    gas : Gas
-        At `z_before`.
-    density : Tensor of shape (n, ...)
-        Linear density contrast of the cells, extrapolated to today.
-    light : Light
-        That arrives at `z`.
+    Barkana 2021, arXiv:2101.01777). The gas is that at `z_before`, the light arrives at `z`, and
+    the linear density contrast of the cells (n, ...) is extrapolated to today.
     """
-    at_z = torch.full_like(cosmology.omega_m, z)
-    shape = (-1, *[1] * (density.ndim - 1))
 
     def cells(values: Tensor) -> Tensor:
-        return values.to(density.dtype).view(shape)
+        return match_axes(values.to(density.dtype), density)
 
+    at_z = torch.full_like(cosmology.omega_m, z)
     hubble_rate = HUBBLE_RATE * cosmology.expansion(at_z)
     rate, growth = cells(hubble_rate), cells(cosmology.growth(at_z))
     slope = cells(cosmology.growth_slope(at_z))
@@ -139,8 +126,9 @@ def evolve(
     baryons = BARYONS * (1 + z) ** 3
     t_cmb = T_CMB * (1 + z)
 
-    # Ionisation.
-    recombined = _recombination(t) * _CLUMPING * HYDROGEN * x_e**2 * baryons * (1 + delta)
+    # Ionisation; recombination is case A, a power law of 4.2e-13 cm^3/s at 10^4 K.
+    recombination = 4.2e-13 * (t.clamp(min=1) / 1e4) ** -0.7
+    recombined = recombination * _CLUMPING * HYDROGEN * x_e**2 * baryons * (1 + delta)
     dx = (light.ions - recombined) * time_step
     # The microwave background couples less to a line that is thick.
     depth = 3 * PLANCK * _A_10 * SPEED_OF_LIGHT * _LAMBDA_21**2 / (32 * math.pi * BOLTZMANN)

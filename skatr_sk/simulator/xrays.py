@@ -1,4 +1,4 @@
-"""X-rays: what of them arrives, and the heat, ions and Lyman alpha photons that they make."""
+"""X-rays: which of them arrive, and the heat, ions and Lyman alpha photons that they make."""
 
 from __future__ import annotations
 
@@ -52,25 +52,23 @@ def _helium(energy: Tensor) -> Tensor:
 
 
 def cross_section(energy: Tensor, x_e: Tensor) -> Tensor:
-    """Photoionisation cross section in cm^2 per nucleus of hydrogen or helium.
+    """Cross section in cm^2 per nucleus of hydrogen or helium, for photons of an energy in eV.
 
-    Photons have an energy in eV; hydrogen is ionised, and helium singly ionised, to a share x_e.
+    Hydrogen is ionised, and helium singly ionised, to a share x_e.
     """
     neutral = HYDROGEN * _hydrogenic(energy, 1) + HELIUM * _helium(energy)
     return (1 - x_e) * neutral + x_e * HELIUM * _hydrogenic(energy, 2)
 
 
 def _electron_yields(energy: Tensor, x_e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Heat fraction, ionisations and Lyman alpha photons per eV of an electron of some 100 eV.
+    """Heat fraction, ionisations and Lyman alpha photons per eV of a fast electron.
 
     Our fit, to 0.03 in the heat fraction, to the Monte Carlo of Furlanetto and Stoever 2010
     (arXiv:0910.4410).
     """
     x, e = x_e.log10(), (energy.clamp(min=80.0) / 500).log10()
-    heat = torch.sigmoid(
-        4.3254 + 4.1193 * x + 1.0269 * x**2 + 0.0979 * x**3 + (-0.9211 - 0.1891 * x) * e
-        + 0.2572 * e**2
-    )  # fmt: skip
+    at_500_eV = 4.3254 + 4.1193 * x + 1.0269 * x**2 + 0.0979 * x**3
+    heat = torch.sigmoid(at_500_eV + (-0.9211 - 0.1891 * x) * e + 0.2572 * e**2)
     ions = 0.03423 - 0.00017 * x - 0.00025 * x**2 - (0.00068 + 0.00033 * x) * e
     alpha = 0.03879 - 0.00068 * x + 0.00006 * x**2 + (0.00042 + 0.00018 * x) * e
     return heat, (1 - heat) * ions, (1 - heat) * alpha
@@ -110,7 +108,7 @@ def xray_tables(lowest: Tensor) -> Tensor:
 
 
 def xray_photons(z: float, E_0: Tensor, log10_L_X: Tensor) -> Tensor:
-    """What multiplies :func:`xray_tables`: photons at z for the matter that collapses in a shell.
+    """Photons at z for the matter that collapses in a shell: they multiply :func:`xray_tables`.
 
     L_X in erg/s/(Msun/yr) is the luminosity from the threshold of self-absorption E_0, in eV, to
     2 keV; the number of photons falls with the square of their energy.

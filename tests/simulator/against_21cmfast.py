@@ -100,7 +100,7 @@ def compare(cones, neutral, real, real_neutral, redshifts):
     ratio = mine[shines] / theirs[shines]
     figures["power, share within a factor 2"] = np.mean((ratio > 0.5) & (ratio < 2))
     figures["power, median ratio"] = np.median(ratio)
-    spread = np.log(ratio[ratio > 0])
-    figures["power, 16 % of ratios below"] = np.exp(np.quantile(spread, 0.16))
-    figures["power, 84 % of ratios below"] = np.exp(np.quantile(spread, 0.84))
+    log_ratio = np.log(ratio[ratio > 0])
+    figures["power, 16 % of ratios below"] = np.exp(np.quantile(log_ratio, 0.16))
+    figures["power, 84 % of ratios below"] = np.exp(np.quantile(log_ratio, 0.84))
     return figures

@@ -1,12 +1,20 @@
 """Limits of the physics, and light cones alone and in a batch."""
 
 import numpy as np
+import pytest
 import torch
 
 from skatr_sk import SimulatedLightcones
 from skatr_sk.parameters import PARAMETER_NAMES
-from skatr_sk.simulator.lightcone import Box, brightness_lightcones
+from skatr_sk.simulator.lightcone import Box, brightness_lightcones, node_redshifts
 from tests.simulator.universes import FIDUCIAL
+
+
+def test_redshifts_of_boxes():
+    nodes = node_redshifts(5.0)
+    assert len(nodes) == 20
+    assert nodes[0] == pytest.approx(35.7, abs=0.05)
+    assert nodes[-2:] == pytest.approx([5.6, 5.0])
 
 
 def assert_alike(found, expected):
