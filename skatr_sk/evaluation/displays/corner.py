@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from skatr_sk._checks import Real, Rule, check_options, shared_docs
 from skatr_sk._checks import parameter_names as names_of
+from skatr_sk.evaluation.calibration import posterior_draws
 from skatr_sk.evaluation.displays.base import (
     NAMES_AND_UNITS,
     TRUTH,
@@ -30,6 +31,18 @@ from skatr_sk.evaluation.displays.base import (
     prior_of,
 )
 
+
+def _are_shares(levels: Any) -> bool:
+    numbers = np.asarray(levels)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
+        return False
+    return bool(((numbers > 0) & (numbers < 1)).all())
+
+
+_OPTIONS = {
+    "levels": Rule(_are_shares, "a list of numbers in (0, 1)"),
+    "smoothing": Real("[0, inf)", optional=True),
+}
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 _BINS = 60, 300  # at least and at most
 _SHARE = 0.383  # of a Gaussian's samples, inside an interval one sigma wide
@@ -51,8 +64,7 @@ class PosteriorDisplay(ParameterDisplay):
         Posteriors of one light cone; a dict overlays several.
     y_true : array-like of shape (n_parameters,), default=None
         True parameters, drawn as lines.
-    {parameter_names}
-    {parameter_units}
+    {names_and_units}
     bounds : array-like of shape (n_parameters, 2), default=None
         Edges of the prior, which hold all samples: the axes span them, and densities are not
         smoothed across. Infinite or NaN where there are none.
@@ -86,17 +98,10 @@ class PosteriorDisplay(ParameterDisplay):
     levels: Sequence[float] = (0.68, 0.95)
     smoothing: float | None = None
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         self._posteriors = _check_posteriors(self.samples)
         n = next(iter(self._posteriors.values())).shape[1]
-        check_options(
-            "PosteriorDisplay",
-            {
-                "levels": Rule(_are_shares, "a list of numbers in (0, 1)"),
-                "smoothing": Real("[0, inf)", optional=True),
-            },
-            {"levels": self.levels, "smoothing": self.smoothing},
-        )
+        check_options("PosteriorDisplay", _OPTIONS, vars(self))
         self._truth = None if self.y_true is None else np.asarray(self.y_true, dtype=np.float64)
         if self._truth is not None and self._truth.shape != (n,):
             raise ValueError(
@@ -136,7 +141,7 @@ class PosteriorDisplay(ParameterDisplay):
         return np.fmin(np.fmax(points, bounds[:, 0]), bounds[:, 1])
 
     def plot(self, ax: Any = None, *, colors: Sequence[Any] | None = None) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -144,10 +149,6 @@ class PosteriorDisplay(ParameterDisplay):
             By default those of a new figure.
         colors : sequence of colours, default=None
             One for each posterior.
-
-        Returns
-        -------
-        display : PosteriorDisplay
         """
         plt = self._pyplot("plot")
         n = len(self._labels)
@@ -222,11 +223,7 @@ class PosteriorDisplay(ParameterDisplay):
     ) -> Self:
         """Draw samples of one light cone's posterior, and return the display.
 
-        Parameters
-        ----------
-        samples : array-like of shape (n_samples, n_parameters), or a dict of names to such
-        ax, **kwargs
-            As for the class (``y_true``, ``bounds``, ...) and for :meth:`plot`.
+        Parameters are those of the class and of :meth:`plot`.
         """
         return cls._drawn(ax, {"samples": samples, **kwargs})
 
@@ -251,10 +248,8 @@ class PosteriorDisplay(ParameterDisplay):
             One light cone, or its summary.
         y : array-like of shape (n_parameters,) or (1, n_parameters), default=None
             Its true parameters.
-        n_samples : int, default=20000
-        random_state : int, Generator or None, default=0
-        verbose : int, default=0
-            Whether to show a progress bar of the sampling.
+        n_samples, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default;
             of several, the names of the first and bounds that hold the prior of each.
@@ -262,9 +257,13 @@ class PosteriorDisplay(ParameterDisplay):
         n = len(X)  # type: ignore[arg-type]
         if n != 1:
             raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
+        cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
-        options = {"n_samples": n_samples, "random_state": random_state, "verbose": verbose}
-        samples = {name: cls._sampled(each, X, **options)[0][0] for name, each in named.items()}
+        options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
+        samples = {
+            name: posterior_draws(each, X, n_samples=n_samples, **options)[0][0]
+            for name, each in named.items()
+        }
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
         return cls.from_samples(samples, y_true=truth, **(prior_of(*named.values()) | kwargs))
 
@@ -288,13 +287,6 @@ def _check_posteriors(samples: Any) -> dict[str, NDArray[np.float64]]:
     return posteriors
 
 
-def _are_shares(levels: Any) -> bool:
-    numbers = np.asarray(levels)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
-        return False
-    return bool(((numbers > 0) & (numbers < 1)).all())
-
-
 def _check_colors(colors: Any) -> Sequence[Any]:
     """Colours of the posteriors: those given, or the usual ones."""
     from matplotlib.colors import is_color_like
@@ -303,10 +295,8 @@ def _check_colors(colors: Any) -> Sequence[Any]:
         listed = [] if isinstance(value, str) or not np.iterable(value) else list(value)
         return bool(listed) and all(is_color_like(color) for color in listed)
 
-    kinds = {
-        "colors": Rule(are_colors, "a list of matplotlib's colours, one or more", optional=True)
-    }
-    check_options("PosteriorDisplay.plot", kinds, {"colors": colors})
+    kind = Rule(are_colors, "a list of matplotlib's colours, one or more", optional=True)
+    check_options("PosteriorDisplay.plot", {"colors": kind}, {"colors": colors})
     return _COLORS if colors is None else list(colors)
 
 

@@ -39,7 +39,8 @@ class RecoveryDisplay(ParameterDisplay):
     """Truth against prediction, one pair of panels per parameter.
 
     The upper panel shows the prediction over the truth, the lower one the residual, prediction
-    minus truth. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    minus truth, as in SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899). Make it with
+    :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -47,8 +48,7 @@ class RecoveryDisplay(ParameterDisplay):
         True and predicted parameters, in the same units.
     y_std : array-like of the same shape, default=None
         Predicted standard deviations, not negative, drawn as error bars beside points.
-    {parameter_names}
-    {parameter_units}
+    {names_and_units}
     bounds : array-like of shape (n_parameters, 2), default=None
         Lower and upper edge of the prior of each parameter, drawn as dotted lines.
 
@@ -63,10 +63,6 @@ class RecoveryDisplay(ParameterDisplay):
         Points or hexagons, lines of agreement, and error bars (None where none are drawn).
     texts_ : list of the annotated Text
 
-    References
-    ----------
-    Ore, Heneka & Plehn, "SKATR: A self-supervised summary transformer for SKA", arXiv:2410.18899.
-
     Examples
     --------
     >>> from skatr_sk.evaluation import RecoveryDisplay
@@ -80,16 +76,14 @@ class RecoveryDisplay(ParameterDisplay):
     y_pred: ArrayLike
     y_std: ArrayLike | None = None
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         self._true, self._pred = true, pred = check_targets(self.y_true, self.y_pred)
-        self._std: NDArray[np.float64] | None = None
-        if self.y_std is not None:
-            self._std = check_targets(true, self.y_std, "y_std")[1]
-            if (self._std < 0).any():
-                rows = listed(np.unique(np.nonzero(self._std < 0)[0]))
-                raise ValueError(
-                    f"y_std: expected deviations >= 0, found negative ones in rows {rows}."
-                )
+        self._std = None if self.y_std is None else check_targets(true, self.y_std, "y_std")[1]
+        if self._std is not None and (self._std < 0).any():
+            rows = listed(np.flatnonzero((self._std < 0).any(axis=1)))
+            raise ValueError(
+                f"y_std: expected standard deviations >= 0, found negative ones in rows {rows}."
+            )
         self._check_parameters(true.shape[1])
         scores = scores_where_defined(true, pred)
         self.r2_ = scores["r2"]
@@ -105,7 +99,7 @@ class RecoveryDisplay(ParameterDisplay):
         errorbar_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -117,11 +111,6 @@ class RecoveryDisplay(ParameterDisplay):
             more than 2000 light cones.
         scatter_kwargs, density_kwargs, errorbar_kwargs, line_kwargs : dict, default=None
             Passed on to ``Axes.scatter``, ``Axes.hexbin``, ``Axes.errorbar`` and ``Axes.plot``.
-
-        Returns
-        -------
-        display : RecoveryDisplay
-            Itself, with the attributes of what is drawn.
         """
         plt = self._pyplot("plot")
         kinds = {"kind": Choice("auto", "scatter", "density")}
@@ -178,12 +167,7 @@ class RecoveryDisplay(ParameterDisplay):
     ) -> Self:
         """Draw true against predicted parameters, and return the display.
 
-        Parameters
-        ----------
-        y_true, y_pred : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
-        ax, **kwargs
-            As for the class (``y_std``, ``parameter_names``, ``bounds``, ...) and for :meth:`plot`
-            (``kind``, ...).
+        Parameters are those of the class and of :meth:`plot`.
 
         Raises
         ------
