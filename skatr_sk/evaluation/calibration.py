@@ -28,16 +28,13 @@ from skatr_sk._checks import Integer, check_options
 from skatr_sk.evaluation.arrays import check_samples, in_batches, not_finite, real_array
 from skatr_sk.training.seeds import entropy_of
 
+Seed = int | np.random.Generator | None
 # Keys of the random streams: functions that are given the same seed share no random numbers.
 _TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 
 
 def sbc_ranks(
-    samples: ArrayLike,
-    y_true: ArrayLike,
-    *,
-    random_state: int | np.random.Generator | None = 0,
-    verbose: int = 0,
+    samples: ArrayLike, y_true: ArrayLike, *, random_state: Seed = 0, verbose: int = 0
 ) -> NDArray[np.int64]:
     """Ranks of the truth among its posterior samples: simulation-based calibration.
 
@@ -80,9 +77,7 @@ def sbc_ranks(
     return ranks
 
 
-def rank_levels(
-    ranks: ArrayLike, n_samples: int, *, random_state: int | np.random.Generator | None = 0
-) -> NDArray[np.float64]:
+def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> NDArray[np.float64]:
     """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
 
     Ranks are whole numbers. Divided by `n_samples` and taken for levels they come in steps, which
@@ -132,7 +127,7 @@ def tarp_levels(
     y_true: ArrayLike,
     *,
     references: ArrayLike | None = None,
-    random_state: int | np.random.Generator | None = 0,
+    random_state: Seed = 0,
     verbose: int = 0,
 ) -> NDArray[np.float64]:
     """Credibility levels of the truth by distances to random points: TARP, arXiv:2302.03026.
@@ -210,7 +205,7 @@ def highest_density_levels(
     log_prob_samples: ArrayLike,
     log_prob_true: ArrayLike,
     *,
-    random_state: int | np.random.Generator | None = 0,
+    random_state: Seed = 0,
     verbose: int = 0,
 ) -> NDArray[np.float64]:
     """Credibility of the smallest highest-density region that holds the truth.

@@ -2,17 +2,7 @@
 
 Targets are ``(n_lightcones, n_parameters)``, or ``(n_lightcones,)`` for one parameter, in their own
 units. Scorers go to ``scoring=`` of scikit-learn's ``cross_validate``, ``GridSearchCV`` and
-``learning_curve``:
-
->>> import numpy as np
->>> from sklearn.linear_model import Ridge
->>> from sklearn.model_selection import cross_val_score
->>> from skatr_sk.evaluation import neg_mean_absolute_relative_error_scorer
->>> X = np.arange(40.0).reshape(20, 2)
->>> y = 1 + X @ np.array([[1.0, 2.0], [0.5, 0.1]])
->>> scores = cross_val_score(Ridge(), X, y, scoring=neg_mean_absolute_relative_error_scorer)
->>> bool((scores <= 0).all())
-True
+``learning_curve``.
 """
 
 from __future__ import annotations
@@ -98,7 +88,7 @@ def mean_absolute_relative_error(
             f"{listed(np.unique(rows))}; parameter columns {listed(np.unique(columns))}), where a "
             "relative error is not defined; leave those out, or use r2_per_parameter."
         )
-    weight = _check_weight(sample_weight, len(true))
+    weight = None if sample_weight is None else _check_weight(sample_weight, len(true))
     errors = np.average(np.abs(pred - true) / np.abs(true), axis=0, weights=weight)
     return errors if multioutput == "raw_values" else float(errors.mean())
 
@@ -258,9 +248,7 @@ def _are_names(value: Any) -> bool:
     return all(isinstance(name, str) for name in names) and 0 < len(set(names)) == len(names)
 
 
-def _check_weight(sample_weight: ArrayLike | None, n_lightcones: int) -> NDArray[np.float64] | None:
-    if sample_weight is None:
-        return None
+def _check_weight(sample_weight: ArrayLike, n_lightcones: int) -> NDArray[np.float64]:
     weight = real_array("sample_weight", sample_weight).astype(np.float64)
     if weight.shape != (n_lightcones,):
         raise ValueError(

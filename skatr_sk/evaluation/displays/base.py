@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
-    "NAMES_AND_UNITS",
+    "SHARED_DOCS",
     "TRUTH",
     "Display",
     "ParameterDisplay",
@@ -37,15 +37,18 @@ _EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
 _SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
 # matplotlib refuses a keyword beside its alias.
 _ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
-# For the docstrings of displays with a panel for each parameter.
-NAMES_AND_UNITS = {
+SHARED_DOCS = {
     "names_and_units": f"""
         parameter_names : sequence of str, default=None
             In the order of the columns, by default ``parameter_0`` and so on. The standard ones
             ({", ".join(f"``{name}``" for name in PARAMETER_NAMES)})
             are shown by their symbols, others as they are given.
         parameter_units : sequence of str, default=None
-            In the same order, ``""`` for none. By default those of the standard parameters."""
+            In the same order, ``""`` for none. By default those of the standard parameters.""",
+    "bounds": """
+        bounds : array-like of shape (n_parameters, 2), default=None
+            Lower and upper edge of the prior of each parameter, drawn as dotted lines; infinite or
+            NaN where there is none.""",
 }
 
 

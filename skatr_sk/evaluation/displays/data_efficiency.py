@@ -18,7 +18,7 @@ from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, param
 
 _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
-_OF_THE_DISPLAY = ("metric", "band", "line_kwargs", "band_kwargs")  # not of the curve
+_OF_THE_DISPLAY = "metric", "band", "line_kwargs", "band_kwargs"  # not of the curve
 _LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
 _BAND = {"alpha": 0.18, "linewidth": 0}
 
@@ -89,11 +89,11 @@ class DataEfficiencyDisplay(Display):
 
     def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> NDArray[np.float64]:
         """Reduce the values of each parameter, estimator and size; NaN where they are too few."""
-        reduced = np.full(self._cells.shape, np.nan)
-        for at in np.ndindex(self._cells.shape):
-            if len(self._cells[at]) >= fewest:
-                reduced[at] = function(self._cells[at])
-        return reduced
+
+        def reduced(values: NDArray[np.float64]) -> float:
+            return function(values) if len(values) >= fewest else np.nan
+
+        return np.vectorize(reduced, otypes=[float])(self._cells)
 
     def plot(
         self,
@@ -142,11 +142,10 @@ class DataEfficiencyDisplay(Display):
             axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
             axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
             _mark_sizes(plt, axes, self.sizes_)
-        handles, above = self.lines_[0].tolist(), {"loc": "outside upper center", "ncols": 4}
+        owner, options = self.axes_[0], {"loc": "best", "fontsize": "small"}
         if ax is None:
-            self.legend_ = self.figure_.legend(handles=handles, frameon=False, **above)
-        else:
-            self.legend_ = self.axes_[0].legend(loc="best", fontsize="small", frameon=False)
+            owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
+        self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
         return self
 
     @classmethod

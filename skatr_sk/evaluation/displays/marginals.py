@@ -14,24 +14,15 @@ from numpy.typing import ArrayLike
 from skatr_sk._checks import shared_docs
 from skatr_sk.evaluation.arrays import check_samples, in_batches
 from skatr_sk.evaluation.calibration import posterior_draws
-from skatr_sk.evaluation.displays.base import (
-    NAMES_AND_UNITS,
-    TRUTH,
-    ParameterDisplay,
-    axis_span,
-    draw_edges,
-    panel_axes,
-    prior_of,
-    write_scores,
-)
+from skatr_sk.evaluation.displays import base
 
 _TAIL, _INNER_TAIL = (1 - 0.95) / 2, (1 - 0.68) / 2
 _SHARES = (_TAIL, _INNER_TAIL, 0.5, 1 - _INNER_TAIL, 1 - _TAIL)
 
 
-@shared_docs(**NAMES_AND_UNITS)
+@shared_docs(**base.SHARED_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
-class MarginalsDisplay(ParameterDisplay):
+class MarginalsDisplay(base.ParameterDisplay):
     """Marginal posteriors of many light cones: intervals over the truth, a panel per parameter.
 
     Each light cone is a vertical line at its true value: thick over the central 68 % of its
@@ -44,8 +35,7 @@ class MarginalsDisplay(ParameterDisplay):
     samples : array-like of shape (n_lightcones, n_samples, n_parameters)
     y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
     {names_and_units}
-    bounds : array-like of shape (n_parameters, 2), default=None
-        Edges of the prior, drawn as dotted lines.
+    {bounds}
     verbose : int, default=0
         Whether to show a progress bar of the quantiles.
 
@@ -94,7 +84,7 @@ class MarginalsDisplay(ParameterDisplay):
         style_kwargs : dict, default=None
             Colour and the like of the intervals, passed on to ``Axes.vlines`` and ``Axes.plot``.
         """
-        self.axes_ = panel_axes(self._pyplot("plot"), ax, len(self._labels))
+        self.axes_ = base.panel_axes(self._pyplot("plot"), ax, len(self._labels))
         self.figure_ = self.axes_[0].figure
         style = {"color": "tab:blue", **dict(style_kwargs or {})}
         # Many cones lie over each other: fainter and thinner lines keep the crowd legible.
@@ -106,14 +96,14 @@ class MarginalsDisplay(ParameterDisplay):
             axes.vlines(true, q[0], q[4], **outer)
             axes.vlines(true, q[1], q[3], **inner)
             axes.plot(true, q[2], ".", **{"markersize": 2 + 3 * crowd, **style})
-            span = axis_span(true, q[0], q[4], self._edges[i])
-            axes.plot(span, span, **TRUTH)
-            draw_edges(axes, self._edges[i])
+            span = base.axis_span(true, q[0], q[4], self._edges[i])
+            axes.plot(span, span, **base.TRUTH)
+            base.draw_edges(axes, self._edges[i])
             axes.set(xlim=span, ylim=span, aspect="equal", ylabel=f"posterior of {symbol}")
             axes.set_xlabel(f"true {symbol}" + (f" [{unit}]" if unit else ""))
             axes.locator_params(nbins=5)
             shares = zip((68, 95), self.coverage_[:, i], strict=True)
-            write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
+            base.write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
         return self
 
     @classmethod
@@ -151,4 +141,4 @@ class MarginalsDisplay(ParameterDisplay):
         cls._pyplot("from_estimator")
         options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, _ = posterior_draws(estimator, X, n_samples=n_samples, **options)
-        return cls.from_samples(samples, y, verbose=verbose, **(prior_of(estimator) | kwargs))
+        return cls.from_samples(samples, y, verbose=verbose, **(base.prior_of(estimator) | kwargs))
