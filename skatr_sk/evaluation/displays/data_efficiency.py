@@ -142,7 +142,8 @@ class DataEfficiencyDisplay(Display):
             axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
             axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
             _mark_sizes(plt, axes, self.sizes_)
-        owner, options = self.axes_[0], {"loc": "best", "fontsize": "small"}
+        owner: Any = self.axes_[0]
+        options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
             owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
         self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
