@@ -19,15 +19,7 @@ _BAR_AFTER = 2.0  # seconds before a progress bar shows
 
 
 def real_array(name: str, values: ArrayLike) -> NDArray[np.floating[Any]]:
-    """Return floating-point numbers, not copied where they are such already.
-
-    Raises
-    ------
-    TypeError
-        When the entries are not real numbers.
-    ValueError
-        When the rows differ in length.
-    """
+    """Return floating-point numbers, not copied where they are such already."""
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -37,6 +29,12 @@ def real_array(name: str, values: ArrayLike) -> NDArray[np.floating[Any]]:
             f"{name}: expected real numbers, found dtype {array.dtype}; convert it to float first."
         )
     return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
+def _as_columns(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Return float64, one column for each parameter where `values` has one dimension."""
+    array = real_array(name, values).astype(np.float64)
+    return array[:, np.newaxis] if array.ndim == 1 else array
 
 
 def not_finite(name: str, values: NDArray[Any]) -> str:
@@ -61,20 +59,16 @@ def check_targets(
     One error lists all that is wrong with either; `name` is what it calls the predictions.
     """
     problems: list[str] = []
-    matrices = []
-    for each, values in (("y_true", y_true), (name, y_pred)):
-        array = real_array(each, values).astype(np.float64)
-        matrix = array[:, np.newaxis] if array.ndim == 1 else array
-        matrices.append(matrix)
+    true, pred = _as_columns("y_true", y_true), _as_columns(name, y_pred)
+    for each, matrix, given in (("y_true", true, y_true), (name, pred, y_pred)):
         if matrix.ndim != 2 or matrix.size == 0:
             mend = "; average posterior samples first" if matrix.ndim == 3 else ""
             problems.append(
                 f"{each}: expected shape (n_lightcones,) or (n_lightcones, n_parameters) with at "
-                f"least one of each, found {array.shape}{mend}."
+                f"least one of each, found {np.shape(given)}{mend}."
             )
         elif wrong := not_finite(each, matrix):
             problems.append(wrong)
-    true, pred = matrices
     if true.ndim == pred.ndim == 2 and true.shape != pred.shape:
         problems.append(
             f"{name}: expected the shape of y_true, {np.shape(y_true)}, found {np.shape(y_pred)}; "
@@ -93,8 +87,7 @@ def check_samples(
     Samples keep their precision and are not copied, so that a file-backed array stays in its file.
     """
     drawn = real_array("samples", samples)
-    true = real_array("y_true", y_true).astype(np.float64)
-    true = true[:, np.newaxis] if true.ndim == 1 else true
+    true = _as_columns("y_true", y_true)
     if drawn.ndim != 3 or 0 in drawn.shape or true.shape != (len(drawn), drawn.shape[-1]):
         raise ValueError(
             "samples and y_true: expected shapes (n_lightcones, n_samples, n_parameters) and "

@@ -28,18 +28,17 @@ from skatr_sk._checks import Integer, check_options
 from skatr_sk.evaluation.arrays import check_samples, in_batches, not_finite, real_array
 from skatr_sk.training.seeds import entropy_of
 
+Seed = int | np.random.Generator | None
 # Keys of the random streams: functions that are given the same seed share no random numbers.
 _TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 
 
 def sbc_ranks(
-    samples: ArrayLike,
-    y_true: ArrayLike,
-    *,
-    random_state: int | np.random.Generator | None = 0,
-    verbose: int = 0,
+    samples: ArrayLike, y_true: ArrayLike, *, random_state: Seed = 0, verbose: int = 0
 ) -> NDArray[np.int64]:
     """Ranks of the truth among its posterior samples: simulation-based calibration.
+
+    It is that of Talts et al., arXiv:1804.06788.
 
     Parameters
     ----------
@@ -59,14 +58,8 @@ def sbc_ranks(
 
     Raises
     ------
-    TypeError
-        When the entries are not real numbers.
-    ValueError
-        When shapes do not fit each other or values are missing.
-
-    References
-    ----------
-    Talts et al., arXiv:1804.06788.
+    TypeError, ValueError
+        When entries are not real numbers, shapes do not fit each other, or values are missing.
 
     Examples
     --------
@@ -84,9 +77,7 @@ def sbc_ranks(
     return ranks
 
 
-def rank_levels(
-    ranks: ArrayLike, n_samples: int, *, random_state: int | np.random.Generator | None = 0
-) -> NDArray[np.float64]:
+def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> NDArray[np.float64]:
     """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
 
     Ranks are whole numbers. Divided by `n_samples` and taken for levels they come in steps, which
@@ -136,11 +127,12 @@ def tarp_levels(
     y_true: ArrayLike,
     *,
     references: ArrayLike | None = None,
-    random_state: int | np.random.Generator | None = 0,
+    random_state: Seed = 0,
     verbose: int = 0,
 ) -> NDArray[np.float64]:
-    """Credibility levels of the truth by distances to random points (TARP).
+    """Credibility levels of the truth by distances to random points: TARP, arXiv:2302.03026.
 
+    The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators".
     Every parameter is z-scored to the samples of its light cone, so that a sphere around the
     reference means the same for all of them, and the references fall where the samples are. The
     truth counts as one more sample in the mean and the standard deviation: without it, the truth
@@ -169,10 +161,6 @@ def tarp_levels(
     ValueError
         When shapes do not fit each other or values are missing.
 
-    References
-    ----------
-    Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators", arXiv:2302.03026.
-
     Examples
     --------
     >>> import numpy as np
@@ -186,23 +174,23 @@ def tarp_levels(
     generator = _stream(random_state, _REFERENCES)
     jitter = generator.uniform(size=len(true))
     if references is None:
-        given, reference = None, generator.standard_normal(true.shape)
+        centres = generator.standard_normal(true.shape)
     else:
-        given = reference = real_array("references", references).astype(np.float64)
-        if given.shape != true.shape:
-            raise ValueError(
-                f"references: expected the shape of y_true, {true.shape}, found {given.shape}."
-            )
-        if wrong := not_finite("references", given):
+        centres = real_array("references", references).astype(np.float64)
+        wrong = f"references: expected the shape of y_true, {true.shape}, found {centres.shape}."
+        if centres.shape == true.shape:
+            wrong = not_finite("references", centres)
+        if wrong:
             raise ValueError(wrong)
     levels = np.empty(len(true))
     for rows in in_batches(drawn.shape, "TARP", verbose):
         points = np.concatenate([true[rows, np.newaxis], drawn[rows]], axis=1, dtype=np.float64)
         mean = points.mean(axis=1, keepdims=True)
         scale = points.std(axis=1, keepdims=True)
-        scale = np.where(scale > 0, scale, 1.0)
-        centre = reference[rows, np.newaxis]
-        centre = centre if given is None else (centre - mean) / scale
+        scale[scale == 0] = 1.0
+        centre = centres[rows, np.newaxis]
+        if references is not None:
+            centre = (centre - mean) / scale
         points -= mean
         points /= scale
         points -= centre
@@ -217,10 +205,12 @@ def highest_density_levels(
     log_prob_samples: ArrayLike,
     log_prob_true: ArrayLike,
     *,
-    random_state: int | np.random.Generator | None = 0,
+    random_state: Seed = 0,
     verbose: int = 0,
 ) -> NDArray[np.float64]:
     """Credibility of the smallest highest-density region that holds the truth.
+
+    Hermans et al., arXiv:2110.06581, compare it with the share of truths inside.
 
     Parameters
     ----------
@@ -242,10 +232,6 @@ def highest_density_levels(
     ------
     ValueError
         When shapes do not fit each other, or values are NaN.
-
-    References
-    ----------
-    Hermans et al., arXiv:2110.06581 (expected coverage).
 
     Examples
     --------
@@ -329,20 +315,15 @@ def posterior_draws(
     if verbose and not getattr(final, "verbose", True):
         final = copy.copy(final)  # the user's own stays as it was
         final.verbose = verbose
-    samples, log_prob = final.sample_log_prob(X, n_samples, random_state=random_state)
+    samples, each = final.sample_log_prob(X, n_samples, random_state=random_state)
     if y is None:
         return samples, None
-    true = final.log_prob(X, y)
-    return samples, highest_density_levels(
-        log_prob, true, random_state=random_state, verbose=verbose
-    )
+    options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
+    return samples, highest_density_levels(each, final.log_prob(X, y), **options)
 
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:
-    """Return the transformers that a light cone goes through, and the estimator at the end.
-
-    Looks into Pipelines and fitted searches, in any nesting.
-    """
+    """Take Pipelines and fitted searches apart: the transformers, and the estimator at the end."""
     before: list[Any] = []
     while True:
         if hasattr(estimator, "best_estimator_"):
@@ -366,7 +347,7 @@ def _share_below(
     If truth and samples come from one distribution and the jitter is uniform in [0, 1), so is the
     level, for any number of samples and of ties.
     """
-    return (below + jitter * (np.asarray(ties) + 1)) / (n_samples + 1)
+    return (below + jitter * (ties + 1)) / (n_samples + 1)
 
 
 def _stream(random_state: Any, key: int) -> np.random.Generator:

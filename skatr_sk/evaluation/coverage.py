@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["Coverage", "coverage_band", "expected_coverage"]
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import kolmogi
 
-from skatr_sk._checks import Integer, Real, check_options
+from skatr_sk._checks import Integer, Real, check_options, warn
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def expected_coverage(
     Warns
     -----
     UserWarning
-        When many levels are equal. The band and the p-value hold for levels without ties: the steps
-        of such levels look like a wrong posterior.
+        When many levels are equal: the band and the p-value hold for levels without ties.
 
     Examples
     --------
@@ -89,20 +87,14 @@ def expected_coverage(
     check_options("expected_coverage", {"n_levels": Integer(2)}, {"n_levels": n_levels})
     half = coverage_band(len(levels), confidence)
     credibility = np.linspace(0.0, 1.0, n_levels)
-    ordered = np.sort(levels)
+    low, high = (np.clip(credibility + step, 0.0, 1.0) for step in (-half, half))
     # A truth on the edge of a region is half in.
-    inside = np.searchsorted(ordered, credibility, side="right")
-    strictly = np.searchsorted(ordered, credibility, side="left")
-    coverage = (inside + strictly) / (2 * len(levels))
+    ordered = np.sort(levels)
+    edges = [np.searchsorted(ordered, credibility, side) for side in ("left", "right")]
+    coverage = np.sum(edges, axis=0) / (2 * len(levels))
     coverage[0], coverage[-1] = 0.0, 1.0
-    return Coverage(
-        credibility,
-        coverage,
-        np.clip(credibility - half, 0.0, 1.0),
-        np.clip(credibility + half, 0.0, 1.0),
-        confidence,
-        float(stats.kstest(levels, "uniform").pvalue),
-    )
+    p_value = float(stats.kstest(levels, "uniform").pvalue)
+    return Coverage(credibility, coverage, low, high, confidence, p_value)
 
 
 def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
@@ -126,11 +118,9 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     >>> round(coverage_band(1000), 4)
     0.0513
     """
-    check_options(
-        "coverage_band",
-        {"n_lightcones": Integer(1), "confidence": Real("(0, 1)")},
-        {"n_lightcones": n_lightcones, "confidence": confidence},
-    )
+    kinds = {"n_lightcones": Integer(1), "confidence": Real("(0, 1)")}
+    given = {"n_lightcones": n_lightcones, "confidence": confidence}
+    check_options("coverage_band", kinds, given)
     # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
     root = math.sqrt(n_lightcones)
     return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))
@@ -155,11 +145,9 @@ def _check_levels(given: ArrayLike) -> NDArray[np.float64]:
     inner = levels[(levels > 0) & (levels < 1)]
     distinct = len(np.unique(inner))
     if distinct < len(inner) / 2:
-        warnings.warn(
+        warn(
             f"levels takes only {distinct} values for {len(inner)} light cones, and its steps may "
             "look like a wrong posterior: turn ranks into levels with rank_levels, which splits "
-            "ties at random.",
-            UserWarning,
-            stacklevel=3,
+            "ties at random."
         )
     return levels

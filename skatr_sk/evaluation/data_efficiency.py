@@ -6,9 +6,7 @@ __all__ = ["TRAIN_SIZES", "data_efficiency_curve"]
 
 import itertools
 import numbers
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from sklearn.model_selection import check_cv, cross_validate
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
-from skatr_sk._checks import Integer, Rule, check_options
+from skatr_sk._checks import Integer, Rule, check_options, warn
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk.evaluation.metrics import parameter_scores
 
@@ -34,7 +32,6 @@ def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
 TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
 _SHOWN = 5  # fits that failed, in the warning
 _ALL = "all"  # the parameter of a score that is one number for all parameters
-_TYPES = {"estimator": str, "parameter": str, "metric": str, "value": float, "fit_seconds": float}
 _OPTIONS = {
     "estimators": Rule(_can_be_fitted, "an estimator, or a dict of names to estimators"),
     "n_repeats": Integer(1),
@@ -70,7 +67,8 @@ def data_efficiency_curve(
     The conventions are those of scikit-learn's ``learning_curve``: the test fold stays the same
     whatever the size, and a smaller training set is a part of every larger one. Here the training
     fold is always shuffled, as often as there are repeats, and all estimators are given the same
-    rows, so that they can be compared row by row.
+    rows, so that they can be compared row by row. SKATR's paper (Ore, Heneka & Plehn,
+    arXiv:2410.18899) shows such curves of networks with and without pre-training.
 
     Parameters
     ----------
@@ -121,16 +119,6 @@ def data_efficiency_curve(
     TypeError, ValueError
         When estimators, sizes, names or scores are not as expected, or all fits fail.
 
-    Warns
-    -----
-    FitFailedWarning
-        When some fits fail.
-
-    References
-    ----------
-    Ore, Heneka & Plehn, "SKATR: A self-supervised summary transformer for SKA", arXiv:2410.18899,
-    for the same curves of pre-trained networks and of such without.
-
     Examples
     --------
     >>> import numpy as np
@@ -159,83 +147,68 @@ def data_efficiency_curve(
     sizes = _check_sizes(train_sizes, min(len(train) for train, _ in folds))
     shape = len(folds), int(n_repeats)
     seeds = check_random_state(random_state).randint(2**31 - 1, size=shape)
-    columns = "estimator", "size", "fold", "repeat", "seed"
     tasks = [
-        dict(zip(columns, (name, size, *at, seeds[at]), strict=True))
+        {"estimator": name, "size": size, "fold": at[0], "repeat": at[1], "seed": seeds[at]}
         for name, size, at in itertools.product(named, sizes, np.ndindex(shape))
     ]
-    splits = []
-    for task in tasks:
-        train, test = folds[task["fold"]]
-        order = np.random.default_rng(task["seed"]).permutation(train)
-        splits.append((order[: task["size"]], test))
-    flat = partial(_flat_scores, scorer=scorer, names=names)
+    strict = error_score == "raise"
     done = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_fit_and_score)(
-            named[task["estimator"]], X, y, split, flat, task, error_score == "raise"
+            named[task["estimator"]], X, y, *folds[task["fold"]], task, scorer, names, strict
         )
-        for task, split in zip(tasks, splits, strict=True)
+        for task in tasks
     )
-    failures = [failure for *_, failure in done if failure]
-    if failures:
-        _report(failures, len(tasks), error_score)
+    _report([failure for *_, failure in done if failure], len(tasks), error_score)
     # A fit that failed has the rows that the others have.
     cells = dict.fromkeys(cell for scores, *_ in done for cell in scores)
     rows = []
     for task, (scores, seconds, failure) in zip(tasks, done, strict=True):
         if failure:
             scores = dict.fromkeys(cells, float(error_score))
-        for cell, value in scores.items():
-            metric, _, which = cell.rpartition(":")
-            parameter = [*names, _ALL][int(which)]
+        for (metric, parameter), value in scores.items():
             row = {"parameter": parameter, "metric": metric, "value": value, "fit_seconds": seconds}
             rows.append(task | row)
-    return {
-        column: np.array([row[column] for row in rows], dtype=_TYPES.get(column, np.int64))
-        for column in rows[0]
-    }
+    return {column: np.array([row[column] for row in rows]) for column in rows[0]}
 
 
 def _fit_and_score(
     estimator: Any,
     X: Any,
     y: Any,
-    split: tuple[NDArray[np.int64], NDArray[np.int64]],
-    scorer: Callable[..., dict[str, float]],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
     task: Mapping[str, Any],
+    scorer: Callable[..., Any],
+    names: Sequence[str],
     strict: bool,
-) -> tuple[dict[str, float], float, str]:
+) -> tuple[dict[tuple[str, str], float], float, str]:
     """Return the scores of one fit, its seconds, and what failed, if anything.
 
-    One fit a call: ``cross_validate`` does not say which of several splits has failed.
+    One fit a call: of several, ``cross_validate`` does not say which have failed, and it cannot
+    collect the scores of the others where a score is what failed.
     """
+    scores: dict[tuple[str, str], float] = {}
+
+    def score(fitted: Any, X: Any, y: Any) -> float:
+        scores.update(_each_score(scorer(fitted, X, y), names))
+        return 0.0  # cross_validate insists on a number
+
+    rows = np.random.default_rng(task["seed"]).permutation(train)[: task["size"]]
+    options: dict[str, Any] = {"scoring": score, "error_score": "raise", "n_jobs": 1}
     try:
-        found = cross_validate(
-            estimator, X, y, cv=[split], scoring=scorer, n_jobs=1, error_score="raise"
-        )
+        found = cross_validate(estimator, X, y, cv=[(rows, test)], **options)
     except Exception as error:
-        where = ", ".join(f"{key} {task[key]!r}" for key in ("estimator", "size", "fold", "repeat"))
+        where = ", ".join(f"{key} {value!r}" for key, value in task.items() if key != "seed")
         error.add_note(f"In data_efficiency_curve: {where}.")
         if strict:
             raise
         return {}, np.nan, f"{where}: {type(error).__name__}: {error}"
-    scores = {
-        key.removeprefix("test_"): values[0]
-        for key, values in found.items()
-        if key.startswith("test_")
-    }
     return scores, found["fit_time"][0], ""
 
 
-def _flat_scores(
-    estimator: Any, X: Any, y: Any, *, scorer: Callable[..., Any], names: Sequence[str]
-) -> dict[str, float]:
-    """Score an estimator: a number for each ``"metric:index of the parameter"``.
-
-    The index of a score that is one number for all parameters is that behind the last parameter.
-    """
-    scores = scorer(estimator, X, y)
-    flat: dict[str, float] = {}
+def _each_score(scores: Any, names: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Take a scorer's result apart: a number for each metric and parameter."""
+    flat: dict[tuple[str, str], float] = {}
     for metric, values in (scores if isinstance(scores, Mapping) else {"score": scores}).items():
         array = np.asarray(values, dtype=np.float64)
         if array.shape not in ((), (len(names),)):
@@ -243,23 +216,21 @@ def _flat_scores(
                 f"scoring: expected a number, or one for each of {len(names)} parameters "
                 f"({', '.join(names)}), found an array of shape {array.shape} for {metric!r}."
             )
-        first = 0 if array.ndim else len(names)
-        flat |= {f"{metric}:{i}": value for i, value in enumerate(array.ravel().tolist(), first)}
+        which = names if array.ndim else [_ALL]
+        flat |= zip(((metric, name) for name in which), array.ravel().tolist(), strict=True)
     return flat
 
 
 def _report(failures: Sequence[str], n_fits: int, error_score: Any) -> None:
     """Warn of fits that failed; if all did there is nothing to return, and it is an error."""
-    shown = "\n".join(f"- {failure}" for failure in failures[:_SHOWN])
-    more = f"\n- and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-    text = f"{len(failures)} of {n_fits} fits failed:\n{shown}{more}\n"
+    if not failures:
+        return
+    more = [f"and {len(failures) - _SHOWN} more"] if len(failures) > _SHOWN else []
+    shown = "\n- ".join([f"{len(failures)} of {n_fits} fits failed:", *failures[:_SHOWN], *more])
     if len(failures) == n_fits:
-        raise ValueError(f"{text}error_score='raise' shows where the first of them does.")
-    warnings.warn(
-        f"{text}Their values are {error_score}; error_score='raise' stops at the first.",
-        FitFailedWarning,
-        stacklevel=3,
-    )
+        raise ValueError(f"{shown}\nerror_score='raise' shows where the first of them does.")
+    end = f"Their values are {error_score}; error_score='raise' stops at the first."
+    warn(f"{shown}\n{end}", FitFailedWarning)
 
 
 def _check_sizes(train_sizes: ArrayLike, most: int) -> list[int]:
@@ -280,12 +251,10 @@ def _check_sizes(train_sizes: ArrayLike, most: int) -> list[int]:
         )
     if fractions:
         sizes = np.maximum((sizes * most).astype(np.int64), 1)
-    distinct = np.unique(sizes)
+    distinct = np.unique(sizes).tolist()
     if len(distinct) < len(sizes):
-        warnings.warn(
+        warn(
             f"train_sizes stands for {sorted(sizes.tolist())} light cones, some of them twice: "
-            f"{distinct.tolist()} are used.",
-            UserWarning,
-            stacklevel=3,
+            f"{distinct} are used."
         )
-    return [int(size) for size in distinct]
+    return distinct

@@ -2,17 +2,7 @@
 
 Targets are ``(n_lightcones, n_parameters)``, or ``(n_lightcones,)`` for one parameter, in their own
 units. Scorers go to ``scoring=`` of scikit-learn's ``cross_validate``, ``GridSearchCV`` and
-``learning_curve``:
-
->>> import numpy as np
->>> from sklearn.linear_model import Ridge
->>> from sklearn.model_selection import cross_val_score
->>> from skatr_sk.evaluation import neg_mean_absolute_relative_error_scorer
->>> X = np.arange(40.0).reshape(20, 2)
->>> y = 1 + X @ np.array([[1.0, 2.0], [0.5, 0.1]])
->>> scores = cross_val_score(Ridge(), X, y, scoring=neg_mean_absolute_relative_error_scorer)
->>> bool((scores <= 0).all())
-True
+``learning_curve``.
 """
 
 from __future__ import annotations
@@ -27,7 +17,6 @@ __all__ = [
     "scores_where_defined",
 ]
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import make_scorer, r2_score
 
-from skatr_sk._checks import Choice, Rule, check_options, listed
+from skatr_sk._checks import Choice, Rule, check_options, listed, warn
 from skatr_sk.evaluation.arrays import check_targets, real_array
 from skatr_sk.training.effective_rank import effective_rank
 
@@ -48,6 +37,8 @@ def mean_absolute_relative_error(
     multioutput: str = "uniform_average",
 ) -> float | NDArray[np.float64]:
     r"""Mean over light cones of :math:`|\hat y - y| / |y|`, the field's figure of merit.
+
+    SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) judges by it.
 
     Parameters
     ----------
@@ -67,21 +58,15 @@ def mean_absolute_relative_error(
 
     Raises
     ------
-    TypeError
-        When the entries are not real numbers.
-    ValueError
-        When shapes differ, values are missing, a truth is zero (the message names rows and
-        columns), the weights are not valid, or ``multioutput`` is unknown.
+    TypeError, ValueError
+        When entries are not real numbers, shapes differ, values are missing, a truth is zero (the
+        message names rows and columns), weights are not valid, or ``multioutput`` is unknown.
 
     Notes
     -----
     The error is relative to the value as given: of a parameter that is a logarithm, such as
     ``log10 L_X``, it is the error of the logarithm. It depends on where a parameter's zero lies, so
     compare it between methods, not between parameters.
-
-    References
-    ----------
-    Ore, Heneka & Plehn, "SKATR: A self-supervised summary transformer for SKA", arXiv:2410.18899.
 
     Examples
     --------
@@ -103,7 +88,7 @@ def mean_absolute_relative_error(
             f"{listed(np.unique(rows))}; parameter columns {listed(np.unique(columns))}), where a "
             "relative error is not defined; leave those out, or use r2_per_parameter."
         )
-    weight = _check_weight(sample_weight, len(true))
+    weight = None if sample_weight is None else _check_weight(sample_weight, len(true))
     errors = np.average(np.abs(pred - true) / np.abs(true), axis=0, weights=weight)
     return errors if multioutput == "raw_values" else float(errors.mean())
 
@@ -130,14 +115,8 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
 
     Raises
     ------
-    TypeError
-        When the entries are not real numbers.
-    ValueError
-        When shapes differ or values are missing.
-
-    References
-    ----------
-    scikit-learn user guide, "R2 score, the coefficient of determination".
+    TypeError, ValueError
+        When entries are not real numbers, shapes differ, or values are missing.
 
     Examples
     --------
@@ -149,11 +128,7 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
     """
     true, pred = check_targets(y_true, y_pred)
     if len(true) < 2:
-        warnings.warn(
-            "R2 is not defined for a single light cone, and is NaN; give at least two.",
-            UserWarning,
-            stacklevel=2,
-        )
+        warn("R2 is not defined for a single light cone, and is NaN; give at least two.")
         return np.full(true.shape[1], np.nan)
     constant = np.where(np.ptp(true, axis=0) == 0.0, true[0], 0.0)
     return r2_score(true - constant, pred - constant, multioutput="raw_values")
@@ -163,14 +138,12 @@ def scores_where_defined(
     true: NDArray[np.float64], pred: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the scores of :func:`parameter_scores`, of checked truths and predictions."""
-    error, gain = np.full((2, true.shape[1]), np.nan)
+    error = np.full(true.shape[1], np.nan)
     defined = (true != 0.0).all(axis=0)
     if defined.any():
-        error[defined] = mean_absolute_relative_error(
-            true[:, defined], pred[:, defined], multioutput="raw_values"
-        )
-    if len(true) > 1:
-        gain = r2_per_parameter(true, pred)
+        known = true[:, defined], pred[:, defined]
+        error[defined] = mean_absolute_relative_error(*known, multioutput="raw_values")
+    gain = r2_per_parameter(true, pred) if len(true) > 1 else np.full_like(error, np.nan)
     return {"mean_absolute_relative_error": error, "r2": gain}
 
 
@@ -233,10 +206,6 @@ class ParameterScorer:
     ``GridSearchCV(refit=...)``, then ``"r2_<name>"`` and ``"mare_<name>"`` of each parameter. The
     ``mare_`` entries are errors, smaller is better: read them, do not refit or rank by them.
 
-    References
-    ----------
-    scikit-learn user guide, "Using multiple metric evaluation".
-
     Examples
     --------
     >>> import numpy as np
@@ -275,16 +244,11 @@ class ParameterScorer:
 
 
 def _are_names(value: Any) -> bool:
-    if isinstance(value, str) or not np.iterable(value):
-        return False
-    names = list(value)
-    strings = bool(names) and all(isinstance(name, str) for name in names)
-    return strings and len(set(names)) == len(names)
+    names = [] if isinstance(value, str) or not np.iterable(value) else list(value)
+    return all(isinstance(name, str) for name in names) and 0 < len(set(names)) == len(names)
 
 
-def _check_weight(sample_weight: ArrayLike | None, n_lightcones: int) -> NDArray[np.float64] | None:
-    if sample_weight is None:
-        return None
+def _check_weight(sample_weight: ArrayLike, n_lightcones: int) -> NDArray[np.float64]:
     weight = real_array("sample_weight", sample_weight).astype(np.float64)
     if weight.shape != (n_lightcones,):
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
-    "NAMES_AND_UNITS",
+    "SHARED_DOCS",
     "TRUTH",
     "Display",
     "ParameterDisplay",
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
-from skatr_sk.evaluation.calibration import posterior_draws, unwrap
+from skatr_sk.evaluation.calibration import unwrap
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
 TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
@@ -37,16 +37,18 @@ _EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
 _SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
 # matplotlib refuses a keyword beside its alias.
 _ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
-# For the docstrings of displays with a panel for each parameter.
-NAMES_AND_UNITS = {
-    "parameter_names": f"""
+SHARED_DOCS = {
+    "names_and_units": f"""
         parameter_names : sequence of str, default=None
             In the order of the columns, by default ``parameter_0`` and so on. The standard ones
             ({", ".join(f"``{name}``" for name in PARAMETER_NAMES)})
-            are shown by their symbols, others as they are given.""",
-    "parameter_units": """
+            are shown by their symbols, others as they are given.
         parameter_units : sequence of str, default=None
             In the same order, ``""`` for none. By default those of the standard parameters.""",
+    "bounds": """
+        bounds : array-like of shape (n_parameters, 2), default=None
+            Lower and upper edge of the prior of each parameter, drawn as dotted lines; infinite or
+            NaN where there is none.""",
 }
 
 
@@ -54,14 +56,8 @@ NAMES_AND_UNITS = {
 class Display:
     """A plot: making it checks the data and computes what is shown, and ``plot`` draws that.
 
-    A subclass is a dataclass of what it shows; its `_compute` checks the fields and computes.
+    A subclass is a dataclass of what it shows; its `__post_init__` checks and computes.
     """
-
-    def __post_init__(self) -> None:
-        self._compute()
-
-    def _compute(self) -> None:
-        raise NotImplementedError
 
     def plot(self, *args: Any, **kwargs: Any) -> Self:
         """Draw into the given Axes, or into a new figure, and return the display."""
@@ -79,14 +75,6 @@ class Display:
         """Import pyplot; called before a long computation, so that its absence is said at once."""
         return require("matplotlib.pyplot", f"{cls.__name__}.{method}", "plots")
 
-    @classmethod
-    def _sampled(
-        cls, estimator: Any, X: ArrayLike, y: ArrayLike | None = None, **options: Any
-    ) -> Any:
-        """Draw from a fitted posterior, once it is known that there is something to plot with."""
-        cls._pyplot("from_estimator")
-        return posterior_draws(estimator, X, y=y, **options)
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ParameterDisplay(Display):
@@ -99,9 +87,8 @@ class ParameterDisplay(Display):
     def _check_parameters(self, n: int) -> None:
         """Set `_labels`, symbols and units, and `_edges`, shape (n, 2) and NaN for no edge."""
         self._labels = parameter_labels(self.parameter_names, self.parameter_units, n)
-        edges = np.full((n, 2), np.nan)
-        if self.bounds is not None:
-            edges = np.asarray(self.bounds, np.float64)
+        none = np.full((n, 2), np.nan)
+        edges = none if self.bounds is None else np.asarray(self.bounds, np.float64)
         if edges.shape != (n, 2) or (edges[:, 0] >= edges[:, 1]).any():
             raise ValueError(
                 f"bounds: expected lower < upper for each of {n} parameters, shape ({n}, 2), found "
@@ -117,13 +104,7 @@ class ParameterDisplay(Display):
 def parameter_labels(
     names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
 ) -> list[tuple[str, str]]:
-    """Symbol and unit of each parameter, ready to draw.
-
-    Examples
-    --------
-    >>> parameter_labels(["E_0", "n_s"], ["keV", ""], 2)
-    [('$E_0$', 'keV'), ('n_s', '')]
-    """
+    """Symbol and unit of each parameter, ready to draw."""
     known = {each.name: (each.symbol, each.symbol_unit) for each in PARAMETERS}
     named = names_of(names, None, n_parameters)
     labels = [known.get(name.replace(" ", "_"), (name, "")) for name in named]
@@ -162,15 +143,10 @@ def panel_axes(plt: Any, given: Any, n: int, height: float = 3.3) -> NDArray[np.
         return check_axes(given, (n,), f"{n} Axes, one for each parameter")
     columns = n_columns(n)
     n_rows = math.ceil(n / columns)
-    figure, grid = plt.subplots(
-        n_rows,
-        columns,
-        figsize=(max(4.4, 3.3 * columns), height * n_rows),
-        layout="constrained",
-        squeeze=False,
-    )
+    size = max(4.4, 3.3 * columns), height * n_rows
+    _, grid = plt.subplots(n_rows, columns, figsize=size, layout="constrained", squeeze=False)
     for spare in grid.ravel()[n:]:
-        figure.delaxes(spare)
+        spare.remove()
     return grid.ravel()[:n]
 
 

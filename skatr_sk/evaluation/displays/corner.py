@@ -22,14 +22,28 @@ from scipy.ndimage import gaussian_filter
 
 from skatr_sk._checks import Real, Rule, check_options, shared_docs
 from skatr_sk._checks import parameter_names as names_of
-from skatr_sk.evaluation.displays.base import (
-    NAMES_AND_UNITS,
-    TRUTH,
-    ParameterDisplay,
-    check_axes,
-    prior_of,
-)
+from skatr_sk.evaluation.calibration import posterior_draws
+from skatr_sk.evaluation.displays import base
 
+
+def _are_shares(levels: Any) -> bool:
+    numbers = np.asarray(levels)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
+        return False
+    return bool(((numbers > 0) & (numbers < 1)).all())
+
+
+def _are_colors(colors: Any) -> bool:
+    from matplotlib.colors import is_color_like
+
+    listed = [] if isinstance(colors, str) or not np.iterable(colors) else list(colors)
+    return bool(listed) and all(is_color_like(color) for color in listed)
+
+
+_OPTIONS = {
+    "levels": Rule(_are_shares, "a list of numbers in (0, 1)"),
+    "smoothing": Real("[0, inf)", optional=True),
+}
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 _BINS = 60, 300  # at least and at most
 _SHARE = 0.383  # of a Gaussian's samples, inside an interval one sigma wide
@@ -38,9 +52,9 @@ _REACH = 4.0  # widths of the smoothing, beyond which nothing is left of a kerne
 _TAIL = 0.0005  # of the samples, left out at either end
 
 
-@shared_docs(**NAMES_AND_UNITS)
+@shared_docs(**base.SHARED_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
-class PosteriorDisplay(ParameterDisplay):
+class PosteriorDisplay(base.ParameterDisplay):
     """Corner plot: marginals on the diagonal, 68 and 95 % contours below, lines at the truth.
 
     Make it with :meth:`from_samples` or :meth:`from_estimator`.
@@ -51,8 +65,7 @@ class PosteriorDisplay(ParameterDisplay):
         Posteriors of one light cone; a dict overlays several.
     y_true : array-like of shape (n_parameters,), default=None
         True parameters, drawn as lines.
-    {parameter_names}
-    {parameter_units}
+    {names_and_units}
     bounds : array-like of shape (n_parameters, 2), default=None
         Edges of the prior, which hold all samples: the axes span them, and densities are not
         smoothed across. Infinite or NaN where there are none.
@@ -86,17 +99,10 @@ class PosteriorDisplay(ParameterDisplay):
     levels: Sequence[float] = (0.68, 0.95)
     smoothing: float | None = None
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         self._posteriors = _check_posteriors(self.samples)
         n = next(iter(self._posteriors.values())).shape[1]
-        check_options(
-            "PosteriorDisplay",
-            {
-                "levels": Rule(_are_shares, "a list of numbers in (0, 1)"),
-                "smoothing": Real("[0, inf)", optional=True),
-            },
-            {"levels": self.levels, "smoothing": self.smoothing},
-        )
+        check_options("PosteriorDisplay", _OPTIONS, vars(self))
         self._truth = None if self.y_true is None else np.asarray(self.y_true, dtype=np.float64)
         if self._truth is not None and self._truth.shape != (n,):
             raise ValueError(
@@ -104,17 +110,15 @@ class PosteriorDisplay(ParameterDisplay):
                 f"{self._truth.shape}."
             )
         self._check_parameters(n)
-        for name, points in self._posteriors.items():
-            self._posteriors[name] = self._inside(points, name)
+        self._posteriors = {k: self._inside(points, k) for k, points in self._posteriors.items()}
         self._spans = _axis_limits(self._posteriors, self._truth, self._edges)
         self.bin_edges_, self.densities_ = {}, {}
         for name, points in self._posteriors.items():
             edges = _bin_edges(points, self._edges, self._spans, self.smoothing)
-            densities = np.empty((n, edges.shape[1] - 1))
-            for i in range(n):
-                _, densities[i] = _smoothed(points[:, [i]], edges[[i]], self.smoothing)
-                densities[i] /= densities[i].sum() * (edges[i, 1] - edges[i, 0])
-            self.bin_edges_[name], self.densities_[name] = edges, densities
+            axes = [(points[:, [i]], edges[[i]]) for i in range(n)]
+            density = np.array([_smoothed(*axis, self.smoothing)[1] for axis in axes])
+            density /= density.sum(axis=1, keepdims=True) * np.diff(edges[:, :2])
+            self.bin_edges_[name], self.densities_[name] = edges, density
 
     def _inside(self, points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         """Samples within the bounds; what rounding has put beyond them, on them."""
@@ -136,7 +140,7 @@ class PosteriorDisplay(ParameterDisplay):
         return np.fmin(np.fmax(points, bounds[:, 0]), bounds[:, 1])
 
     def plot(self, ax: Any = None, *, colors: Sequence[Any] | None = None) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -144,14 +148,12 @@ class PosteriorDisplay(ParameterDisplay):
             By default those of a new figure.
         colors : sequence of colours, default=None
             One for each posterior.
-
-        Returns
-        -------
-        display : PosteriorDisplay
         """
         plt = self._pyplot("plot")
         n = len(self._labels)
-        shades = _check_colors(colors)
+        kind = Rule(_are_colors, "a list of matplotlib's colours, one or more", optional=True)
+        check_options("PosteriorDisplay.plot", {"colors": kind}, {"colors": colors})
+        shades = _COLORS if colors is None else list(colors)
         self.axes_ = _corner_axes(plt, ax, n)
         self.figure_ = self.axes_[0, 0].figure
         for k, (name, points) in enumerate(self._posteriors.items()):
@@ -194,25 +196,24 @@ class PosteriorDisplay(ParameterDisplay):
         n, truth, spans = len(self._labels), self._truth, self._spans
         texts = [symbol + (f"\n[{unit}]" if unit else "") for symbol, unit in self._labels]
         for row, column in zip(*np.tril_indices(n), strict=True):
-            axes = self.axes_[row, column]
+            axes, lowest, leftmost = self.axes_[row, column], row == n - 1, row > column == 0
             axes.set_xlim(*spans[column])
-            if truth is not None:
-                axes.axvline(truth[column], **TRUTH)
+            axes.locator_params(axis="x", nbins=4, prune="both")
             if row == column:
                 axes.set_ylim(bottom=0)
                 axes.set_yticks([])
             else:
                 axes.set_ylim(*spans[row])
                 axes.locator_params(axis="y", nbins=4, prune="both")
-                if truth is not None:
-                    axes.axhline(truth[row], **TRUTH)
-            axes.locator_params(axis="x", nbins=4, prune="both")
-            axes.tick_params(labelsize="small", labelbottom=row == n - 1)
+            if truth is not None:
+                axes.axvline(truth[column], **base.TRUTH)
+                if row != column:
+                    axes.axhline(truth[row], **base.TRUTH)
+            axes.tick_params(labelsize="small", labelbottom=lowest, labelleft=leftmost)
             axes.tick_params(axis="x", labelrotation=40)
-            axes.tick_params(axis="y", labelleft=column == 0 and row > 0)
-            if row == n - 1:
+            if lowest:
                 axes.set_xlabel(texts[column])
-            if column == 0 and row > 0:
+            if leftmost:
                 axes.set_ylabel(texts[row])
         self.figure_.align_labels([each for each in self.axes_.ravel() if each is not None])
 
@@ -222,11 +223,7 @@ class PosteriorDisplay(ParameterDisplay):
     ) -> Self:
         """Draw samples of one light cone's posterior, and return the display.
 
-        Parameters
-        ----------
-        samples : array-like of shape (n_samples, n_parameters), or a dict of names to such
-        ax, **kwargs
-            As for the class (``y_true``, ``bounds``, ...) and for :meth:`plot`.
+        Parameters are those of the class and of :meth:`plot`.
         """
         return cls._drawn(ax, {"samples": samples, **kwargs})
 
@@ -252,9 +249,8 @@ class PosteriorDisplay(ParameterDisplay):
         y : array-like of shape (n_parameters,) or (1, n_parameters), default=None
             Its true parameters.
         n_samples : int, default=20000
-        random_state : int, Generator or None, default=0
-        verbose : int, default=0
-            Whether to show a progress bar of the sampling.
+        random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default;
             of several, the names of the first and bounds that hold the prior of each.
@@ -262,11 +258,15 @@ class PosteriorDisplay(ParameterDisplay):
         n = len(X)  # type: ignore[arg-type]
         if n != 1:
             raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
+        cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
-        options = {"n_samples": n_samples, "random_state": random_state, "verbose": verbose}
-        samples = {name: cls._sampled(each, X, **options)[0][0] for name, each in named.items()}
+        options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
+        samples = {
+            name: posterior_draws(each, X, n_samples=n_samples, **options)[0][0]
+            for name, each in named.items()
+        }
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
-        return cls.from_samples(samples, y_true=truth, **(prior_of(*named.values()) | kwargs))
+        return cls.from_samples(samples, y_true=truth, **(base.prior_of(*named.values()) | kwargs))
 
 
 def _check_posteriors(samples: Any) -> dict[str, NDArray[np.float64]]:
@@ -279,42 +279,19 @@ def _check_posteriors(samples: Any) -> dict[str, NDArray[np.float64]]:
             "samples: expected shape (n_samples, n_parameters), the same parameters for each "
             f"posterior, found {shapes}; give the samples of one light cone."
         )
-    for name, points in posteriors.items():
-        if not np.isfinite(points).all():
-            raise ValueError(
-                f"samples: expected finite numbers, found NaN or infinite values in {name!r}; "
-                "leave those samples out."
-            )
+    if wrong := [name for name, points in posteriors.items() if not np.isfinite(points).all()]:
+        raise ValueError(
+            f"samples: expected finite numbers, found NaN or infinite values in "
+            f"{', '.join(map(repr, wrong))}; leave those samples out."
+        )
     return posteriors
-
-
-def _are_shares(levels: Any) -> bool:
-    numbers = np.asarray(levels)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
-        return False
-    return bool(((numbers > 0) & (numbers < 1)).all())
-
-
-def _check_colors(colors: Any) -> Sequence[Any]:
-    """Colours of the posteriors: those given, or the usual ones."""
-    from matplotlib.colors import is_color_like
-
-    def are_colors(value: Any) -> bool:
-        listed = [] if isinstance(value, str) or not np.iterable(value) else list(value)
-        return bool(listed) and all(is_color_like(color) for color in listed)
-
-    kinds = {
-        "colors": Rule(are_colors, "a list of matplotlib's colours, one or more", optional=True)
-    }
-    check_options("PosteriorDisplay.plot", kinds, {"colors": colors})
-    return _COLORS if colors is None else list(colors)
 
 
 def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
     """Axes on and below the diagonal: of a new figure, with None above it, or those given."""
     lower = np.tri(n, dtype=bool)
     if given is not None:
-        axes = check_axes(given, (n, n), f"Axes of shape ({n}, {n})", lower)
+        axes = base.check_axes(given, (n, n), f"Axes of shape ({n}, {n})", lower)
         for spare in axes[~lower]:
             if spare is not None:
                 spare.set_axis_off()
@@ -416,6 +393,5 @@ def _axis_limits(
     if truth is not None:
         low, high = np.minimum(low, truth), np.maximum(high, truth)
     margin = np.where(high > low, 0.08 * (high - low), 0.5 * np.maximum(1.0, np.abs(low)))
-    low, high = low - margin, high + margin
-    finite = np.isfinite(bounds)
-    return np.where(finite, bounds, np.stack([low, high], axis=1))
+    reached = np.stack([low - margin, high + margin], axis=1)
+    return np.where(np.isfinite(bounds), bounds, reached)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skatr_sk._checks import Choice, check_options
-from skatr_sk.evaluation.calibration import rank_levels, sbc_ranks, tarp_levels
+from skatr_sk.evaluation.calibration import posterior_draws, rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
 from skatr_sk.evaluation.displays.base import Display, merged, parameter_labels, prior_of
 
@@ -33,6 +33,8 @@ _DIAGONAL = {"color": "black", "linestyle": "--", "linewidth": 1}
 class CoverageDisplay(Display):
     """Expected coverage of credible regions, with the uniform band of a calibrated posterior.
 
+    It is that of Hermans et al., arXiv:2110.06581, of highest-density regions, of Lemos et al.,
+    arXiv:2302.03026, of random ones (TARP), and of Talts et al., arXiv:1804.06788, of ranks.
     A curve below the diagonal means a posterior that is too narrow or shifted, above it one that is
     too wide. Make it with :meth:`from_levels`, :meth:`from_samples` or :meth:`from_estimator`.
 
@@ -51,11 +53,6 @@ class CoverageDisplay(Display):
     bands_ : list
         One for each distinct number of light cones.
 
-    References
-    ----------
-    Hermans et al., arXiv:2110.06581; Lemos et al., arXiv:2302.03026; Talts et al.,
-    arXiv:1804.06788.
-
     Examples
     --------
     >>> import numpy as np
@@ -70,7 +67,7 @@ class CoverageDisplay(Display):
     xlabel: str = "credibility"
     ylabel: str = "expected coverage"
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         if not isinstance(self.curves, Mapping) or not self.curves:
             raise ValueError(f"curves: expected a dict of name to Coverage, found {self.curves!r}.")
 
@@ -82,7 +79,7 @@ class CoverageDisplay(Display):
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the curves.
+        """Draw the curves, and return the display.
 
         Parameters
         ----------
@@ -92,10 +89,6 @@ class CoverageDisplay(Display):
             The coverage, or the coverage minus the credibility, which shows small deviations.
         line_kwargs, band_kwargs : dict, default=None
             Passed on to ``Axes.plot`` and ``Axes.fill_between``.
-
-        Returns
-        -------
-        display : CoverageDisplay
         """
         plt = self._pyplot("plot")
         kinds = {"kind": Choice("coverage", "difference")}
@@ -148,10 +141,7 @@ class CoverageDisplay(Display):
             As for the class (``xlabel``, ``ylabel``) and for :meth:`plot`.
         """
         named = levels if isinstance(levels, Mapping) else {"posterior": levels}
-        curves = {
-            str(name): expected_coverage(each, confidence=confidence)
-            for name, each in named.items()
-        }
+        curves = {str(k): expected_coverage(v, confidence=confidence) for k, v in named.items()}
         return cls._drawn(ax, {"curves": curves, **kwargs})
 
     @classmethod
@@ -170,16 +160,12 @@ class CoverageDisplay(Display):
 
         Parameters
         ----------
-        samples : array-like of shape (n_lightcones, n_samples, n_parameters)
-        y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
+        samples, y_true, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.tarp_levels`.
         method : {"tarp", "ranks"}, default="tarp"
             One curve of the joint posterior, or one of the ranks of each parameter.
         parameter_names : sequence of str, default=None
             For the legend of "ranks"; the others have one curve for all.
-        random_state : int, Generator or None, default=0
-            Of the references of TARP, and of the levels within the intervals between samples.
-        verbose : int, default=0
-            Whether to show a progress bar.
         **kwargs
             As for :meth:`from_levels`.
         """
@@ -214,30 +200,24 @@ class CoverageDisplay(Display):
 
         Parameters
         ----------
-        estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a search over such
-        X : array-like of shape (n_lightcones, ...)
-            Light cones, or their summaries, that it was not fitted on.
-        y : array-like of shape (n_lightcones, n_parameters)
-            True parameters.
+        estimator, X, y, n_samples, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`; `X` are light cones, or their
+            summaries, that it was not fitted on, and `y` their true parameters.
         method : {"highest_density", "tarp", "ranks"}, default="highest_density"
-        n_samples : int, default=500
-            For each light cone.
         parameter_names : sequence of str, default=None
             For the legend of "ranks"; by default those of the estimator.
-        random_state : int, Generator or None, default=0
-        verbose : int, default=0
-            Whether to show progress bars.
         **kwargs
             As for :meth:`from_levels`.
         """
         kinds = {"method": Choice(*_AXES_LABELS)}
         check_options("CoverageDisplay.from_estimator", kinds, {"method": method})
+        cls._pyplot("from_estimator")
         wanted = y if method == "highest_density" else None
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
-        samples, levels = cls._sampled(estimator, X, wanted, n_samples=n_samples, **common)
+        samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
         if levels is not None:
-            named = {"highest density": levels}
-            return cls.from_levels(named, **{**_AXES_LABELS[method], **kwargs})
+            labels = _AXES_LABELS[method]
+            return cls.from_levels({"highest density": levels}, **{**labels, **kwargs})
         if parameter_names is None:
             parameter_names = prior_of(estimator)["parameter_names"]
         return cls.from_samples(

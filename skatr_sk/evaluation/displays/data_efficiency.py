@@ -18,7 +18,7 @@ from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, param
 
 _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
-_OF_THE_DISPLAY = ("metric", "band", "line_kwargs", "band_kwargs")  # not of the curve
+_OF_THE_DISPLAY = "metric", "band", "line_kwargs", "band_kwargs"  # not of the curve
 _LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
 _BAND = {"alpha": 0.18, "linewidth": 0}
 
@@ -28,7 +28,8 @@ class DataEfficiencyDisplay(Display):
     """Score against the size of the training set: a panel per parameter, a line per estimator.
 
     A line is the mean (or median) over folds and repeats, and its band their standard deviation (or
-    quartiles, or range). Make it with :meth:`from_table` or :meth:`from_estimators`.
+    quartiles, or range). SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) shows such curves.
+    Make it with :meth:`from_table` or :meth:`from_estimators`.
 
     Parameters
     ----------
@@ -50,10 +51,6 @@ class DataEfficiencyDisplay(Display):
         Bands are None where none is drawn.
     legend_ : Legend
 
-    References
-    ----------
-    Ore, Heneka & Plehn, "SKATR: A self-supervised summary transformer for SKA", arXiv:2410.18899.
-
     Examples
     --------
     >>> from skatr_sk.evaluation import DataEfficiencyDisplay
@@ -72,7 +69,7 @@ class DataEfficiencyDisplay(Display):
     table: Any
     metric: str | None = None
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         columns = _check_table(self.table)
         known = _in_order(columns["metric"])
         self._metric = known[0] if self.metric is None else self.metric
@@ -92,11 +89,11 @@ class DataEfficiencyDisplay(Display):
 
     def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> NDArray[np.float64]:
         """Reduce the values of each parameter, estimator and size; NaN where they are too few."""
-        reduced = np.full(self._cells.shape, np.nan)
-        for at in np.ndindex(self._cells.shape):
-            if len(self._cells[at]) >= fewest:
-                reduced[at] = function(self._cells[at])
-        return reduced
+
+        def reduced(values: NDArray[np.float64]) -> float:
+            return function(values) if len(values) >= fewest else np.nan
+
+        return np.vectorize(reduced, otypes=[float])(self._cells)
 
     def plot(
         self,
@@ -106,7 +103,7 @@ class DataEfficiencyDisplay(Display):
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -118,11 +115,6 @@ class DataEfficiencyDisplay(Display):
             share light cones, it is the standard deviation of one fit, not the error of the mean.
         line_kwargs, band_kwargs : dict, default=None
             Passed on to ``Axes.plot`` and ``Axes.fill_between``.
-
-        Returns
-        -------
-        display : DataEfficiencyDisplay
-            Itself, with the attributes of what is drawn.
         """
         plt = self._pyplot("plot")
         kinds = {"band": Choice("std", "quartiles", "range", "none")}
@@ -150,13 +142,11 @@ class DataEfficiencyDisplay(Display):
             axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
             axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
             _mark_sizes(plt, axes, self.sizes_)
+        owner: Any = self.axes_[0]
+        options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
-            handles = self.lines_[0].tolist()
-            self.legend_ = self.figure_.legend(
-                handles=handles, loc="outside upper center", ncols=4, frameon=False
-            )
-        else:
-            self.legend_ = self.axes_[0].legend(loc="best", fontsize="small", frameon=False)
+            owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
+        self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
         return self
 
     @classmethod
@@ -165,12 +155,7 @@ class DataEfficiencyDisplay(Display):
     ) -> Self:
         """Draw a table, and return the display.
 
-        Parameters
-        ----------
-        table, metric
-            As for the class.
-        ax, **kwargs
-            As for :meth:`plot`, which also says what is raised.
+        Parameters are those of the class and of :meth:`plot`.
         """
         return cls._drawn(ax, {"table": table, "metric": metric, **kwargs})
 
@@ -187,14 +172,8 @@ class DataEfficiencyDisplay(Display):
     ) -> Self:
         """Fit and score with :func:`data_efficiency_curve`, draw, and return the display.
 
-        Parameters
-        ----------
-        estimators, X, y, train_sizes, **kwargs
-            As for :func:`~skatr_sk.evaluation.data_efficiency_curve`; the table stays in ``table``.
-            ``metric`` is for the class, ``band``, ``line_kwargs`` and ``band_kwargs`` for
-            :meth:`plot`.
-        ax
-            As for :meth:`plot`.
+        Parameters are those of that function, ``metric`` of the class, and ``ax``, ``band``,
+        ``line_kwargs`` and ``band_kwargs`` of :meth:`plot`. The table stays in ``table``.
         """
         cls._pyplot("from_estimators")
         ours = {name: kwargs.pop(name) for name in _OF_THE_DISPLAY if name in kwargs}

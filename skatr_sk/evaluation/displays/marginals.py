@@ -13,39 +13,29 @@ from numpy.typing import ArrayLike
 
 from skatr_sk._checks import shared_docs
 from skatr_sk.evaluation.arrays import check_samples, in_batches
-from skatr_sk.evaluation.displays.base import (
-    NAMES_AND_UNITS,
-    TRUTH,
-    ParameterDisplay,
-    axis_span,
-    draw_edges,
-    panel_axes,
-    prior_of,
-    write_scores,
-)
+from skatr_sk.evaluation.calibration import posterior_draws
+from skatr_sk.evaluation.displays import base
 
 _TAIL, _INNER_TAIL = (1 - 0.95) / 2, (1 - 0.68) / 2
 _SHARES = (_TAIL, _INNER_TAIL, 0.5, 1 - _INNER_TAIL, 1 - _TAIL)
 
 
-@shared_docs(**NAMES_AND_UNITS)
+@shared_docs(**base.SHARED_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
-class MarginalsDisplay(ParameterDisplay):
+class MarginalsDisplay(base.ParameterDisplay):
     """Marginal posteriors of many light cones: intervals over the truth, a panel per parameter.
 
     Each light cone is a vertical line at its true value: thick over the central 68 % of its
     posterior, thin over 95 %, with a dot at the median. Where posteriors are calibrated, 68 % of
-    the thick lines cross the diagonal; the share that does is written in the panel. Make it with
-    :meth:`from_samples` or :meth:`from_estimator`.
+    the thick lines cross the diagonal; the share that does is written in the panel, as in SKATR's
+    paper (arXiv:2410.18899). Make it with :meth:`from_samples` or :meth:`from_estimator`.
 
     Parameters
     ----------
     samples : array-like of shape (n_lightcones, n_samples, n_parameters)
     y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
-    {parameter_names}
-    {parameter_units}
-    bounds : array-like of shape (n_parameters, 2), default=None
-        Edges of the prior, drawn as dotted lines.
+    {names_and_units}
+    {bounds}
     verbose : int, default=0
         Whether to show a progress bar of the quantiles.
 
@@ -57,10 +47,6 @@ class MarginalsDisplay(ParameterDisplay):
         Share of the truths inside the central 68 and 95 %.
     figure_ : matplotlib Figure
     axes_ : ndarray of Axes of shape (n_parameters,)
-
-    References
-    ----------
-    Ore, Heneka & Plehn, arXiv:2410.18899.
 
     Examples
     --------
@@ -78,7 +64,7 @@ class MarginalsDisplay(ParameterDisplay):
     y_true: ArrayLike
     verbose: int = 0
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         samples, self._true = check_samples(self.samples, self.y_true)
         self._check_parameters(self._true.shape[1])
         self.quantiles_ = q = np.empty((len(_SHARES), *self._true.shape))
@@ -89,7 +75,7 @@ class MarginalsDisplay(ParameterDisplay):
         self.coverage_ = np.mean(inside, axis=1)
 
     def plot(self, ax: Any = None, *, style_kwargs: Mapping[str, Any] | None = None) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -97,14 +83,8 @@ class MarginalsDisplay(ParameterDisplay):
             By default those of a new figure.
         style_kwargs : dict, default=None
             Colour and the like of the intervals, passed on to ``Axes.vlines`` and ``Axes.plot``.
-
-        Returns
-        -------
-        display : MarginalsDisplay
         """
-        plt = self._pyplot("plot")
-        n = len(self._labels)
-        self.axes_ = panel_axes(plt, ax, n)
+        self.axes_ = base.panel_axes(self._pyplot("plot"), ax, len(self._labels))
         self.figure_ = self.axes_[0].figure
         style = {"color": "tab:blue", **dict(style_kwargs or {})}
         # Many cones lie over each other: fainter and thinner lines keep the crowd legible.
@@ -116,15 +96,14 @@ class MarginalsDisplay(ParameterDisplay):
             axes.vlines(true, q[0], q[4], **outer)
             axes.vlines(true, q[1], q[3], **inner)
             axes.plot(true, q[2], ".", **{"markersize": 2 + 3 * crowd, **style})
-            span = axis_span(true, q[0], q[4], self._edges[i])
-            axes.plot(span, span, **TRUTH)
-            draw_edges(axes, self._edges[i])
-            axes.set(xlim=span, ylim=span, aspect="equal")
+            span = base.axis_span(true, q[0], q[4], self._edges[i])
+            axes.plot(span, span, **base.TRUTH)
+            base.draw_edges(axes, self._edges[i])
+            axes.set(xlim=span, ylim=span, aspect="equal", ylabel=f"posterior of {symbol}")
+            axes.set_xlabel(f"true {symbol}" + (f" [{unit}]" if unit else ""))
             axes.locator_params(nbins=5)
             shares = zip((68, 95), self.coverage_[:, i], strict=True)
-            write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
-            tail = f" [{unit}]" if unit else ""
-            axes.set(xlabel=f"true {symbol}{tail}", ylabel=f"posterior of {symbol}")
+            base.write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
         return self
 
     @classmethod
@@ -133,12 +112,7 @@ class MarginalsDisplay(ParameterDisplay):
     ) -> Self:
         """Draw samples of many light cones' posteriors, and return the display.
 
-        Parameters
-        ----------
-        samples : array-like of shape (n_lightcones, n_samples, n_parameters)
-        y_true : array-like of shape (n_lightcones, n_parameters) or (n_lightcones,)
-        ax, **kwargs
-            As for the class and for :meth:`plot`.
+        Parameters are those of the class and of :meth:`plot`.
         """
         return cls._drawn(ax, {"samples": samples, "y_true": y_true, **kwargs})
 
@@ -158,19 +132,13 @@ class MarginalsDisplay(ParameterDisplay):
 
         Parameters
         ----------
-        estimator : fitted PosteriorEstimator, a Pipeline that ends in one, or a search over such
-        X : array-like of shape (n_lightcones, ...)
-            Light cones, or their summaries, that it was not fitted on.
-        y : array-like of shape (n_lightcones, n_parameters)
-            True parameters.
-        n_samples : int, default=500
-            For each light cone.
-        random_state : int, Generator or None, default=0
-        verbose : int, default=0
-            Whether to show progress bars.
+        estimator, X, y, n_samples, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`; `X` are light cones, or their
+            summaries, that it was not fitted on, and `y` their true parameters.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
-        options = {"n_samples": n_samples, "random_state": random_state, "verbose": verbose}
-        samples, _ = cls._sampled(estimator, X, **options)
-        return cls.from_samples(samples, y, verbose=verbose, **(prior_of(estimator) | kwargs))
+        cls._pyplot("from_estimator")
+        options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
+        samples, _ = posterior_draws(estimator, X, n_samples=n_samples, **options)
+        return cls.from_samples(samples, y, verbose=verbose, **(base.prior_of(estimator) | kwargs))

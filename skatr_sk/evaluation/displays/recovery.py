@@ -14,16 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Choice, check_options, listed, shared_docs
 from skatr_sk.evaluation.arrays import check_targets
-from skatr_sk.evaluation.displays.base import (
-    NAMES_AND_UNITS,
-    ParameterDisplay,
-    axis_span,
-    check_axes,
-    draw_edges,
-    merged,
-    n_columns,
-    write_scores,
-)
+from skatr_sk.evaluation.displays import base
 from skatr_sk.evaluation.metrics import scores_where_defined
 
 _MANY_POINTS = 2000
@@ -33,13 +24,14 @@ _ERRORBAR = {"ecolor": "tab:blue", "elinewidth": 0.8, "alpha": 0.35, "zorder": 1
 _LINE = {"color": "black", "linestyle": "--", "linewidth": 1, "alpha": 0.8}
 
 
-@shared_docs(**NAMES_AND_UNITS)
+@shared_docs(**base.SHARED_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
-class RecoveryDisplay(ParameterDisplay):
+class RecoveryDisplay(base.ParameterDisplay):
     """Truth against prediction, one pair of panels per parameter.
 
     The upper panel shows the prediction over the truth, the lower one the residual, prediction
-    minus truth. Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    minus truth, as in SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899). Make it with
+    :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -47,10 +39,8 @@ class RecoveryDisplay(ParameterDisplay):
         True and predicted parameters, in the same units.
     y_std : array-like of the same shape, default=None
         Predicted standard deviations, not negative, drawn as error bars beside points.
-    {parameter_names}
-    {parameter_units}
-    bounds : array-like of shape (n_parameters, 2), default=None
-        Lower and upper edge of the prior of each parameter, drawn as dotted lines.
+    {names_and_units}
+    {bounds}
 
     Attributes
     ----------
@@ -62,10 +52,6 @@ class RecoveryDisplay(ParameterDisplay):
     points_, lines_, errorbars_ : ndarray of artists of shape (2, n_parameters)
         Points or hexagons, lines of agreement, and error bars (None where none are drawn).
     texts_ : list of the annotated Text
-
-    References
-    ----------
-    Ore, Heneka & Plehn, "SKATR: A self-supervised summary transformer for SKA", arXiv:2410.18899.
 
     Examples
     --------
@@ -80,16 +66,14 @@ class RecoveryDisplay(ParameterDisplay):
     y_pred: ArrayLike
     y_std: ArrayLike | None = None
 
-    def _compute(self) -> None:
+    def __post_init__(self) -> None:
         self._true, self._pred = true, pred = check_targets(self.y_true, self.y_pred)
-        self._std: NDArray[np.float64] | None = None
-        if self.y_std is not None:
-            self._std = check_targets(true, self.y_std, "y_std")[1]
-            if (self._std < 0).any():
-                rows = listed(np.unique(np.nonzero(self._std < 0)[0]))
-                raise ValueError(
-                    f"y_std: expected deviations >= 0, found negative ones in rows {rows}."
-                )
+        self._std = None if self.y_std is None else check_targets(true, self.y_std, "y_std")[1]
+        if self._std is not None and (self._std < 0).any():
+            rows = listed(np.flatnonzero((self._std < 0).any(axis=1)))
+            raise ValueError(
+                f"y_std: expected standard deviations >= 0, found negative ones in rows {rows}."
+            )
         self._check_parameters(true.shape[1])
         scores = scores_where_defined(true, pred)
         self.r2_ = scores["r2"]
@@ -105,7 +89,7 @@ class RecoveryDisplay(ParameterDisplay):
         errorbar_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the panels.
+        """Draw the panels, and return the display.
 
         Parameters
         ----------
@@ -117,22 +101,22 @@ class RecoveryDisplay(ParameterDisplay):
             more than 2000 light cones.
         scatter_kwargs, density_kwargs, errorbar_kwargs, line_kwargs : dict, default=None
             Passed on to ``Axes.scatter``, ``Axes.hexbin``, ``Axes.errorbar`` and ``Axes.plot``.
-
-        Returns
-        -------
-        display : RecoveryDisplay
-            Itself, with the attributes of what is drawn.
         """
         plt = self._pyplot("plot")
         kinds = {"kind": Choice("auto", "scatter", "density")}
         check_options("RecoveryDisplay.plot", kinds, {"kind": kind})
-        scatter, density = merged(_SCATTER, scatter_kwargs), merged(_DENSITY, density_kwargs)
-        bars, line = merged(_ERRORBAR, errorbar_kwargs), merged(_LINE, line_kwargs)
+        scatter, density = (
+            base.merged(_SCATTER, scatter_kwargs),
+            base.merged(_DENSITY, density_kwargs),
+        )
+        bars, line = base.merged(_ERRORBAR, errorbar_kwargs), base.merged(_LINE, line_kwargs)
         n = len(self._labels)
         if ax is None:
             self.axes_ = _pairs_of_panels(plt, n)
         else:
-            self.axes_ = check_axes(ax, (2, n), f"Axes of shape (2, {n}), recovery above residual")
+            self.axes_ = base.check_axes(
+                ax, (2, n), f"Axes of shape (2, {n}), recovery above residual"
+            )
         self.figure_ = self.axes_[0, 0].figure
         self.points_, self.lines_, self.errorbars_ = np.full((3, 2, n), None)
         self.texts_: list[Any] = []
@@ -140,7 +124,7 @@ class RecoveryDisplay(ParameterDisplay):
         for i in range(n):
             true, pred, edges = self._true[:, i], self._pred[:, i], self._edges[i]
             error = None if self._std is None or dense else self._std[:, i]
-            span = axis_span(true, pred, edges)
+            span = base.axis_span(true, pred, edges)
             residual = pred - true
             reach = float(np.max(np.abs(residual) + (0.0 if error is None else error)))
             reach = 1.1 * reach or 0.04 * (span[1] - span[0])
@@ -154,23 +138,23 @@ class RecoveryDisplay(ParameterDisplay):
                 if error is not None:
                     self.errorbars_[at] = axes.errorbar(true, y, error, fmt="none", **bars)
                 self.lines_[at] = axes.plot(span, (0.0, 0.0) if row else span, **line)[0]
-                draw_edges(axes, edges, horizontal=row == 0)
+                base.draw_edges(axes, edges, horizontal=row == 0)
                 axes.set(xlim=span, ylim=limits)
                 axes.locator_params(axis="x", nbins=5)
                 axes.locator_params(axis="y", nbins=3 if row else 5)
-            self._annotate(i, *self._labels[i])
+            self._annotate(i)
         return self
 
-    def _annotate(self, i: int, symbol: str, unit: str) -> None:
+    def _annotate(self, i: int) -> None:
         """Labels and scores of one parameter."""
-        main, below = self.axes_[:, i]
+        (main, below), (symbol, unit) = self.axes_[:, i], self._labels[i]
         main.set_ylabel(f"predicted {symbol}")
         main.tick_params(labelbottom=False)
         below.set(xlabel=f"true {symbol}" + (f" [{unit}]" if unit else ""), ylabel="residual")
         r2, mare = self.r2_[i], self.mean_absolute_relative_error_[i]
-        scores = [f"$R^2$ = {r2:.3f}"] if np.isfinite(r2) else []
-        scores += [f"MARE = {mare:.3g}"] if np.isfinite(mare) else []
-        self.texts_.append(write_scores(main, scores))
+        scores = {f"$R^2$ = {r2:.3f}": r2, f"MARE = {mare:.3g}": mare}
+        defined = [text for text, score in scores.items() if np.isfinite(score)]
+        self.texts_.append(base.write_scores(main, defined))
 
     @classmethod
     def from_predictions(
@@ -178,12 +162,7 @@ class RecoveryDisplay(ParameterDisplay):
     ) -> Self:
         """Draw true against predicted parameters, and return the display.
 
-        Parameters
-        ----------
-        y_true, y_pred : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
-        ax, **kwargs
-            As for the class (``y_std``, ``parameter_names``, ``bounds``, ...) and for :meth:`plot`
-            (``kind``, ...).
+        Parameters are those of the class and of :meth:`plot`.
 
         Raises
         ------
@@ -230,7 +209,7 @@ class RecoveryDisplay(ParameterDisplay):
 
 
 def _pairs_of_panels(plt: Any, n_parameters: int) -> NDArray[np.object_]:
-    columns = n_columns(n_parameters)
+    columns = base.n_columns(n_parameters)
     n_rows = math.ceil(n_parameters / columns)
     heights = ([3, 1, 0.15] * n_rows)[:-1]  # the third is room between the pairs
     figure = plt.figure(figsize=(3.3 * columns, 3.9 * n_rows), layout="constrained")
