@@ -1,4 +1,12 @@
-"""The conditional normalising flow, built on nflows, which no other module imports."""
+"""The conditional normalising flow, built on nflows, which no other module imports.
+
+From the parameters to standard normal noise, in this order: an affine layer, whose shift and lower
+triangular matrix come from the summary, and coupling blocks of monotonic rational-quadratic splines
+(Durkan et al., "Neural Spline Flows", arXiv:1906.04032). The affine layer alone is a Gaussian
+posterior with full covariance; posteriors as narrow as e^-12 of the prior it widens to the range of
+the splines, which bend them where they are not Gaussian. At initialisation every layer is the
+identity.
+"""
 
 from __future__ import annotations
 
@@ -35,64 +43,21 @@ _LOG_SCALE, _SLOPE = 12.0, 30.0
 
 
 class Context(NamedTuple):
-    """What the flow needs of a summary, computed once for all of its samples.
+    """What the flow needs of a summary, computed once for all of its samples."""
 
-    Attributes
-    ----------
-    hidden : Tensor of shape (n, n_blocks, width)
-        Into the first hidden layer of each block's conditioner.
-    shift : Tensor of shape (n, n_parameters)
-    triangle : Tensor of shape (n, n_parameters, n_parameters)
-        Lower triangular: the flow's first layer is ``triangle @ (y - shift)``.
-    """
-
-    hidden: Tensor
-    shift: Tensor
+    hidden: Tensor  # (n, n_blocks, width), into the first hidden layer of each conditioner
+    shift: Tensor  # (n, n_parameters)
+    # Lower triangular, (n, n_parameters, n_parameters): the first layer is triangle @ (y - shift).
     triangle: Tensor
 
 
 class ConditionalFlow(nn.Module):
-    r"""Density of parameters given a summary: a Gaussian, bent by rational-quadratic splines.
+    """Density of parameters given a summary.
 
-    From the parameters to standard normal noise, in this order: an affine layer, whose shift and
-    lower triangular matrix come from the summary, and coupling blocks of monotonic
-    rational-quadratic splines [1]_. The affine layer alone is a Gaussian posterior with full
-    covariance; posteriors as narrow as e^-12 of the prior it widens to the range of the splines.
-    At initialisation every layer is the identity.
-
-    Parameters
-    ----------
-    n_parameters, n_summary : int
-    n_blocks : int
-        Spline blocks. Blocks come in pairs that swap the part that is bent and the part that is
-        read; the parts of a pair follow one binary digit of the parameters' numbers [2]_, so that
-        any two parameters are in different parts somewhere.
-    n_bins : int
-        Bins of a spline.
-    hidden_dims : sequence of int
-        Widths of each conditioner's hidden layers; the first also that of the context's.
-    dropout : float
-        Share of the hidden units of the context dropped in training.
-
-    Notes
-    -----
-    Shapes are the same everywhere, cones first: points ``(n, n_samples, n_parameters)`` and their
-    log densities ``(n, n_samples)``, whatever nflows does. One parameter has no partner to couple
-    to: its splines depend on the summary alone.
-
-    References
-    ----------
-    .. [1] Durkan et al., "Neural Spline Flows", arXiv:1906.04032.
-    .. [2] Gao et al., "i-flow", arXiv:2001.05486, section III.
-
-    Examples
-    --------
-    >>> import torch
-    >>> flow = ConditionalFlow(2, 8, n_blocks=2, n_bins=4, hidden_dims=(16,), dropout=0.0)
-    >>> context = flow.context(torch.zeros(3, 8))
-    >>> points, log_prob = flow.sample_and_log_prob(torch.zeros(3, 5, 2), context)
-    >>> points.shape, log_prob.shape
-    (torch.Size([3, 5, 2]), torch.Size([3, 5]))
+    `hidden_dims` are the widths of each conditioner's hidden layers, the first also that of the
+    context's, and `dropout` is of the context. Shapes are the same everywhere, cones first: points
+    (n, n_samples, n_parameters) and their log densities (n, n_samples), whatever nflows does. A
+    single parameter has none to couple to: its splines depend on the summary alone.
     """
 
     below: Tensor
@@ -167,10 +132,9 @@ class ConditionalFlow(nn.Module):
 def coupling_masks(n_parameters: int, n_blocks: int) -> list[Tensor]:
     """Tell for each block which parameters it bends (1) and which it reads (0).
 
-    Examples
-    --------
-    >>> [mask.tolist() for mask in coupling_masks(3, 4)]
-    [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
+    Blocks come in pairs, the second with the two parts swapped. The parts of a pair follow one
+    binary digit of the parameters' numbers (Gao et al., "i-flow", arXiv:2001.05486, section III),
+    so that any two parameters are in different parts somewhere.
     """
     numbers = torch.arange(n_parameters)
     if n_parameters == 1:

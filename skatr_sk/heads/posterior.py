@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from skatr_sk._checks import (
     Instance,
     Integer,
     Kind,
+    PriorWarning,
     Real,
     Rule,
     check_numbers,
@@ -31,7 +32,7 @@ from skatr_sk._checks import (
     parameter_names,
     require,
     shared_docs,
-    unchanged_on_error,
+    warn,
     warn_without_effect,
 )
 from skatr_sk.fields import Fields, check_finite_rows
@@ -43,7 +44,6 @@ from skatr_sk.heads.pooling import make_pooling
 from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device
-from skatr_sk.training.estimator import with_callbacks
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
@@ -194,80 +194,47 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if self.calibration_weight == 0:
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
-    @with_callbacks
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train the flow.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
-        y : array-like of shape (n,) or (n, n_parameters)
-            Drawn from the prior, in the parameters' own units.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            When parameters or data are not as expected (`y` outside the prior box, a parameter
-            that never varies, too few rows to split); nothing is changed then.
-
-        Warns
-        -----
-        NoEffectWarning
-            When parameters were given that change nothing beside the others.
-        """
-        with unchanged_on_error(self):
-            self._check_parameters()
-            self._warn_without_effect()
-            summaries, given = self._check_training_data(X, y)
-            pooling = self._pooling_of(summaries)
-            targets = given.reshape(len(given), -1)
-            n_parameters = targets.shape[1]
-            names = parameter_names(self.parameter_names, y, n_parameters)
-            _check_order(y, names)
-            bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
-            check_spread(targets, names, bounds)
-            if len(targets) < 3 and self.validation_fraction > 0:
-                raise ValueError(
-                    "X: expected at least 3 rows, to train and to validate, found n_samples="
-                    f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
-                    "more rows, or validation_fraction=0."
-                )
-            split, seed = self._split(summaries)
-            transform = PriorTransform.learn(targets, bounds)
-            free, _ = transform.to_free(transform.off_edges(targets, seed))
-
-            def build() -> PosteriorNet:
-                n_summary = summaries.shape[-1]
-                return PosteriorNet(
-                    make_pooling(pooling, n_summary),
-                    ConditionalFlow(
-                        n_parameters,
-                        n_summary,
-                        n_blocks=self.n_blocks,
-                        n_bins=self.n_bins,
-                        hidden_dims=self.hidden_dims,
-                        dropout=self.dropout,
-                    ),
-                )
-
-            self.net_ = self._train(
-                build,
-                NPELoss(self.calibration_weight, self.calibration),
-                *self._datasets(summaries, free, split),
-                seed,
-                schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-                small=len(summaries.shape) == 2,
+    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+        summaries, targets = self._check_training_data(X, y)
+        pooling = self._pooling_of(summaries)
+        n_parameters, n_summary = targets.shape[1], summaries.shape[-1]
+        names = parameter_names(self.parameter_names, y, n_parameters)
+        _check_order(y, names)
+        bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
+        if bounds is None:
+            bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
+        check_spread(targets, names, bounds)
+        if len(targets) < 3 and self.validation_fraction > 0:
+            raise ValueError(
+                "X: expected at least 3 rows, to train and to validate, found n_samples="
+                f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
+                "more rows, or validation_fraction=0."
             )
-            self.prior_transform_ = transform
-            self.prior_bounds_ = transform.bounds
-            self.parameter_names_ = names
-            self.n_parameters_ = n_parameters
-            self._one_dimensional = given.ndim == 1
-        return self
+        split, seed = self._split(summaries)
+        transform = PriorTransform.learn(targets, bounds)
+        free, _ = transform.to_free(transform.off_edges(targets, seed))
+        self.net_ = self._train(
+            lambda: PosteriorNet(
+                make_pooling(pooling, n_summary),
+                ConditionalFlow(
+                    n_parameters,
+                    n_summary,
+                    n_blocks=self.n_blocks,
+                    n_bins=self.n_bins,
+                    hidden_dims=self.hidden_dims,
+                    dropout=self.dropout,
+                ),
+            ),
+            NPELoss(self.calibration_weight, self.calibration),
+            *self._datasets(summaries, free, split),
+            seed,
+            schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
+            small=len(summaries.shape) == 2,
+        )
+        self.prior_transform_ = transform
+        self.prior_bounds_ = transform.bounds
+        self.parameter_names_ = names
+        self.n_parameters_ = n_parameters
 
     @overload
     def predict(
@@ -314,7 +281,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Returns
         -------
         float
-            -inf where a row of `y` lies outside the prior box, with a warning that names it.
+            -inf where a row of `y` lies outside the prior box, with a ``PriorWarning`` that names
+            the first of them.
         """
         log_prob = self.log_prob(X, y)
         if log_prob.ndim > 1:
@@ -331,13 +299,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         counted = weights > 0  # a row that does not count may lie outside the box
         outside = np.flatnonzero(counted & np.isneginf(log_prob))
         if outside.size:
-            warnings.warn(
+            warn(
                 f"y: expected parameters inside the prior box, found others in {outside.size} of "
                 f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
                 "is zero and the score -inf; give the bounds of the prior that y was drawn from: "
                 "prior_bounds='data' are those of the training rows alone.",
-                UserWarning,
-                stacklevel=2,
+                PriorWarning,
             )
         return float(np.average(log_prob[counted], weights=weights[counted]))
 

@@ -60,6 +60,12 @@ def test_conditioned_is_what_a_forward_pass_gives(output):
     assert loss.item() == pytest.approx(math.log(2 * math.pi))
 
 
+def test_penalty_of_truths_in_the_far_tail():
+    """Their levels are all one: the mean of (1 - u)^2 over the quantiles 1/8, 3/8, 5/8, 7/8."""
+    truth, samples = torch.full((4, 1), -9.0), torch.zeros(4, 10)
+    assert coverage_penalty(truth, samples, "conservative").item() == pytest.approx(0.328125)
+
+
 def test_symmetric_calibration_also_narrows():
     """Truths in the middle of wide densities: only the symmetric penalty minds."""
     too_wide, too_narrow = torch.zeros(40, 1), torch.full((40, 1), -9.0)

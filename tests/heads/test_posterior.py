@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import PosteriorEstimator, SKATRTransformer
-from skatr_sk._checks import NoEffectWarning
+from skatr_sk._checks import NoEffectWarning, PriorWarning
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
 
@@ -171,7 +171,7 @@ def test_density_is_zero_outside_the_box(edge_posterior):
     log_prob = edge_posterior.log_prob(X, y)
     assert log_prob[1] == -np.inf
     assert np.isfinite(log_prob[[0, 2]]).all()  # the edge itself belongs to the box
-    with pytest.warns(UserWarning, match="in 1 of 3 rows, the first of them 1"):
+    with pytest.warns(PriorWarning, match="in 1 of 3 rows, the first of them 1"):
         assert edge_posterior.score(X, y) == -np.inf
 
 

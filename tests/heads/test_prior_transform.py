@@ -158,4 +158,4 @@ def test_parameters_that_say_too_little(change, bounds, message):
     check_spread(y, ["a", "b"], np.array([[0, 1], [-np.inf, np.inf]]))
     y[:, 1] = y[:, 1] * change.get("scale", 1) + change.get("offset", 0)
     with pytest.raises(ValueError, match=message):
-        check_spread(y, ["a", "b"], None if bounds is None else np.array(bounds, dtype=float))
+        check_spread(y, ["a", "b"], np.array(bounds or [[-np.inf, np.inf]] * 2))
