@@ -49,7 +49,7 @@ HEAD_DOCS = TRAINING_DOCS | {
         """,
     "learned": """
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-            Of the features, of tokens over all of them.
+            Mean and standard deviation of the features of the training rows, over all tokens.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -184,11 +184,11 @@ class SummaryHead(TrainedEstimator):
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
         given = getattr(self, name)
         check_options(type(self).__name__, {name: kind}, {name: given})
+        if given is None:
+            return None
         if isinstance(given, str):  # "data"
             return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
-        bounds = kind.array(given)
-        if bounds is None:
-            return None
+        bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])
         if outside.any():
             rows, columns = (np.flatnonzero(outside.any(axis=axis)) for axis in (1, 0))
@@ -214,7 +214,7 @@ class SummaryHead(TrainedEstimator):
     def _batches(
         self, summaries: Fields, size: int | None = None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield some rows at a time, and their standardised summaries in double precision.
+        """Yield some rows at a time, and their standardised summaries.
 
         In double precision what a network says of a row does not depend on the rows beside it.
         """
@@ -268,7 +268,7 @@ def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
 
 
 def _moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and scale of each feature over rows and tokens; a constant one gets unit scale."""
+    """Mean and standard deviation of each feature over rows and tokens; 1 for a constant one."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)
     squares = sum(np.square(X[rows] - mean).sum(axis=axes) for rows in _parts(X.shape))

@@ -90,9 +90,8 @@ def fit_end_to_end(
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
     """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    `fields` are in mK, `targets` of shape (n, n_parameters) scaled to [0, 1], and `make_head`
-    builds the head for summaries of a length. Returned are the network and a new, fitted
-    transformer that holds its encoder.
+    Fields are in mK and targets (n, n_parameters) scaled to [0, 1]; `make_head` takes the length of
+    a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
     (train_rows, valid_rows), seed = regressor._split(fields)

@@ -1,4 +1,4 @@
-"""Posterior samples in the formats of other packages."""
+"""Posterior samples (n, n_samples, n_parameters) in the formats of other packages."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def to_arviz(
 ) -> Any:
     """Make an InferenceData: one chain of draws, the light cones as a dimension.
 
-    Samples have the shape (n, n_samples, n_parameters); their log densities, of shape
-    (n, n_samples), go to ``sample_stats`` as ``lp``.
+    The log densities (n, n_samples) go to ``sample_stats`` as ``lp``.
     """
     arviz = require("arviz", "to_arviz")
     draws = samples.transpose(2, 1, 0)[:, np.newaxis]

@@ -1,4 +1,4 @@
-r"""Neural posterior estimation: the network, its likelihood, and the calibration of its coverage.
+r"""Loss of neural posterior estimation: likelihood, and calibration of the coverage.
 
 The loss of a posterior q of parameters y given a summary s(x) is
 
@@ -11,42 +11,16 @@ Coverage Probability", arXiv:2310.13402, section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from skatr_sk.heads.flow import ConditionalFlow, Context
+from skatr_sk.heads.flow import Conditioned
 
-__all__ = ["CALIBRATIONS", "Conditioned", "NPELoss", "PosteriorNet", "coverage_penalty"]
+__all__ = ["CALIBRATIONS", "NPELoss", "coverage_penalty"]
 
 CALIBRATIONS = ("conservative", "symmetric")
 _N_SAMPLES = 16  # per light cone, to estimate the coverage of its truth
 _SOFTNESS = 1.0  # nats over which the gradient of a comparison of log densities spreads
-
-
-@dataclass(frozen=True)
-class Conditioned:
-    """A flow given the summaries of a batch: what a forward pass returns and the loss takes.
-
-    The likelihood is computed by the loss, which runs outside autocast: the flow stays in float32.
-    """
-
-    flow: ConditionalFlow
-    context: Context
-
-
-class PosteriorNet(nn.Module):
-    """Pooling and conditional flow: from standardised summaries to a density of parameters."""
-
-    def __init__(self, pooling: nn.Module, flow: ConditionalFlow) -> None:
-        super().__init__()
-        self.pooling = pooling
-        self.flow = flow
-
-    def forward(self, summaries: Tensor) -> Conditioned:
-        """Condition the flow on summaries of shape (n, n_summary) or (n, n_tokens, n_summary)."""
-        return Conditioned(self.flow, self.flow.context(self.pooling(summaries)))
 
 
 class NPELoss(nn.Module):

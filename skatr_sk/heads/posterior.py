@@ -39,8 +39,7 @@ from skatr_sk.fields import Fields, check_finite_rows
 from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
-from skatr_sk.heads.npe import CALIBRATIONS, NPELoss, PosteriorNet
-from skatr_sk.heads.pooling import make_pooling
+from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device
@@ -51,19 +50,13 @@ __all__ = ["PosteriorEstimator"]
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
-
 _N_SAMPLES = {"n_samples": Integer(1)}
-_LEVELS = {
-    "q": Rule(
-        lambda q: (
-            np.ndim(q) < 2
-            and np.size(q) > 0
-            and all(Real("[0, 1]").fault(level) is None for level in np.ravel(q))
-        ),
-        "a number in [0, 1] or a list of such",
-    )
-}
 _RandomState = int | np.random.RandomState | np.random.Generator | None
+
+
+def _are_levels(q: Any) -> bool:
+    in_range = (Real("[0, 1]").fault(level) is None for level in np.ravel(q))
+    return np.ndim(q) < 2 and np.size(q) > 0 and all(in_range)
 
 
 @shared_docs(**HEAD_DOCS)
@@ -197,7 +190,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         summaries, targets = self._check_training_data(X, y)
         pooling = self._pooling_of(summaries)
-        n_parameters, n_summary = targets.shape[1], summaries.shape[-1]
+        n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
         _check_order(y, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
@@ -214,16 +207,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed))
         self.net_ = self._train(
-            lambda: PosteriorNet(
-                make_pooling(pooling, n_summary),
-                ConditionalFlow(
-                    n_parameters,
-                    n_summary,
-                    n_blocks=self.n_blocks,
-                    n_bins=self.n_bins,
-                    hidden_dims=self.hidden_dims,
-                    dropout=self.dropout,
-                ),
+            lambda: ConditionalFlow(
+                n_parameters,
+                summaries.shape[-1],
+                n_blocks=self.n_blocks,
+                n_bins=self.n_bins,
+                hidden_dims=self.hidden_dims,
+                dropout=self.dropout,
+                pooling=pooling,
             ),
             NPELoss(self.calibration_weight, self.calibration),
             *self._datasets(summaries, free, split),
@@ -232,7 +223,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             small=len(summaries.shape) == 2,
         )
         self.prior_transform_ = transform
-        self.prior_bounds_ = transform.bounds
+        self.prior_bounds_ = transform.bounds.copy()
         self.parameter_names_ = names
         self.n_parameters_ = n_parameters
 
@@ -396,11 +387,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        X, n_samples
+            As for :meth:`predict`.
         q : float or array-like of shape (n_quantiles,), default=(0.16, 0.5, 0.84)
             In [0, 1].
-        n_samples : int, default=512
-            Points for each posterior.
 
         Returns
         -------
@@ -408,7 +398,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Without the axis of quantiles for a single number `q`, and without that of parameters
             for 1-D targets.
         """
-        check_options("PosteriorEstimator", _LEVELS, {"q": q})
+        levels_only = {"q": Rule(_are_levels, "a number in [0, 1] or a list of such")}
+        check_options("PosteriorEstimator", levels_only, {"q": q})
         levels = np.asarray(q, dtype=np.float64)
         parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
         quantiles = np.concatenate(parts, axis=levels.ndim)
@@ -473,15 +464,18 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         """
         device = resolve_device(self.device)
         precise = copy.deepcopy(self.net_).to(device).double()
-        flow = precise.flow if double else copy.deepcopy(self.net_.flow).to(device)
-        n = summaries.shape[0]
+        flow = precise if double else copy.deepcopy(self.net_).to(device)
+        n_rows = min(_ROWS, max(1, _POINTS // n_samples))
         bar = tqdm(
-            total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=not self.verbose
+            total=summaries.shape[0],
+            desc="posterior",
+            unit="row",
+            delay=_BAR_AFTER,
+            disable=not self.verbose,
         )
         with bar, torch.inference_mode():
-            n_rows = min(_ROWS, max(1, _POINTS // n_samples))
             for rows, batch in self._batches(summaries, n_rows):
-                context = precise(batch.to(device)).context
+                context = precise.context(batch.to(device))
                 context = Context(*(part.to(flow.dtype) for part in context))
                 for start in range(0, n_samples, _POINTS):
                     columns = slice(start, min(start + _POINTS, n_samples))

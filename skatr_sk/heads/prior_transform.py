@@ -57,31 +57,25 @@ class PriorBounds(Bounds):
 class PriorTransform:
     """Map parameters to an unbounded, standardised space and back, with the Jacobian.
 
-    The ends of the box are infinite for an unbounded parameter; `mean` and `scale` are those of the
-    training parameters in the unbounded space. All have the shape (n_parameters,).
+    The ends of the box are infinite for an unbounded parameter; mean and scale are those of the
+    training parameters in the unbounded space.
     """
 
-    low: _Floats
-    high: _Floats
+    bounds: _Floats  # low and high of each parameter, (n_parameters, 2)
     mean: _Floats
     scale: _Floats
 
     @classmethod
     def learn(cls, y: _Floats, bounds: _Floats) -> PriorTransform:
         """Learn the standardisation from parameters of shape (n, n_parameters) in their units."""
-        plain = cls(*bounds.T, np.zeros(len(bounds)), np.ones(len(bounds)))
+        plain = cls(bounds, np.zeros(len(bounds)), np.ones(len(bounds)))
         free, _ = plain.to_free(plain.off_edges(y))
-        return cls(plain.low, plain.high, free.mean(axis=0), free.std(axis=0))
+        return cls(bounds, free.mean(axis=0), free.std(axis=0))
 
     @property
     def bounded(self) -> NDArray[np.bool_]:
         """Which parameters have a box."""
-        return np.isfinite(self.low)
-
-    @property
-    def bounds(self) -> _Floats:
-        """Low and high of each parameter, shape (n_parameters, 2)."""
-        return np.stack([self.low, self.high], axis=1)
+        return np.isfinite(self.bounds[:, 0])
 
     @property
     def edge(self) -> _Floats:
@@ -115,8 +109,8 @@ class PriorTransform:
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
         inside = (free[..., box] >= low) & (free[..., box] <= high)
-        normal = ndtri(np.clip((free[..., box] - low) / (high - low), edge, 1 - edge))
-        free[..., box] = normal
+        share = (free[..., box] - low) / (high - low)
+        normal = free[..., box] = ndtri(np.clip(share, edge, 1 - edge))
         of_normal = _LOG_NORMAL + 0.5 * normal**2 - np.log(high - low)
         log_jacobian[..., box] += np.where(inside, of_normal, -np.inf)
         return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
@@ -138,9 +132,7 @@ class PriorTransform:
 
 def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats) -> None:
     """Raise where a parameter never varies, or too little to learn a density from."""
-    spread, size = np.ptp(y, axis=0), np.abs(y).max(axis=0)
-    width = np.ptp(bounds, axis=1)
-
+    spread, size, width = np.ptp(y, axis=0), np.abs(y).max(axis=0), np.ptp(bounds, axis=1)
     faults = [
         (
             spread <= 10 * np.finfo(np.float64).eps * size,
