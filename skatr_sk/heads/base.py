@@ -222,10 +222,17 @@ class SummaryHead(TrainedEstimator):
             values = (summaries.read(rows) - self.summary_mean_) / self.summary_scale_
             yield rows, torch.from_numpy(values)
 
-    def _datasets(
-        self, summaries: Fields, targets: NDArray[Any], split: tuple[NDArray[Any], NDArray[Any]]
-    ) -> tuple[TensorDataset, TensorDataset | None]:
-        """Learn the standardisation of the summaries; return what trains and what validates."""
+    def _train_on_summaries(
+        self,
+        build: Callable[[], _Module],
+        criterion: torch.nn.Module,
+        data: tuple[Fields, NDArray[Any]],
+        split: tuple[NDArray[Any], NDArray[Any]],
+        seed: int,
+        **options: Any,
+    ) -> _Module:
+        """Learn the standardisation of summaries from the rows that train, and train on them."""
+        summaries, targets = data
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
@@ -236,21 +243,23 @@ class SummaryHead(TrainedEstimator):
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         parts = (torch.from_numpy(rows) for rows in split)
         train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
-        return train_set, valid_set if len(valid_set) else None
+        options |= {"small": X.ndim == 2}
+        return self._train(build, criterion, train_set, valid_set, seed, **options)
 
     def _train(
         self,
         build: Callable[[], _Module],
         criterion: torch.nn.Module,
         train_set: Dataset,
-        valid_set: Dataset | None,
+        valid_set: Dataset,
         seed: int,
         **options: Any,
     ) -> _Module:
         """Build a network and train it; keep its history. `options` go to :func:`train`."""
         weights_seed, order_seed = independent_seeds(seed, 2)
         options |= {"seeds": (weights_seed, order_seed)}
-        module, self.history_ = train(self, build, criterion, train_set, valid_set, **options)
+        valid = valid_set if len(valid_set) else None
+        module, self.history_ = train(self, build, criterion, train_set, valid, **options)
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:

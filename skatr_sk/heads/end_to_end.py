@@ -115,7 +115,7 @@ def fit_end_to_end(
         build,
         criterion,
         FieldDataset(fields, y, train_rows),
-        FieldDataset(fields, y, valid_rows) if len(valid_rows) else None,
+        FieldDataset(fields, y, valid_rows),
         seed,
         prepare=PatchViews(
             sizes.field_shape,

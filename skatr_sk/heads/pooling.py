@@ -46,15 +46,12 @@ class AttentivePooling(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool (n, n_tokens, dim) to (n, dim)."""
-        query, keys, values = (
-            each.unflatten(2, (self.n_heads, -1)).transpose(1, 2)  # the heads before the tokens
-            for each in (
-                self.query.expand(len(tokens), 1, -1),
-                self.keys(tokens),
-                self.values(tokens),
-            )
-        )
-        attended = functional.scaled_dot_product_attention(query, keys, values)
+        query = self.query.expand(len(tokens), 1, -1)
+        of_heads = [
+            each.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for each in (query, self.keys(tokens), self.values(tokens))
+        ]
+        attended = functional.scaled_dot_product_attention(*of_heads)
         pooled = self.output(attended.transpose(1, 2).flatten(1))
         return pooled + self.mlp(self.norm(pooled))
 

@@ -206,7 +206,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         split, seed = self._split(summaries)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed))
-        self.net_ = self._train(
+        self.net_ = self._train_on_summaries(
             lambda: ConditionalFlow(
                 n_parameters,
                 summaries.shape[-1],
@@ -217,10 +217,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 pooling=pooling,
             ),
             NPELoss(self.calibration_weight, self.calibration),
-            *self._datasets(summaries, free, split),
+            (summaries, free),
+            split,
             seed,
             schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-            small=len(summaries.shape) == 2,
         )
         self.prior_transform_ = transform
         self.prior_bounds_ = transform.bounds.copy()
@@ -466,13 +466,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         precise = copy.deepcopy(self.net_).to(device).double()
         flow = precise if double else copy.deepcopy(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
-        bar = tqdm(
-            total=summaries.shape[0],
-            desc="posterior",
-            unit="row",
-            delay=_BAR_AFTER,
-            disable=not self.verbose,
-        )
+        n, quiet = summaries.shape[0], not self.verbose
+        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
         with bar, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))

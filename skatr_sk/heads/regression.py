@@ -158,13 +158,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
         else:
             split, seed = self._split(fields)
-            self.head_ = self._train(
-                partial(make_head, fields.shape[-1]),
-                criterion,
-                *self._datasets(fields, unit, split),
-                seed,
-                small=len(fields.shape) == 2,
-            ).double()
+            build = partial(make_head, fields.shape[-1])
+            head = self._train_on_summaries(build, criterion, (fields, unit), split, seed)
+            self.head_ = head.double()
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
