@@ -554,6 +554,8 @@ def test_a_missing_extra_says_how_to_install_it(mixed, package, monkeypatch):
         (dict(n_bins=1), "n_bins: expected an integer from 2 to 500, found 1"),
         (dict(n_bins=np.int64(1000)), "n_bins: expected an integer from 2 to 500"),
         (dict(hidden_dims=()), "hidden_dims: expected a tuple of at least one"),
+        (dict(hidden_dims=(8, 0)), "hidden_dims: expected a tuple of at least one integer >= 1"),
+        (dict(hidden_dims=8), "hidden_dims: expected a tuple of at least one integer >= 1"),
         (dict(pooling="atention"), "did you mean 'attention'"),
         (dict(calibration="sym"), "did you mean 'symmetric'"),
         (dict(calibration_weight=-1), "calibration_weight: expected a number"),
