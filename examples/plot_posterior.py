@@ -91,12 +91,12 @@ samples = {}
 for name, X in summaries.items():
     flow.fit(X[train], cones.target[train])
     samples[name] = flow.sample(X[test], 200 if FAST else 4000, random_state=0)
+parameters = dict(parameter_names=cones.target_names, parameter_units=cones.target_units)
 corner = PosteriorDisplay.from_samples(
     {name: each[0] for name, each in samples.items()},
     y_true=cones.target[test[0]],
-    parameter_names=cones.target_names,
-    parameter_units=cones.target_units,
     bounds=cones.target_bounds,
+    **parameters,
 )
 corner.figure_.savefig("posterior.png", dpi=120)
 
@@ -109,23 +109,14 @@ corner.figure_.savefig("posterior.png", dpi=120)
 # ranks stay in their band, but the joint posteriors are too narrow: over the five folds the regions
 # that should hold 68 and 95 % of the truths hold 56 and 85 %. Smaller flows, more dropout or an
 # earlier end do not mend this; more labels do.
-marginals = MarginalsDisplay.from_samples(
-    samples["global signal"],
-    cones.target[test],
-    parameter_names=cones.target_names,
-    parameter_units=cones.target_units,
-    bounds=cones.target_bounds,
-)
+drawn, truths = samples["global signal"], cones.target[test]
+marginals = MarginalsDisplay.from_samples(drawn, truths, bounds=cones.target_bounds, **parameters)
 marginals.figure_.savefig("marginals.png", dpi=120)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
 CoverageDisplay.from_samples(
-    samples["global signal"],
-    cones.target[test],
-    method="ranks",
-    parameter_names=cones.target_names,
-    ax=left,
+    drawn, truths, method="ranks", parameter_names=cones.target_names, ax=left
 )
-CoverageDisplay.from_estimator(flow, signal[test], cones.target[test], ax=right)
+CoverageDisplay.from_estimator(flow, signal[test], truths, ax=right)
 figure.savefig("coverage.png", dpi=120)
 print(f"\nwrote posterior.png, marginals.png and coverage.png; {time.perf_counter() - start:.0f} s")
 plt.show()

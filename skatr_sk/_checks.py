@@ -34,6 +34,7 @@ __all__ = [
     "Kind",
     "NoEffectWarning",
     "PathLike",
+    "PriorWarning",
     "Problems",
     "Real",
     "Rule",
@@ -71,6 +72,10 @@ class NoEffectWarning(UserWarning):
 
 class UnitsWarning(UserWarning):
     """Brightness temperatures that look as if they were not in mK."""
+
+
+class PriorWarning(UserWarning):
+    """True parameters lie outside the prior of a posterior, where its density is zero."""
 
 
 class CollapseWarning(UserWarning):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from skatr_sk._checks import (
     check_numbers,
     check_options,
     listed,
+    unchanged_on_error,
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, split_rows
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device
-from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator
+from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
 
@@ -48,7 +49,7 @@ HEAD_DOCS = TRAINING_DOCS | {
         """,
     "learned": """
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-            Of the features, of tokens over all of them.
+            Mean and standard deviation of the features of the training rows, over all tokens.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -60,13 +61,7 @@ HEAD_DOCS = TRAINING_DOCS | {
 
 
 def are_widths(value: Any) -> bool:
-    """Whether a value is a sequence of widths of layers, which may be empty.
-
-    Examples
-    --------
-    >>> are_widths((8, 4)), are_widths((8, 0)), are_widths(8)
-    (True, False, False)
-    """
+    """Whether a value is a sequence of widths of layers, which may be empty."""
     return isinstance(value, Sequence) and all(Integer(1).fault(width) is None for width in value)
 
 
@@ -85,25 +80,69 @@ class SummaryHead(TrainedEstimator):
         "dropout": Real("[0, 1)"),
     }
 
-    def _check_training_data(
-        self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
-    ) -> tuple[Fields, NDArray[np.float64]]:
-        """Check summaries, or fields in mK, and their targets; remember the shape of one.
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+            With the `backbone` of a regressor array-like or Fields (n, *field_shape), in mK.
+        y : array-like of shape (n,) or (n, n_parameters)
+            In the parameters' own units, and, for a posterior, drawn from the prior. Predictions
+            come back in this shape.
 
         Returns
         -------
-        summaries : Fields of shape (n, n_summary), (n, n_tokens, n_summary) or (n, *field_shape)
-        targets : ndarray of shape (n,) or (n, n_parameters)
+        self
+
+        Raises
+        ------
+        ValueError
+            When parameters or data are not as expected (`y` outside its bounds and, for a
+            posterior, a parameter that never varies, or too few rows to split); nothing is changed
+            then.
+
+        Warns
+        -----
+        NoEffectWarning
+            When parameters were given that change nothing beside the others.
+        """
+        with unchanged_on_error(self):
+            self._check_parameters()
+            self._warn_without_effect()
+            self._fit(X, y)
+            self._one_dimensional = np.ndim(y) == 1
+        return self
+
+    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+        """Train with parameters that have been checked."""
+        raise NotImplementedError
+
+    def _check_training_data(
+        self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
+    ) -> tuple[Fields, NDArray[np.float64]]:
+        """Check summaries, or fields in mK, and remember the shape of one.
+
+        Return them with their targets of shape (n, n_parameters).
         """
         X = check_numbers(X, "X")
-        y = _check_targets(X, y)
+        if y is not None and 0 not in np.shape(X):  # else scikit-learn says it well
+            y = check_numbers(y, "y")
+            n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
+            if n_rows and n_targets and n_rows != n_targets:
+                raise ValueError(
+                    f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its "
+                    f"order, found {n_targets[0]}."
+                )
+            check_finite_rows(np.asarray(y), "y", "values")
         # In this order: scikit-learn forgets the names of the features where it sees no X.
         y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
         if of_fields:
             fields = check_fields(self, X, reset=True, min_rows=2)
         else:
             fields = self._check_summaries(X, reset=True)
-        return fields, np.asarray(y, dtype=np.float64)
+        return fields, np.asarray(y, dtype=np.float64).reshape(fields.shape[0], -1)
 
     def _check_summaries(self, X: ArrayLike, *, reset: bool = False) -> Fields:
         """Check summaries, and remember the shape of one, or compare it with the fitted one."""
@@ -143,13 +182,13 @@ class SummaryHead(TrainedEstimator):
         self, name: str, kind: Bounds, targets: NDArray[Any]
     ) -> NDArray[np.float64] | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
-        check_options(type(self).__name__, {name: kind}, {name: getattr(self, name)})
         given = getattr(self, name)
+        check_options(type(self).__name__, {name: kind}, {name: given})
+        if given is None:
+            return None
         if isinstance(given, str):  # "data"
             return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
-        bounds = kind.array(given)
-        if bounds is None:
-            return None
+        bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])
         if outside.any():
             rows, columns = (np.flatnonzero(outside.any(axis=axis)) for axis in (1, 0))
@@ -175,7 +214,7 @@ class SummaryHead(TrainedEstimator):
     def _batches(
         self, summaries: Fields, size: int | None = None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield some rows at a time, and their standardised summaries in double precision.
+        """Yield some rows at a time, and their standardised summaries.
 
         In double precision what a network says of a row does not depend on the rows beside it.
         """
@@ -183,10 +222,17 @@ class SummaryHead(TrainedEstimator):
             values = (summaries.read(rows) - self.summary_mean_) / self.summary_scale_
             yield rows, torch.from_numpy(values)
 
-    def _datasets(
-        self, summaries: Fields, targets: NDArray[Any], split: tuple[NDArray[Any], NDArray[Any]]
-    ) -> tuple[TensorDataset, TensorDataset | None]:
-        """Learn the standardisation of the summaries; return what trains and what validates."""
+    def _train_on_summaries(
+        self,
+        build: Callable[[], _Module],
+        criterion: torch.nn.Module,
+        data: tuple[Fields, NDArray[Any]],
+        split: tuple[NDArray[Any], NDArray[Any]],
+        seed: int,
+        **options: Any,
+    ) -> _Module:
+        """Learn the standardisation of summaries from the rows that train, and train on them."""
+        summaries, targets = data
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
@@ -197,21 +243,23 @@ class SummaryHead(TrainedEstimator):
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         parts = (torch.from_numpy(rows) for rows in split)
         train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
-        return train_set, valid_set if len(valid_set) else None
+        options |= {"small": X.ndim == 2}
+        return self._train(build, criterion, train_set, valid_set, seed, **options)
 
     def _train(
         self,
         build: Callable[[], _Module],
         criterion: torch.nn.Module,
         train_set: Dataset,
-        valid_set: Dataset | None,
+        valid_set: Dataset,
         seed: int,
         **options: Any,
     ) -> _Module:
         """Build a network and train it; keep its history. `options` go to :func:`train`."""
         weights_seed, order_seed = independent_seeds(seed, 2)
         options |= {"seeds": (weights_seed, order_seed)}
-        module, self.history_ = train(self, build, criterion, train_set, valid_set, **options)
+        valid = valid_set if len(valid_set) else None
+        module, self.history_ = train(self, build, criterion, train_set, valid, **options)
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -222,29 +270,14 @@ class SummaryHead(TrainedEstimator):
         return hasattr(self, "history_")
 
 
-def _check_targets(X: Any, y: Any) -> Any:
-    """Raise where parameters are no finite numbers, or not one row for each row of `X`."""
-    if y is None or 0 in np.shape(X):  # scikit-learn says it well
-        return y
-    y = check_numbers(y, "y")
-    n_rows, n_targets = np.shape(X)[:1], np.shape(y)[:1]
-    if n_rows and n_targets and n_rows != n_targets:
-        raise ValueError(
-            f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its order, "
-            f"found {n_targets[0]}."
-        )
-    check_finite_rows(np.asarray(y), "y", "values")
-    return y
-
-
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
-    """Slices of at most `size` rows, fewer where these are long: float64 copies take memory."""
+    """Slices of at most `size` rows, fewer where rows are long: float64 copies take memory."""
     step = min(size or shape[0], max(1, _NUMBERS // max(1, math.prod(shape[1:]))))
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
 def _moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and scale of each feature over rows and tokens; a constant one gets unit scale."""
+    """Mean and standard deviation of each feature over rows and tokens; 1 for a constant one."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)
     squares = sum(np.square(X[rows] - mean).sum(axis=axes) for rows in _parts(X.shape))

@@ -1,4 +1,7 @@
-"""Encoder and head trained as one network, from light cones to parameters."""
+"""Encoder and head trained as one network, from light cones to parameters.
+
+The network trained from scratch of Ore, Heneka, Plehn, arXiv:2410.18899, section 4.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,6 @@ from skatr_sk.training.seeds import independent_seeds
 
 __all__ = ["BACKBONE", "EncoderWithHead", "fit_end_to_end", "predict_end_to_end"]
 
-_VIT = "vit"
 # These count of a backbone that is not fitted; the others are of its pre-training.
 _COUNT = frozenset(
     "patch_size embed_dim depth n_heads mlp_ratio embedding pooling brightness_range augment "
@@ -48,7 +50,7 @@ def _is_backbone(value: Any) -> bool | str:
     if isinstance(value, FrozenEstimator) and isinstance(value.estimator, SKATRTransformer):
         return value.estimator.__sklearn_is_fitted__() or "fit it first, or take it out of there"
     if isinstance(value, str):
-        return value == _VIT or spell(value, [_VIT])
+        return value == "vit" or spell(value, ["vit"])
     return isinstance(value, SKATRTransformer)
 
 
@@ -64,31 +66,11 @@ class EncoderWithHead(nn.Module):
 
     The summaries are not standardised on the way, as those of a frozen encoder are. The encoder's
     last norm gives them a size of one already, and they change in every step, so that a mean and
-    a scale that were learned before would soon be wrong.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    head : Head
-        Of summaries, or, where tokens are kept, of tokens that it pools itself.
-    pooling : {"tokens", "mean", "max", "moments"}
-        See :func:`~skatr_sk.summaries.pooling.pool`.
-
-    References
-    ----------
-    .. [1] Ore, Heneka, Plehn, arXiv:2410.18899, section 4 (the network trained from scratch).
-
-    Examples
-    --------
-    >>> import torch
-    >>> encoder = Encoder(8, (3, 3), embed_dim=16, depth=1, n_heads=4, mlp_ratio=2.0)
-    >>> head = Head(16, (32,), 6, gaussian=False, bounded=True, dropout=0.0)
-    >>> network = EncoderWithHead(encoder, head)
-    >>> network(torch.zeros(5, 9, 8)).shape
-    torch.Size([5, 6])
+    a scale that were learned before would soon be wrong. With ``pooling="tokens"`` the head gets
+    tokens, which it pools itself.
     """
 
-    def __init__(self, encoder: Encoder, head: Head, pooling: str = "tokens") -> None:
+    def __init__(self, encoder: Encoder, head: Head, pooling: str) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -108,9 +90,8 @@ def fit_end_to_end(
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
     """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    `fields` are in mK, `targets` of shape (n, n_parameters) scaled to [0, 1], and `make_head`
-    builds the head for summaries of a length. Returned are the network and a new, fitted
-    transformer that holds its encoder.
+    Fields are in mK and targets (n, n_parameters) scaled to [0, 1]; `make_head` takes the length of
+    a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
     (train_rows, valid_rows), seed = regressor._split(fields)
@@ -134,7 +115,7 @@ def fit_end_to_end(
         build,
         criterion,
         FieldDataset(fields, y, train_rows),
-        FieldDataset(fields, y, valid_rows) if len(valid_rows) else None,
+        FieldDataset(fields, y, valid_rows),
         seed,
         prepare=PatchViews(
             sizes.field_shape,

@@ -1,4 +1,4 @@
-"""Posterior samples in the formats of other packages."""
+"""Posterior samples (n, n_samples, n_parameters) in the formats of other packages."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def to_arviz(
 ) -> Any:
     """Make an InferenceData: one chain of draws, the light cones as a dimension.
 
-    Samples have the shape (n, n_samples, n_parameters); their log densities, of shape
-    (n, n_samples), go to ``sample_stats`` as ``lp``.
+    The log densities (n, n_samples) go to ``sample_stats`` as ``lp``.
     """
     arviz = require("arviz", "to_arviz")
     draws = samples.transpose(2, 1, 0)[:, np.newaxis]
@@ -39,11 +38,10 @@ def to_getdist(
     names: Sequence[str],
     bounds: NDArray[np.float64],
 ) -> list[Any]:
-    """Make one MCSamples for each light cone, with the prior's box as its ranges.
+    """Make one MCSamples for each light cone, with the prior's bounds (n_parameters, 2) as ranges.
 
-    Samples have the shape (n, n_samples, n_parameters), bounds (n_parameters, 2), infinite where
-    there are none. Names are changed where GetDist would not take them; its labels show them in
-    full.
+    Bounds are infinite where there are none. Names are changed where GetDist would not take them;
+    its labels show them in full.
     """
     getdist = require("getdist", "to_getdist")
     short = getdist_names(names)
@@ -64,11 +62,6 @@ def getdist_names(names: Sequence[str]) -> list[str]:
     """Distinct names that GetDist takes: no blanks, and no ``*`` or ``?``, which mean more to it.
 
     A name that is fine stays; one that is changed into another's gets a number.
-
-    Examples
-    --------
-    >>> getdist_names(["a b", "a_b", "x*"])
-    ['a_b_2', 'a_b', 'x_']
     """
     short = [re.sub(r"[\s*?]", "_", name) or "_" for name in names]
     taken = {new for new, name in zip(short, names, strict=True) if new == name}

@@ -1,9 +1,18 @@
-"""The conditional normalising flow, built on nflows, which no other module imports."""
+"""The conditional normalising flow, built on nflows, which no other module imports.
+
+From the parameters to standard normal noise, in this order: an affine layer, whose shift and lower
+triangular matrix come from the summary, and coupling blocks of monotonic rational-quadratic splines
+(Durkan et al., "Neural Spline Flows", arXiv:1906.04032). The affine layer alone is a Gaussian
+posterior with full covariance. It widens posteriors as narrow as e^-12 of the prior to the range of
+the splines, which bend them where they are not Gaussian. At initialisation every layer is the
+identity.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,7 +23,9 @@ from nflows.transforms.splines.rational_quadratic import rational_quadratic_spli
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MAX_BINS", "ConditionalFlow", "Context", "coupling_masks"]
+from skatr_sk.heads.pooling import make_pooling
+
+__all__ = ["MAX_BINS", "Conditioned", "ConditionalFlow", "Context", "coupling_masks"]
 
 # Splines act between -5 and 5 standard deviations and are the identity beyond.
 _TAIL_BOUND = 5.0
@@ -35,67 +46,33 @@ _LOG_SCALE, _SLOPE = 12.0, 30.0
 
 
 class Context(NamedTuple):
-    """What the flow needs of a summary, computed once for all of its samples.
+    """What the flow needs of a summary, computed once for all of its samples."""
 
-    Attributes
-    ----------
-    hidden : Tensor of shape (n, n_blocks, width)
-        Into the first hidden layer of each block's conditioner.
-    shift : Tensor of shape (n, n_parameters)
-    triangle : Tensor of shape (n, n_parameters, n_parameters)
-        Lower triangular: the flow's first layer is ``triangle @ (y - shift)``.
-    """
-
-    hidden: Tensor
-    shift: Tensor
+    hidden: Tensor  # (n, n_blocks, width), into the first hidden layer of each conditioner
+    shift: Tensor  # (n, n_parameters)
+    # Lower triangular, (n, n_parameters, n_parameters): the first layer is triangle @ (y - shift).
     triangle: Tensor
 
 
-class ConditionalFlow(nn.Module):
-    r"""Density of parameters given a summary: a Gaussian, bent by rational-quadratic splines.
+@dataclass(frozen=True)
+class Conditioned:
+    """A flow given the summaries of a batch: what a forward pass returns and the loss takes.
 
-    From the parameters to standard normal noise, in this order: an affine layer, whose shift and
-    lower triangular matrix come from the summary, and coupling blocks of monotonic
-    rational-quadratic splines [1]_. The affine layer alone is a Gaussian posterior with full
-    covariance; posteriors as narrow as e^-12 of the prior it widens to the range of the splines.
-    At initialisation every layer is the identity.
-
-    Parameters
-    ----------
-    n_parameters, n_summary : int
-    n_blocks : int
-        Spline blocks. Blocks come in pairs that swap the part that is bent and the part that is
-        read; the parts of a pair follow one binary digit of the parameters' numbers [2]_, so that
-        any two parameters are in different parts somewhere.
-    n_bins : int
-        Bins of a spline.
-    hidden_dims : sequence of int
-        Widths of each conditioner's hidden layers; the first also that of the context's.
-    dropout : float
-        Share of the hidden units of the context dropped in training.
-
-    Notes
-    -----
-    Shapes are the same everywhere, cones first: points ``(n, n_samples, n_parameters)`` and their
-    log densities ``(n, n_samples)``, whatever nflows does. One parameter has no partner to couple
-    to: its splines depend on the summary alone.
-
-    References
-    ----------
-    .. [1] Durkan et al., "Neural Spline Flows", arXiv:1906.04032.
-    .. [2] Gao et al., "i-flow", arXiv:2001.05486, section III.
-
-    Examples
-    --------
-    >>> import torch
-    >>> flow = ConditionalFlow(2, 8, n_blocks=2, n_bins=4, hidden_dims=(16,), dropout=0.0)
-    >>> context = flow.context(torch.zeros(3, 8))
-    >>> points, log_prob = flow.sample_and_log_prob(torch.zeros(3, 5, 2), context)
-    >>> points.shape, log_prob.shape
-    (torch.Size([3, 5, 2]), torch.Size([3, 5]))
+    The likelihood is computed by the loss, which runs outside autocast: the flow stays in float32.
     """
 
-    below: Tensor
+    flow: ConditionalFlow
+    context: Context
+
+
+class ConditionalFlow(nn.Module):
+    """Density of parameters given a summary, or tokens that are pooled to one.
+
+    `hidden_dims` are the widths of each conditioner's hidden layers, the first also that of the
+    context's, and `dropout` is of the context. Shapes are the same everywhere, cones first: points
+    (n, n_samples, n_parameters) and their log densities (n, n_samples), whatever nflows does. A
+    single parameter has none to couple to: its splines depend on the summary alone.
+    """
 
     def __init__(
         self,
@@ -106,8 +83,10 @@ class ConditionalFlow(nn.Module):
         n_bins: int,
         hidden_dims: Sequence[int],
         dropout: float,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
+        self.pooling = make_pooling(pooling, n_summary)
         self.n_parameters, self.n_blocks = n_parameters, n_blocks
         width = hidden_dims[0]
         self.embedding = nn.Sequential(
@@ -116,28 +95,31 @@ class ConditionalFlow(nn.Module):
         self.to_hidden = nn.Linear(width, n_blocks * width)
         n_triangle = n_parameters * (n_parameters + 1) // 2
         self.to_affine = _zeroed(nn.Linear(width, n_parameters + n_triangle))
-        below = torch.tril_indices(n_parameters, n_parameters)
-        self.register_buffer("below", below, persistent=False)
         blocks = [
             _Coupling(mask, k, n_bins, hidden_dims)
             for k, mask in enumerate(coupling_masks(n_parameters, n_blocks))
         ]
         self.transform = CompositeTransform([_Affine(), *blocks])
 
+    def forward(self, summaries: Tensor) -> Conditioned:
+        """Condition the flow on standardised summaries or tokens, as :meth:`context` takes them."""
+        return Conditioned(self, self.context(summaries))
+
     def context(self, summaries: Tensor) -> Context:
-        """Compute what the flow needs of summaries of shape (n, n_summary)."""
-        embedded = functional.gelu(self.embedding(summaries))
+        """Compute what the flow needs of (n, n_summary) or (n, n_tokens, n_summary)."""
+        embedded = functional.gelu(self.embedding(self.pooling(summaries)))
         hidden = self.to_hidden(embedded).unflatten(1, (self.n_blocks, -1))
         affine = self.to_affine(embedded)
         # From here on in the flow's own precision: densities need float32.
         hidden, affine = hidden.to(self.dtype), affine.to(self.dtype)
-        shift, entries = affine[:, : self.n_parameters], affine[:, self.n_parameters :]
-        rows, columns = self.below
+        n = self.n_parameters
+        shift, entries = affine[:, :n], affine[:, n:]
+        rows, columns = torch.tril_indices(n, n, device=affine.device)
         # A positive diagonal times a unit triangle, both bounded smoothly: it allows for strong
         # correlations, and float32 can still invert it.
         scales = (_LOG_SCALE * torch.tanh(entries[:, rows == columns] / _LOG_SCALE)).exp()
         slopes = _SLOPE * torch.tanh(entries / _SLOPE)
-        unit = entries.new_zeros(len(entries), self.n_parameters, self.n_parameters)
+        unit = entries.new_zeros(len(entries), n, n)
         unit[:, rows, columns] = torch.where(rows == columns, torch.ones_like(slopes), slopes)
         return Context(hidden, shift, scales.unsqueeze(2) * unit)
 
@@ -167,10 +149,9 @@ class ConditionalFlow(nn.Module):
 def coupling_masks(n_parameters: int, n_blocks: int) -> list[Tensor]:
     """Tell for each block which parameters it bends (1) and which it reads (0).
 
-    Examples
-    --------
-    >>> [mask.tolist() for mask in coupling_masks(3, 4)]
-    [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
+    Blocks come in pairs, the second with the two parts swapped. The parts of a pair follow one
+    binary digit of the parameters' numbers (Gao et al., "i-flow", arXiv:2001.05486, section III),
+    so that any two parameters are in different parts somewhere.
     """
     numbers = torch.arange(n_parameters)
     if n_parameters == 1:

@@ -22,29 +22,9 @@ _LOG_SIGMA = (-7.0, 3.0)
 
 
 class Head(nn.Module):
-    """MLP from standardised summaries to the mean and log sigma of each parameter.
+    """MLP from standardised summaries, or their tokens, to each parameter scaled to [0, 1].
 
-    Parameters
-    ----------
-    n_summary : int
-    hidden_dims : sequence of int
-        Widths of the hidden layers.
-    n_parameters : int
-    gaussian : bool
-        Learn a sigma beside the mean.
-    bounded : bool
-        Keep means inside (0, 1) by a sigmoid.
-    dropout : float
-        Share of hidden units dropped in training.
-    pooling : {"mean", "attention"}
-        Of token summaries.
-
-    Examples
-    --------
-    >>> import torch
-    >>> head = Head(8, (16,), 6, gaussian=True, bounded=True, dropout=0.0)
-    >>> head(torch.zeros(5, 8)).shape
-    torch.Size([5, 12])
+    `gaussian` adds a log sigma to each mean, and `bounded` keeps means inside (0, 1) by a sigmoid.
     """
 
     def __init__(
@@ -73,10 +53,9 @@ class Head(nn.Module):
         self.bounded = bounded
 
     def forward(self, summaries: Tensor) -> Tensor:
-        """Map summaries or their tokens to means, and log sigmas behind them where learned.
+        """Return means (n, n_parameters), with their log sigmas (n, 2 n_parameters).
 
-        One tensor of shape (n, n_parameters) or (n, 2 n_parameters), as skorch's scoring callbacks
-        expect of a module.
+        One tensor, as skorch's scoring callbacks expect of a module.
         """
         output = self.layers(self.pooling(summaries))
         mean, log_sigma = output.tensor_split([self.n_parameters], dim=1)
@@ -86,12 +65,9 @@ class Head(nn.Module):
 
 
 class HeadLoss(nn.Module):
-    """Loss of a head's output against targets in the unit interval.
+    """One of `LOSSES`, of a head's output against targets in the unit interval.
 
-    Parameters
-    ----------
-    loss : {"l1", "l2", "gaussian"}
-        "gaussian" is the negative log likelihood, up to a constant.
+    "gaussian" is the negative log likelihood, up to a constant.
     """
 
     def __init__(self, loss: str) -> None:
@@ -109,20 +85,10 @@ class HeadLoss(nn.Module):
 
 @dataclass(frozen=True)
 class ParameterScaling:
-    """Parameters from their own units to [0, 1] and back.
+    """Parameters from their own units to [0, 1] and back, by the ends of the range of each.
 
-    Parameters
-    ----------
-    low, high : ndarray of shape (n_parameters,)
-        Ends of the range of each parameter. Where they agree the parameter is that value: it
-        becomes 0, and comes back as it was whatever is predicted.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> scaling = ParameterScaling(np.array([0.2]), np.array([0.4]))
-    >>> scaling.to_unit(np.array([[0.25]]))
-    array([[0.25]])
+    `low` and `high` have the shape (n_parameters,). Where they agree the parameter is that value:
+    it becomes 0, and comes back as it was whatever is predicted.
     """
 
     low: np.ndarray

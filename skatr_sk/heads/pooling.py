@@ -1,4 +1,7 @@
-"""From the token summaries of a light cone to one vector: their mean, or learned attention."""
+"""From the token summaries of a light cone to one vector: their mean, or learned attention.
+
+The attention is the attentive probing of Bardes et al., "V-JEPA", arXiv:2404.08471.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +27,11 @@ class AttentivePooling(nn.Module):
 
     It starts as the plain mean: the query is zero, values and output are the identity, and the MLP
     ends in zeros.
-
-    Parameters
-    ----------
-    dim : int
-        Width of a token.
-    n_heads : int, optional
-        By default the largest of 8, 4, 2 and 1 that divides `dim`.
-
-    References
-    ----------
-    .. [1] Bardes et al., "V-JEPA", arXiv:2404.08471 (attentive probing).
-
-    Examples
-    --------
-    >>> import torch
-    >>> AttentivePooling(12)(torch.zeros(5, 7, 12)).shape
-    torch.Size([5, 12])
     """
 
-    def __init__(self, dim: int, n_heads: int | None = None) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.n_heads = n_heads or next(n for n in (8, 4, 2, 1) if dim % n == 0)
+        self.n_heads = next(n for n in (8, 4, 2, 1) if dim % n == 0)
         self.query = nn.Parameter(torch.zeros(dim))
         self.keys = nn.Linear(dim, dim)
         self.values = nn.Linear(dim, dim)
@@ -60,14 +46,12 @@ class AttentivePooling(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Pool (n, n_tokens, dim) to (n, dim)."""
-        query = (
-            self.query.expand(len(tokens), 1, -1).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-        )
-        keys, values = (
-            layer(tokens).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-            for layer in (self.keys, self.values)
-        )
-        attended = functional.scaled_dot_product_attention(query, keys, values)
+        query = self.query.expand(len(tokens), 1, -1)
+        of_heads = [
+            each.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for each in (query, self.keys(tokens), self.values(tokens))
+        ]
+        attended = functional.scaled_dot_product_attention(*of_heads)
         pooled = self.output(attended.transpose(1, 2).flatten(1))
         return pooled + self.mlp(self.norm(pooled))
 

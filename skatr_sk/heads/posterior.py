@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from skatr_sk._checks import (
     Instance,
     Integer,
     Kind,
+    PriorWarning,
     Real,
     Rule,
     check_numbers,
@@ -31,19 +32,17 @@ from skatr_sk._checks import (
     parameter_names,
     require,
     shared_docs,
-    unchanged_on_error,
+    warn,
     warn_without_effect,
 )
 from skatr_sk.fields import Fields, check_finite_rows
 from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
-from skatr_sk.heads.npe import CALIBRATIONS, NPELoss, PosteriorNet
-from skatr_sk.heads.pooling import make_pooling
+from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device
-from skatr_sk.training.estimator import with_callbacks
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
@@ -51,19 +50,13 @@ __all__ = ["PosteriorEstimator"]
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
-
 _N_SAMPLES = {"n_samples": Integer(1)}
-_LEVELS = {
-    "q": Rule(
-        lambda q: (
-            np.ndim(q) < 2
-            and np.size(q) > 0
-            and all(Real("[0, 1]").fault(level) is None for level in np.ravel(q))
-        ),
-        "a number in [0, 1] or a list of such",
-    )
-}
 _RandomState = int | np.random.RandomState | np.random.Generator | None
+
+
+def _are_levels(q: Any) -> bool:
+    in_range = (Real("[0, 1]").fault(level) is None for level in np.ravel(q))
+    return np.ndim(q) < 2 and np.size(q) > 0 and all(in_range)
 
 
 @shared_docs(**HEAD_DOCS)
@@ -194,80 +187,45 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if self.calibration_weight == 0:
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
-    @with_callbacks
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train the flow.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
-        y : array-like of shape (n,) or (n, n_parameters)
-            Drawn from the prior, in the parameters' own units.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            When parameters or data are not as expected (`y` outside the prior box, a parameter
-            that never varies, too few rows to split); nothing is changed then.
-
-        Warns
-        -----
-        NoEffectWarning
-            When parameters were given that change nothing beside the others.
-        """
-        with unchanged_on_error(self):
-            self._check_parameters()
-            self._warn_without_effect()
-            summaries, given = self._check_training_data(X, y)
-            pooling = self._pooling_of(summaries)
-            targets = given.reshape(len(given), -1)
-            n_parameters = targets.shape[1]
-            names = parameter_names(self.parameter_names, y, n_parameters)
-            _check_order(y, names)
-            bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
-            check_spread(targets, names, bounds)
-            if len(targets) < 3 and self.validation_fraction > 0:
-                raise ValueError(
-                    "X: expected at least 3 rows, to train and to validate, found n_samples="
-                    f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
-                    "more rows, or validation_fraction=0."
-                )
-            split, seed = self._split(summaries)
-            transform = PriorTransform.learn(targets, bounds)
-            free, _ = transform.to_free(transform.off_edges(targets, seed))
-
-            def build() -> PosteriorNet:
-                n_summary = summaries.shape[-1]
-                return PosteriorNet(
-                    make_pooling(pooling, n_summary),
-                    ConditionalFlow(
-                        n_parameters,
-                        n_summary,
-                        n_blocks=self.n_blocks,
-                        n_bins=self.n_bins,
-                        hidden_dims=self.hidden_dims,
-                        dropout=self.dropout,
-                    ),
-                )
-
-            self.net_ = self._train(
-                build,
-                NPELoss(self.calibration_weight, self.calibration),
-                *self._datasets(summaries, free, split),
-                seed,
-                schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-                small=len(summaries.shape) == 2,
+    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+        summaries, targets = self._check_training_data(X, y)
+        pooling = self._pooling_of(summaries)
+        n_parameters = targets.shape[1]
+        names = parameter_names(self.parameter_names, y, n_parameters)
+        _check_order(y, names)
+        bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
+        if bounds is None:
+            bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
+        check_spread(targets, names, bounds)
+        if len(targets) < 3 and self.validation_fraction > 0:
+            raise ValueError(
+                "X: expected at least 3 rows, to train and to validate, found n_samples="
+                f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
+                "more rows, or validation_fraction=0."
             )
-            self.prior_transform_ = transform
-            self.prior_bounds_ = transform.bounds
-            self.parameter_names_ = names
-            self.n_parameters_ = n_parameters
-            self._one_dimensional = given.ndim == 1
-        return self
+        split, seed = self._split(summaries)
+        transform = PriorTransform.learn(targets, bounds)
+        free, _ = transform.to_free(transform.off_edges(targets, seed))
+        self.net_ = self._train_on_summaries(
+            lambda: ConditionalFlow(
+                n_parameters,
+                summaries.shape[-1],
+                n_blocks=self.n_blocks,
+                n_bins=self.n_bins,
+                hidden_dims=self.hidden_dims,
+                dropout=self.dropout,
+                pooling=pooling,
+            ),
+            NPELoss(self.calibration_weight, self.calibration),
+            (summaries, free),
+            split,
+            seed,
+            schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
+        )
+        self.prior_transform_ = transform
+        self.prior_bounds_ = transform.bounds.copy()
+        self.parameter_names_ = names
+        self.n_parameters_ = n_parameters
 
     @overload
     def predict(
@@ -314,7 +272,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Returns
         -------
         float
-            -inf where a row of `y` lies outside the prior box, with a warning that names it.
+            -inf where a row of `y` lies outside the prior box, with a ``PriorWarning`` that names
+            the first of them.
         """
         log_prob = self.log_prob(X, y)
         if log_prob.ndim > 1:
@@ -331,13 +290,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         counted = weights > 0  # a row that does not count may lie outside the box
         outside = np.flatnonzero(counted & np.isneginf(log_prob))
         if outside.size:
-            warnings.warn(
+            warn(
                 f"y: expected parameters inside the prior box, found others in {outside.size} of "
                 f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
                 "is zero and the score -inf; give the bounds of the prior that y was drawn from: "
                 "prior_bounds='data' are those of the training rows alone.",
-                UserWarning,
-                stacklevel=2,
+                PriorWarning,
             )
         return float(np.average(log_prob[counted], weights=weights[counted]))
 
@@ -429,11 +387,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        X, n_samples
+            As for :meth:`predict`.
         q : float or array-like of shape (n_quantiles,), default=(0.16, 0.5, 0.84)
             In [0, 1].
-        n_samples : int, default=512
-            Points for each posterior.
 
         Returns
         -------
@@ -441,7 +398,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Without the axis of quantiles for a single number `q`, and without that of parameters
             for 1-D targets.
         """
-        check_options("PosteriorEstimator", _LEVELS, {"q": q})
+        levels_only = {"q": Rule(_are_levels, "a number in [0, 1] or a list of such")}
+        check_options("PosteriorEstimator", levels_only, {"q": q})
         levels = np.asarray(q, dtype=np.float64)
         parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
         quantiles = np.concatenate(parts, axis=levels.ndim)
@@ -506,15 +464,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         """
         device = resolve_device(self.device)
         precise = copy.deepcopy(self.net_).to(device).double()
-        flow = precise.flow if double else copy.deepcopy(self.net_.flow).to(device)
-        n = summaries.shape[0]
-        bar = tqdm(
-            total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=not self.verbose
-        )
+        flow = precise if double else copy.deepcopy(self.net_).to(device)
+        n_rows = min(_ROWS, max(1, _POINTS // n_samples))
+        n, quiet = summaries.shape[0], not self.verbose
+        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
         with bar, torch.inference_mode():
-            n_rows = min(_ROWS, max(1, _POINTS // n_samples))
             for rows, batch in self._batches(summaries, n_rows):
-                context = precise(batch.to(device)).context
+                context = precise.context(batch.to(device))
                 context = Context(*(part.to(flow.dtype) for part in context))
                 for start in range(0, n_samples, _POINTS):
                     columns = slice(start, min(start + _POINTS, n_samples))

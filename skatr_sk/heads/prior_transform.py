@@ -1,4 +1,9 @@
-"""Parameters between the box of their prior and the unbounded space of the flow."""
+r"""Parameters between the box of their prior and the unbounded space of the flow.
+
+A bounded parameter goes through the normal quantile function,
+:math:`z = \Phi^{-1}((y - a) / (b - a))`, which makes a uniform prior standard normal: exactly the
+noise of a flow that does nothing. All are then standardised.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +33,7 @@ _LOG_NORMAL = 0.5 * np.log(2 * np.pi)
 
 @dataclass(frozen=True)
 class PriorBounds(Bounds):
-    """Rows of (low, high), or of (-inf, inf) for a parameter without a box; or ``"data"``.
-
-    Examples
-    --------
-    >>> PriorBounds().fault("dta")
-    ("'data' or an array of shape (n_parameters, 2)", 'dta', "did you mean 'data'?")
-    """
+    """Rows of (low, high), or of (-inf, inf) for a parameter without a box; or ``"data"``."""
 
     unbounded: bool = True
 
@@ -56,53 +55,27 @@ class PriorBounds(Bounds):
 
 @dataclass(frozen=True)
 class PriorTransform:
-    r"""Map parameters to an unbounded, standardised space and back, with the Jacobian.
+    """Map parameters to an unbounded, standardised space and back, with the Jacobian.
 
-    A bounded parameter goes through the normal quantile function,
-    :math:`z = \Phi^{-1}((y - a) / (b - a))`, which makes a uniform prior standard normal: exactly
-    the noise of a flow that does nothing. All are then standardised.
-
-    Parameters
-    ----------
-    low, high : ndarray of shape (n_parameters,)
-        Ends of the box, infinite for an unbounded parameter.
-    mean, scale : ndarray of shape (n_parameters,)
-        Of the training parameters in the unbounded space.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> y, bounds = np.array([[0.2], [0.3], [0.4]]), np.array([[0.0, 1.0]])
-    >>> transform = PriorTransform.learn(y, bounds)
-    >>> free, log_jacobian = transform.to_free(np.array([[0.25]]))
-    >>> transform.from_free(free).round(6)
-    array([[0.25]])
+    The ends of the box are infinite for an unbounded parameter; mean and scale are those of the
+    training parameters in the unbounded space.
     """
 
-    low: _Floats
-    high: _Floats
+    bounds: _Floats  # low and high of each parameter, (n_parameters, 2)
     mean: _Floats
     scale: _Floats
 
     @classmethod
-    def learn(cls, y: _Floats, bounds: _Floats | None) -> PriorTransform:
+    def learn(cls, y: _Floats, bounds: _Floats) -> PriorTransform:
         """Learn the standardisation from parameters of shape (n, n_parameters) in their units."""
-        n_parameters = y.shape[1]
-        if bounds is None:
-            bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
-        plain = cls(bounds[:, 0], bounds[:, 1], np.zeros(n_parameters), np.ones(n_parameters))
+        plain = cls(bounds, np.zeros(len(bounds)), np.ones(len(bounds)))
         free, _ = plain.to_free(plain.off_edges(y))
-        return cls(plain.low, plain.high, free.mean(axis=0), free.std(axis=0))
+        return cls(bounds, free.mean(axis=0), free.std(axis=0))
 
     @property
     def bounded(self) -> NDArray[np.bool_]:
         """Which parameters have a box."""
-        return np.isfinite(self.low)
-
-    @property
-    def bounds(self) -> _Floats:
-        """Low and high of each parameter, shape (n_parameters, 2)."""
-        return np.stack([self.low, self.high], axis=1)
+        return np.isfinite(self.bounds[:, 0])
 
     @property
     def edge(self) -> _Floats:
@@ -127,21 +100,17 @@ class PriorTransform:
         return spread
 
     def to_free(self, y: _Floats) -> tuple[_Floats, _Floats]:
-        """Map parameters of shape (..., n_parameters) to the unbounded space.
+        """Map parameters (..., n_parameters) to the unbounded space, with the log Jacobian (...).
 
-        Returns
-        -------
-        free : ndarray of shape (..., n_parameters)
-        log_jacobian : ndarray of shape (...)
-            Logarithm of the density of y over that of `free`; -inf outside the box.
+        That is the logarithm of the density of y over that of its image; -inf outside the box.
         """
         free = np.array(y, dtype=np.float64)
         log_jacobian = np.broadcast_to(-np.log(self.scale), free.shape).copy()
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
         inside = (free[..., box] >= low) & (free[..., box] <= high)
-        normal = ndtri(np.clip((free[..., box] - low) / (high - low), edge, 1 - edge))
-        free[..., box] = normal
+        share = (free[..., box] - low) / (high - low)
+        normal = free[..., box] = ndtri(np.clip(share, edge, 1 - edge))
         of_normal = _LOG_NORMAL + 0.5 * normal**2 - np.log(high - low)
         log_jacobian[..., box] += np.where(inside, of_normal, -np.inf)
         return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
@@ -161,36 +130,31 @@ class PriorTransform:
         return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
 
 
-def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats | None = None) -> None:
+def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats) -> None:
     """Raise where a parameter never varies, or too little to learn a density from."""
-    spread, size = np.ptp(y, axis=0), np.abs(y).max(axis=0)
-    width = np.full(len(spread), np.inf) if bounds is None else np.ptp(bounds, axis=1)
-
-    def refuse(wrong: NDArray[np.bool_], expected: str, found: str, mend: str) -> None:
-        columns = np.flatnonzero(wrong).tolist()
-        if columns:
-            each = [
-                found.format(names[i], column=i, value=y[0, i], spread=spread[i], width=width[i])
-                for i in columns
-            ]
-            raise ValueError(f"y: expected {expected}, found {'; '.join(each)}; {mend}.")
-
-    refuse(
-        spread <= 10 * np.finfo(np.float64).eps * size,
-        "parameters that vary, as drawn from a prior",
-        "{!r} (column {column}) = {value:g} in every row",
-        "leave out what never varies",
-    )
-    refuse(
-        spread < _SMALLEST,
-        f"parameters that vary by at least {_SMALLEST:g}",
-        "{!r} that varies by {spread:.2g}",
-        "choose larger units for them",
-    )
-    refuse(
-        np.isfinite(width) & (spread < _NARROWEST * width),
-        f"parameters that cover at least {_NARROWEST:g} of the width of prior_bounds",
-        "{!r} that covers {spread:.2g} of {width:.2g}",
-        "the bounds must be those of the uniform prior that y was drawn from; prior_bounds=None "
-        "leaves parameters unbounded",
-    )
+    spread, size, width = np.ptp(y, axis=0), np.abs(y).max(axis=0), np.ptp(bounds, axis=1)
+    faults = [
+        (
+            spread <= 10 * np.finfo(np.float64).eps * size,
+            "parameters that vary, as drawn from a prior",
+            lambda i: f"{names[i]!r} (column {i}) = {y[0, i]:g} in every row",
+            "leave out what never varies",
+        ),
+        (
+            spread < _SMALLEST,
+            f"parameters that vary by at least {_SMALLEST:g}",
+            lambda i: f"{names[i]!r} that varies by {spread[i]:.2g}",
+            "choose larger units for them",
+        ),
+        (
+            np.isfinite(width) & (spread < _NARROWEST * width),
+            f"parameters that cover at least {_NARROWEST:g} of the width of prior_bounds",
+            lambda i: f"{names[i]!r} that covers {spread[i]:.2g} of {width[i]:.2g}",
+            "the bounds must be those of the uniform prior that y was drawn from; "
+            "prior_bounds=None leaves parameters unbounded",
+        ),
+    ]
+    for wrong, expected, found, mend in faults:
+        if wrong.any():
+            each = "; ".join(map(found, np.flatnonzero(wrong)))
+            raise ValueError(f"y: expected {expected}, found {each}; {mend}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
@@ -13,13 +14,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._checks import Bounds, Choice, Kind, shared_docs, unchanged_on_error
+from skatr_sk._checks import Bounds, Choice, Kind, shared_docs
 from skatr_sk.fields import check_fields
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
-from skatr_sk.training.estimator import with_callbacks
 
 __all__ = ["LightconeRegressor"]
 
@@ -133,73 +133,34 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "backbone": BACKBONE,
     }
 
-    @with_callbacks
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train the head, and the backbone where there is one.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
-            With a backbone array-like or Fields of shape (n, *field_shape), in mK.
-        y : array-like of shape (n,) or (n, n_parameters)
-            In the parameters' own units; predictions come back in this shape.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            When parameters or data are not as expected; nothing is changed then.
-
-        Warns
-        -----
-        NoEffectWarning
-            When parameters were given that change nothing beside the others.
-        """
-        with unchanged_on_error(self):
-            self._check_parameters()
-            self._warn_without_effect()
-            whole = self.backbone is not None
-            fields, given = self._check_training_data(X, y, of_fields=whole)
-            pooling = self.pooling if whole else self._pooling_of(fields)
-            targets = given.reshape(len(given), -1)
-            bounds = self._check_bounds("target_bounds", Bounds(targets.shape[1]), targets)
-            ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
-            self.scaling_ = ParameterScaling(*ends)
-
-            def make_head(n_summary: int) -> Head:
-                return Head(
-                    n_summary,
-                    self.hidden_dims,
-                    targets.shape[1],
-                    gaussian=self.loss == "gaussian",
-                    bounded=bounds is not None,
-                    dropout=self.dropout,
-                    pooling=pooling,
-                )
-
-            unit, criterion = self.scaling_.to_unit(targets), HeadLoss(self.loss)
-            self.head_: Head | EncoderWithHead
-            self.backbone_: SKATRTransformer | None = None
-            if whole:
-                for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
-                    self.__dict__.pop(stale, None)
-                self.head_, self.backbone_ = fit_end_to_end(
-                    self, fields, unit, make_head, criterion
-                )
-            else:
-                split, seed = self._split(fields)
-                self.head_ = self._train(
-                    lambda: make_head(fields.shape[-1]),
-                    criterion,
-                    *self._datasets(fields, unit, split),
-                    seed,
-                    small=len(fields.shape) == 2,
-                ).double()
-            self._one_dimensional = given.ndim == 1
-        return self
+    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+        whole = self.backbone is not None
+        fields, targets = self._check_training_data(X, y, of_fields=whole)
+        n_parameters = targets.shape[1]
+        bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
+        ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
+        self.scaling_ = ParameterScaling(*ends)
+        unit, criterion = self.scaling_.to_unit(targets), HeadLoss(self.loss)
+        make_head = partial(
+            Head,
+            hidden_dims=self.hidden_dims,
+            n_parameters=n_parameters,
+            gaussian=self.loss == "gaussian",
+            bounded=bounds is not None,
+            dropout=self.dropout,
+            pooling=self.pooling if whole else self._pooling_of(fields),
+        )
+        self.head_: Head | EncoderWithHead
+        self.backbone_: SKATRTransformer | None = None
+        if whole:
+            for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
+                self.__dict__.pop(stale, None)
+            self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
+        else:
+            split, seed = self._split(fields)
+            build = partial(make_head, fields.shape[-1])
+            head = self._train_on_summaries(build, criterion, (fields, unit), split, seed)
+            self.head_ = head.double()
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...

@@ -96,6 +96,11 @@ def test_any_two_parameters_are_parted(n_parameters):
     assert (masks[::2] + masks[1::2] == 1).all()  # pairs swap
 
 
+def test_parts_follow_binary_digits():
+    masks = [mask.tolist() for mask in coupling_masks(3, 4)]
+    assert masks == [[0, 1, 0], [1, 0, 1], [0, 0, 1], [1, 1, 0]]
+
+
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize(
     "seeds",

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from skatr_sk.heads.flow import ConditionalFlow
-from skatr_sk.heads.npe import Conditioned, NPELoss, PosteriorNet, coverage_penalty
-from skatr_sk.heads.pooling import make_pooling
+from skatr_sk.heads.flow import ConditionalFlow, Conditioned
+from skatr_sk.heads.npe import NPELoss, coverage_penalty
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def output(torch_seed):
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.normal_(0, 0.3)
-    return PosteriorNet(make_pooling("mean", 4), flow)(torch.randn(3, 5, 4))
+    return flow(torch.randn(3, 5, 4))
 
 
 def test_without_a_penalty_it_is_the_likelihood(output):
@@ -55,9 +54,14 @@ def test_conditioned_is_what_a_forward_pass_gives(output):
     assert isinstance(output, Conditioned)
     assert output.context.shift.shape == (3, 2)
     standard = ConditionalFlow(2, 4, n_blocks=2, n_bins=4, hidden_dims=(8,), dropout=0.0)
-    net = PosteriorNet(make_pooling("mean", 4), standard)
-    loss = NPELoss()(net(torch.zeros(3, 4)), torch.zeros(3, 2))
+    loss = NPELoss()(standard(torch.zeros(3, 4)), torch.zeros(3, 2))
     assert loss.item() == pytest.approx(math.log(2 * math.pi))
+
+
+def test_penalty_of_truths_in_the_far_tail():
+    """Their levels are all one: the mean of (1 - u)^2 over the quantiles 1/8, 3/8, 5/8, 7/8."""
+    truth, samples = torch.full((4, 1), -9.0), torch.zeros(4, 10)
+    assert coverage_penalty(truth, samples, "conservative").item() == pytest.approx(0.328125)
 
 
 def test_symmetric_calibration_also_narrows():

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import PosteriorEstimator, SKATRTransformer
-from skatr_sk._checks import NoEffectWarning
+from skatr_sk._checks import NoEffectWarning, PriorWarning
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
 
@@ -171,7 +171,7 @@ def test_density_is_zero_outside_the_box(edge_posterior):
     log_prob = edge_posterior.log_prob(X, y)
     assert log_prob[1] == -np.inf
     assert np.isfinite(log_prob[[0, 2]]).all()  # the edge itself belongs to the box
-    with pytest.warns(UserWarning, match="in 1 of 3 rows, the first of them 1"):
+    with pytest.warns(PriorWarning, match="in 1 of 3 rows, the first of them 1"):
         assert edge_posterior.score(X, y) == -np.inf
 
 
@@ -554,6 +554,8 @@ def test_a_missing_extra_says_how_to_install_it(mixed, package, monkeypatch):
         (dict(n_bins=1), "n_bins: expected an integer from 2 to 500, found 1"),
         (dict(n_bins=np.int64(1000)), "n_bins: expected an integer from 2 to 500"),
         (dict(hidden_dims=()), "hidden_dims: expected a tuple of at least one"),
+        (dict(hidden_dims=(8, 0)), "hidden_dims: expected a tuple of at least one integer >= 1"),
+        (dict(hidden_dims=8), "hidden_dims: expected a tuple of at least one integer >= 1"),
         (dict(pooling="atention"), "did you mean 'attention'"),
         (dict(calibration="sym"), "did you mean 'symmetric'"),
         (dict(calibration_weight=-1), "calibration_weight: expected a number"),

@@ -48,7 +48,7 @@ def test_round_trip(transform, shares):
     free, log_jacobian = transform.to_free(y)
     assert np.isfinite(free).all() and np.isfinite(log_jacobian).all()
     # An edge counts as that far inside; without a box only the rounding is left.
-    near = np.full(len(transform.low), 1e-9)
+    near = np.full(len(transform.bounds), 1e-9)
     near[transform.bounded] += transform.edge
     assert (np.abs(transform.from_free(free) - y) <= near * widths(transform)).all()
 
@@ -67,9 +67,9 @@ def test_jacobian_is_that_of_finite_differences(transform, shares):
 @quickly
 @given(transforms(), st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20))
 def test_samples_lie_inside_the_box(transform, deviates):
-    free = np.broadcast_to(np.asarray(deviates)[:, None], (len(deviates), len(transform.low)))
+    free = np.broadcast_to(np.asarray(deviates)[:, None], (len(deviates), len(transform.bounds)))
     y = transform.from_free(free)
-    assert ((y > transform.low) & (y < transform.high)).all()
+    assert ((y > transform.bounds[:, 0]) & (y < transform.bounds[:, 1])).all()
     again, log_jacobian = transform.to_free(y)
     assert np.isfinite(again).all() and np.isfinite(log_jacobian).all()
     kept = ~transform.beyond_edge(free)  # and not pulled in from an edge
@@ -96,7 +96,7 @@ def test_heaps_at_an_edge_are_spread(transform, seed):
     y = inside(transform, [0.0, 0.3, 0.7, 1.0]).repeat(10, axis=0)
     spread = transform.off_edges(y, seed)
     np.testing.assert_allclose(spread[10:30], y[10:30], rtol=1e-12, atol=1e-12)
-    assert ((spread >= transform.low) & (spread <= transform.high)).all()
+    assert ((spread >= transform.bounds[:, 0]) & (spread <= transform.bounds[:, 1])).all()
     box = transform.bounded
     moved = np.abs(spread - y)[:, box]
     assert (moved <= 101 * transform.edge * widths(transform)[box]).all()
@@ -158,4 +158,4 @@ def test_parameters_that_say_too_little(change, bounds, message):
     check_spread(y, ["a", "b"], np.array([[0, 1], [-np.inf, np.inf]]))
     y[:, 1] = y[:, 1] * change.get("scale", 1) + change.get("offset", 0)
     with pytest.raises(ValueError, match=message):
-        check_spread(y, ["a", "b"], None if bounds is None else np.array(bounds, dtype=float))
+        check_spread(y, ["a", "b"], np.array(bounds or [[-np.inf, np.inf]] * 2))

@@ -38,6 +38,9 @@ def smooth(n=400, seed=0):
 class Spy(Callback):
     """Keeps what a training shows to its callbacks."""
 
+    def __sklearn_clone__(self):
+        return self  # a training works with copies of its callbacks, and this one is asked
+
     def on_train_begin(self, net, X=None, **kwargs):
         self.epochs, self.modes = 0, set()
 
