@@ -70,10 +70,7 @@ class FileMetadata:
         return self.source.field_shape
 
     def take_parameters(
-        self,
-        values: np.ndarray,
-        names: Sequence[str] | None = None,
-        units: Sequence[str] | None = None,
+        self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
         """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
         n, width = values.shape
@@ -96,11 +93,6 @@ def name_parameters(
 
     Without names those of the columns of `y`, or the paper's where there are six; without units
     those of the paper's parameters, and none for others.
-
-    Examples
-    --------
-    >>> name_parameters(2, ["m_WDM", "sigma_8"], None)
-    (['m_WDM', 'sigma_8'], ['keV', ''])
     """
     if names is None:
         names = parameter_names(None, y, width)
