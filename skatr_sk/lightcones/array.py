@@ -18,7 +18,7 @@ __all__ = ["LightconeArray"]
 
 
 class LightconeArray:
-    """Light cones (n, n_x, n_y, n_z) in files, indexed as an array and read when needed.
+    """Light cones (n, n_x, n_y, n_z) in files, indexed like an array and read when needed.
 
     A slice, an index array or a mask gives another `LightconeArray`, which reads nothing; an
     integer gives the cone, and :func:`numpy.asarray` all of them. It is made by
@@ -104,14 +104,11 @@ class LightconeArray:
 
     def __repr__(self) -> str:
         n = len(self.files)
-        return (
-            f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, "
-            f"{n} file{'' if n == 1 else 's'})"
-        )
+        files = f"{n} file{'' if n == 1 else 's'}"
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {files})"
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for row in range(len(self)):
-            yield self[row]
+        return map(self.__getitem__, range(len(self)))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -121,9 +118,9 @@ class LightconeArray:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple):
-            key, rest = (key[0], key[1:]) if key else (slice(None), ())
+            key, *rest = key or (slice(None),)
             if isinstance(key, numbers.Integral) and rest:
-                return self[key][rest]
+                return self[key][tuple(rest)]
             if len(rest) > self.ndim or not all(_is_full(part) for part in rest):
                 raise IndexError(
                     f"Only whole cones can be taken from files: found the index {(key, *rest)}. "
@@ -178,13 +175,9 @@ class LightconeArray:
         chosen = self._rows if rows is None else self._chosen(rows)
         values = self._files.read(chosen)
         self._digests.hold(chosen, values)
-        if not is_finite(values):
-            self._refuse(chosen, values)
-        return values
-
-    def _refuse(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Raise for the first of some rows that is not finite."""
-        row = next(row for row, cone in zip(rows, values, strict=True) if not is_finite(cone))
+        if is_finite(values):
+            return values
+        row = next(row for row, cone in zip(chosen, values, strict=True) if not is_finite(cone))
         source, number = self._files.origin(row)
         index = int(np.flatnonzero(self._rows == row)[0])
         raise ValueError(
@@ -225,10 +218,10 @@ class LightconeArray:
     @classmethod
     def concatenate(cls, arrays: Sequence[LightconeArray]) -> Self:
         """Put light cones of one field shape one after the other; nothing is read."""
-        each = list({id(array._files): array._files for array in arrays}.values())
-        joined = cls([source for files in each for source in files.sources])
-        starts = np.cumsum([0, *map(len, each)])
-        offsets = {id(files): start for files, start in zip(each, starts, strict=False)}
+        each = {id(array._files): array._files for array in arrays}  # views share their files
+        joined = cls([source for files in each.values() for source in files.sources])
+        starts = np.cumsum([0, *map(len, each.values())])
+        offsets = dict(zip(each, starts, strict=False))
         joined._rows = np.concatenate([a._rows + offsets[id(a._files)] for a in arrays])
         return joined
 
