@@ -11,7 +11,6 @@ from sklearn.utils import Bunch
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.formats import FileMetadata
-from skatr_sk.lightcones.grids import cropping
 from skatr_sk.lightcones.quality import Report, most_common
 
 __all__ = ["choose_parameters", "combine"]
@@ -25,9 +24,8 @@ def choose_parameters(
     They are those that are `asked` for, or those that most files offer.
     """
     offered = Counter(name for file in files for name in file.offered)
-    names = [name for name, n in offered.items() if 2 * n > len(files)]
-    if asked is not None:
-        names = list(asked)
+    most = [name for name, n in offered.items() if 2 * n > len(files)]
+    names = most if asked is None else list(asked)
     details = []
     for file in files:
         there = file.offered if asked is None else file.parameters
@@ -48,24 +46,14 @@ def choose_parameters(
 def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> Bunch:
     """One array of the rows of all files, cropped to the shortest line of sight.
 
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-        At least one; they agree with each other.
-    names : list of str
-        Of the target's columns; all files have them.
-    notes : list of str
-        Takes what is lost because only some of the files have it.
-
-    Returns
-    -------
-    Bunch
-        With ``data, target, target_names, target_units, target_bounds, redshifts, seeds``.
+    The files, at least one, agree with each other and have the parameters of these names, the
+    target's columns. `notes` takes what is lost because only some of the files have it.
     """
-    lost = cropping(files)
-    if lost is not None:
-        notes.append(lost)
-    n_z = min(file.field_shape[-1] for file in files)
+    lengths = [file.field_shape[-1] for file in files]
+    n_z, longest = min(lengths), max(lengths)
+    if n_z < longest:
+        shortest = files[lengths.index(n_z)].path
+        notes.append(f"lines of sight of up to {longest} slices are cropped to {n_z} by {shortest}")
     target = None
     if names:
         columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
@@ -86,7 +74,7 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
 def _of_all(
     what: str, attribute: str, files: Sequence[FileMetadata], notes: list[str]
 ) -> list[np.ndarray] | None:
-    """Return what all files have; None, and a note where some have it and some have not."""
+    """Return what all files have; None where some have not, with a note if others have."""
     found = [getattr(file, attribute) for file in files]
     lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
     if not lacking:
@@ -107,9 +95,8 @@ def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
         box[[list(file.parameters).index(name) for name in names]]
         for file, box in zip(files, boxes, strict=True)
     ]
-    pairs = zip(files, chosen, strict=True)
-    odd = next((file.path for file, box in pairs if not np.array_equal(box, chosen[0])), None)
-    if odd is None:
-        return chosen[0]
-    notes.append(f"target_bounds are None, for {odd} has others than {files[0].path}")
-    return None
+    for file, box in zip(files, chosen, strict=True):
+        if not np.array_equal(box, chosen[0]):
+            notes.append(f"target_bounds are None, for {file.path} has others than {files[0].path}")
+            return None
+    return chosen[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,7 @@ _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("deta
 
 
 class Report:
-    """Collects faults of files and of rows, and becomes a table.
-
-    Examples
-    --------
-    >>> report = Report()
-    >>> report.add("cones/run7.npz", 0, Fault("nan", "3 NaN cells"))
-    >>> report.table()["fault"]
-    array(['nan'], dtype='<U16')
-    """
+    """Collects faults of files and of rows, and becomes a table."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, int, str, str]] = []
@@ -49,7 +41,7 @@ class Report:
     def leave_out(
         self, files: Sequence[FileMetadata], kind: str, details: Sequence[str | None]
     ) -> list[FileMetadata]:
-        """Note what is wrong with some files, and return those of which it is None."""
+        """Note what is wrong with some files, and return the others, whose detail is None."""
         for file, detail in zip(files, details, strict=True):
             if detail is not None:
                 self.add(file.path, -1, Fault(kind, detail))
@@ -67,10 +59,6 @@ class Report:
         if len(self) > _SHOWN:
             lines.append(f"- and {len(self) - _SHOWN} more")
         return "\n".join(lines)
-
-
-# ------------------------------------------------------------------------------------------------
-# Files beside each other
 
 
 def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: Any = None) -> Any:
@@ -99,21 +87,14 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
         each = zip(lengths, is_short(kept), strict=True)
         details = [f"a line of sight of {n} slices; {most}" if short else None for n, short in each]
         kept = report.leave_out(kept, "shape", details)
-    sizes = [np.nan if file.cell_size is None else file.cell_size for file in kept]
+    sizes = np.array([file.cell_size for file in kept], dtype=np.float64)  # NaN for None
     if np.isfinite(sizes).any():
-        size = float(np.nanmedian(sizes))
+        size = np.nanmedian(sizes)
         most = f"most are {size:.4g} Mpc"
-        odd = [abs(each - size) > _TOLERANCE * size for each in sizes]
-        details = [
-            f"slices {each:.4g} Mpc apart; {most}" if is_odd else None
-            for each, is_odd in zip(sizes, odd, strict=True)
-        ]
+        odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
+        details = [f"slices {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]
         kept = report.leave_out(kept, "grid", details)
     return kept
-
-
-# ------------------------------------------------------------------------------------------------
-# Rows
 
 
 def check_rows(
@@ -126,10 +107,9 @@ def check_rows(
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
-    `cones` has ``target, redshifts, seeds`` of all rows, each of them or None; `cosmology` is their
-    Omega_m, NaN where it is not known, and Hubble constant. With `validate` "fast" the cells of
-    some rows are read, with "full" those of all. `report` takes faults, and `notes` what may be
-    right.
+    `cones` has ``target, redshifts, seeds`` of all rows, each of them or None; `cosmology` is what
+    `cosmology_of` returns. With `validate` "fast" the cells of some rows are read, with "full"
+    those of all. `report` takes faults, and `notes` what may be right.
     """
     files = digests.files
     good = np.ones(len(files), dtype=bool)
@@ -161,26 +141,34 @@ def check_rows(
                 f"{end:.3f}), nor are their cells known to be of one comoving size: {source.path}, "
                 f"row {number}, goes up to {cones.redshifts[row, -1]:.3f}"
             )
-    if validate:
-        full = validate == "full"
-        n = len(files)
-        some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
-        chosen = np.arange(n) if full else some
-        contents: dict[int, bytes] = {}
-        for row, fault in _cell_faults(digests, chosen, contents):
-            # A few rows that are not of the index spoil all of it; where all are read, themselves.
-            (note if full or fault.kind != "digest" else note_file)(row, fault)
-        compared = chosen if full else _worth_comparing(digests, good, cones)
-        for _, indices, _ in [] if full else files.by_source(compared):
-            rows = compared[indices]
-            try:
-                contents |= zip(rows.tolist(), digests.of(rows), strict=True)
-            except (OSError, ValueError) as error:
-                kind = "unreadable" if isinstance(error, OSError) else "digest"
-                note_file(int(rows[0]), Fault(kind, str(error)))
-        contents = {row: contents[row] for row in sorted(contents) if good[row]}
-        for row, fault in _duplicates(files, contents, set(compared.tolist())):
-            note(row, fault)
+    if not validate:
+        return good
+    full = validate == "full"
+    n = len(files)
+    some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
+    chosen = np.arange(n) if full else some
+    contents: dict[int, bytes] = {}
+    for row, fault in _cell_faults(digests, chosen, contents):
+        # If all rows are read, only those that the index is not of are bad; if some, all may be.
+        (note if full or fault.kind != "digest" else note_file)(row, fault)
+    compared = chosen if full else _worth_comparing(files, good, cones)
+    for _, indices, _ in [] if full else files.by_source(compared):
+        rows = compared[indices]
+        try:
+            contents |= zip(rows.tolist(), digests.of(rows), strict=True)
+        except (OSError, ValueError) as error:
+            kind = "unreadable" if isinstance(error, OSError) else "digest"
+            note_file(int(rows[0]), Fault(kind, str(error)))
+    # The later copies among the rows that are good so far.
+    first_of: dict[bytes, int] = {}
+    worth = set(compared.tolist())
+    for row in sorted(row for row in contents if good[row]):
+        first = first_of.setdefault(contents[row], row)
+        if first != row:
+            source, number = files.origin(first)
+            more = "" if worth >= {row, first} else "; validate='full' looks for more of them"
+            copied = f"the same values as {source.path}, row {number}{more}"
+            note(row, Fault("duplicate", copied))
     return good
 
 
@@ -226,8 +214,7 @@ def _empty_slices(cone: np.ndarray) -> np.ndarray:
         return np.arange(len(filled))
     # For each slice the nearest on its near side that is not zero.
     last = np.maximum.accumulate(np.where(filled > 0, np.arange(len(filled)), 0))
-    found: np.ndarray = np.flatnonzero((filled == 0) & (filled[last] > _MOSTLY))
-    return found
+    return np.flatnonzero((filled == 0) & (filled[last] > _MOSTLY))
 
 
 def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray | OSError]]:
@@ -244,31 +231,16 @@ def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray |
                 yield row, cone
 
 
-def _worth_comparing(digests: RowDigests, good: np.ndarray, cones: Bunch) -> np.ndarray:
+def _worth_comparing(files: FileRows, good: np.ndarray, cones: Bunch) -> np.ndarray:
     """Rows to look for duplicates among, where not all are read.
 
-    Those with a stored digest, and those with one seed and one set of parameters, of which alone
-    there is reason to read the cells.
+    They are those with a digest in a sealed file, and those with equal seeds and parameters, the
+    only ones whose cells there is reason to read.
     """
     rows = np.flatnonzero(good)
-    alike = np.zeros(len(rows), dtype=bool)
+    worth = np.array([source.sealed for source in files.sources])[files.source_of(rows)]
     if cones.seeds is not None and cones.target is not None:
         labels = [(int(cones.seeds[row]), cones.target[row].tobytes()) for row in rows]
         counts = Counter(labels)
-        alike[:] = [counts[label] > 1 for label in labels]
-    chosen: np.ndarray = rows[digests.believed(rows) | alike]
-    return chosen
-
-
-def _duplicates(
-    files: FileRows, contents: Mapping[int, bytes], compared: Collection[int]
-) -> Iterable[tuple[int, Fault]]:
-    """Yield the later copies of rows, from the digests of some; `compared` are all worth it."""
-    seen: dict[bytes, int] = {}
-    for row, content in contents.items():
-        first = seen.setdefault(content, row)
-        if first != row:
-            source, number = files.origin(first)
-            both = row in compared and first in compared
-            more = "" if both else "; validate='full' looks for more of them"
-            yield row, Fault("duplicate", f"the same values as {source.path}, row {number}{more}")
+        worth |= np.array([counts[label] > 1 for label in labels], dtype=bool)
+    return rows[worth]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -98,16 +98,12 @@ def save_lightcones(
     stack = Stack.plan(problems, X, labels, dtype, compression)
     problems.raise_if_any()
 
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            cells, index = stack.create(file)
-            for start, values in _batches(X, stack.dtype):
-                cells[start : start + len(values)] = values
-                index[start : start + len(values)] = pack(digest_rows(values))
-            stack.write_beside(file)
-        seal(temporary)
+    def fill(cells: h5py.Dataset, index: h5py.Dataset) -> None:
+        for start, values in _batches(X, stack.dtype):
+            cells[start : start + len(values)] = values
+            index[start : start + len(values)] = pack(digest_rows(values))
 
-    write_whole(path, write)
+    write_whole(path, lambda temporary: stack.write(temporary, fill))
 
 
 def _is_float(dtype: DTypeLike) -> bool:
@@ -143,7 +139,7 @@ class Stack:
         dtype: DTypeLike | None,
         compression: str,
     ) -> Self:
-        """Check what is to be written; what is wrong is noted, and raised where no more can be.
+        """Check what is to be written, and note what is wrong; without fields, raise at once.
 
         `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
         of them or None.
@@ -154,12 +150,11 @@ class Stack:
             problems.add("X", expected, shape, "a single field becomes one by X[None]")
             problems.raise_if_any()
         problems.check(_OPTIONS, {"dtype": dtype, "compression": compression})
-        right = dtype is not None and _is_float(dtype)
-        stored = np.dtype(dtype) if right else float_type(X.dtype)
+        asked = dtype is not None and _is_float(dtype)
+        stored = np.dtype(dtype) if asked else float_type(X.dtype)
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
-        y, redshifts, seeds = (labels[name] for name in ("target", "redshifts", "seeds"))
-        if y is not None:
+        if (y := labels["target"]) is not None:
             target = np.asarray(y, dtype=np.float64)
             width = 1 if target.ndim < 2 else target.shape[-1]
             names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
@@ -171,12 +166,12 @@ class Stack:
             if labels["target_bounds"] is not None:
                 attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)
             beside["parameters"] = target, attributes
-        if redshifts is not None:
+        if (redshifts := labels["redshifts"]) is not None:
             grid = np.asarray(redshifts, dtype=np.float32)
             if grid.shape not in ((n, n_z), (n_z,)):
                 problems.add("redshifts", f"shape ({n}, {n_z}) or ({n_z},)", grid.shape)
             beside["redshifts"] = grid, {}
-        if seeds is not None:
+        if (seeds := labels["seeds"]) is not None:
             numbers = np.asarray(seeds)
             if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
                 problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
@@ -189,28 +184,27 @@ class Stack:
         cone = math.prod(self.shape[1:]) * self.dtype.itemsize
         return max(1, min(self.shape[0], _SHARED_CHUNK // cone))
 
-    def create(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
-        """Make the datasets of the light cones and of their digests."""
-        file.attrs["skatr_sk_lightcones"] = FORMAT
+    def write(self, path: Path, fill: Callable[[h5py.Dataset, h5py.Dataset], None]) -> None:
+        """Write the file; ``fill(cells, index)`` writes the light cones and their digests."""
         packed = self.compression != "none"
-        cells = file.create_dataset(
-            BRIGHTNESS,
-            self.shape,
-            self.dtype,
-            chunks=(self.cones_in_a_chunk, *self.shape[1:]),
-            compression=self.compression if packed else None,
-            shuffle=packed,
-            fletcher32=packed,
-            track_times=False,
-        )
-        cells.attrs["units"] = "mK"
-        return cells, create_index(cells)
-
-    def write_beside(self, file: h5py.File) -> None:
-        """Write what belongs beside the light cones."""
-        for name, (values, attributes) in self.beside.items():
-            dataset = file.create_dataset(name, data=values, track_times=False)
-            dataset.attrs.update(attributes)
+        with h5py.File(path, "w") as file:
+            file.attrs["skatr_sk_lightcones"] = FORMAT
+            cells = file.create_dataset(
+                BRIGHTNESS,
+                self.shape,
+                self.dtype,
+                chunks=(self.cones_in_a_chunk, *self.shape[1:]),
+                compression=self.compression if packed else None,
+                shuffle=packed,
+                fletcher32=packed,
+                track_times=False,
+            )
+            cells.attrs["units"] = "mK"
+            fill(cells, create_index(cells))
+            for name, (values, attributes) in self.beside.items():
+                dataset = file.create_dataset(name, data=values, track_times=False)
+                dataset.attrs.update(attributes)
+        seal(path)
 
 
 def _batches(X: Any, dtype: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
