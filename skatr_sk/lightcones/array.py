@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Iterator, Sequence
@@ -62,11 +63,6 @@ class LightconeArray:
         self._files = FileRows(sources)
         self._digests = RowDigests(self._files)
         self._rows = np.arange(len(self._files))  # numbers in `_files`
-
-    def _view(self, rows: np.ndarray) -> Self:
-        view = object.__new__(type(self))
-        view._files, view._digests, view._rows = self._files, self._digests, rows
-        return view
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,7 +126,9 @@ class LightconeArray:
             key = slice(None)
         if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
             return self._files.read(self._chosen([int(key)]))[0]
-        return self._view(self._chosen(key))
+        view = copy.copy(self)
+        view._rows = self._chosen(key)
+        return view
 
     def _chosen(self, key: Any) -> np.ndarray:
         """Numbers in `_files` of the rows that a slice, an index array or a mask chooses."""

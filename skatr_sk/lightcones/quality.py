@@ -25,18 +25,12 @@ _SHOWN = 8  # faults that an error spells out
 _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("detail", object)])
 
 
-class Report:
-    """Collects faults of files and of rows, and becomes a table."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, int, str, str]] = []
-
-    def __len__(self) -> int:
-        return len(self.entries)
+class Report(list[tuple[str, int, str, str]]):
+    """Faults of files and of rows: the path, the row, the kind, the detail."""
 
     def add(self, path: str, row: int, fault: Fault) -> None:
         """Note a fault; row -1 is the whole file."""
-        self.entries.append((path, row, fault.kind, fault.detail))
+        self.append((path, row, fault.kind, fault.detail))
 
     def leave_out(
         self, files: Sequence[FileMetadata], kind: str, details: Sequence[str | None]
@@ -49,12 +43,12 @@ class Report:
 
     def table(self) -> np.ndarray:
         """Return a structured array with the columns ``file, row, fault, detail``."""
-        return np.array(self.entries, dtype=_TABLE)
+        return np.array(self, dtype=_TABLE)
 
     def __str__(self) -> str:
         lines = [
             f"- {path}{'' if row < 0 else f', row {row}'}: {kind}: {detail}"
-            for path, row, kind, detail in self.entries[:_SHOWN]
+            for path, row, kind, detail in self[:_SHOWN]
         ]
         if len(self) > _SHOWN:
             lines.append(f"- and {len(self) - _SHOWN} more")
@@ -99,7 +93,6 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
 
 def check_rows(
     cones: Bunch,
-    digests: RowDigests,
     cosmology: tuple[np.ndarray, np.ndarray],
     validate: str | bool,
     report: Report,
@@ -107,10 +100,11 @@ def check_rows(
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
-    `cones` has ``target, redshifts, seeds`` of all rows, each of them or None; `cosmology` is what
-    `cosmology_of` returns. With `validate` "fast" the cells of some rows are read, with "full"
-    those of all. `report` takes faults, and `notes` what may be right.
+    `cones` is what `combine` returns, and `cosmology` what `cosmology_of` does. With `validate`
+    "fast" the cells of some rows are read, with "full" those of all. `report` takes faults, and
+    `notes` what may be right.
     """
+    digests: RowDigests = cones.data._digests
     files = digests.files
     good = np.ones(len(files), dtype=bool)
 
@@ -121,7 +115,7 @@ def check_rows(
 
     def note_file(row: int, fault: Fault) -> None:
         source, number = files.origin(row)
-        if all(entry[:2] != (source.path, -1) for entry in report.entries):
+        if all(entry[:2] != (source.path, -1) for entry in report):
             report.add(source.path, -1, fault)
         good[row - number : row - number + source.n_rows] = False
 

@@ -71,13 +71,14 @@ class OpenFiles:
         """Yield the open file of a source; no other thread closes it meanwhile."""
         self._own()
         with self.lock:
-            if source not in self.handles:
+            handle = self.handles.get(source)
+            if handle is None:
                 while len(self.handles) >= _MOST_OPEN:
                     _close(self.handles.popitem(last=False)[1])
-                self.handles[source] = source._open()
+                handle = self.handles[source] = source._open()
             self.handles.move_to_end(source)
             try:
-                yield self.handles[source]
+                yield handle
             except BaseException:
                 self._unwanted.append(source)
                 raise
@@ -240,7 +241,8 @@ class Hdf5Source(Source):
         if handle.plain and out.dtype == dataset.dtype:
             near = [0] * len(self.field_shape)
             for number, values in enumerate(out, row):
-                dataset.id.read_direct_chunk((number, *near), values.reshape(-1).view(np.uint8))
+                room = values.reshape(-1).view(np.uint8)
+                dataset.id.read_direct_chunk((number, *near), out=room)
             return
         # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
         start = (*[0] * (len(self.field_shape) - 1), self.first)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,13 +98,7 @@ def save_lightcones(
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
     stack = Stack.plan(problems, X, labels, dtype, compression)
     problems.raise_if_any()
-
-    def fill(cells: h5py.Dataset, index: h5py.Dataset) -> None:
-        for start, values in _batches(X, stack.dtype):
-            cells[start : start + len(values)] = values
-            index[start : start + len(values)] = pack(digest_rows(values))
-
-    write_whole(path, lambda temporary: stack.write(temporary, fill))
+    write_whole(path, lambda temporary: stack.write(temporary, partial(_fill, X)))
 
 
 def _is_float(dtype: DTypeLike) -> bool:
@@ -207,18 +202,19 @@ class Stack:
         seal(path)
 
 
-def _batches(X: Any, dtype: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, values as they are stored) of a bounded number of rows at a time."""
+def _fill(X: Any, cells: h5py.Dataset, index: h5py.Dataset) -> None:
+    """Write light cones and their digests, a bounded number at a time."""
     step = max(1, _WRITTEN_BYTES // (math.prod(X.shape[1:]) * 8))
     for start in range(0, len(X), step):
         read = np.asarray(X[start : start + step])
         with np.errstate(over="ignore"):
-            values = read.astype(dtype, copy=False)
+            values = read.astype(cells.dtype, copy=False)
         lost = np.isinf(values) & ~np.isinf(read)
         if lost.any():
             row = start + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1)))
             raise ValueError(
-                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which {dtype} "
-                "cannot hold; choose another dtype."
+                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which "
+                f"{cells.dtype} cannot hold; choose another dtype."
             )
-        yield start, values
+        cells[start : start + len(values)] = values
+        index[start : start + len(values)] = pack(digest_rows(values))
