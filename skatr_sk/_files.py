@@ -25,14 +25,6 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -
     """Call ``write(temporary_path)`` beside `path`, flush to disk, then rename to `path`.
 
     A crash leaves the old file, or none, and a failed write leaves nothing behind.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
-    >>> write_whole(path, lambda p: p.write_text("whole"))
-    >>> path.read_text()
-    'whole'
     """
     path = Path(path)
     check_writable(path)

@@ -33,14 +33,6 @@ class LightconeArray:
     sources : sequence of Source
         Files and the rows in them, all of one field shape.
 
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : dtype
-        Floats as they are stored; what is stored as integers is read as float32.
-    in_memory : bool
-        False: reading takes time.
-
     Examples
     --------
     >>> import os, tempfile
@@ -57,7 +49,7 @@ class LightconeArray:
     array([18., 6.], dtype=float32)
     """
 
-    in_memory = False
+    in_memory = False  # reading takes time
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._files = FileRows(sources)
@@ -71,7 +63,7 @@ class LightconeArray:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values that reading gives."""
+        """Type of the values that reading gives: floats as stored, float32 for integers."""
         return self._files.dtype
 
     @property
@@ -117,7 +109,8 @@ class LightconeArray:
             key, *rest = key or (slice(None),)
             if isinstance(key, numbers.Integral) and rest:
                 return self[key][tuple(rest)]
-            if len(rest) > self.ndim or not all(_is_full(part) for part in rest):
+            whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
+            if len(rest) > self.ndim or not all(whole):
                 raise IndexError(
                     f"Only whole cones can be taken from files: found the index {(key, *rest)}. "
                     "Read them first, numpy.asarray(X[rows])[...]."
@@ -222,7 +215,3 @@ class LightconeArray:
         offsets = dict(zip(each, starts, strict=False))
         joined._rows = np.concatenate([a._rows + offsets[id(a._files)] for a in arrays])
         return joined
-
-
-def _is_full(part: Any) -> bool:
-    return part is Ellipsis or (isinstance(part, slice) and part == slice(None))

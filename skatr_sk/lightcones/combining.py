@@ -58,8 +58,7 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     if names:
         columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
         target = np.stack(columns, axis=1)
-    grids = _of_all("redshifts", "redshifts", files, notes)
-    seeds = _of_all("seeds", "seeds", files, notes)
+    grids, seeds = (_of_all(name, files, notes) for name in ("redshifts", "seeds"))
     return Bunch(
         data=LightconeArray([file.source.cropped(n_z) for file in files]),
         target=target,
@@ -71,24 +70,20 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     )
 
 
-def _of_all(
-    what: str, attribute: str, files: Sequence[FileMetadata], notes: list[str]
-) -> list[np.ndarray] | None:
+def _of_all(name: str, files: Sequence[FileMetadata], notes: list[str]) -> list[np.ndarray] | None:
     """Return what all files have; None where some have not, with a note if others have."""
-    found = [getattr(file, attribute) for file in files]
+    found = [getattr(file, name) for file in files]
     lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
     if not lacking:
         return found
     if len(lacking) < len(files):
-        notes.append(f"{what} are None, for {listed(lacking, shown=1)} has none")
+        notes.append(f"{name} are None, for {listed(lacking, shown=1)} has none")
     return None
 
 
 def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> np.ndarray | None:
     """Return the prior box where it is one for all files."""
-    if not names:
-        return None
-    boxes = _of_all("target_bounds", "bounds", files, notes)
+    boxes = _of_all("target_bounds", files, notes) if names else None
     if boxes is None:
         return None
     chosen = [

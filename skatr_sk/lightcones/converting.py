@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -96,13 +95,13 @@ def convert_lightcones(
     chunk = stack.cones_in_a_chunk
     step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk
     rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16).hexdigest()
-    options_of_parts = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression}
-    job = json.dumps(options_of_parts | {"rows": rows, "step": step}, sort_keys=True)
+    job = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression, "step": step}
+    text = json.dumps(job | {"rows": rows}, sort_keys=True)
     with _alone(parts, path):
         note = parts / "job.json"
         if not note.exists():
-            write_whole(note, lambda temporary: temporary.write_text(job, encoding="utf-8"))
-        elif note.read_text(encoding="utf-8") != job:
+            write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        elif note.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"{parts} holds the parts of another conversion: other files, or other options. "
                 "Remove the folder to start anew, or name another path."
@@ -140,13 +139,10 @@ def _alone(parts: Path, path: Path) -> Iterator[None]:
     A process that is killed leaves nothing locked.
     """
     parts.mkdir(exist_ok=True)
-    if fcntl is None:
-        yield
-        shutil.rmtree(parts)
-        return
     with open(parts / "lock", "ab") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
                 f"{path} is being written by another process, in {parts}. Wait until it is done, "

@@ -177,9 +177,8 @@ def find_files(source: Paths) -> list[str]:
     if not isinstance(source, str | os.PathLike):
         paths = [Path(path) for path in source]
         if not paths:
-            raise ValueError(
-                "source: expected at least one file of light cones, found an empty list."
-            )
+            wanted = "at least one file of light cones"
+            raise ValueError(f"source: expected {wanted}, found an empty list.")
     elif not (path := Path(source)).exists():
         raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
     elif path.is_dir():
@@ -213,19 +212,17 @@ def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) ->
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:
     """Raise what is wrong, or leave it out and say so."""
     n = len(report)
-    title = f"{n} thing{'s are' if n > 1 else ' is'} wrong with the light cones in {shown}:"
+    are = "s are" if n > 1 else " is"
+    wrong = f"{n} thing{are} wrong with the light cones in {shown}:\n{report}\n"
     if on_bad == "raise":
         raise ValueError(
-            f"{title}\n{report}\nMend or remove these files, or leave them out with "
-            "open_lightcones(..., on_bad='drop'), which returns the whole list as `report`."
+            f"{wrong}Mend or remove these files, or leave them out with open_lightcones(..., "
+            "on_bad='drop'), which returns the whole list as `report`."
         )
     if not good.any():
-        raise ValueError(f"{title}\n{report}\nNo light cone is left.")
-    warnings.warn(
-        f"{title}\n{report}\nThese are left out; the list is `report` of what is returned.",
-        UserWarning,
-        stacklevel=3,
-    )
+        raise ValueError(f"{wrong}No light cone is left.")
+    dropped = "These are left out; the list is `report` of what is returned."
+    warnings.warn(wrong + dropped, UserWarning, stacklevel=3)
     cones.data = cones.data[good]
     for name in ("target", "redshifts", "seeds"):
         if cones[name] is not None:

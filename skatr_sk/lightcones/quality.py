@@ -169,10 +169,7 @@ def check_rows(
 def _cell_faults(
     digests: RowDigests, rows: np.ndarray, contents: dict[int, bytes]
 ) -> Iterable[tuple[int, Fault]]:
-    """Read rows, a bounded number at a time, and yield what is wrong with their cells.
-
-    Their digests are put into `contents`.
-    """
+    """Read rows, yield what is wrong with their cells, and put their digests into `contents`."""
     for row, cone in _each(digests.files, rows):
         if isinstance(cone, OSError):
             yield row, Fault("unreadable", str(cone))
@@ -199,9 +196,9 @@ def _cell_faults(
 def _empty_slices(cone: np.ndarray) -> np.ndarray:
     """Slices of zeros alone that no physics explains.
 
-    There is no signal where hydrogen is ionised, so that the near end may be zero, and slices
-    beyond it among ones with a last neutral island or two. A slice of zeros beyond one that is
-    mostly not was not computed.
+    There is no signal where hydrogen is ionised: the near end may be zero, and so may slices
+    between those of the last neutral islands. But a slice of zeros beyond one that is mostly not
+    zero was not computed.
     """
     filled = np.count_nonzero(cone, axis=(0, 1)) / (cone.shape[0] * cone.shape[1])
     if not filled.any():

@@ -19,7 +19,7 @@ from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, ch
 from skatr_sk._files import write_whole
 from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
-from skatr_sk.lightcones.formats.metadata import label_faults, name_parameters
+from skatr_sk.lightcones.formats.metadata import name_parameters
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
 __all__ = ["FORMAT", "Stack", "save_lightcones"]
@@ -152,10 +152,11 @@ class Stack:
         if (y := labels["target"]) is not None:
             target = np.asarray(y, dtype=np.float64)
             width = 1 if target.ndim < 2 else target.shape[-1]
-            names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
+            given = labels["target_names"], labels["target_units"]
+            names, units, faults = name_parameters(width, *given, y)
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
-            for what, expected, found in label_faults(width, names, units):
+            for what, expected, found in faults:
                 problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
             if labels["target_bounds"] is not None:

@@ -102,8 +102,8 @@ def _take_targets(metadata: FileMetadata, targets: h5py.Dataset) -> None:
     names, units, bounds = (targets.attrs.get(name) for name in ("names", "units", "bounds"))
     metadata.take_parameters(values, _texts(names), _texts(units))
     if bounds is not None:
-        metadata.bounds = np.asarray(bounds, dtype=np.float64)
-        found, expected = metadata.bounds.shape, (len(metadata.parameters), 2)
+        metadata.target_bounds = np.asarray(bounds, dtype=np.float64)
+        found, expected = metadata.target_bounds.shape, (len(metadata.parameters), 2)
         if found != expected:
             raise Fault("parameters", f"bounds of shape {found}; expected {expected}")
 
