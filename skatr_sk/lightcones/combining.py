@@ -49,10 +49,10 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     The files, at least one, agree with each other and have the parameters of these names, the
     target's columns. `notes` takes what is lost because only some of the files have it.
     """
-    lengths = [file.field_shape[-1] for file in files]
+    lengths = [file.source.field_shape[-1] for file in files]
     n_z, longest = min(lengths), max(lengths)
     if n_z < longest:
-        shortest = files[lengths.index(n_z)].path
+        shortest = files[lengths.index(n_z)].source.path
         notes.append(f"lines of sight of up to {longest} slices are cropped to {n_z} by {shortest}")
     target = None
     if names:
@@ -73,7 +73,8 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
 def _of_all(name: str, files: Sequence[FileMetadata], notes: list[str]) -> list[np.ndarray] | None:
     """Return what all files have; None where some have not, with a note if others have."""
     found = [getattr(file, name) for file in files]
-    lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
+    each = zip(files, found, strict=True)
+    lacking = [file.source.path for file, values in each if values is None]
     if not lacking:
         return found
     if len(lacking) < len(files):
@@ -92,6 +93,7 @@ def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     ]
     for file, box in zip(files, chosen, strict=True):
         if not np.array_equal(box, chosen[0]):
-            notes.append(f"target_bounds are None, for {file.path} has others than {files[0].path}")
+            odd, first = file.source.path, files[0].source.path
+            notes.append(f"target_bounds are None, for {odd} has others than {first}")
             return None
     return chosen[0]

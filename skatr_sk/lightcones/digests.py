@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from skatr_sk.fields import Recall, digest, digest_rows
-from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
 
@@ -213,8 +213,8 @@ class RowDigests:
         for source, indices, numbers in self.files.by_source(rows):
             record = self._records[source]
             new = record.known[numbers]
-            if not self.files.sources[source].is_touched():
-                new = new & ~record.held[numbers]
+            if stamp_of(self.files.sources[source].path) == self.files.sources[source].stamp:
+                new = new & ~record.held[numbers]  # surely the file that was opened
             for index, number in zip(indices[new], numbers[new], strict=True):
                 if digest(values[index]) != record.digests[number].tobytes():
                     self._refuse(rows[index])

@@ -26,7 +26,7 @@ def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
     A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault. The
     files must have redshifts.
     """
-    lengths = np.array([file.field_shape[-1] for file in files])
+    lengths = np.array([file.source.field_shape[-1] for file in files])
     grids = [file.redshifts for file in files if file.redshifts is not None]
     ends = 1 + np.array([np.median(grid[:, -1]) for grid in grids])
     few: np.ndarray = lengths < _SHORT * np.median(lengths)
@@ -38,7 +38,7 @@ def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]
     omega_m, hubble = [], []
     for file in files:
         of = file.parameters.get
-        unknown, usual = np.full(file.n_rows, np.nan), np.full(file.n_rows, HUBBLE)
+        unknown, usual = np.full(file.source.n_rows, np.nan), np.full(file.source.n_rows, HUBBLE)
         omega_m.append(of("Omega_m", of("OMm", unknown)))
         hubble.append(of("hlittle", usual))
     return np.concatenate(omega_m), np.concatenate(hubble)

@@ -38,7 +38,7 @@ class Report(list[tuple[str, int, str, str]]):
         """Note what is wrong with some files, and return the others, whose detail is None."""
         for file, detail in zip(files, details, strict=True):
             if detail is not None:
-                self.add(file.path, -1, Fault(kind, detail))
+                self.add(file.source.path, -1, Fault(kind, detail))
         return [file for file, detail in zip(files, details, strict=True) if detail is None]
 
     def table(self) -> np.ndarray:
@@ -59,7 +59,7 @@ def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: A
     """Return what most rows have, or None, where each file has a value; leave out `besides`."""
     counts: Counter = Counter()
     for value, file in zip(values, files, strict=True):
-        counts[value] += file.n_rows
+        counts[value] += file.source.n_rows
     counts.pop(besides, None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -70,13 +70,13 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
     Lines of sight of unequal length are no fault where each has its redshifts: they are to be
     cropped to the shortest. What most files have counts as right.
     """
-    crop = all(file.redshifts is not None and len(file.field_shape) == 3 for file in files)
-    shapes = [file.field_shape[:-1] if crop else file.field_shape for file in files]
+    crop = all(file.redshifts is not None and len(file.source.field_shape) == 3 for file in files)
+    shapes = [file.source.field_shape[:-1] if crop else file.source.field_shape for file in files]
     usual = most_common(shapes, files)
     details = [None if s == usual else f"{s} cells; most have {usual}" for s in shapes]
     kept = report.leave_out(files, "shape", details)
     if crop and kept:
-        lengths = [file.field_shape[-1] for file in kept]
+        lengths = [file.source.field_shape[-1] for file in kept]
         most = f"most have about {np.median(lengths):.0f}"
         each = zip(lengths, is_short(kept), strict=True)
         details = [f"a line of sight of {n} slices; {most}" if short else None for n, short in each]

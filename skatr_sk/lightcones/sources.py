@@ -194,10 +194,6 @@ class Source:
                 "Open the light cones anew."
             )
 
-    def is_touched(self) -> bool:
-        """Tell whether the file may be another that only looks like the one that was opened."""
-        return stamp_of(self.path) != self.stamp
-
     def cropped(self, n_z: int) -> Self:
         """Return these rows with their nearest `n_z` slices, and no index: it is of whole rows."""
         if n_z == self.field_shape[-1]:

@@ -53,28 +53,13 @@ class FileMetadata:
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name
 
-    @property
-    def path(self) -> str:
-        """Absolute path of the file."""
-        return self.source.path
-
-    @property
-    def n_rows(self) -> int:
-        """Number of light cones in the file."""
-        return self.source.n_rows
-
-    @property
-    def field_shape(self) -> tuple[int, ...]:
-        """Shape of one light cone."""
-        return self.source.field_shape
-
     def take_parameters(
         self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
         """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
         n, width = values.shape
-        if n != self.n_rows:
-            raise Fault("shape", f"{n} rows of parameters for {self.n_rows} light cones")
+        if n != self.source.n_rows:
+            raise Fault("shape", f"{n} rows of parameters for {self.source.n_rows} light cones")
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
         names, units, faults = name_parameters(width, names, units)
