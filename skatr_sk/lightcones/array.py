@@ -179,9 +179,9 @@ class LightconeArray:
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """Stand for the content of each cone in 16 bytes (see ``skatr_sk.fields.digest``).
 
-        Without reading cells where the file carries an index (:func:`~skatr_sk.save_lightcones`
-        writes one) and was not written to since, but for two rows that show that it is its own; by
-        reading otherwise, once in a process.
+        Where the file carries an index (:func:`~skatr_sk.save_lightcones` writes one) and was not
+        written to since, only two rows are read, to see that the index is its own. Otherwise all
+        cells are read, once in a process.
 
         Parameters
         ----------

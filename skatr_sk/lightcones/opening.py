@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require
+from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
 from skatr_sk.lightcones.combining import choose_parameters, combine
 from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
 from skatr_sk.lightcones.grids import cosmology_of
@@ -75,9 +74,9 @@ def open_lightcones(
         Name of the cells: of the dataset in an HDF5 file, of the field in a file of 21cmFAST
         (default ``brightness_temp``), of the array in an ``.npz``. Default is to find them.
     parameters : sequence of str, optional
-        Which parameters make the target, in this order. Of a file of 21cmFAST any number of its
-        input can be had by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or
-        npz file has, and those of the six of :func:`load_lightcones` that a simulation used.
+        Which parameters make the target, in this order. Any number among the inputs of 21cmFAST
+        can be one, by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or npz
+        file has, and those of the six of :func:`load_lightcones` that a simulation used.
     validate : {"fast", "full", False}, default="fast"
         Every file is looked into: whether it can be opened and is finished, has the datasets, is
         not there twice, and agrees with the others in its sky, its cells, its units and its
@@ -121,8 +120,8 @@ def open_lightcones(
     -----
     UserWarning
         When something was left out, lines of sight are cropped, only some of the files have
-        seeds, redshifts or a prior box (or prior boxes differ), and when grids can be told to be
-        one neither by their redshifts nor by their comoving cells.
+        seeds, redshifts or a prior box (or prior boxes differ), and when neither redshifts nor
+        comoving cells show that the grids are the same.
 
     Examples
     --------
@@ -160,8 +159,7 @@ def open_lightcones(
     if report:
         _settle(cones, good, report, on_bad, shown)
     if notes:
-        each = "\n- ".join(["", *notes])
-        warnings.warn(f"Of the light cones in {shown}:{each}", UserWarning, stacklevel=2)
+        warn("\n- ".join([f"Of the light cones in {shown}:", *notes]))
     if cones.target is not None and all(file.flat for file in files) and len(names) == 1:
         cones.target = cones.target[:, 0]
     cones.report = report.table()
@@ -221,8 +219,7 @@ def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: 
         )
     if not good.any():
         raise ValueError(f"{wrong}No light cone is left.")
-    dropped = "These are left out; the list is `report` of what is returned."
-    warnings.warn(wrong + dropped, UserWarning, stacklevel=3)
+    warn(f"{wrong}These are left out; the list is `report` of what is returned.")
     cones.data = cones.data[good]
     for name in ("target", "redshifts", "seeds"):
         if cones[name] is not None:

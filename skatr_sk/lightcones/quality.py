@@ -143,7 +143,7 @@ def check_rows(
     chosen = np.arange(n) if full else some
     contents: dict[int, bytes] = {}
     for row, fault in _cell_faults(digests, chosen, contents):
-        # If all rows are read, only those that the index is not of are bad; if some, all may be.
+        # Where only some rows are read, one that its index is not of makes the whole file suspect.
         (note if full or fault.kind != "digest" else note_file)(row, fault)
     compared = chosen if full else _worth_comparing(files, good, cones)
     for _, indices, _ in [] if full else files.by_source(compared):

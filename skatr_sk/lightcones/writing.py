@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers
+from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers, warn
 from skatr_sk._files import write_whole
 from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
@@ -91,8 +90,7 @@ def save_lightcones(
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
         problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
     elif given := [name for name, value in labels.items() if value is not None]:
-        what = f"save_lightcones: no effect without y of {', '.join(given)}."
-        warnings.warn(what, NoEffectWarning, stacklevel=2)
+        warn(f"save_lightcones: no effect without y of {', '.join(given)}.", NoEffectWarning)
     if problems:
         labels["target_bounds"] = None
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
