@@ -19,9 +19,9 @@ __all__ = ["choose_parameters", "combine"]
 def choose_parameters(
     files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report
 ) -> tuple[list[str], list[FileMetadata]]:
-    """Choose the target's columns, and leave out files that have not all of them in one unit.
+    """Choose the target's columns: those that are `asked` for, or those that most files offer.
 
-    They are those that are `asked` for, or those that most files offer.
+    Files that lack one of them, or have one in another unit than most, are left out.
     """
     offered = Counter(name for file in files for name in file.offered)
     most = [name for name, n in offered.items() if 2 * n > len(files)]

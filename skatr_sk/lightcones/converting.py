@@ -87,7 +87,7 @@ def convert_lightcones(
     cones = open_lightcones(_without(source, path), **options)
     X: LightconeArray = cones.data
     problems = Problems("convert_lightcones")
-    stack = Stack.plan(problems, X, cones, dtype, compression)
+    stack = Stack.plan(problems, X, cones, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
     check_writable(path)
     parts = path.with_name(path.name + ".parts")
@@ -106,14 +106,14 @@ def convert_lightcones(
                 f"{parts} holds the parts of another conversion: other files, or other options. "
                 "Remove the folder to start anew, or name another path."
             )
-        seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
+        seen: dict[bytes, int] = {}
         for start in range(0, len(X), step):
             part = parts / f"{start:09d}.h5"
             if not part.exists():
                 some = X[start : start + step]
                 save_lightcones(part, some, dtype=stack.dtype, compression=compression)
                 _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
-            if seen is not None:
+            if options.get("validate", "fast"):
                 _check_new(part, start, seen, X)
         whole = parts / "whole.h5"
         write_whole(whole, lambda temporary: stack.write(temporary, partial(_join, parts, step)))

@@ -54,9 +54,9 @@ def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
 def find_index(
     found: Mapping[str, h5py.Dataset], brightness: h5py.Dataset, stamp: Stamp
 ) -> tuple[str | None, bool]:
-    """Find the index of these light cones among a file's datasets; tell whether it is sealed.
+    """Find the name of these light cones' index in a file; tell whether the file is sealed.
 
-    The index of another dataset is none. One that has not a digest for each light cone is a
+    An index of another dataset does not count. One that has not a digest for each light cone is a
     ValueError.
     """
     index = found.get(INDEX)

@@ -154,15 +154,15 @@ def check_rows(
             kind = "unreadable" if isinstance(error, OSError) else "digest"
             note_file(int(rows[0]), Fault(kind, str(error)))
     # The later copies among the rows that are good so far.
-    first_of: dict[bytes, int] = {}
+    seen: dict[bytes, int] = {}
     worth = set(compared.tolist())
     for row in sorted(row for row in contents if good[row]):
-        first = first_of.setdefault(contents[row], row)
+        first = seen.setdefault(contents[row], row)
         if first != row:
             source, number = files.origin(first)
             more = "" if worth >= {row, first} else "; validate='full' looks for more of them"
-            copied = f"the same values as {source.path}, row {number}{more}"
-            note(row, Fault("duplicate", copied))
+            same = f"the same values as {source.path}, row {number}{more}"
+            note(row, Fault("duplicate", same))
     return good
 
 

@@ -94,7 +94,7 @@ def save_lightcones(
     if problems:
         labels["target_bounds"] = None
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
-    stack = Stack.plan(problems, X, labels, dtype, compression)
+    stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
     write_whole(path, lambda temporary: stack.write(temporary, partial(_fill, X)))
 
@@ -107,7 +107,7 @@ def _is_float(dtype: DTypeLike) -> bool:
     return found.kind == "f" and found.itemsize <= 8
 
 
-_OPTIONS = {
+_STORAGE = {
     "dtype": Rule(_is_float, "float16, float32 or float64", optional=True),
     "compression": Choice("gzip", "lzf", "none"),
 }
@@ -125,26 +125,22 @@ class Stack:
 
     @classmethod
     def plan(
-        cls,
-        problems: Problems,
-        X: Any,
-        labels: Mapping[str, Any],
-        dtype: DTypeLike | None,
-        compression: str,
+        cls, problems: Problems, X: Any, labels: Mapping[str, Any], storage: Mapping[str, Any]
     ) -> Self:
         """Check what is to be written, and note what is wrong; without fields, raise at once.
 
         `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
-        of them or None.
+        of them or None; `storage` is ``dtype, compression``.
         """
         shape = tuple(X.shape)
         if len(shape) < 2 or 0 in shape:
             expected = "shape (n, *field_shape) with no axis of length 0"
             problems.add("X", expected, shape, "a single field becomes one by X[None]")
             problems.raise_if_any()
-        problems.check(_OPTIONS, {"dtype": dtype, "compression": compression})
-        asked = dtype is not None and _is_float(dtype)
-        stored = np.dtype(dtype) if asked else float_type(X.dtype)
+        problems.check(_STORAGE, storage)
+        asked = storage["dtype"]
+        known = asked is not None and _is_float(asked)
+        dtype = np.dtype(asked) if known else float_type(X.dtype)
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         if (y := labels["target"]) is not None:
@@ -170,7 +166,7 @@ class Stack:
             if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
                 problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
             beside["seed"] = numbers, {}
-        return cls(shape, stored, compression, beside)
+        return cls(shape, dtype, storage["compression"], beside)
 
     @property
     def cones_in_a_chunk(self) -> int:
