@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ __all__ = ["LightconeArray"]
 
 
 class LightconeArray:
-    """Light cones (n, n_x, n_y, n_z) in files, indexed as an array and read when needed.
+    """Light cones (n, n_x, n_y, n_z) in files, indexed like an array and read when needed.
 
     A slice, an index array or a mask gives another `LightconeArray`, which reads nothing; an
     integer gives the cone, and :func:`numpy.asarray` all of them. It is made by
@@ -31,14 +32,6 @@ class LightconeArray:
     ----------
     sources : sequence of Source
         Files and the rows in them, all of one field shape.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : dtype
-        Floats as they are stored; what is stored as integers is read as float32.
-    in_memory : bool
-        False: reading takes time.
 
     Examples
     --------
@@ -56,17 +49,12 @@ class LightconeArray:
     array([18., 6.], dtype=float32)
     """
 
-    in_memory = False
+    in_memory = False  # reading takes time
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._files = FileRows(sources)
         self._digests = RowDigests(self._files)
         self._rows = np.arange(len(self._files))  # numbers in `_files`
-
-    def _view(self, rows: np.ndarray) -> Self:
-        view = object.__new__(type(self))
-        view._files, view._digests, view._rows = self._files, self._digests, rows
-        return view
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +63,7 @@ class LightconeArray:
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values that reading gives."""
+        """Type of the values that reading gives: floats as stored, float32 for integers."""
         return self._files.dtype
 
     @property
@@ -104,14 +92,11 @@ class LightconeArray:
 
     def __repr__(self) -> str:
         n = len(self.files)
-        return (
-            f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, "
-            f"{n} file{'' if n == 1 else 's'})"
-        )
+        files = f"{n} file{'' if n == 1 else 's'}"
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {files})"
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for row in range(len(self)):
-            yield self[row]
+        return map(self.__getitem__, range(len(self)))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -121,10 +106,11 @@ class LightconeArray:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple):
-            key, rest = (key[0], key[1:]) if key else (slice(None), ())
+            key, *rest = key or (slice(None),)
             if isinstance(key, numbers.Integral) and rest:
-                return self[key][rest]
-            if len(rest) > self.ndim or not all(_is_full(part) for part in rest):
+                return self[key][tuple(rest)]
+            whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
+            if len(rest) > self.ndim or not all(whole):
                 raise IndexError(
                     f"Only whole cones can be taken from files: found the index {(key, *rest)}. "
                     "Read them first, numpy.asarray(X[rows])[...]."
@@ -133,7 +119,9 @@ class LightconeArray:
             key = slice(None)
         if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
             return self._files.read(self._chosen([int(key)]))[0]
-        return self._view(self._chosen(key))
+        view = copy.copy(self)
+        view._rows = self._chosen(key)
+        return view
 
     def _chosen(self, key: Any) -> np.ndarray:
         """Numbers in `_files` of the rows that a slice, an index array or a mask chooses."""
@@ -178,13 +166,9 @@ class LightconeArray:
         chosen = self._rows if rows is None else self._chosen(rows)
         values = self._files.read(chosen)
         self._digests.hold(chosen, values)
-        if not is_finite(values):
-            self._refuse(chosen, values)
-        return values
-
-    def _refuse(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Raise for the first of some rows that is not finite."""
-        row = next(row for row, cone in zip(rows, values, strict=True) if not is_finite(cone))
+        if is_finite(values):
+            return values
+        row = next(row for row, cone in zip(chosen, values, strict=True) if not is_finite(cone))
         source, number = self._files.origin(row)
         index = int(np.flatnonzero(self._rows == row)[0])
         raise ValueError(
@@ -195,9 +179,9 @@ class LightconeArray:
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """Stand for the content of each cone in 16 bytes (see ``skatr_sk.fields.digest``).
 
-        Without reading cells where the file carries an index (:func:`~skatr_sk.save_lightcones`
-        writes one) and was not written to since, but for two rows that show that it is its own; by
-        reading otherwise, once in a process.
+        Where the file carries an index (:func:`~skatr_sk.save_lightcones` writes one) and was not
+        written to since, only two rows are read, to see that the index is its own. Otherwise all
+        cells are read, once in a process.
 
         Parameters
         ----------
@@ -225,13 +209,9 @@ class LightconeArray:
     @classmethod
     def concatenate(cls, arrays: Sequence[LightconeArray]) -> Self:
         """Put light cones of one field shape one after the other; nothing is read."""
-        each = list({id(array._files): array._files for array in arrays}.values())
-        joined = cls([source for files in each for source in files.sources])
-        starts = np.cumsum([0, *map(len, each)])
-        offsets = {id(files): start for files, start in zip(each, starts, strict=False)}
+        each = {id(array._files): array._files for array in arrays}  # views share their files
+        joined = cls([source for files in each.values() for source in files.sources])
+        starts = np.cumsum([0, *map(len, each.values())])
+        offsets = dict(zip(each, starts, strict=False))
         joined._rows = np.concatenate([a._rows + offsets[id(a._files)] for a in arrays])
         return joined
-
-
-def _is_full(part: Any) -> bool:
-    return part is Ellipsis or (isinstance(part, slice) and part == slice(None))

@@ -69,9 +69,8 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
             problems.add(f"block[{axis}]", expected, size, f"the nearest are {nearest}")
     problems.raise_if_any()
     # Every axis becomes two, blocks and cells within a block; the latter are averaged away.
-    split: list[int] = []
-    for cells, size in zip(data.shape[1:], sizes, strict=True):
-        split += [cells // size, size]
+    pairs = zip(data.shape[1:], sizes, strict=True)
+    split = [n for cells, size in pairs for n in (cells // size, size)]
     within = tuple(range(2, 2 * rank + 1, 2))
     means: np.ndarray = data.reshape(len(data), *split).mean(axis=within, dtype=np.float64)
     return means

@@ -41,14 +41,6 @@ def load_lightcones(
     outwards, each with its own initial conditions and its own six parameters [1]_. They are
     block means over 2 x 2 x 5 cells of simulations made with 21cmFAST [2]_ [3]_.
 
-    ===================  ==================================
-    Light cones                                         229
-    Field shape          14 x 14 x 90 (sky, sky, redshift)
-    Cell size            14.3 x 14.3 x 35.7 Mpc (comoving)
-    Brightness           mK, from -362 to 44
-    Parameters                                            6
-    ===================  ==================================
-
     Parameters
     ----------
     return_X_y : bool, default=False
@@ -63,8 +55,8 @@ def load_lightcones(
         With the attributes
 
         data : ndarray of shape (229, 14, 14, 90), float32
-            Brightness temperature in mK: two sky axes, then the line of sight with the nearest
-            redshift first.
+            Brightness temperature in mK, from -362 to 44: two sky axes, then the line of sight
+            with the nearest redshift first.
         target : ndarray or DataFrame of shape (229, 6), float64
             Parameters, drawn uniformly within `target_bounds`.
         target_names : list of str
@@ -83,7 +75,7 @@ def load_lightcones(
         seeds : ndarray of shape (229,), int64
             Of the initial conditions, no two alike: the identity of a cone.
         cell_size : ndarray of shape (3,), float64
-            Comoving size of a cell in Mpc.
+            Comoving size of a cell in Mpc: 14.3, 14.3, 35.7.
         global_xH : ndarray of shape (229, 20), float32
             Mean neutral fraction of hydrogen, 0 to 1, at the `node_redshifts`.
         node_redshifts : ndarray of shape (229, 20), float32

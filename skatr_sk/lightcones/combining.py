@@ -11,7 +11,6 @@ from sklearn.utils import Bunch
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.formats import FileMetadata
-from skatr_sk.lightcones.grids import cropping
 from skatr_sk.lightcones.quality import Report, most_common
 
 __all__ = ["choose_parameters", "combine"]
@@ -20,14 +19,13 @@ __all__ = ["choose_parameters", "combine"]
 def choose_parameters(
     files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report
 ) -> tuple[list[str], list[FileMetadata]]:
-    """Choose the target's columns, and leave out files that have not all of them in one unit.
+    """Choose the target's columns: those that are `asked` for, or those that most files offer.
 
-    They are those that are `asked` for, or those that most files offer.
+    Files that lack one of them, or have one in another unit than most, are left out.
     """
     offered = Counter(name for file in files for name in file.offered)
-    names = [name for name, n in offered.items() if 2 * n > len(files)]
-    if asked is not None:
-        names = list(asked)
+    most = [name for name, n in offered.items() if 2 * n > len(files)]
+    names = most if asked is None else list(asked)
     details = []
     for file in files:
         there = file.offered if asked is None else file.parameters
@@ -48,30 +46,19 @@ def choose_parameters(
 def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> Bunch:
     """One array of the rows of all files, cropped to the shortest line of sight.
 
-    Parameters
-    ----------
-    files : sequence of FileMetadata
-        At least one; they agree with each other.
-    names : list of str
-        Of the target's columns; all files have them.
-    notes : list of str
-        Takes what is lost because only some of the files have it.
-
-    Returns
-    -------
-    Bunch
-        With ``data, target, target_names, target_units, target_bounds, redshifts, seeds``.
+    The files, at least one, agree with each other and have the parameters of these names, the
+    target's columns. `notes` takes what is lost because only some of the files have it.
     """
-    lost = cropping(files)
-    if lost is not None:
-        notes.append(lost)
-    n_z = min(file.field_shape[-1] for file in files)
+    lengths = [file.source.field_shape[-1] for file in files]
+    n_z, longest = min(lengths), max(lengths)
+    if n_z < longest:
+        shortest = files[lengths.index(n_z)].source.path
+        notes.append(f"lines of sight of up to {longest} slices are cropped to {n_z} by {shortest}")
     target = None
     if names:
         columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
         target = np.stack(columns, axis=1)
-    grids = _of_all("redshifts", "redshifts", files, notes)
-    seeds = _of_all("seeds", "seeds", files, notes)
+    grids, seeds = (_of_all(name, files, notes) for name in ("redshifts", "seeds"))
     return Bunch(
         data=LightconeArray([file.source.cropped(n_z) for file in files]),
         target=target,
@@ -83,33 +70,30 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     )
 
 
-def _of_all(
-    what: str, attribute: str, files: Sequence[FileMetadata], notes: list[str]
-) -> list[np.ndarray] | None:
-    """Return what all files have; None, and a note where some have it and some have not."""
-    found = [getattr(file, attribute) for file in files]
-    lacking = [file.path for file, values in zip(files, found, strict=True) if values is None]
+def _of_all(name: str, files: Sequence[FileMetadata], notes: list[str]) -> list[np.ndarray] | None:
+    """Return what all files have; None where some have not, with a note if others have."""
+    found = [getattr(file, name) for file in files]
+    each = zip(files, found, strict=True)
+    lacking = [file.source.path for file, values in each if values is None]
     if not lacking:
         return found
     if len(lacking) < len(files):
-        notes.append(f"{what} are None, for {listed(lacking, shown=1)} has none")
+        notes.append(f"{name} are None, for {listed(lacking, shown=1)} has none")
     return None
 
 
 def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> np.ndarray | None:
     """Return the prior box where it is one for all files."""
-    if not names:
-        return None
-    boxes = _of_all("target_bounds", "bounds", files, notes)
+    boxes = _of_all("target_bounds", files, notes) if names else None
     if boxes is None:
         return None
     chosen = [
         box[[list(file.parameters).index(name) for name in names]]
         for file, box in zip(files, boxes, strict=True)
     ]
-    pairs = zip(files, chosen, strict=True)
-    odd = next((file.path for file, box in pairs if not np.array_equal(box, chosen[0])), None)
-    if odd is None:
-        return chosen[0]
-    notes.append(f"target_bounds are None, for {odd} has others than {files[0].path}")
-    return None
+    for file, box in zip(files, chosen, strict=True):
+        if not np.array_equal(box, chosen[0]):
+            odd, first = file.source.path, files[0].source.path
+            notes.append(f"target_bounds are None, for {odd} has others than {first}")
+            return None
+    return chosen[0]

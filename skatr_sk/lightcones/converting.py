@@ -7,9 +7,9 @@ import json
 import logging
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import h5py
 from numpy.typing import DTypeLike
 
 from skatr_sk._checks import Problems
-from skatr_sk._files import write_whole
+from skatr_sk._files import check_writable, write_whole
 from skatr_sk.lightcones.array import LightconeArray
-from skatr_sk.lightcones.digests import INDEX, seal
+from skatr_sk.lightcones.digests import INDEX
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
 from skatr_sk.lightcones.sources import BRIGHTNESS, close_files
 from skatr_sk.lightcones.writing import FORMAT, Stack, save_lightcones
@@ -87,32 +87,36 @@ def convert_lightcones(
     cones = open_lightcones(_without(source, path), **options)
     X: LightconeArray = cones.data
     problems = Problems("convert_lightcones")
-    stack = Stack.plan(problems, X, cones, dtype, compression)
+    stack = Stack.plan(problems, X, cones, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {path}: its folder does not exist; create it first.")
-    if path.is_dir():
-        raise IsADirectoryError(f"Cannot write {path}: it is a folder; name a file inside it.")
+    check_writable(path)
     parts = path.with_name(path.name + ".parts")
     # Parts end where chunks end, so that they can be joined chunk by chunk.
     chunk = stack.cones_in_a_chunk
     step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk
-    rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16)
+    rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16).hexdigest()
     job = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression, "step": step}
-    job["rows"] = rows.hexdigest()
+    text = json.dumps(job | {"rows": rows}, sort_keys=True)
     with _alone(parts, path):
-        _claim(parts, job)
-        seen: dict[bytes, int] | None = {} if options.get("validate", "fast") else None
+        note = parts / "job.json"
+        if not note.exists():
+            write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        elif note.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{parts} holds the parts of another conversion: other files, or other options. "
+                "Remove the folder to start anew, or name another path."
+            )
+        seen: dict[bytes, int] = {}
         for start in range(0, len(X), step):
             part = parts / f"{start:09d}.h5"
             if not part.exists():
                 some = X[start : start + step]
                 save_lightcones(part, some, dtype=stack.dtype, compression=compression)
                 _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
-            if seen is not None:
-                _check_new(part, start, seen, X, parts)
+            if options.get("validate", "fast"):
+                _check_new(part, start, seen, X)
         whole = parts / "whole.h5"
-        write_whole(whole, lambda temporary: _assemble(temporary, parts, stack, step))
+        write_whole(whole, lambda temporary: stack.write(temporary, partial(_join, parts, step)))
         os.replace(whole, path)
         close_files()
 
@@ -135,13 +139,10 @@ def _alone(parts: Path, path: Path) -> Iterator[None]:
     A process that is killed leaves nothing locked.
     """
     parts.mkdir(exist_ok=True)
-    if fcntl is None:
-        yield
-        shutil.rmtree(parts)
-        return
     with open(parts / "lock", "ab") as held:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
                 f"{path} is being written by another process, in {parts}. Wait until it is done, "
@@ -159,50 +160,31 @@ def _alone(parts: Path, path: Path) -> Iterator[None]:
         parts.rmdir()
 
 
-def _check_new(
-    part: Path, start: int, seen: dict[bytes, int], X: LightconeArray, parts: Path
-) -> None:
-    """Refuse a part with a light cone that was there already."""
+def _check_new(part: Path, start: int, seen: dict[bytes, int], X: LightconeArray) -> None:
+    """Refuse a part with a light cone that was there already; `seen` has the rows by digest."""
     with h5py.File(part, "r") as file:
         contents = file[INDEX][:]
     for row, content in enumerate(contents, start):
         first = seen.setdefault(content.tobytes(), row)
         if first != row:
-            (path, number), (other, other_number) = X.origin(row), X.origin(first)
+            (path, number), (other, its_number) = X.origin(row), X.origin(first)
             raise ValueError(
-                f"{path}, row {number}, has the same values as {other}, row {other_number}. Keep "
+                f"{path}, row {number}, has the same values as {other}, row {its_number}. Keep "
                 "both with validate=False; or remove one of them, or leave all such out with "
-                f"validate='full' and on_bad='drop', and remove the folder {parts}."
+                f"validate='full' and on_bad='drop', and remove the folder {part.parent}."
             )
 
 
-def _claim(parts: Path, job: Mapping[str, Any]) -> None:
-    """Make the folder of parts, or check that it is of this conversion."""
-    note = parts / "job.json"
-    text = json.dumps(job, sort_keys=True)
-    if note.exists() and note.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"{parts} holds the parts of another conversion: other files, or other options. "
-            "Remove the folder to start anew, or name another path."
-        )
-    if not note.exists():
-        write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _assemble(path: Path, parts: Path, stack: Stack, step: int) -> None:
-    """Join the parts chunk by chunk, as they are packed."""
-    with h5py.File(path, "w") as file:
-        cells, index = stack.create(file)
-        for start in range(0, stack.shape[0], step):
-            with h5py.File(parts / f"{start:09d}.h5", "r") as part:
-                piece = part[BRIGHTNESS]
-                index[start : start + len(piece)] = part[INDEX][:]
-                if piece.chunks == cells.chunks and start % cells.chunks[0] == 0:
-                    rest = (0,) * (piece.ndim - 1)
-                    for row in range(0, len(piece), piece.chunks[0]):
-                        mask, packed = piece.id.read_direct_chunk((row, *rest))
-                        cells.id.write_direct_chunk((start + row, *rest), packed, mask)
-                else:  # a last part that is shorter than a chunk
-                    cells[start : start + len(piece)] = piece[:]
-        stack.write_beside(file)
-    seal(path)
+def _join(parts: Path, step: int, cells: h5py.Dataset, index: h5py.Dataset) -> None:
+    """Join the parts, of `step` light cones each, chunk by chunk as they are packed."""
+    for start in range(0, len(cells), step):
+        with h5py.File(parts / f"{start:09d}.h5", "r") as part:
+            piece = part[BRIGHTNESS]
+            index[start : start + len(piece)] = part[INDEX][:]
+            if piece.chunks == cells.chunks:
+                rest = (0,) * (piece.ndim - 1)
+                for row in range(0, len(piece), piece.chunks[0]):
+                    mask, packed = piece.id.read_direct_chunk((row, *rest))
+                    cells.id.write_direct_chunk((start + row, *rest), packed, mask)
+            else:  # a last part that is shorter than a chunk
+                cells[start : start + len(piece)] = piece[:]

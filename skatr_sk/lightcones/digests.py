@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from skatr_sk.fields import Recall, digest, digest_rows
-from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
 
@@ -41,12 +41,6 @@ _DATASET = "dataset"  # attribute of the index: name of what it is of
 _WRITTEN = "written"  # attribute of the index: size and time of change of the finished file
 _BYTES = 16
 _SPOT_CHECKS = 2  # rows read to see whether an index still belongs to its file
-_MOST_FILES = 2**16  # whose digests a process remembers, those used last
-_MOST_INDICES = 8  # that are in memory as they are stored
-
-
-# ------------------------------------------------------------------------------------------------
-# The index in a file
 
 
 def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
@@ -60,9 +54,9 @@ def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
 def find_index(
     found: Mapping[str, h5py.Dataset], brightness: h5py.Dataset, stamp: Stamp
 ) -> tuple[str | None, bool]:
-    """Find the index of these light cones among a file's datasets; tell whether it is sealed.
+    """Find the name of these light cones' index in a file; tell whether the file is sealed.
 
-    The index of another dataset is none. One that has not a digest for each light cone is a
+    An index of another dataset does not count. One that has not a digest for each light cone is a
     ValueError.
     """
     index = found.get(INDEX)
@@ -83,19 +77,6 @@ def seal(path: str | os.PathLike[str]) -> None:
     the file breaks the seal, and so does a copy that gets a new time: digests are then computed
     from the values, once. The time is set to whole seconds, which archives keep and no later
     writer happens to leave. The file, in HDF5, must be closed.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "cones.h5")
-    >>> with h5py.File(path, "w") as file:
-    ...     file["brightness_temp"] = np.zeros((2, 8))
-    ...     _ = create_index(file["brightness_temp"])
-    >>> seal(path)
-    >>> from skatr_sk.lightcones.sources import stamp_of
-    >>> with h5py.File(path) as file:
-    ...     find_index(file, file["brightness_temp"], stamp_of(path))
-    ('/row_digest', True)
     """
     time = os.stat(path).st_mtime_ns // 10**9 * 10**9
     for _ in range(2):  # with the attribute the file has its final size
@@ -113,16 +94,12 @@ def pack(digests: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _BYTES)
 
 
-@functools.lru_cache(maxsize=_MOST_INDICES)
+@functools.lru_cache(maxsize=8)
 def _index_of(source: Source) -> np.ndarray:
     """Index of a file as it is stored; whether it is of the values is another matter."""
     with source.opened() as handle:
         stored: np.ndarray = handle.dataset.file[source.index][:]
     return stored
-
-
-# ------------------------------------------------------------------------------------------------
-# The digests of rows
 
 
 class _Record:
@@ -136,11 +113,10 @@ class _Record:
     def learn(self, rows: np.ndarray, digests: np.ndarray, held: bool = False) -> None:
         self.digests[rows] = digests
         self.known[rows] = True
-        if held:
-            self.held[rows] = True
+        self.held[rows] |= held
 
 
-@functools.lru_cache(maxsize=_MOST_FILES)
+@functools.lru_cache(maxsize=2**16)  # files
 def _record_of(source: Source) -> _Record:
     """Return the one record of a file with this stamp, whatever array asks for it.
 
@@ -159,16 +135,23 @@ class RowDigests:
         self.files = files
         self._records = [_record_of(source) for source in files.sources]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __getstate__(self) -> tuple[Any, ...]:
         sent = [(r.known, r.digests[r.known]) if r.known.any() else None for r in self._records]
-        return _with_known, (self.files, sent)
+        return self.files, sent
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        files, sent = state
+        RowDigests.__init__(self, files)
+        for record, learned in zip(self._records, sent, strict=True):
+            if learned is not None:  # known to all arrays of this process from now on
+                known, digests = learned
+                new = known & ~record.known
+                record.learn(new, digests[new[known]])
 
     def of(self, rows: np.ndarray, recall: Recall | None = None) -> list[bytes]:
-        """Return the digest of each row; only those that nobody knows are read.
+        """Return the digest of each row; only rows whose digest nobody knows are read.
 
-        `recall` finds what other processes have computed (see ``skatr_sk.fields``). A file that is
-        gone, damaged or changed is an OSError, and values that are not those that their file's
-        index is of are a ValueError.
+        For `recall` and the errors see :meth:`~skatr_sk.LightconeArray.digests`.
         """
         unknown = self._unknown(rows)
         if recall is None:
@@ -185,17 +168,16 @@ class RowDigests:
         """Rows, each once, whose cells must be read to know their digests."""
         rows = np.unique(rows)
         unknown = np.zeros(len(rows), dtype=bool)
-        for source, indices, numbers in self.files.by_source(rows):
-            # What is remembered holds for the file that was opened alone.
-            self.files.sources[source].check(numbers[0])
-            known = self._records[source].known
-            if not known[numbers].all() and self.files.sources[source].sealed:
-                self._take_index(source)
+        for which, indices, numbers in self.files.by_source(rows):
+            source, known = self.files.sources[which], self._records[which].known
+            source.check(numbers[0])  # what is remembered holds only for the file that was opened
+            if source.sealed and not known[numbers].all():
+                self._take_index(which)
             unknown[indices] = ~known[numbers]
         return rows[unknown]
 
     def _take_index(self, which: int) -> None:
-        """Take over the digests that a file carries, if some rows show that they are its own."""
+        """Take over the digests that a file carries, once some rows show that they are its own."""
         record, start = self._records[which], self.files.starts[which]
         stored = _index_of(self.files.sources[which])
         n = len(stored)
@@ -223,7 +205,7 @@ class RowDigests:
             self._records[source].learn(numbers, packed[indices], held)
 
     def hold(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Refuse rows of other values than their known digests are of, with a ValueError.
+        """Raise a ValueError for rows whose values do not have their known digests.
 
         A row is digested the first time that it is read with its digest known, and not again
         unless its file was touched.
@@ -231,8 +213,8 @@ class RowDigests:
         for source, indices, numbers in self.files.by_source(rows):
             record = self._records[source]
             new = record.known[numbers]
-            if not self.files.sources[source].is_touched():
-                new = new & ~record.held[numbers]
+            if stamp_of(self.files.sources[source].path) == self.files.sources[source].stamp:
+                new = new & ~record.held[numbers]  # surely the file that was opened
             for index, number in zip(indices[new], numbers[new], strict=True):
                 if digest(values[index]) != record.digests[number].tobytes():
                     self._refuse(rows[index])
@@ -255,12 +237,6 @@ class RowDigests:
                     found[index] = row.tobytes()
         return found
 
-    def believed(self, rows: np.ndarray) -> np.ndarray:
-        """Tell of each row whether its file carries an index to be believed unread, shape (n,)."""
-        sealed = np.array([source.sealed for source in self.files.sources])
-        found: np.ndarray = sealed[self.files.source_of(rows)]
-        return found
-
     def identities(self, rows: np.ndarray) -> list[bytes]:
         """Stand for each row by its file, the file's stamp and its number therein: 16 bytes."""
         found = [b""] * len(rows)
@@ -269,15 +245,3 @@ class RowDigests:
             for index, number in zip(indices, numbers, strict=True):
                 found[index] = hashlib.blake2b(name + b" %d" % number, digest_size=16).digest()
         return found
-
-
-def _with_known(
-    files: FileRows, sent: Sequence[tuple[np.ndarray, np.ndarray] | None]
-) -> RowDigests:
-    """Unpickle digests; what came along is known to all arrays of this process."""
-    digests = RowDigests(files)
-    for record, learned in zip(digests._records, sent, strict=True):
-        if learned is not None:
-            new = learned[0] & ~record.known
-            record.learn(new, learned[1][new[learned[0]]])
-    return digests

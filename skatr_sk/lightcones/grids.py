@@ -1,4 +1,4 @@
-"""The line of sight: whether light cones lie on one grid, and what cropping them costs."""
+"""The line of sight: whether light cones lie on one grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from skatr_sk.lightcones.formats import FileMetadata
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances
 
-__all__ = ["compare_grids", "cosmology_of", "cropping", "is_short"]
+__all__ = ["compare_grids", "cosmology_of", "is_short"]
 
 _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
@@ -26,36 +26,22 @@ def is_short(files: Sequence[FileMetadata]) -> np.ndarray:
     A line of sight to one redshift has fewer cells where Omega_m is larger, which is no fault. The
     files must have redshifts.
     """
-    lengths = np.array([file.field_shape[-1] for file in files])
+    lengths = np.array([file.source.field_shape[-1] for file in files])
     grids = [file.redshifts for file in files if file.redshifts is not None]
     ends = 1 + np.array([np.median(grid[:, -1]) for grid in grids])
     few: np.ndarray = lengths < _SHORT * np.median(lengths)
     return few & (ends < _NEARER * np.median(ends))
 
 
-def cropping(files: Sequence[FileMetadata]) -> str | None:
-    """One sentence on what the shortest line of sight takes away from the others, if anything."""
-    lengths = [file.field_shape[-1] for file in files]
-    if min(lengths) == max(lengths):
-        return None
-    shortest = files[int(np.argmin(lengths))].path
-    return (
-        f"lines of sight of up to {max(lengths)} slices are cropped to {min(lengths)} by {shortest}"
-    )
-
-
 def cosmology_of(files: Sequence[FileMetadata]) -> tuple[np.ndarray, np.ndarray]:
     """Matter density of all rows, NaN where it is not known, and their Hubble constant."""
-
-    def parameter(names: Sequence[str], otherwise: float) -> np.ndarray:
-        columns = []
-        for file in files:
-            name = next((name for name in names if name in file.parameters), None)
-            known = np.full(file.n_rows, otherwise) if name is None else file.parameters[name]
-            columns.append(known)
-        return np.concatenate(columns)
-
-    return parameter(("Omega_m", "OMm"), np.nan), parameter(("hlittle",), HUBBLE)
+    omega_m, hubble = [], []
+    for file in files:
+        of = file.parameters.get
+        unknown, usual = np.full(file.source.n_rows, np.nan), np.full(file.source.n_rows, HUBBLE)
+        omega_m.append(of("Omega_m", of("OMm", unknown)))
+        hubble.append(of("hlittle", usual))
+    return np.concatenate(omega_m), np.concatenate(hubble)
 
 
 def compare_grids(
@@ -63,31 +49,15 @@ def compare_grids(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compare the grids of light cones: the same redshifts, or cells of the same comoving size.
 
-    Parameters
-    ----------
-    redshifts : ndarray of shape (n, n_z)
-    omega_m : ndarray of shape (n,)
-        NaN where it is not known: then only what no cosmology explains is odd.
-    hubble : ndarray of shape (n,)
-        In 100 km/s/Mpc.
-
-    Returns
-    -------
-    odd, doubtful : ndarray of bool, shape (n,)
-        Rows whose grid is not that of most, and those whose grid may be, in another cosmology.
-    usual : ndarray of shape (2,)
-        First and last redshift of most.
-
-    Examples
-    --------
-    >>> near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
-    >>> compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7))[0]
-    array([False, False,  True])
+    `redshifts` (n, n_z); `omega_m` (n,), NaN where it is not known: then only what no cosmology
+    explains is odd; `hubble` (n,), in 100 km/s/Mpc. Returns `odd` and `doubtful`, bool (n,): rows
+    whose grid is not that of most, and rows whose grid may be, in another cosmology; and the first
+    and the last redshift of most, (2,).
     """
     n_z = redshifts.shape[1]
     rising = (np.diff(redshifts, axis=1) > 0).all(axis=1)
-    z = redshifts[:, np.linspace(0, n_z - 1, min(n_z, _COMPARED)).astype(np.int64)]
-    z = z.astype(np.float64)
+    some = np.linspace(0, n_z - 1, min(n_z, _COMPARED)).astype(np.int64)
+    z = redshifts[:, some].astype(np.float64)
     sane = rising & np.isfinite(z).all(axis=1) & (z[:, 0] >= 0)
     usual = _middle(z, sane)
     near = np.abs(z[:, 0] - usual[0]) <= _TOLERANCE * np.abs(usual[0])
@@ -111,8 +81,7 @@ def compare_grids(
 def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:
     """Return the median of each column; where there are two, one that occurs."""
     values = values[sane] if sane.any() else values
-    middle: np.ndarray = np.quantile(values, 0.5, axis=0, method="lower")
-    return middle
+    return np.quantile(values, 0.5, axis=0, method="lower")
 
 
 def _stretch(
@@ -123,5 +92,4 @@ def _stretch(
     distances = comoving_distances(z, omega_m, hubble)
     distances = distances[:, 1:] - distances[:, :1]
     usual = _middle(distances, sane)
-    far: np.ndarray = np.abs(distances - usual).max(axis=1)
-    return far / np.minimum(distances[:, -1], usual[-1])
+    return np.abs(distances - usual).max(axis=1) / np.minimum(distances[:, -1], usual[-1])

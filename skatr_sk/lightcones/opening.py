@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require
+from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
 from skatr_sk.lightcones.combining import choose_parameters, combine
 from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
 from skatr_sk.lightcones.grids import cosmology_of
@@ -67,16 +66,17 @@ def open_lightcones(
           parameters, redshifts, seeds (:func:`save_lightcones` writes such a file),
         * a light-cone file of 21cmFAST 3 or 4; buffer slices of version 4 are cut off, and all
           lines of sight are cropped to the shortest, with a warning,
-        * an ``.npz`` with the arrays ``image`` and ``label``, as the authors of SKATR [1]_ store
-          their light cones; six labels are taken to be the parameters of the paper in its order,
+        * an ``.npz`` with the arrays ``image`` and ``label``, as the authors of SKATR
+          (arXiv:2410.18899) store their light cones; six labels are taken to be the parameters of
+          the paper in its order,
         * an ``.npy`` with cones ``(n, *field_shape)``.
     dataset : str, optional
         Name of the cells: of the dataset in an HDF5 file, of the field in a file of 21cmFAST
         (default ``brightness_temp``), of the array in an ``.npz``. Default is to find them.
     parameters : sequence of str, optional
-        Which parameters make the target, in this order. Of a file of 21cmFAST any number of its
-        input can be had by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or
-        npz file has, and those of the six of :func:`load_lightcones` that a simulation used.
+        Which parameters make the target, in this order. Any number among the inputs of 21cmFAST
+        can be one, by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or npz
+        file has, and those of the six of :func:`load_lightcones` that a simulation used.
     validate : {"fast", "full", False}, default="fast"
         Every file is looked into: whether it can be opened and is finished, has the datasets, is
         not there twice, and agrees with the others in its sky, its cells, its units and its
@@ -120,13 +120,8 @@ def open_lightcones(
     -----
     UserWarning
         When something was left out, lines of sight are cropped, only some of the files have
-        seeds, redshifts or a prior box (or prior boxes differ), and when grids can be told to be
-        one neither by their redshifts nor by their comoving cells.
-
-    References
-    ----------
-    .. [1] A. Ore, C. Heneka and T. Plehn, "SKATR: A self-supervised summary transformer for
-       SKA", SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
+        seeds, redshifts or a prior box (or prior boxes differ), and when neither redshifts nor
+        comoving cells show that the grids are the same.
 
     Examples
     --------
@@ -150,22 +145,21 @@ def open_lightcones(
     # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
     close_files()
     report, notes = Report(), list[str]()
+    shown = listed([source] if isinstance(source, str | os.PathLike) else source, shown=1)
     files = _look_into_all(find_files(source), dataset, report)
     files = check_together(files, report)
     names, files = choose_parameters(files, parameters, report)
     if not files:
-        raise ValueError(f"No light cones can be read from {_shown(source)}:\n{report}")
+        raise ValueError(f"No light cones can be read from {shown}:\n{report}")
     cones = combine(files, names, notes)
     try:
-        digests = cones.data._digests
-        good = check_rows(cones, digests, cosmology_of(files), validate, report, notes)
+        good = check_rows(cones, cosmology_of(files), validate, report, notes)
     finally:
         close_files()  # whoever mends what is wrong must be able to write
-    if len(report):
-        _settle(cones, good, report, on_bad, _shown(source))
+    if report:
+        _settle(cones, good, report, on_bad, shown)
     if notes:
-        each = "\n- ".join(["", *notes])
-        warnings.warn(f"Of the light cones in {_shown(source)}:{each}", UserWarning, stacklevel=2)
+        warn("\n- ".join([f"Of the light cones in {shown}:", *notes]))
     if cones.target is not None and all(file.flat for file in files) and len(names) == 1:
         cones.target = cones.target[:, 0]
     cones.report = report.table()
@@ -177,32 +171,22 @@ def open_lightcones(
 
 
 def find_files(source: Paths) -> list[str]:
-    """Absolute paths of the files that a path, a folder or a list names.
-
-    Examples
-    --------
-    >>> find_files("no/such/cones.h5")
-    Traceback (most recent call last):
-    ...
-    FileNotFoundError: There is no file or folder no/such/cones.h5. ...
-    """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not found:
-                raise FileNotFoundError(
-                    f"There are no light cones in {path}: expected files that end in one of "
-                    f"{', '.join(SUFFIXES)}."
-                )
-            return [os.path.abspath(p) for p in found]
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
-        return [os.path.abspath(path)]
-    paths = [os.path.abspath(path) for path in source]
-    if not paths:
-        raise ValueError("source: expected at least one file of light cones, found an empty list.")
-    return paths
+    """Absolute paths of the files that a path, a folder or a list names."""
+    if not isinstance(source, str | os.PathLike):
+        paths = [Path(path) for path in source]
+        if not paths:
+            wanted = "at least one file of light cones"
+            raise ValueError(f"source: expected {wanted}, found an empty list.")
+    elif not (path := Path(source)).exists():
+        raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
+    elif path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            expected = f"expected files that end in one of {', '.join(SUFFIXES)}"
+            raise FileNotFoundError(f"There are no light cones in {path}: {expected}.")
+    else:
+        paths = [path]
+    return [os.path.abspath(path) for path in paths]
 
 
 def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) -> list[FileMetadata]:
@@ -226,26 +210,17 @@ def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) ->
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:
     """Raise what is wrong, or leave it out and say so."""
     n = len(report)
-    title = f"{n} thing{'s are' if n > 1 else ' is'} wrong with the light cones in {shown}:"
+    are = "s are" if n > 1 else " is"
+    wrong = f"{n} thing{are} wrong with the light cones in {shown}:\n{report}\n"
     if on_bad == "raise":
         raise ValueError(
-            f"{title}\n{report}\nMend or remove these files, or leave them out with "
-            "open_lightcones(..., on_bad='drop'), which returns the whole list as `report`."
+            f"{wrong}Mend or remove these files, or leave them out with open_lightcones(..., "
+            "on_bad='drop'), which returns the whole list as `report`."
         )
     if not good.any():
-        raise ValueError(f"{title}\n{report}\nNo light cone is left.")
-    warnings.warn(
-        f"{title}\n{report}\nThese are left out; the list is `report` of what is returned.",
-        UserWarning,
-        stacklevel=3,
-    )
+        raise ValueError(f"{wrong}No light cone is left.")
+    warn(f"{wrong}These are left out; the list is `report` of what is returned.")
     cones.data = cones.data[good]
     for name in ("target", "redshifts", "seeds"):
         if cones[name] is not None:
             cones[name] = cones[name][good]
-
-
-def _shown(source: Paths) -> str:
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return listed(source, shown=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,59 +25,41 @@ _SHOWN = 8  # faults that an error spells out
 _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("detail", object)])
 
 
-class Report:
-    """Collects faults of files and of rows, and becomes a table.
-
-    Examples
-    --------
-    >>> report = Report()
-    >>> report.add("cones/run7.npz", 0, Fault("nan", "3 NaN cells"))
-    >>> report.table()["fault"]
-    array(['nan'], dtype='<U16')
-    """
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, int, str, str]] = []
-
-    def __len__(self) -> int:
-        return len(self.entries)
+class Report(list[tuple[str, int, str, str]]):
+    """Faults of files and of rows: the path, the row, the kind, the detail."""
 
     def add(self, path: str, row: int, fault: Fault) -> None:
         """Note a fault; row -1 is the whole file."""
-        self.entries.append((path, row, fault.kind, fault.detail))
+        self.append((path, row, fault.kind, fault.detail))
 
     def leave_out(
         self, files: Sequence[FileMetadata], kind: str, details: Sequence[str | None]
     ) -> list[FileMetadata]:
-        """Note what is wrong with some files, and return those of which it is None."""
+        """Note what is wrong with some files, and return the others, whose detail is None."""
         for file, detail in zip(files, details, strict=True):
             if detail is not None:
-                self.add(file.path, -1, Fault(kind, detail))
+                self.add(file.source.path, -1, Fault(kind, detail))
         return [file for file, detail in zip(files, details, strict=True) if detail is None]
 
     def table(self) -> np.ndarray:
         """Return a structured array with the columns ``file, row, fault, detail``."""
-        return np.array(self.entries, dtype=_TABLE)
+        return np.array(self, dtype=_TABLE)
 
     def __str__(self) -> str:
         lines = [
             f"- {path}{'' if row < 0 else f', row {row}'}: {kind}: {detail}"
-            for path, row, kind, detail in self.entries[:_SHOWN]
+            for path, row, kind, detail in self[:_SHOWN]
         ]
         if len(self) > _SHOWN:
             lines.append(f"- and {len(self) - _SHOWN} more")
         return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------
-# Files beside each other
-
-
 def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: Any = None) -> Any:
     """Return what most rows have, or None, where each file has a value; leave out `besides`."""
     counts: Counter = Counter()
     for value, file in zip(values, files, strict=True):
-        counts[value] += file.n_rows
+        counts[value] += file.source.n_rows
     counts.pop(besides, None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -88,37 +70,29 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
     Lines of sight of unequal length are no fault where each has its redshifts: they are to be
     cropped to the shortest. What most files have counts as right.
     """
-    crop = all(file.redshifts is not None and len(file.field_shape) == 3 for file in files)
-    shapes = [file.field_shape[:-1] if crop else file.field_shape for file in files]
+    crop = all(file.redshifts is not None and len(file.source.field_shape) == 3 for file in files)
+    shapes = [file.source.field_shape[:-1] if crop else file.source.field_shape for file in files]
     usual = most_common(shapes, files)
     details = [None if s == usual else f"{s} cells; most have {usual}" for s in shapes]
     kept = report.leave_out(files, "shape", details)
     if crop and kept:
-        lengths = [file.field_shape[-1] for file in kept]
+        lengths = [file.source.field_shape[-1] for file in kept]
         most = f"most have about {np.median(lengths):.0f}"
         each = zip(lengths, is_short(kept), strict=True)
         details = [f"a line of sight of {n} slices; {most}" if short else None for n, short in each]
         kept = report.leave_out(kept, "shape", details)
-    sizes = [np.nan if file.cell_size is None else file.cell_size for file in kept]
+    sizes = np.array([file.cell_size for file in kept], dtype=np.float64)  # NaN for None
     if np.isfinite(sizes).any():
-        size = float(np.nanmedian(sizes))
+        size = np.nanmedian(sizes)
         most = f"most are {size:.4g} Mpc"
-        odd = [abs(each - size) > _TOLERANCE * size for each in sizes]
-        details = [
-            f"slices {each:.4g} Mpc apart; {most}" if is_odd else None
-            for each, is_odd in zip(sizes, odd, strict=True)
-        ]
+        odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
+        details = [f"slices {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]
         kept = report.leave_out(kept, "grid", details)
     return kept
 
 
-# ------------------------------------------------------------------------------------------------
-# Rows
-
-
 def check_rows(
     cones: Bunch,
-    digests: RowDigests,
     cosmology: tuple[np.ndarray, np.ndarray],
     validate: str | bool,
     report: Report,
@@ -126,11 +100,11 @@ def check_rows(
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
-    `cones` has ``target, redshifts, seeds`` of all rows, each of them or None; `cosmology` is their
-    Omega_m, NaN where it is not known, and Hubble constant. With `validate` "fast" the cells of
-    some rows are read, with "full" those of all. `report` takes faults, and `notes` what may be
-    right.
+    `cones` is what `combine` returns, and `cosmology` what `cosmology_of` does. With `validate`
+    "fast" the cells of some rows are read, with "full" those of all. `report` takes faults, and
+    `notes` what may be right.
     """
+    digests: RowDigests = cones.data._digests
     files = digests.files
     good = np.ones(len(files), dtype=bool)
 
@@ -141,7 +115,7 @@ def check_rows(
 
     def note_file(row: int, fault: Fault) -> None:
         source, number = files.origin(row)
-        if all(entry[:2] != (source.path, -1) for entry in report.entries):
+        if all(entry[:2] != (source.path, -1) for entry in report):
             report.add(source.path, -1, fault)
         good[row - number : row - number + source.n_rows] = False
 
@@ -161,36 +135,41 @@ def check_rows(
                 f"{end:.3f}), nor are their cells known to be of one comoving size: {source.path}, "
                 f"row {number}, goes up to {cones.redshifts[row, -1]:.3f}"
             )
-    if validate:
-        full = validate == "full"
-        n = len(files)
-        some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
-        chosen = np.arange(n) if full else some
-        contents: dict[int, bytes] = {}
-        for row, fault in _cell_faults(digests, chosen, contents):
-            # A few rows that are not of the index spoil all of it; where all are read, themselves.
-            (note if full or fault.kind != "digest" else note_file)(row, fault)
-        compared = chosen if full else _worth_comparing(digests, good, cones)
-        for _, indices, _ in [] if full else files.by_source(compared):
-            rows = compared[indices]
-            try:
-                contents |= zip(rows.tolist(), digests.of(rows), strict=True)
-            except (OSError, ValueError) as error:
-                kind = "unreadable" if isinstance(error, OSError) else "digest"
-                note_file(int(rows[0]), Fault(kind, str(error)))
-        contents = {row: contents[row] for row in sorted(contents) if good[row]}
-        for row, fault in _duplicates(files, contents, set(compared.tolist())):
-            note(row, fault)
+    if not validate:
+        return good
+    full = validate == "full"
+    n = len(files)
+    some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
+    chosen = np.arange(n) if full else some
+    contents: dict[int, bytes] = {}
+    for row, fault in _cell_faults(digests, chosen, contents):
+        # Where only some rows are read, one that its index is not of makes the whole file suspect.
+        (note if full or fault.kind != "digest" else note_file)(row, fault)
+    compared = chosen if full else _worth_comparing(files, good, cones)
+    for _, indices, _ in [] if full else files.by_source(compared):
+        rows = compared[indices]
+        try:
+            contents |= zip(rows.tolist(), digests.of(rows), strict=True)
+        except (OSError, ValueError) as error:
+            kind = "unreadable" if isinstance(error, OSError) else "digest"
+            note_file(int(rows[0]), Fault(kind, str(error)))
+    # The later copies among the rows that are good so far.
+    seen: dict[bytes, int] = {}
+    worth = set(compared.tolist())
+    for row in sorted(row for row in contents if good[row]):
+        first = seen.setdefault(contents[row], row)
+        if first != row:
+            source, number = files.origin(first)
+            more = "" if worth >= {row, first} else "; validate='full' looks for more of them"
+            same = f"the same values as {source.path}, row {number}{more}"
+            note(row, Fault("duplicate", same))
     return good
 
 
 def _cell_faults(
     digests: RowDigests, rows: np.ndarray, contents: dict[int, bytes]
 ) -> Iterable[tuple[int, Fault]]:
-    """Read rows, a bounded number at a time, and yield what is wrong with their cells.
-
-    Their digests are put into `contents`.
-    """
+    """Read rows, yield what is wrong with their cells, and put their digests into `contents`."""
     for row, cone in _each(digests.files, rows):
         if isinstance(cone, OSError):
             yield row, Fault("unreadable", str(cone))
@@ -217,17 +196,16 @@ def _cell_faults(
 def _empty_slices(cone: np.ndarray) -> np.ndarray:
     """Slices of zeros alone that no physics explains.
 
-    There is no signal where hydrogen is ionised, so that the near end may be zero, and slices
-    beyond it among ones with a last neutral island or two. A slice of zeros beyond one that is
-    mostly not was not computed.
+    There is no signal where hydrogen is ionised: the near end may be zero, and so may slices
+    between those of the last neutral islands. But a slice of zeros beyond one that is mostly not
+    zero was not computed.
     """
     filled = np.count_nonzero(cone, axis=(0, 1)) / (cone.shape[0] * cone.shape[1])
     if not filled.any():
         return np.arange(len(filled))
     # For each slice the nearest on its near side that is not zero.
     last = np.maximum.accumulate(np.where(filled > 0, np.arange(len(filled)), 0))
-    found: np.ndarray = np.flatnonzero((filled == 0) & (filled[last] > _MOSTLY))
-    return found
+    return np.flatnonzero((filled == 0) & (filled[last] > _MOSTLY))
 
 
 def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray | OSError]]:
@@ -244,31 +222,16 @@ def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray |
                 yield row, cone
 
 
-def _worth_comparing(digests: RowDigests, good: np.ndarray, cones: Bunch) -> np.ndarray:
+def _worth_comparing(files: FileRows, good: np.ndarray, cones: Bunch) -> np.ndarray:
     """Rows to look for duplicates among, where not all are read.
 
-    Those with a stored digest, and those with one seed and one set of parameters, of which alone
-    there is reason to read the cells.
+    They are those with a digest in a sealed file, and those with equal seeds and parameters, the
+    only ones whose cells there is reason to read.
     """
     rows = np.flatnonzero(good)
-    alike = np.zeros(len(rows), dtype=bool)
+    worth = np.array([source.sealed for source in files.sources])[files.source_of(rows)]
     if cones.seeds is not None and cones.target is not None:
         labels = [(int(cones.seeds[row]), cones.target[row].tobytes()) for row in rows]
         counts = Counter(labels)
-        alike[:] = [counts[label] > 1 for label in labels]
-    chosen: np.ndarray = rows[digests.believed(rows) | alike]
-    return chosen
-
-
-def _duplicates(
-    files: FileRows, contents: Mapping[int, bytes], compared: Collection[int]
-) -> Iterable[tuple[int, Fault]]:
-    """Yield the later copies of rows, from the digests of some; `compared` are all worth it."""
-    seen: dict[bytes, int] = {}
-    for row, content in contents.items():
-        first = seen.setdefault(content, row)
-        if first != row:
-            source, number = files.origin(first)
-            both = row in compared and first in compared
-            more = "" if both else "; validate='full' looks for more of them"
-            yield row, Fault("duplicate", f"the same values as {source.path}, row {number}{more}")
+        worth |= np.array([counts[label] > 1 for label in labels], dtype=bool)
+    return rows[worth]

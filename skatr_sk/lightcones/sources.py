@@ -25,7 +25,6 @@ __all__ = [
     "Hdf5Source",
     "NpySource",
     "NpzSource",
-    "OpenFiles",
     "Source",
     "Stamp",
     "close_files",
@@ -43,13 +42,8 @@ BRIGHTNESS = "brightness_temp"  # the dataset in files of this package and of 21
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 _PART_BYTES = 2**26  # read at a time in a pass over many rows
-_LEAST_CACHE = 2**20  # bytes of HDF5's cache of chunks
-_MOST_CACHE = 2**28
+_LEAST_CACHE, _MOST_CACHE = 2**20, 2**28  # bytes of HDF5's cache of chunks
 _MOST_OPEN = 32
-
-
-# ------------------------------------------------------------------------------------------------
-# The files that a process has open
 
 
 class OpenFiles:
@@ -133,10 +127,6 @@ def close_files() -> None:
     OPEN_FILES.close()
 
 
-# ------------------------------------------------------------------------------------------------
-# One file
-
-
 def stamp_of(path: str | os.PathLike[str]) -> Stamp:
     """Stamp of a file as it is now."""
     found = os.stat(path)
@@ -173,11 +163,7 @@ class Source:
 
     @contextmanager
     def opened(self, row: int = 0) -> Iterator[Any]:
-        """Yield the open file; an error names the file and the row.
-
-        It is a FileNotFoundError when the file is gone, else an OSError: it was changed since it
-        was opened, or is damaged.
-        """
+        """Yield the open file; a FileNotFoundError or OSError names the file and the row."""
         self.check(row)
         try:
             with OPEN_FILES.of(self) as handle:
@@ -208,12 +194,8 @@ class Source:
                 "Open the light cones anew."
             )
 
-    def is_touched(self) -> bool:
-        """Tell whether the file may be another that only looks like the one that was opened."""
-        return stamp_of(self.path) != self.stamp
-
     def cropped(self, n_z: int) -> Self:
-        """Return the same rows with their nearest `n_z` slices; the index is of whole rows."""
+        """Return these rows with their nearest `n_z` slices, and no index: it is of whole rows."""
         if n_z == self.field_shape[-1]:
             return self
         return replace(self, field_shape=(*self.field_shape[:-1], n_z), index=None, sealed=False)
@@ -234,8 +216,7 @@ class Hdf5Source(Source):
 
     def _open(self) -> _OpenDataset:
         dataset = h5py.File(self.path, "r")[self.dataset]
-        chunks = dataset.chunks
-        if chunks is None or self.single:
+        if self.single or (chunks := dataset.chunks) is None:
             return _OpenDataset(dataset)
         if chunks == (1, *self.field_shape) == (1, *dataset.shape[1:]):
             plain = dataset.id.get_create_plist().get_nfilters() == 0 and dataset.dtype.isnative
@@ -254,18 +235,18 @@ class Hdf5Source(Source):
     def _load(self, handle: _OpenDataset, row: int, out: np.ndarray) -> None:
         dataset = handle.dataset
         if handle.plain and out.dtype == dataset.dtype:
+            near = [0] * len(self.field_shape)
             for number, values in enumerate(out, row):
-                chunk = (number, *[0] * values.ndim)
-                dataset.id.read_direct_chunk(chunk, out=values.reshape(-1).view(np.uint8))
+                room = values.reshape(-1).view(np.uint8)
+                dataset.id.read_direct_chunk((number, *near), out=room)
             return
         # The bare calls of HDF5: h5py's indexing costs as much again as reading a cone.
-        start = [0] * len(self.field_shape)
-        start[-1] = self.first
-        count: tuple[int, ...] = self.field_shape
+        start = (*[0] * (len(self.field_shape) - 1), self.first)
+        count = self.field_shape
         if not self.single:
-            start, count = [row, *start], (len(out), *count)
+            start, count = (row, *start), (len(out), *count)
         there = dataset.id.get_space()
-        there.select_hyperslab(tuple(start), count)
+        there.select_hyperslab(start, count)
         dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
 
 
@@ -324,10 +305,6 @@ class NpySource(Source):
             out[...] = values
 
 
-# ------------------------------------------------------------------------------------------------
-# Many files
-
-
 class FileRows:
     """The rows of some files, numbered through in the order of the files.
 
@@ -356,18 +333,17 @@ class FileRows:
 
     def source_of(self, rows: np.ndarray) -> np.ndarray:
         """Tell in which source each row is."""
-        found: np.ndarray = np.searchsorted(self.starts, rows, side="right") - 1
-        return found
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
     def origin(self, row: int) -> tuple[Source, int]:
         """Return the source of a row, and its number therein."""
-        which = int(self.source_of(np.array([row]))[0])
+        which = int(self.source_of(np.array(row)))
         return self.sources[which], int(row - self.starts[which])
 
     def by_source(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield for each source that holds some of the rows: which, their indices, their numbers.
+        """Yield for each source that holds some rows: which, their indices, their numbers in it.
 
-        The indices are those into `rows`, in rising order; the numbers are those in the file.
+        The indices are into `rows`, and rise.
         """
         which = self.source_of(rows)
         order = np.argsort(which, kind="stable")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers
+from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers, warn
 from skatr_sk._files import write_whole
 from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
-from skatr_sk.lightcones.formats.metadata import label_faults, name_parameters
+from skatr_sk.lightcones.formats.metadata import name_parameters
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
 __all__ = ["FORMAT", "Stack", "save_lightcones"]
@@ -90,24 +90,13 @@ def save_lightcones(
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
         problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
     elif given := [name for name, value in labels.items() if value is not None]:
-        what = f"save_lightcones: no effect without y of {', '.join(given)}."
-        warnings.warn(what, NoEffectWarning, stacklevel=2)
+        warn(f"save_lightcones: no effect without y of {', '.join(given)}.", NoEffectWarning)
     if problems:
         labels["target_bounds"] = None
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
-    stack = Stack.plan(problems, X, labels, dtype, compression)
+    stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            cells, index = stack.create(file)
-            for start, values in _batches(X, stack.dtype):
-                cells[start : start + len(values)] = values
-                index[start : start + len(values)] = pack(digest_rows(values))
-            stack.write_beside(file)
-        seal(temporary)
-
-    write_whole(path, write)
+    write_whole(path, lambda temporary: stack.write(temporary, partial(_fill, X)))
 
 
 def _is_float(dtype: DTypeLike) -> bool:
@@ -118,7 +107,7 @@ def _is_float(dtype: DTypeLike) -> bool:
     return found.kind == "f" and found.itemsize <= 8
 
 
-_OPTIONS = {
+_STORAGE = {
     "dtype": Rule(_is_float, "float16, float32 or float64", optional=True),
     "compression": Choice("gzip", "lzf", "none"),
 }
@@ -136,52 +125,48 @@ class Stack:
 
     @classmethod
     def plan(
-        cls,
-        problems: Problems,
-        X: Any,
-        labels: Mapping[str, Any],
-        dtype: DTypeLike | None,
-        compression: str,
+        cls, problems: Problems, X: Any, labels: Mapping[str, Any], storage: Mapping[str, Any]
     ) -> Self:
-        """Check what is to be written; what is wrong is noted, and raised where no more can be.
+        """Check what is to be written, and note what is wrong; without fields, raise at once.
 
         `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
-        of them or None.
+        of them or None; `storage` is ``dtype, compression``.
         """
         shape = tuple(X.shape)
         if len(shape) < 2 or 0 in shape:
             expected = "shape (n, *field_shape) with no axis of length 0"
             problems.add("X", expected, shape, "a single field becomes one by X[None]")
             problems.raise_if_any()
-        problems.check(_OPTIONS, {"dtype": dtype, "compression": compression})
-        right = dtype is not None and _is_float(dtype)
-        stored = np.dtype(dtype) if right else float_type(X.dtype)
+        problems.check(_STORAGE, storage)
+        asked = storage["dtype"]
+        known = asked is not None and _is_float(asked)
+        dtype = np.dtype(asked) if known else float_type(X.dtype)
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
-        y, redshifts, seeds = (labels[name] for name in ("target", "redshifts", "seeds"))
-        if y is not None:
+        if (y := labels["target"]) is not None:
             target = np.asarray(y, dtype=np.float64)
             width = 1 if target.ndim < 2 else target.shape[-1]
-            names, units = name_parameters(width, labels["target_names"], labels["target_units"], y)
+            given = labels["target_names"], labels["target_units"]
+            names, units, faults = name_parameters(width, *given, y)
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
-            for what, expected, found in label_faults(width, names, units):
+            for what, expected, found in faults:
                 problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
             if labels["target_bounds"] is not None:
                 attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)
             beside["parameters"] = target, attributes
-        if redshifts is not None:
+        if (redshifts := labels["redshifts"]) is not None:
             grid = np.asarray(redshifts, dtype=np.float32)
             if grid.shape not in ((n, n_z), (n_z,)):
                 problems.add("redshifts", f"shape ({n}, {n_z}) or ({n_z},)", grid.shape)
             beside["redshifts"] = grid, {}
-        if seeds is not None:
+        if (seeds := labels["seeds"]) is not None:
             numbers = np.asarray(seeds)
             if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
                 problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
             beside["seed"] = numbers, {}
-        return cls(shape, stored, compression, beside)
+        return cls(shape, dtype, storage["compression"], beside)
 
     @property
     def cones_in_a_chunk(self) -> int:
@@ -189,42 +174,42 @@ class Stack:
         cone = math.prod(self.shape[1:]) * self.dtype.itemsize
         return max(1, min(self.shape[0], _SHARED_CHUNK // cone))
 
-    def create(self, file: h5py.File) -> tuple[h5py.Dataset, h5py.Dataset]:
-        """Make the datasets of the light cones and of their digests."""
-        file.attrs["skatr_sk_lightcones"] = FORMAT
+    def write(self, path: Path, fill: Callable[[h5py.Dataset, h5py.Dataset], None]) -> None:
+        """Write the file; ``fill(cells, index)`` writes the light cones and their digests."""
         packed = self.compression != "none"
-        cells = file.create_dataset(
-            BRIGHTNESS,
-            self.shape,
-            self.dtype,
-            chunks=(self.cones_in_a_chunk, *self.shape[1:]),
-            compression=self.compression if packed else None,
-            shuffle=packed,
-            fletcher32=packed,
-            track_times=False,
-        )
-        cells.attrs["units"] = "mK"
-        return cells, create_index(cells)
+        with h5py.File(path, "w") as file:
+            file.attrs["skatr_sk_lightcones"] = FORMAT
+            cells = file.create_dataset(
+                BRIGHTNESS,
+                self.shape,
+                self.dtype,
+                chunks=(self.cones_in_a_chunk, *self.shape[1:]),
+                compression=self.compression if packed else None,
+                shuffle=packed,
+                fletcher32=packed,
+                track_times=False,
+            )
+            cells.attrs["units"] = "mK"
+            fill(cells, create_index(cells))
+            for name, (values, attributes) in self.beside.items():
+                dataset = file.create_dataset(name, data=values, track_times=False)
+                dataset.attrs.update(attributes)
+        seal(path)
 
-    def write_beside(self, file: h5py.File) -> None:
-        """Write what belongs beside the light cones."""
-        for name, (values, attributes) in self.beside.items():
-            dataset = file.create_dataset(name, data=values, track_times=False)
-            dataset.attrs.update(attributes)
 
-
-def _batches(X: Any, dtype: np.dtype) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first row, values as they are stored) of a bounded number of rows at a time."""
+def _fill(X: Any, cells: h5py.Dataset, index: h5py.Dataset) -> None:
+    """Write light cones and their digests, a bounded number at a time."""
     step = max(1, _WRITTEN_BYTES // (math.prod(X.shape[1:]) * 8))
     for start in range(0, len(X), step):
         read = np.asarray(X[start : start + step])
         with np.errstate(over="ignore"):
-            values = read.astype(dtype, copy=False)
+            values = read.astype(cells.dtype, copy=False)
         lost = np.isinf(values) & ~np.isinf(read)
         if lost.any():
             row = start + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1)))
             raise ValueError(
-                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which {dtype} "
-                "cannot hold; choose another dtype."
+                f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which "
+                f"{cells.dtype} cannot hold; choose another dtype."
             )
-        yield start, values
+        cells[start : start + len(values)] = values
+        index[start : start + len(values)] = pack(digest_rows(values))

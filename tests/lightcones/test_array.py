@@ -28,6 +28,7 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk.fields import Fields, digest
+from skatr_sk.summaries import JEPA
 from tests.lightcones import layouts
 from tests.lightcones.layouts import FIELD, N
 
@@ -209,7 +210,12 @@ def problem(tmp_path_factory):
     values = (60 * y[:, :1, None, None] + rng.normal(-20, 30, (24, *FIELD))).astype(np.float32)
     save_lightcones(folder / "cones.h5", values, y, seeds=np.arange(24) // 3)
     encoder = SKATRTransformer(
-        embed_dim=16, depth=1, n_heads=2, predictor_depth=1, max_epochs=0, random_state=0
+        embed_dim=16,
+        depth=1,
+        n_heads=2,
+        objective=JEPA(predictor_depth=1),
+        max_epochs=0,
+        random_state=0,
     ).fit(values)
     encoder.save(folder / "weights.safetensors")
     return open_lightcones(folder / "cones.h5"), values, str(folder / "weights.safetensors")
@@ -261,7 +267,7 @@ def small(**changed):
         embed_dim=16,
         depth=1,
         n_heads=2,
-        predictor_depth=1,
+        objective=JEPA(predictor_depth=1),
         max_epochs=2,
         batch_size=4,
         validation_fraction=0.25,

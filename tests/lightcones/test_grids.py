@@ -79,6 +79,12 @@ def test_simulations_with_hubble_constants_of_their_own(tmp_path, recwarn):
     assert not [w for w in recwarn if w.category is UserWarning]
 
 
+def test_a_grid_that_reaches_farther():
+    near, far = np.linspace(5, 10, 40), np.linspace(5, 30, 40)
+    odd, *_ = compare_grids(np.stack([near, near, far]), np.full(3, 0.3), np.full(3, 0.7))
+    assert odd.tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize("hubble", [0.0, -0.7, np.nan, np.inf])
 def test_a_hubble_constant_that_cannot_be(hubble):
     near = np.linspace(5, 10, 40)

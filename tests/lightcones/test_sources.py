@@ -13,6 +13,7 @@ import pytest
 from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
 from skatr_sk.lightcones import close_files, sources
 from skatr_sk.lightcones.sources import OPEN_FILES
+from skatr_sk.summaries import JEPA
 from tests.lightcones.layouts import values, write_npz, write_v3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def test_training_and_summaries_say_which_file(tmp_path):
             max_epochs=1,
             embed_dim=16,
             depth=1,
-            predictor_depth=1,
+            objective=JEPA(predictor_depth=1),
             n_workers=n_workers,
             random_state=0,
         )

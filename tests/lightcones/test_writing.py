@@ -74,6 +74,11 @@ def test_names_come_from_a_frame(tmp_path):
     assert list(cones.target.columns) == ["zeta", "other"]
 
 
+def test_units_of_parameters_of_the_paper_are_known(tmp_path):
+    save_lightcones(tmp_path / "a.h5", values(), np.ones((10, 2)), target_names=["m_WDM", "other"])
+    assert open_lightcones(tmp_path / "a.h5").target_units == ["keV", ""]
+
+
 def test_another_type(tmp_path):
     X = values()
     save_lightcones(tmp_path / "a.h5", X, dtype=np.float16)

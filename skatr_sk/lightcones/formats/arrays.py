@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from skatr_sk.lightcones.formats.metadata import CELLS, TARGETS, Fault, FileMetadata, check_cells
@@ -20,45 +18,28 @@ def look_into_npz(path: str, key: str | None = None) -> FileMetadata:
         if key is None or key not in arrays:
             found = ", ".join(arrays.files)
             raise Fault("missing", f"no array {key or 'image'!r}; it has {found or 'none'}")
-        shape, dtype = _header(arrays, key)
+        with arrays.zip.open(f"{key}.npy") as stream:  # the shape and type without the values
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_2_0
+            if version == (1, 0):
+                read = np.lib.format.read_array_header_1_0
+            shape, _, dtype = read(stream)
         check_cells(shape, dtype, least=1)
         metadata = FileMetadata(NpzSource(path, stamp, 1, shape, dtype.str, key=key))
         label = next((arrays[name] for name in TARGETS if name in arrays), None)
     if label is not None:
         if label.ndim > 1:
-            raise Fault(
-                "shape",
-                f"a label of shape {label.shape}; expected ({label.size},), the parameters of one "
-                "light cone",
-            )
-        metadata.take_parameters(np.atleast_1d(label)[None])
+            expected = f"({label.size},), the parameters of one light cone"
+            raise Fault("shape", f"a label of shape {label.shape}; expected {expected}")
+        metadata.take_parameters(np.atleast_1d(label)[None], None, None)
     return metadata
 
 
-def _header(arrays: Any, key: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array in an open .npz, without its values."""
-    with arrays.zip.open(f"{key}.npy") as stream:
-        if np.lib.format.read_magic(stream) == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    return shape, dtype
-
-
 def look_into_npy(path: str) -> FileMetadata:
-    """Many fields in one array, and nothing beside them.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "signals.npy")
-    >>> np.save(path, np.zeros((3, 8)))
-    >>> look_into_npy(path).field_shape
-    (8,)
-    """
+    """Many fields in one array, and nothing beside them."""
     stamp = stamp_of(path)
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     check_cells(mapped.shape, mapped.dtype, least=2)
+    n, *field_shape = mapped.shape
     layout = {"offset": mapped.offset, "fortran": not mapped.flags.c_contiguous}
-    n, field_shape = len(mapped), mapped.shape[1:]
-    return FileMetadata(NpySource(path, stamp, n, field_shape, mapped.dtype.str, **layout))
+    return FileMetadata(NpySource(path, stamp, n, tuple(field_shape), mapped.dtype.str, **layout))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ __all__ = [
     "Fault",
     "FileMetadata",
     "check_cells",
-    "label_faults",
     "name_parameters",
     "refuse_elsewhere",
 ]
@@ -50,39 +49,21 @@ class FileMetadata:
     redshifts: np.ndarray | None = None  # of shape (n_rows, n_z)
     seeds: np.ndarray | None = None  # of int64, shape (n_rows,)
     cell_size: float | None = None  # Mpc (comoving) between slices
-    bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
+    target_bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name
 
-    @property
-    def path(self) -> str:
-        """Absolute path of the file."""
-        return self.source.path
-
-    @property
-    def n_rows(self) -> int:
-        """Number of light cones in the file."""
-        return self.source.n_rows
-
-    @property
-    def field_shape(self) -> tuple[int, ...]:
-        """Shape of one light cone."""
-        return self.source.field_shape
-
     def take_parameters(
-        self,
-        values: np.ndarray,
-        names: Sequence[str] | None = None,
-        units: Sequence[str] | None = None,
+        self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
         """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
         n, width = values.shape
-        if n != self.n_rows:
-            raise Fault("shape", f"{n} rows of parameters for {self.n_rows} light cones")
+        if n != self.source.n_rows:
+            raise Fault("shape", f"{n} rows of parameters for {self.source.n_rows} light cones")
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
-        names, units = name_parameters(width, names, units)
-        for what, expected, found in label_faults(width, names, units):
+        names, units, faults = name_parameters(width, names, units)
+        for what, expected, found in faults:
             raise Fault("parameters", f"{what}: expected {expected}, found {found}")
         self.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
         self.units = dict(zip(names, units, strict=True))
@@ -91,16 +72,12 @@ class FileMetadata:
 
 def name_parameters(
     width: int, names: Sequence[str] | None, units: Sequence[str] | None, y: Any = None
-) -> tuple[list[str], list[str]]:
-    """Names and units of parameters: those given, else what is usual.
+) -> tuple[list[str], list[str], list[tuple[str, str, list[str]]]]:
+    """Names and units of parameters: those given, else what is usual; and what is wrong with them.
 
     Without names those of the columns of `y`, or the paper's where there are six; without units
-    those of the paper's parameters, and none for others.
-
-    Examples
-    --------
-    >>> name_parameters(2, ["m_WDM", "sigma_8"], None)
-    (['m_WDM', 'sigma_8'], ['keV', ''])
+    those of the paper's parameters, and none for others. What is wrong is said as "names" or
+    "units", what is expected, and what was found.
     """
     if names is None:
         names = parameter_names(None, y, width)
@@ -108,18 +85,13 @@ def name_parameters(
             names = PARAMETER_NAMES
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
-    return list(names), list(units)
-
-
-def label_faults(
-    width: int, names: Sequence[str], units: Sequence[str]
-) -> Iterator[tuple[str, str, Sequence[str]]]:
-    """Yield what is wrong with names and units: which of them, what is expected, what was found."""
-    for what, given in (("names", names), ("units", units)):
-        if len(given) != width:
-            yield what, f"{width} of them, one for each parameter", given
+    names, units = list(names), list(units)
+    expected = f"{width} of them, one for each parameter"
+    labels = (("names", names), ("units", units))
+    faults = [(what, expected, given) for what, given in labels if len(given) != width]
     if len(set(names)) < len(names):
-        yield "names", "names of which no two are alike", names
+        faults.append(("names", "names of which no two are alike", names))
+    return names, units, faults
 
 
 def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:

@@ -42,20 +42,27 @@ def look_into_stack(path: str, file: h5py.File, name: str | None) -> FileMetadat
     except ValueError as error:
         raise Fault("digest", str(error)) from error
     layout = {"index": index, "sealed": sealed, "dataset": cells.name}
-    source = Hdf5Source(path, stamp, n, cells.shape[1:], cells.dtype.str, **layout)
-    metadata = FileMetadata(source)
-    targets = _beside(found, TARGETS, cells, file)
-    if targets is not None:
+    metadata = FileMetadata(Hdf5Source(path, stamp, n, cells.shape[1:], cells.dtype.str, **layout))
+    folder = cells.name.rpartition("/")[0].strip("/")
+
+    def beside(names: Sequence[str]) -> h5py.Dataset | None:
+        """Return the table or list of one of these names beside the light cones, if any."""
+        for path in (path for name in names for path in (f"{folder}/{name}".strip("/"), name)):
+            dataset = found.get(path)
+            if dataset is not None and dataset.ndim in (1, 2) and dataset.name != cells.name:
+                refuse_elsewhere(dataset, file)
+                return dataset
+        return None
+
+    if (targets := beside(TARGETS)) is not None:
         _take_targets(metadata, targets)
-    redshifts = _beside(found, _REDSHIFTS, cells, file)
-    if redshifts is not None:
+    if (redshifts := beside(_REDSHIFTS)) is not None:
         if redshifts.shape not in ((n_z,), (n, n_z)):
             detail = f"redshifts of shape {redshifts.shape}; expected ({n_z},) or ({n}, {n_z})"
             raise Fault("shape", detail)
         # One grid for all cones, or one for each.
         metadata.redshifts = np.broadcast_to(redshifts[:], (n, n_z))
-    seeds = _beside(found, _SEEDS, cells, file)
-    if seeds is not None:
+    if (seeds := beside(_SEEDS)) is not None:
         if seeds.shape != (n,) or seeds.dtype.kind not in "iu":
             detail = f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected {n} integers"
             raise Fault("shape", detail)
@@ -85,20 +92,6 @@ def _find_cells(found: Mapping[str, h5py.Dataset], name: str | None) -> h5py.Dat
     return next(iter(left.values()))
 
 
-def _beside(
-    found: Mapping[str, h5py.Dataset], names: Sequence[str], cells: h5py.Dataset, file: h5py.File
-) -> h5py.Dataset | None:
-    """Return the table or list of one of these names beside the light cones, if there is one."""
-    folder = cells.name.rpartition("/")[0].strip("/")
-    for name in names:
-        for path in (f"{folder}/{name}".strip("/"), name):
-            dataset = found.get(path)
-            if dataset is not None and dataset.ndim in (1, 2) and dataset.name != cells.name:
-                refuse_elsewhere(dataset, file)
-                return dataset
-    return None
-
-
 def _take_targets(metadata: FileMetadata, targets: h5py.Dataset) -> None:
     """Take the parameters, their names and units and their prior box."""
     values = targets[:]
@@ -109,11 +102,10 @@ def _take_targets(metadata: FileMetadata, targets: h5py.Dataset) -> None:
     names, units, bounds = (targets.attrs.get(name) for name in ("names", "units", "bounds"))
     metadata.take_parameters(values, _texts(names), _texts(units))
     if bounds is not None:
-        metadata.bounds = np.asarray(bounds, dtype=np.float64)
-        expected = (len(metadata.parameters), 2)
-        if metadata.bounds.shape != expected:
-            detail = f"bounds of shape {metadata.bounds.shape}; expected {expected}"
-            raise Fault("parameters", detail)
+        metadata.target_bounds = np.asarray(bounds, dtype=np.float64)
+        found, expected = metadata.target_bounds.shape, (len(metadata.parameters), 2)
+        if found != expected:
+            raise Fault("parameters", f"bounds of shape {found}; expected {expected}")
 
 
 def _texts(values: Any) -> list[str] | None:

@@ -41,29 +41,22 @@ def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileM
         raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
     refuse_elsewhere(box, file)
     new = "InputParameters" in file
-    inputs = _inputs(file["InputParameters"] if new else file, new)
-    low = high = 0
-    if new:
-        low = int(file.attrs.get("lowz_buffer_pixels", 0))
-        high = int(file.attrs.get("highz_buffer_pixels", 0))
+    group = file["InputParameters"] if new else file
+    inputs = _inputs(group, new)
+    buffers = ("lowz_buffer_pixels", "highz_buffer_pixels")
+    low, high = (int(file.attrs.get(name, 0)) if new else 0 for name in buffers)
     n_z = box.shape[-1] - low - high if box.ndim == 3 else 0
     if n_z < 1:
-        raise Fault(
-            "shape",
-            f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices; expected "
-            "two sky axes and a line of sight",
-        )
+        found = f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices"
+        raise Fault("shape", f"{found}; expected two sky axes and a line of sight")
     check_cells(box.shape, box.dtype, least=3)
     _check_finished(file, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     distances = _distances(file, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
     if len(distances) != n_z or (n_z > 1 and not (np.diff(distances) > 0).all()):
-        raise Fault(
-            "grid",
-            f"{len(distances)} distances for {n_z} slices, or not from near to far: expected one "
-            "for each, rising",
-        )
-    seed = (file["InputParameters"] if new else file).attrs.get("random_seed")
+        found = f"{len(distances)} distances for {n_z} slices, or not from near to far"
+        raise Fault("grid", f"{found}: expected one for each, rising")
+    seed = group.attrs.get("random_seed")
     six = _six(inputs)
     shape, layout = (*box.shape[:-1], n_z), {"first": low, "dataset": box.name, "single": True}
     source = Hdf5Source(path, stamp_of(path), 1, shape, box.dtype.str, **layout)
@@ -85,7 +78,7 @@ def _inputs(group: h5py.Group, new: bool) -> dict[str, float]:
         if isinstance(group.get(name), h5py.Group):
             found |= dict(group[name].attrs)
     model = found.get("SOURCE_MODEL")
-    if isinstance(model, str | bytes):  # from 4.1 on in the place of a flag
+    if isinstance(model, str | bytes):  # from 4.1 on, instead of a flag
         model = model if isinstance(model, str) else model.decode()
         found["USE_MASS_DEPENDENT_ZETA"] = model != "CONST-ION-EFF"
     return {
@@ -97,9 +90,7 @@ def _inputs(group: h5py.Group, new: bool) -> dict[str, float]:
 
 def _six(inputs: Mapping[str, float]) -> dict[str, float]:
     """Return those of the six parameters that made a difference to the simulation."""
-    unused = set()
-    if not inputs.get("P_CUTOFF"):
-        unused.add("m_WDM")
+    unused = set() if inputs.get("P_CUTOFF") else {"m_WDM"}
     if inputs.get("USE_MASS_DEPENDENT_ZETA"):
         unused |= {"log10_T_vir", "zeta"}
     six = {}
@@ -136,13 +127,11 @@ def _distances(
     """Comoving distances of the slices in Mpc."""
     for name in ("lightcone_distances", "distances"):
         if name in file:
-            stored: np.ndarray = np.asarray(file[name][:], dtype=np.float64)
-            return stored
+            return np.asarray(file[name][:], dtype=np.float64)
     # Before 3.4: the first slice lies at the light cone's redshift, the others a cell apart.
     try:
         start = comoving_distances(float(file.attrs["redshift"]), omega_m, hubble)
         cell = inputs["BOX_LEN"] / inputs["HII_DIM"]
     except KeyError as error:
         raise Fault("missing", f"neither distances nor {error}, which would give them") from error
-    found: np.ndarray = start + cell * np.arange(n)
-    return found
+    return start + cell * np.arange(n)
