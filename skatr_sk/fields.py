@@ -8,13 +8,15 @@ whether they are numbers, finite, of the shape that an estimator knows, and in m
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import UnitsWarning, check_numbers, listed, warn
@@ -22,6 +24,7 @@ from skatr_sk._checks import UnitsWarning, check_numbers, listed, warn
 __all__ = [
     "ArrayFields",
     "Fields",
+    "LazyFields",
     "Recall",
     "as_fields",
     "check_fields",
@@ -87,6 +90,94 @@ class ArrayFields:
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """:func:`digest` of each row."""
         return digest_rows(self.read(rows))
+
+
+class LazyFields:
+    """Base of fields that are not in memory: indexed like an array, and read when needed.
+
+    A slice, an index array or a mask gives a view, which reads nothing; an integer gives the field,
+    and :func:`numpy.asarray` all of them. A subclass sets `_rows`, the numbers of its rows, and
+    `_field_shape`, and says how rows are read, and named.
+    """
+
+    in_memory = False  # reading takes time
+    dtype: np.dtype
+    _rows: np.ndarray
+    _field_shape: tuple[int, ...]
+
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows of these numbers as they are, in this order."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of fields, then the shape of one."""
+        return (len(self._rows), *self._field_shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, that of the fields included."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of cells of all fields."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all fields would take in memory."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError(f"A {type(self).__name__} cannot become an array without reading it.")
+        values = self._read(self._rows)
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple):
+            key, *rest = key or (slice(None),)
+            if isinstance(key, numbers.Integral) and rest:
+                return self[key][tuple(rest)]
+            whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
+            if len(rest) > self.ndim or not all(whole):
+                raise IndexError(
+                    f"rows: expected whole fields of a {type(self).__name__}, found the index "
+                    f"{(key, *rest)}; read them first, numpy.asarray(X[rows])[...]."
+                )
+        if key is Ellipsis:
+            key = slice(None)
+        if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
+            return self._read(self._chosen([int(key)]))[0]
+        view = copy.copy(self)
+        view._rows = self._chosen(key)
+        return view
+
+    def _chosen(self, key: Any) -> np.ndarray:
+        """Numbers of the rows that a slice, an index array or a mask chooses; None is all."""
+        if key is None or isinstance(key, slice):
+            return self._rows[slice(None) if key is None else key]
+        index = np.asarray(key)
+        if index.ndim != 1 or (index.dtype.kind not in "iub" and index.size):
+            raise IndexError(
+                "rows: expected an integer, a slice, or a 1-D array of integers or booleans, found "
+                f"{type(key).__name__} of shape {index.shape} and dtype {index.dtype}."
+            )
+        if index.dtype.kind == "b" and len(index) != len(self):
+            raise IndexError(f"rows: expected a mask of {len(self)} entries, found {len(index)}.")
+        wrong = (
+            [] if index.dtype.kind == "b" else index[(index < -len(self)) | (index >= len(self))]
+        )
+        if len(wrong):
+            raise IndexError(f"rows: expected row numbers below {len(self)}, found {wrong[0]}.")
+        return self._rows[index if index.size else []]
 
 
 def as_fields(X: Any) -> Fields:

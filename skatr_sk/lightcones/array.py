@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import numbers
-from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from skatr_sk.fields import Recall, Rows, is_finite
+from skatr_sk.fields import LazyFields, Recall, Rows, is_finite
 from skatr_sk.lightcones.digests import RowDigests
 from skatr_sk.lightcones.sources import FileRows, Source
 
 __all__ = ["LightconeArray"]
 
 
-class LightconeArray:
+class LightconeArray(LazyFields):
     """Light cones (n, n_x, n_y, n_z) in files, indexed like an array and read when needed.
 
     A slice, an index array or a mask gives another `LightconeArray`, which reads nothing; an
@@ -49,17 +45,11 @@ class LightconeArray:
     array([18., 6.], dtype=float32)
     """
 
-    in_memory = False  # reading takes time
-
     def __init__(self, sources: Sequence[Source]) -> None:
         self._files = FileRows(sources)
         self._digests = RowDigests(self._files)
+        self._field_shape = self._files.field_shape
         self._rows = np.arange(len(self._files))  # numbers in `_files`
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of cones, then the shape of one."""
-        return (len(self._rows), *self._files.field_shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -67,81 +57,18 @@ class LightconeArray:
         return self._files.dtype
 
     @property
-    def ndim(self) -> int:
-        """Number of axes, that of the cones included."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of cells of all cones."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that all cones would take in memory."""
-        return self.size * self.dtype.itemsize
-
-    @property
     def files(self) -> list[str]:
         """Paths of the files that hold these cones."""
         used = np.unique(self._files.source_of(self._rows))
         return [self._files.sources[which].path for which in used]
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __repr__(self) -> str:
         n = len(self.files)
         files = f"{n} file{'' if n == 1 else 's'}"
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, {files})"
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("Light cones in files cannot become an array without reading them.")
-        values = self._files.read(self._rows)
-        return values if dtype is None else values.astype(dtype, copy=False)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, tuple):
-            key, *rest = key or (slice(None),)
-            if isinstance(key, numbers.Integral) and rest:
-                return self[key][tuple(rest)]
-            whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
-            if len(rest) > self.ndim or not all(whole):
-                raise IndexError(
-                    f"Only whole cones can be taken from files: found the index {(key, *rest)}. "
-                    "Read them first, numpy.asarray(X[rows])[...]."
-                )
-        if key is Ellipsis:
-            key = slice(None)
-        if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
-            return self._files.read(self._chosen([int(key)]))[0]
-        view = copy.copy(self)
-        view._rows = self._chosen(key)
-        return view
-
-    def _chosen(self, key: Any) -> np.ndarray:
-        """Numbers in `_files` of the rows that a slice, an index array or a mask chooses."""
-        if isinstance(key, slice):
-            return self._rows[key]
-        index = np.asarray(key)
-        if index.ndim != 1 or (index.dtype.kind not in "iub" and index.size):
-            raise IndexError(
-                "Light cones are indexed by an integer, a slice, or a 1-D array of integers or "
-                f"booleans: found an array of shape {index.shape} and type {index.dtype}."
-            )
-        if index.dtype.kind == "b":
-            if len(index) != len(self):
-                raise IndexError(f"A mask of {len(index)} entries for {len(self)} light cones.")
-            return self._rows[index]
-        index = index.astype(np.int64)
-        wrong = index[(index < -len(self)) | (index >= len(self))]
-        if wrong.size:
-            raise IndexError(f"Row {wrong[0]} is out of range for {len(self)} light cones.")
-        return self._rows[index]
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        return self._files.read(numbers)
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Read cones in the order of their files, and return them in the asked order.
@@ -163,7 +90,7 @@ class LightconeArray:
         ValueError
             When a cone has NaN or infinite cells, or other values than its digest is of.
         """
-        chosen = self._rows if rows is None else self._chosen(rows)
+        chosen = self._chosen(rows)
         values = self._files.read(chosen)
         self._digests.hold(chosen, values)
         if is_finite(values):
@@ -199,7 +126,7 @@ class LightconeArray:
         OSError, ValueError
             As :meth:`read`, or when values are not those that the file's index is of.
         """
-        return self._digests.of(self._rows if rows is None else self._chosen(rows), recall)
+        return self._digests.of(self._chosen(rows), recall)
 
     def origin(self, row: int) -> tuple[str, int]:
         """Return the path of the file that a row is in, and its number therein."""

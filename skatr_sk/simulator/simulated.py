@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
-import numbers
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from skatr_sk.fields import LazyFields, Rows
 from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones
@@ -28,7 +26,7 @@ _R = TypeVar("_R")
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
 
 
-class SimulatedLightcones:
+class SimulatedLightcones(LazyFields):
     """Light cones that are simulated when they are read, and never stored.
 
     A stand-in for an array ``(n_samples, *field_shape)``: row i is simulated from its own seed
@@ -101,8 +99,6 @@ class SimulatedLightcones:
     """
 
     dtype = np.dtype(np.float32)
-    ndim = 4
-    in_memory = False
 
     def __init__(
         self,
@@ -121,59 +117,13 @@ class SimulatedLightcones:
     ) -> None:
         self._settings = check_settings(locals())
         self._entropy = entropy_of(random_state)
+        self._field_shape = self._settings.field_shape
         self._rows = np.arange(n_samples)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array that this stands for."""
-        return len(self._rows), *self._settings.field_shape
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(np.prod(self.shape))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the array would take."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of shape {self.shape}, not in memory>"
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, rows: Any) -> Any:
-        """One light cone as an array for an integer, else a view that simulates nothing yet."""
-        if isinstance(rows, tuple):
-            raise IndexError(
-                f"{type(self).__name__} can be indexed by rows only, found {len(rows)} indices; "
-                "numpy.asarray(cones[rows]) gives an array that takes them all"
-            )
-        if isinstance(rows, numbers.Integral) and not isinstance(rows, bool | np.bool_):
-            return self.read([operator.index(rows)])[0]
-        view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
-        view.__dict__.pop("target", None)
-        view._rows = self._chosen(rows)
-        return view
-
-    def _chosen(self, rows: Any) -> np.ndarray:
-        """Numbers of rows in the array that this is a view of."""
-        index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
-        if index.ndim != 1 or (index.size and index.dtype.kind not in "iub"):
-            raise IndexError(
-                "rows: expected an integer, a slice, or a 1-D array of integers or booleans, found "
-                f"{type(rows).__name__} of shape {index.shape} and dtype {index.dtype}"
-            )
-        return self._rows[index if index.size else []]
-
-    @torch.no_grad()
-    def read(self, rows: Any = None) -> np.ndarray:
+    def read(self, rows: Rows | None = None) -> np.ndarray:
         """Simulate rows, all of them by default.
 
         Parameters
@@ -185,15 +135,18 @@ class SimulatedLightcones:
         ndarray of shape (n_rows, *field_shape), float32
             In the asked order, all finite.
         """
+        return self._read(self._chosen(rows))
+
+    @torch.no_grad()
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
         settings = self._settings
         (n_x, n_y, n_z), (b_x, b_y, b_z) = settings.field_shape, settings.block
         device = resolve_device(settings.device)
-        chosen = self._rows if rows is None else self._chosen(rows)
-        cones = np.empty((len(chosen), *settings.field_shape), dtype=self.dtype)
+        cones = np.empty((len(numbers), *settings.field_shape), dtype=self.dtype)
         # One keeps a CPU busy, and its sums then never depend on what else is read.
         step = 1 if device.type == "cpu" else settings.batch_size or _GPU_BATCH
-        for start in range(0, len(chosen), step):
-            drawn = [self._draw(row) for row in chosen[start : start + step]]
+        for start in range(0, len(numbers), step):
+            drawn = [self._draw(row) for row in numbers[start : start + step]]
             parameters = torch.from_numpy(np.stack([values for values, _ in drawn])).to(device)
             shape = settings.box.periodic
             noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for _, rng in drawn])
@@ -204,7 +157,7 @@ class SimulatedLightcones:
             cones[start : start + step] = made.cpu().numpy()
         return cones
 
-    def digests(self, rows: Any = None, *, recall: object = None) -> list[bytes]:
+    def digests(self, rows: Rows | None = None, *, recall: object = None) -> list[bytes]:
         """Identify the content of rows by 16 bytes each, without simulating them.
 
         Equal digests are equal light cones; the device is not part of them. Rows are given as for
@@ -212,20 +165,13 @@ class SimulatedLightcones:
         """
         key, given = self._settings.digest(), self._settings.parameters
         digests = []
-        for row in self._rows if rows is None else self._chosen(rows):
+        for row in self._chosen(rows):
             text = f"{self._entropy} {row}".encode()
             more = b"" if given is None else given[row].tobytes()
             digests.append(hashlib.blake2b(text + more, digest_size=16, key=key).digest())
         return digests
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Simulate every row."""
-        if copy is False:
-            raise ValueError(f"{type(self).__name__} cannot become an array without a copy")
-        cones = self.read()
-        return cones if dtype is None else cones.astype(dtype, copy=False)
-
-    @functools.cached_property
+    @property
     def target(self) -> np.ndarray:
         """Parameters of the rows, shape (n_samples, 6), float64."""
         if self._settings.parameters is not None:
