@@ -41,6 +41,7 @@ from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
+    ENCODER_SIZES,
     PATCH_SIZE,
     Architecture,
     FrozenEncoder,
@@ -54,17 +55,11 @@ from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_ca
 __all__ = ["SKATRTransformer"]
 
 _LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
-# Without effect where `weights` are loaded. A seed and `verbose` are no matter: nothing is drawn
-# then, and nothing is slow enough to watch.
-_OF_PRETRAINING = frozenset(
-    "augment batch_size callbacks checkpoint_dir checkpoint_every learning_rate max_epochs "
-    "n_workers objective patience validation_fraction warmup weight_decay".split()
-)
 
 
 def _is_range(value: Any) -> bool | str:
     wrong = Bounds(pair=True).fault(value)
-    return True if wrong is None else wrong[2]
+    return wrong is None or wrong[2]
 
 
 def _is_cache(value: Any) -> bool | str:
@@ -232,6 +227,17 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+    # A parameter in neither set decides what pre-training learns, and nothing else.
+    # The learned weights do not depend on these: a run that resumes may change them.
+    _not_learned_from: ClassVar[frozenset[str]] = frozenset(
+        "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
+    )
+    # These may be given where `weights` are loaded. A seed and `verbose` are no matter: nothing is
+    # drawn then, and nothing is slow enough to watch.
+    _given_with_weights: ClassVar[frozenset[str]] = frozenset(
+        {"patch_size", *ENCODER_SIZES, "brightness_range", "weights", "pooling", "cache"}
+        | {"device", "precision", "verbose", "random_state"}
+    )
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of the objective too.
@@ -257,8 +263,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if OBJECTIVE.fault(self.objective) is None:
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
-        both_whole = isinstance(dim, numbers.Integral) and isinstance(heads, numbers.Integral)
-        if both_whole and dim > 1 and heads > 0 and dim % heads:
+        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
             mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
             problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
         if self.checkpoint_dir is not None and not isinstance(self.random_state, numbers.Integral):
@@ -267,7 +272,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _warn_without_effect(self) -> None:
         if self.weights is not None:
-            warn_without_effect(self, _OF_PRETRAINING, f"weights={self.weights!r}")
+            of_pretraining = self._parameters.keys() - self._given_with_weights
+            warn_without_effect(self, of_pretraining, f"weights={self.weights!r}")
             return
         super()._warn_without_effect()
         as_objective(self.objective)._warn_without_effect()
@@ -279,21 +285,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> Architecture:
         """Return the sizes of an encoder for fields of a shape, from checked parameters.
 
-        Raises
-        ------
-        ValueError
-            When patches do not fit the field, or tokens are too narrow to tell their positions
-            apart; and when parameters of the objective do not fit these sizes.
+        A ValueError says when patches do not fit the field, when tokens are too narrow to tell
+        their positions apart, and when parameters of the objective do not fit these sizes.
         """
         architecture = Architecture(
             field_shape=tuple(int(n) for n in field_shape),
             patch_size=patch_size_for(field_shape, self.patch_size),
             # Plain numbers: a search hands in numpy's, which JSON does not know.
-            embed_dim=int(self.embed_dim),
-            depth=int(self.depth),
-            n_heads=int(self.n_heads),
-            mlp_ratio=float(self.mlp_ratio),
-            embedding=str(self.embedding),
+            **{name: kind(getattr(self, name)) for name, kind in ENCODER_SIZES.items()},
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
@@ -316,7 +315,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Check that parameters changed from their defaults agree with a frozen encoder."""
         problems = Problems(type(self).__name__)
         changed = changed_parameters(self)
-        for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio", "embedding"):
+        for name in ("patch_size", *ENCODER_SIZES):
             stored = getattr(frozen.architecture, name)
             given = changed.get(name, stored)
             if name == "patch_size":
@@ -326,8 +325,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 problems.add(name, f"{stored!r} as in the weights file", given, mend)
         bounds = self.brightness_range
         if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
-            mend = "leave it at None: the scaling is part of the weights"
             wanted = f"{frozen.scaling} as in the weights file"
+            mend = "leave it at None: the scaling is part of the weights"
             problems.add("brightness_range", wanted, bounds, mend)
         problems.raise_if_any()
 
@@ -417,13 +416,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._check_columns()
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
-        return summarise(
-            self._frozen(),
-            fields,
-            device=device,
-            autocast=autocast(device, self.precision),
-            cache=self.cache,
-        )
+        precision = autocast(device, self.precision)
+        return summarise(self._frozen(), fields, device, precision, self.cache)
 
     @property
     def _n_features_out(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from skatr_sk.summaries.views import Pairs, PatchViews
 from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PredictionLoss"]
+__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
 _LOSSES = {
     "l1": functional.l1_loss,
@@ -32,13 +32,13 @@ _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 class Objective(BaseEstimator):
     """What an encoder learns in pre-training: the views, the network around it and the loss.
 
-    An objective is a keyword-only dataclass that holds its parameters and nothing learned.
-    Pre-training calls the methods below and trains with what they return; the network's attribute
-    ``context_encoder`` is the encoder that is kept.
+    An objective is a keyword-only dataclass that holds its parameters and nothing learned. It
+    implements :meth:`draw`, :meth:`network` and :meth:`criterion`, and the others where it differs
+    from the base. Pre-training calls them and trains with what they return.
     """
 
     _parameters: ClassVar[Mapping[str, Kind]] = {}
-    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for a warning
+    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for CollapseWarning
 
     def check(self, problems: Problems, prefix: str = "") -> None:
         """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
@@ -62,16 +62,17 @@ class Objective(BaseEstimator):
         raise NotImplementedError
 
     def pooled_by(self, pooling: str) -> str | None:
-        """How this objective pools tokens where ``transform`` pools by `pooling`; None: not at all.
+        """How this objective pools tokens where ``transform`` pools by `pooling`.
 
-        Where it does not, the pooling may be changed without another pre-training.
+        None means that it does not: `pooling` may then be changed without another pre-training.
         """
         return None
 
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> nn.Module:
         """Put around the encoder what is trained with it; its weights come from torch's generator.
 
-        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes.
+        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes; its
+        attribute ``context_encoder`` is the encoder that is kept.
         """
         raise NotImplementedError
 
@@ -84,6 +85,18 @@ class Objective(BaseEstimator):
         return []
 
 
+class PairLoss(nn.Module):
+    """Mean over pairs of tensors, one for each mask or so, of ``compare(one, two)`` in float32."""
+
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.compare = compare
+
+    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
+        """Return the loss; there are no labels."""
+        return torch.stack([self.compare(one.float(), two.float()) for one, two in pairs]).mean()
+
+
 # ------------------------------------------------------------------------------------------------
 # Objectives that predict what is hidden from what is seen
 
@@ -91,8 +104,8 @@ class Objective(BaseEstimator):
 def _are_masks(value: Any) -> bool | str:
     if isinstance(value, str):
         return value in _MASKS or spell(value, _MASKS)
-    several = value if isinstance(value, Sequence) else (value,)
-    right = bool(several) and all(isinstance(mask, BlockMask) for mask in several)
+    several = value if isinstance(value, Sequence) else [value]
+    right = len(several) > 0 and all(isinstance(mask, BlockMask) for mask in several)
     return right or "'multiblock' is short and long blocks together"
 
 
@@ -140,14 +153,10 @@ class MaskedObjective(Objective):
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the (visible, hidden) patches of each mask."""
-        if isinstance(self.masks, str):
-            masks: Sequence[BlockMask] = _MASKS[self.masks]
-        else:
-            masks = [self.masks] if isinstance(self.masks, BlockMask) else self.masks
-        return [
-            sample_masks(n, grid_shape, mask, min_context=self.min_context, generator=generator)
-            for mask in masks
-        ]
+        masks = _MASKS[self.masks] if isinstance(self.masks, str) else self.masks
+        options: Any = {"min_context": self.min_context, "generator": generator}
+        several = [masks] if isinstance(masks, BlockMask) else masks
+        return [sample_masks(n, grid_shape, mask, **options) for mask in several]
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow to tell the positions of patches apart."""
@@ -156,20 +165,21 @@ class MaskedObjective(Objective):
     def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
         """Build the predictor of targets of some width."""
         width = int(self.predictor_dim)
+        # Narrower heads than 24 spend their time in softmax, not in products.
+        n_heads = max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1)
         return Predictor(
             architecture.embed_dim,
             target_dim,
             architecture.grid_shape,
             predictor_dim=width,
             depth=int(self.predictor_depth),
-            # Narrower heads than 24 spend their time in softmax, not in products.
-            n_heads=max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1),
+            n_heads=n_heads,
             mlp_ratio=architecture.mlp_ratio,
         )
 
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
-        return PredictionLoss(self.loss)
+        return PairLoss(_LOSSES[self.loss])
 
 
 class MaskedNetwork(nn.Module):
@@ -207,16 +217,3 @@ class MaskedNetwork(nn.Module):
             predicted = self.predictor(context, context_index, target_index)
             pairs.append((predicted, gather_tokens(targets, target_index)))
         return pairs
-
-
-class PredictionLoss(nn.Module):
-    """Mean over the masks of the distance ("l1", "l2", "smooth_l1") of predictions from targets."""
-
-    def __init__(self, loss: str = "l1") -> None:
-        super().__init__()
-        self.distance = _LOSSES[loss]
-
-    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
-        """Return the loss of pairs (prediction, target), in float32."""
-        losses = [self.distance(predicted.float(), target.float()) for predicted, target in pairs]
-        return torch.stack(losses).mean()

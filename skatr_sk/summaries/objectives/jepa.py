@@ -22,13 +22,9 @@ __all__ = ["JEPA", "EMATarget", "JEPANetwork", "MeanPredictor"]
 
 
 def _is_decay(value: Any) -> bool:
-    if isinstance(value, str):
-        return False
-    several = isinstance(value, Sequence | np.ndarray)
-    ends = value if several else (value,)
-    if several and len(ends) != 2:
-        return False
-    return all(Real("[0, 1]").fault(end) is None for end in ends) and bool(ends[0] <= ends[-1])
+    ends = value if isinstance(value, Sequence | np.ndarray) else (value, value)
+    right = len(ends) == 2 and all(Real("[0, 1]").fault(end) is None for end in ends)
+    return right and bool(ends[0] <= ends[1])
 
 
 @shared_docs(**MASKED_DOCS)
@@ -93,26 +89,21 @@ class JEPA(MaskedObjective):
 
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> JEPANetwork:
         """Return the two encoders and the predictor."""
-        predictor: nn.Module = MeanPredictor()
-        if self.predictor_depth:
-            predictor = self._predictor(architecture.embed_dim, architecture)
+        width = architecture.embed_dim
+        predictor = (
+            self._predictor(width, architecture) if self.predictor_depth else MeanPredictor()
+        )
         return JEPANetwork(encoder, predictor, normalize_targets=self.normalize_targets)
 
     def callbacks(self) -> list[Callback]:
         """Return what moves the target encoder."""
-        start, end = np.broadcast_to(self.ema_decay, 2).tolist()
-        return [EMATarget((start, end))]
+        return [EMATarget(*np.broadcast_to(self.ema_decay, 2).tolist())]
 
 
 class JEPANetwork(MaskedNetwork):
     """Predict the target encoder's tokens of hidden patches from the visible ones.
 
     The target encoder starts as a copy of the context encoder, and never gets a gradient.
-
-    Attributes
-    ----------
-    context_encoder, target_encoder : Encoder
-    predictor : Predictor or MeanPredictor
     """
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, **options: bool) -> None:
@@ -146,13 +137,14 @@ class MeanPredictor(nn.Module):
 class EMATarget(Callback):
     """Let the target encoder follow the context encoder after each step.
 
-    The decay of the exponential moving average rises from its first to its second value.
+    The decay of the exponential moving average rises from `start` to `end`.
     """
 
-    def __init__(self, decay: tuple[float, float]) -> None:
-        self.decay = decay
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
 
     def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
         """Move the target."""
         if training:
-            net.module_.update_target(ramp(*self.decay, net.steps_done / net.n_steps))
+            net.module_.update_target(ramp(self.start, self.end, net.steps_done / net.n_steps))

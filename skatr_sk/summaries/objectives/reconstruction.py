@@ -49,12 +49,9 @@ class Reconstruction(MaskedObjective):
         """Note where nothing is left to predict, too."""
         super().check_sizes(problems, prefix, architecture)
         if self.normalize_targets and architecture.n_voxels == 1:
-            problems.add(
-                f"{prefix}normalize_targets",
-                f"False with patches of a single voxel (patch_size={architecture.patch_size})",
-                True,
-                "normalised, such a patch is always 0: use larger patches",
-            )
+            wanted = f"False with patches of a single voxel (patch_size={architecture.patch_size})"
+            mend = "normalised, such a patch is always 0: use larger patches"
+            problems.add(f"{prefix}normalize_targets", wanted, True, mend)
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str
