@@ -128,14 +128,12 @@ def encode(
     `device` and in evaluation mode; `autocast`, a context manager, sets the precision. The result,
     in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
     """
-    if batch_size is None:
-        n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
-        batch_size = _fields_at_a_time(n_tokens, device)
+    n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
+    batch_size = batch_size or _fields_at_a_time(n_tokens, device)
     parts = []
     with autocast:
         dataset = FieldDataset(fields, rows=rows)
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
-    summaries: np.ndarray = torch.cat(parts).numpy()
-    return summaries
+    return torch.cat(parts).numpy()

@@ -167,9 +167,10 @@ def sample_regions(
     order = along.argsort(dim=1)
     n_half = order.shape[1] // 2
     n_kept = min(max(1, round(share * order.shape[1])), n_half)
-    regions = []
-    for half in (order[:, :n_half], order[:, -n_half:]):
+
+    def some_of(half: Tensor) -> Tensor:
         chosen = torch.rand(half.shape, generator=generator).argsort(dim=1)[:, :n_kept]
         kept = half.gather(1, chosen).sort(dim=1).values
-        regions.append(_whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept)
-    return regions[0], regions[1]
+        return _whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept
+
+    return some_of(order[:, :n_half]), some_of(order[:, -n_half:])

@@ -36,7 +36,7 @@ __all__ = ["EffectiveRank", "pretrain"]
 # the rank of few fields is small whatever the encoder.
 _MOST_WATCHED = 512
 _FEWEST_WATCHED = 128
-_MOST_HELD = 30_000_000  # voxels
+_MOST_HELD = 30_000_000  # voxels of those that are held in memory, for every epoch looks at them
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
 # Between light cones, healthy summaries differ by 1 to 30 % of their size on Gaussian random
@@ -61,7 +61,9 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     scaling = transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
-    held, rows = _held(fields, watched)
+    held, rows = fields, watched
+    if not fields.in_memory and len(watched) * math.prod(fields.shape[1:]) <= _MOST_HELD:
+        held, rows = ArrayFields(fields.read(watched)), np.arange(len(watched))
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
@@ -70,6 +72,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
         run = _run_identity(transformer, objective, fields, seed)
         folder = os.fspath(transformer.checkpoint_dir)
         callbacks.append(Checkpoint(folder, transformer.checkpoint_every, run))
+    views = objective.views(architecture, scaling, augment=transformer.augment, seed=views_seed)
     network, history = train(
         transformer,
         lambda: objective.network(architecture.build(), architecture, pooling=pooling),
@@ -78,9 +81,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
         FieldDataset(fields, rows=valid_rows) if len(valid_rows) else None,
         seeds=(weights_seed, order_seed),
         schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
-        prepare=objective.views(
-            architecture, scaling=scaling, augment=transformer.augment, seed=views_seed
-        ),
+        prepare=views,
         callbacks=callbacks,
         n_workers=transformer.n_workers,
     )
@@ -89,13 +90,6 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
         _warn_collapse(kept[0], objective)
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     return FrozenEncoder(architecture, scaling, encoder, history, pooling)
-
-
-def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
-    """Fields and rows of them, held in memory where they fit: every epoch looks at them."""
-    if fields.in_memory or len(rows) * math.prod(fields.shape[1:]) > _MOST_HELD:
-        return fields, rows
-    return ArrayFields(fields.read(rows)), np.arange(len(rows))
 
 
 def _run_identity(

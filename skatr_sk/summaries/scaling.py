@@ -76,8 +76,7 @@ class BrightnessScaling:
         most = max(_FEWEST_SAMPLED, _SAMPLE_VALUES // max(1, math.prod(fields.shape[1:])))
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
-        if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:
-            # They are read twice.
+        if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:  # they are read twice
             fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))
         n_values = len(rows) * math.prod(fields.shape[1:])
         softening = sum(np.abs(c).sum() for c in _chunks(fields, rows)) / n_values or 1.0

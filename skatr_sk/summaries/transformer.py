@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,6 @@ from skatr_sk._checks import (
     Choice,
     Flag,
     Integer,
-    Kind,
     PathLike,
     Problems,
     Real,
@@ -98,9 +97,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
     embedding : {"linear", "moments"}, default="linear"
-        How the voxels of a patch become a token: by one matrix [1]_; or standardised, with their
-        mean and the logarithm of their standard deviation beside them, which wins on light cones
-        (docs/learning.rst).
+        How the voxels of a patch become a token: by one matrix [1]_; or standardised, beside their
+        mean and log standard deviation, which wins on light cones (docs/learning.rst).
     pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
@@ -127,8 +125,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         They are chosen by content: a field's side of the split does not depend on its row.
     patience : int or None, default=None
         Epochs without a better validation loss before the run stops and the best epoch comes
-        back. The loss of a JEPA moves with its target and is a poor guide to the best summaries,
-        so that the default trains to the end.
+        back. None trains to the end: the loss of a JEPA moves with its target and is a poor guide
+        to the best summaries.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -136,8 +134,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         A file written by :meth:`save`: ``fit`` then loads it and trains nothing. "mini-lr" comes
         with the package, pre-trained on simulated light cones of the grid of
         :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). Sizes that were given must
-        be those of the file, and parameters of the training have no effect. (Give new weights a
-        new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
+        be those of the file, and parameters of the training have no effect. Give new weights a new
+        name under ``Pipeline(memory=...)``, which knows nothing else of them.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -208,7 +206,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     checkpoint_every: int = 10
     n_workers: int = 0
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         **TrainedEstimator._parameters,
         "patch_size": PATCH_SIZE,
         "embed_dim": Integer(1),
@@ -227,13 +225,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
-    # A parameter in neither set decides what pre-training learns, and nothing else.
-    # The learned weights do not depend on these: a run that resumes may change them.
+    # What is learned depends on all parameters but these, which may change where a run resumes.
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(
         "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
     )
-    # These may be given where `weights` are loaded. A seed and `verbose` are no matter: nothing is
-    # drawn then, and nothing is slow enough to watch.
+    # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
+    # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
         {"patch_size", *ENCODER_SIZES, "brightness_range", "weights", "pooling", "cache"}
         | {"device", "precision", "verbose", "random_state"}
@@ -260,7 +257,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)
-        if OBJECTIVE.fault(self.objective) is None:
+        if not OBJECTIVE.fault(self.objective):
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
         if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
@@ -325,9 +322,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 problems.add(name, f"{stored!r} as in the weights file", given, mend)
         bounds = self.brightness_range
         if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
-            wanted = f"{frozen.scaling} as in the weights file"
             mend = "leave it at None: the scaling is part of the weights"
-            problems.add("brightness_range", wanted, bounds, mend)
+            problems.add(
+                "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
+            )
         problems.raise_if_any()
 
     @with_callbacks
@@ -359,12 +357,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             self._warn_without_effect()
-            if self.weights is None:
-                self._adopt(pretrain(self, fields))
-            else:
-                if fields.in_memory:  # a look at files would be one more reading
-                    warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
-                self._adopt(read_encoder(self.weights))
+            if self.weights is not None and fields.in_memory:  # files would be read once more
+                warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
+            frozen = pretrain(self, fields) if self.weights is None else read_encoder(self.weights)
+            self._adopt(frozen)
         return self
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
@@ -426,8 +422,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
         self._check_columns()
-        names: np.ndarray = super().get_feature_names_out(input_features)
-        return names
+        return super().get_feature_names_out(input_features)
 
     def _check_columns(self) -> None:
         self._check_parameters()

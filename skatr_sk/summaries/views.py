@@ -49,7 +49,7 @@ class PatchViews:
     def __call__(self, fields: Tensor, training: bool) -> tuple[Any, ...]:
         """Return a network's arguments: patches (n, n_patches, n_voxels), and pairs if any.
 
-        Of fields of shape (n, *field_shape) in mK; in validation none is turned.
+        The fields (n, *field_shape) are in mK; in validation none is turned.
         """
         if training and len(self.symmetries) > 1:
             # Drawn on the CPU, so that a seed means the same on every device.

@@ -3,8 +3,7 @@
 SKATR, arXiv:2410.18899, sections 3.1 and 3.2 and table 3; the predictor is that of I-JEPA,
 arXiv:2301.08243, section 3.
 
-A *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal ``(n_z,)``. It
-is cut into equal patches, and each patch's voxels, in a row, become a token.
+A field is cut into equal patches, and each patch's voxels, in a row, become a token.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ class PositionCode(nn.Module):
             )
         self.dim = dim
         grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
-        positions = grid.reshape(-1, len(grid_shape))
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", grid.reshape(-1, len(grid_shape)), persistent=False)
         axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
         self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
         frequencies = [

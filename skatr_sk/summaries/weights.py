@@ -111,11 +111,9 @@ def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int])
     axis (with the axis and the nearest divisors), or the field is a single patch.
     """
     shape = tuple(field_shape)
-    if isinstance(patch, str):
-        sizes = auto_patch_size(shape)
-    else:
-        given = patch if isinstance(patch, Sequence | np.ndarray) else (patch,) * len(shape)
-        sizes = tuple(int(size) for size in given)
+    given = auto_patch_size(shape) if isinstance(patch, str) else patch
+    several = given if isinstance(given, Sequence | np.ndarray) else (given,) * len(shape)
+    sizes = tuple(int(size) for size in several)
     if len(sizes) != len(shape):
         raise ValueError(
             f"patch_size: expected one size per axis of fields of shape {shape}, which have "
@@ -176,11 +174,7 @@ class FrozenEncoder:
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
-    """Write an encoder as one safetensors file; it appears whole or not at all.
-
-    The header holds the package's version, the architecture, the brightness scaling, the history of
-    the pre-training and the pooling.
-    """
+    """Write an encoder as one safetensors file; it appears whole or not at all."""
     header = {
         "format": _FORMAT,
         "version": __version__,

@@ -123,7 +123,13 @@ class Shards:
         except OSError as error:
             if whole is not None:
                 _truncate(shard, whole)
-            _warn_once(self.folder, error)
+            if self.folder not in _Process.warned:
+                _Process.warned.add(self.folder)
+                warn(
+                    f"Summaries cannot be written to the cache folder {str(self.folder)!r} "
+                    f"({error}). They are right, but other processes and later runs compute them "
+                    "again: make room, or name another folder in cache=."
+                )
 
     def claim(self, key: bytes) -> bool:
         """Say whether this process may compute a summary: False while another one does.
@@ -205,11 +211,10 @@ def count_records(folder: str | os.PathLike[str]) -> tuple[int, int]:
 
 def clear_folder(folder: str | os.PathLike[str]) -> None:
     """Delete the shards in a folder, and no other file."""
-    spaces = set()
-    for path in _files(folder):
+    paths = _files(folder)
+    for path in paths:
         path.unlink(missing_ok=True)
-        spaces.add(path.parent)
-    for space in spaces:
+    for space in {path.parent for path in paths}:
         try:
             space.rmdir()
         except OSError as error:
@@ -228,14 +233,3 @@ def _truncate(shard: Path, size: int) -> None:
         os.truncate(shard, size)
     except OSError as error:
         _LOGGER.info("%s keeps an incomplete record (%s), which is not read.", shard, error)
-
-
-def _warn_once(folder: Path, error: OSError) -> None:
-    if folder in _Process.warned:
-        return
-    _Process.warned.add(folder)
-    warn(
-        f"Summaries cannot be written to the cache folder {str(folder)!r} ({error}). They are "
-        "right, but other processes and later runs compute them again: make room, or name another "
-        "folder in cache=."
-    )

@@ -10,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import l1_loss, layer_norm, mse_loss, smooth_l1_loss
 
 from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, spell
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
@@ -21,11 +21,7 @@ from skatr_sk.summaries.weights import Architecture
 
 __all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
-_LOSSES = {
-    "l1": functional.l1_loss,
-    "l2": functional.mse_loss,
-    "smooth_l1": functional.smooth_l1_loss,
-}
+_LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 
 
@@ -40,7 +36,7 @@ class Objective(BaseEstimator):
     _parameters: ClassVar[Mapping[str, Kind]] = {}
     prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for CollapseWarning
 
-    def check(self, problems: Problems, prefix: str = "") -> None:
+    def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
         problems.check(self._parameters, self, prefix)
 
@@ -51,7 +47,7 @@ class Objective(BaseEstimator):
         """Warn of parameters that were given and change nothing, where there are any."""
 
     def views(
-        self, architecture: Architecture, *, scaling: BrightnessScaling, augment: bool, seed: int
+        self, architecture: Architecture, scaling: BrightnessScaling, *, augment: bool, seed: int
     ) -> PatchViews:
         """Return what turns a batch of fields into the network's arguments."""
         sizes = architecture.field_shape, architecture.patch_size
@@ -86,7 +82,7 @@ class Objective(BaseEstimator):
 
 
 class PairLoss(nn.Module):
-    """Mean over pairs of tensors, one for each mask or so, of ``compare(one, two)`` in float32."""
+    """Mean of ``compare(one, two)``, in float32, over the pairs of tensors that a network gives."""
 
     def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -114,20 +110,16 @@ MASKED_DOCS = {
         masks : str, BlockMask or list of BlockMask, default="multiblock"
             What is hidden; each mask is a prediction task. "short" is the union of 8 blocks of 10
             to 20 % of the sky, "long" of 2 blocks of 60 to 80 %, both along the whole line of
-            sight; "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2).
-        """,
+            sight; "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2).""",
     "min_context": """
         min_context : float, default=0.15
-            Smallest share of the patches that stays visible, in (0, 1).
-        """,
+            Smallest share of the patches that stays visible, in (0, 1).""",
     "loss": """
         loss : {"l1", "l2", "smooth_l1"}, default="l1"
-            Distance between prediction and target.
-        """,
+            Distance between prediction and target.""",
     "predictor_dim": """
         predictor_dim : int, default=48
-            Width of the predictor's tokens.
-        """,
+            Width of the predictor's tokens.""",
 }
 
 
@@ -142,7 +134,7 @@ class MaskedObjective(Objective):
     predictor_dim: int = 48
     predictor_depth: int = 4
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
         "loss": Choice(*_LOSSES),
@@ -210,7 +202,7 @@ class MaskedNetwork(nn.Module):
         with torch.no_grad():
             targets = self.targets(patches)  # once, for all masks
             if self.normalize_targets:
-                targets = functional.layer_norm(targets, targets.shape[-1:])
+                targets = layer_norm(targets, targets.shape[-1:])
         pairs = []
         for context_index, target_index in masks:
             context = self.context_encoder(patches, context_index)

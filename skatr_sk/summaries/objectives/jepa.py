@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from skatr_sk._checks import Integer, Kind, Problems, Real, Rule, shared_docs, warn_without_effect
+from skatr_sk._checks import Integer, Problems, Real, Rule, shared_docs, warn_without_effect
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
@@ -69,14 +69,12 @@ class JEPA(MaskedObjective):
 
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         **MaskedObjective._parameters,
         "predictor_depth": Integer(0),
         "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
     }
-    prevents_collapse: ClassVar[str] = (
-        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
-    )
+    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow, if there is one."""
@@ -112,8 +110,7 @@ class JEPANetwork(MaskedNetwork):
 
     def targets(self, patches: Tensor) -> Tensor:
         """Return the target encoder's tokens of the whole field."""
-        tokens: Tensor = self.target_encoder(patches)
-        return tokens
+        return self.target_encoder(patches)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -135,10 +132,7 @@ class MeanPredictor(nn.Module):
 
 
 class EMATarget(Callback):
-    """Let the target encoder follow the context encoder after each step.
-
-    The decay of the exponential moving average rises from `start` to `end`.
-    """
+    """Let the target follow the context encoder after each step; the decay rises to `end`."""
 
     def __init__(self, start: float, end: float) -> None:
         self.start = start

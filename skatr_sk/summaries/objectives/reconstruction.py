@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -43,7 +42,7 @@ class Reconstruction(MaskedObjective):
     SKATRTransformer(objective=Reconstruction(predictor_depth=2))
     """
 
-    prevents_collapse: ClassVar[str] = "normalize_targets=True"
+    prevents_collapse = "normalize_targets=True"
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where nothing is left to predict, too."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skatr_sk._checks import Integer, Kind, Real
+from skatr_sk._checks import Integer, Real
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives.base import Objective, PairLoss
 from skatr_sk.summaries.pooling import pool, pooled_dim
@@ -64,7 +63,7 @@ class VICReg(Objective):
     variance: float = 25.0
     covariance: float = 1.0
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         "region": Real("(0, 0.5]"),  # two regions cannot both have more than half of a sky
         "expander_dim": Integer(1),
         "expander_depth": Integer(0),
@@ -72,7 +71,7 @@ class VICReg(Objective):
         "variance": Real("[0, inf)"),
         "covariance": Real("[0, inf)"),
     }
-    prevents_collapse: ClassVar[str] = "variance and covariance beside invariance"
+    prevents_collapse = "variance and covariance beside invariance"
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the patches of two regions."""
@@ -127,11 +126,7 @@ class RegionNetwork(nn.Module):
         self.expander = expander
 
     def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
-        """Return the expanded summaries of both regions, each of shape (n, dim).
-
-        Of patches (n, n_patches, n_voxels) and pairs of indices as drawn by
-        :func:`~skatr_sk.summaries.masking.sample_regions`.
-        """
+        """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
         pairs = []
         for indices in regions:
             tokens = [self.context_encoder(patches, index) for index in indices]
