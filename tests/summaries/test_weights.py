@@ -421,6 +421,11 @@ def test_automatic_patches_divide_the_field(shape):
     assert 2 <= n_tokens <= 1024
 
 
+@pytest.mark.parametrize(("shape", "patch"), [((14, 14, 90), (2, 2, 9)), ((24, 24), (4, 4))])
+def test_automatic_patches_by_hand(shape, patch):
+    assert auto_patch_size(shape) == patch
+
+
 @pytest.mark.parametrize("given", [2, np.int64(2), (2, 2, 2), [2, 2, 2], np.array([2, 2, 2])])
 def test_patch_sizes_may_be_given_in_many_ways(given):
     assert patch_size_for((6, 4, 8), given) == (2, 2, 2)
