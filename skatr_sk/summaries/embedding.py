@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 __all__ = ["EMBEDDINGS", "MomentEmbedding"]
 
-_SOFTENING = 0.02
-
 
 class MomentEmbedding(nn.Module):
     """Embed a patch by its standardised voxels, its mean and the log of its standard deviation.
@@ -19,32 +17,11 @@ class MomentEmbedding(nn.Module):
     function of them and is mostly a few per cent of the mean. Here each of its decades counts
     alike, and so does the texture of faint patches.
 
-    Parameters
-    ----------
-    n_voxels : int
-        Voxels in a patch.
-    dim : int
-        Width of a token.
-    softening : float
-        Added to the standard deviation of a patch, in units of the scaled brightness (whose
-        standard deviation over all voxels is one): below it there is nothing but rounding.
-
-    Attributes
-    ----------
-    texture, moments : torch.nn.Linear
-        From the standardised voxels; and from the mean and the log of the standard deviation.
-
-    Examples
-    --------
-    >>> import torch
-    >>> embedding = MomentEmbedding(8, 16, softening=0.0)
-    >>> embedding(torch.rand(5, 9, 8)).shape
-    torch.Size([5, 9, 16])
-    >>> embedding.texture.in_features, embedding.moments.in_features
-    (8, 2)
+    `softening` is added to the standard deviation of a patch, in units of the scaled brightness
+    (whose standard deviation over all voxels is one): below it there is nothing but rounding.
     """
 
-    def __init__(self, n_voxels: int, dim: int, softening: float = _SOFTENING) -> None:
+    def __init__(self, n_voxels: int, dim: int, softening: float = 0.02) -> None:
         super().__init__()
         self.softening = softening
         self.texture = nn.Linear(n_voxels, dim)

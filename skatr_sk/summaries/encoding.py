@@ -37,16 +37,14 @@ _BATCHES_READ = 4  # batches of a file that are claimed at a time, so that readi
 def summarise(
     frozen: FrozenEncoder,
     fields: Fields,
-    *,
     device: torch.device,
     autocast: Any,
     cache: str | os.PathLike[str] | None,
 ) -> np.ndarray:
-    """Summarise fields with a frozen encoder; those in the cache are neither read nor computed.
+    """Summarise fields in mK with a frozen encoder; what the cache has is not read or computed.
 
-    Of fields in mK, pooled by ``frozen.pooling``; `autocast` sets the precision, and `cache` is
-    "memory", the path of a folder, or None. The result, in float32, is of shape (n, n_summary) or
-    (n, n_tokens, embed_dim).
+    `autocast` sets the precision, and `cache` is "memory", the path of a folder, or None. The
+    result, in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
     """
     architecture = frozen.architecture
 
@@ -123,35 +121,19 @@ def encode(
     batch_size: int | None = None,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute summaries of many fields, a bounded number at a time.
+    """Compute summaries of `rows` of the fields (all by default), `batch_size` at a time.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        On `device`, in evaluation mode; or what maps patches to anything else.
-    fields : Fields of shape (n, *field_shape)
-        In mK. Only the asked rows are read, batch by batch.
-    scaling, patch_size, pooling, device
-        As of the transformer.
-    autocast : context manager
-        Sets the precision.
-    batch_size : int, optional
-        Fields at a time; the default suits the device's caches.
-    rows : ndarray of int64, optional
-        Which fields; default is all.
-
-    Returns
-    -------
-    ndarray of shape (n, n_summary) or (n, n_tokens, embed_dim), float32
+    The fields are in mK, and only the asked rows are read, batch by batch; the default number in a
+    batch suits the device's caches. The encoder, or what else maps patches to anything, is on
+    `device` and in evaluation mode; `autocast`, a context manager, sets the precision. The result,
+    in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
     """
-    if batch_size is None:
-        n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
-        batch_size = _fields_at_a_time(n_tokens, device)
+    n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
+    batch_size = batch_size or _fields_at_a_time(n_tokens, device)
     parts = []
     with autocast:
         dataset = FieldDataset(fields, rows=rows)
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling).cpu())
-    summaries: np.ndarray = torch.cat(parts).numpy()
-    return summaries
+    return torch.cat(parts).numpy()

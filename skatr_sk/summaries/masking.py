@@ -65,27 +65,19 @@ SHORT = BlockMask(n_blocks=8, scale=(0.1, 0.2))
 LONG = BlockMask(n_blocks=2, scale=(0.6, 0.8))
 
 
-def _uniform(
-    shape: Sequence[int], bounds: tuple[float, float], generator: torch.Generator
-) -> Tensor:
-    low, high = bounds
-    return low + (high - low) * torch.rand(tuple(shape), generator=generator)
-
-
 def _block_sides(
     n: int, grid_shape: Sequence[int], mask: BlockMask, generator: torch.Generator
 ) -> Tensor:
     """Sides of the blocks in patches, of shape (n, n_blocks, rank)."""
-    drawn = (n, mask.n_blocks)
-    scale = _uniform(drawn, mask.scale, generator)
-    log_aspect = _uniform(drawn, (math.log(mask.aspect[0]), math.log(mask.aspect[1])), generator)
-    depth = _uniform(drawn, mask.depth, generator)
-    stretch = (log_aspect / 2).exp()
-    shares = {
-        1: [scale],
-        2: [scale.sqrt() / stretch, scale.sqrt() * stretch],
-        3: [scale.sqrt() / stretch, scale.sqrt() * stretch, depth],
-    }[len(grid_shape)]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, mask.n_blocks, generator=generator)
+
+    scale = uniform(*mask.scale)
+    stretch = (uniform(*map(math.log, mask.aspect)) / 2).exp()
+    depth = uniform(*mask.depth)
+    sky = [scale.sqrt() / stretch, scale.sqrt() * stretch]
+    shares = {1: [scale], 2: sky, 3: [*sky, depth]}[len(grid_shape)]
     size = torch.tensor(grid_shape, dtype=torch.float32)
     return (torch.stack(shares, dim=-1) * size).round().clamp(min=torch.ones(()), max=size)
 
@@ -100,38 +92,15 @@ def sample_masks(
 ) -> tuple[Tensor, Tensor]:
     """Draw the visible and the hidden patches of ``n`` fields, all in one vectorised step.
 
-    In each field a union of blocks is hidden, and the rest of its patches is the context. All
-    fields of a batch must hide the same number of patches: that of the first field's union, but at
-    most ``1 - min_context`` of the grid. The unions of the other fields grow or shrink at their
-    rims until they have that size. No draw is thrown away, and no context is ever empty.
+    In each field a union of blocks is hidden, and the rest of its patches is the context (V-JEPA,
+    arXiv:2404.08471, section 3.2). All fields of a batch must hide the same number of patches: that
+    of the first field's union, but at most ``1 - min_context`` of the grid. The unions of the other
+    fields grow or shrink at their rims until they have that size. No draw is thrown away, and no
+    context is ever empty.
 
-    Parameters
-    ----------
-    n : int
-    grid_shape : sequence of int
-        Patches on each axis: of the line of sight, of the sky, or of the sky and the line of sight.
-    mask : BlockMask
-    min_context : float
-        Smallest share of the patches that stays visible, in (0, 1).
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    context_index, target_index : Tensor of int64, shapes (n, n_context) and (n, n_target)
-        Sorted indices of patches in C order; together each patch exactly once.
-
-    References
-    ----------
-    V-JEPA, arXiv:2404.08471, section 3.2 ("short-range" and "long-range" masks).
-
-    Examples
-    --------
-    >>> import torch
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> context, target = sample_masks(4, (7, 7, 3), SHORT, generator=generator)
-    >>> context.shape[1] + target.shape[1]
-    147
+    `grid_shape` counts the patches on each axis: of the line of sight, of the sky, or of the sky
+    and the line of sight. Returned are the context's and the hidden indices, (n, n_context) and
+    (n, n_target) of int64: sorted, in C order, each patch exactly once.
     """
     if math.prod(grid_shape[:-1]) == 1:
         # Without a sky to hide there is the line of sight: a cone of one column is a signal.
@@ -155,15 +124,14 @@ def sample_masks(
         outside = torch.maximum(outside, distance.reshape(n, mask.n_blocks, *spread))
     distance = outside.amin(dim=1).reshape(n, -1)
     n_drawn = distance.shape[1]
-    n_hidden = int((distance[0] < 0).sum())
     most = max(1, math.floor((1 - min_context) * n_drawn))
-    n_hidden = min(n_hidden, most, n_drawn - 1)
+    n_hidden = min(int((distance[0] < 0).sum()), most, n_drawn - 1)
     # Distances are multiples of a half: noise below that only settles ties.
     order = (distance + 0.4 * torch.rand(distance.shape, generator=generator)).argsort(dim=1)
-    target = order[:, :n_hidden].sort(dim=1).values
     context = order[:, n_hidden:].sort(dim=1).values
+    target = order[:, :n_hidden].sort(dim=1).values
     if drawn_rank < rank:
-        target, context = _whole_columns(target, grid_shape), _whole_columns(context, grid_shape)
+        return _whole_columns(context, grid_shape), _whole_columns(target, grid_shape)
     return context, target
 
 
@@ -182,17 +150,8 @@ def sample_regions(
     the whole line of sight are chosen at random: a step costs as much as these hold, not as much as
     the field. Without a sky, the two regions are random choices of patches along the line of sight.
 
-    Parameters
-    ----------
-    n, grid_shape, generator
-        See :func:`sample_masks`.
-    share : float
-        Share of the patches that each region has; at most a half.
-
-    Returns
-    -------
-    Tensor, Tensor of int64, both of shape (n, n_region)
-        Sorted indices of patches in C order; none is in both.
+    Each region has a `share` of the patches, at most a half; returned are its sorted indices,
+    (n, n_region) of int64 in C order.
     """
     sky = tuple(grid_shape[:2])
     if len(grid_shape) == 1 or math.prod(sky) == 1:
@@ -208,9 +167,10 @@ def sample_regions(
     order = along.argsort(dim=1)
     n_half = order.shape[1] // 2
     n_kept = min(max(1, round(share * order.shape[1])), n_half)
-    regions = []
-    for half in (order[:, :n_half], order[:, -n_half:]):
+
+    def some_of(half: Tensor) -> Tensor:
         chosen = torch.rand(half.shape, generator=generator).argsort(dim=1)[:, :n_kept]
         kept = half.gather(1, chosen).sort(dim=1).values
-        regions.append(_whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept)
-    return regions[0], regions[1]
+        return _whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept
+
+    return some_of(order[:, :n_half]), some_of(order[:, -n_half:])

@@ -1,4 +1,9 @@
-"""From the tokens of a field to its summary."""
+"""From the tokens of a field to its summary.
+
+"moments" are the means over the tokens, followed by their standard deviations, which say how tokens
+differ over the sky and along the line of sight (statistics pooling: Snyder et al., "X-vectors:
+robust DNN embeddings for speaker recognition", ICASSP (2018), section 2.1).
+"""
 
 from __future__ import annotations
 
@@ -12,33 +17,7 @@ _LEAST_VARIANCE = 1e-12  # of tokens, whose size is one
 
 
 def pool(tokens: Tensor, pooling: str) -> Tensor:
-    """Pool the tokens of each field to one vector, or keep them all.
-
-    Parameters
-    ----------
-    tokens : Tensor of shape (n, n_tokens, dim)
-    pooling : {"mean", "max", "moments", "tokens"}
-        "moments" are the means over the tokens, followed by their standard deviations, which say
-        how tokens differ over the sky and along the line of sight (statistics pooling [1]_).
-
-    Returns
-    -------
-    Tensor of shape (n, dim), (n, 2 dim) or (n, n_tokens, dim)
-
-    References
-    ----------
-    .. [1] Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP
-       (2018), section 2.1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> tokens = torch.tensor([[[1.0], [3.0]]])
-    >>> pool(tokens, "mean"), pool(tokens, "max")
-    (tensor([[2.]]), tensor([[3.]]))
-    >>> pool(tokens, "moments")
-    tensor([[2., 1.]])
-    """
+    """Pool tokens (n, n_tokens, dim) to (n, dim), to (n, 2 dim) by "moments", or keep them all."""
     if pooling == "tokens":
         return tokens
     if pooling == "max":
@@ -53,11 +32,5 @@ def pool(tokens: Tensor, pooling: str) -> Tensor:
 
 
 def pooled_dim(embed_dim: int, pooling: str) -> int:
-    """Length of a summary, or of a token where these are kept.
-
-    Examples
-    --------
-    >>> pooled_dim(96, "mean"), pooled_dim(96, "moments")
-    (96, 192)
-    """
+    """Length of a summary, or of a token where these are kept."""
     return embed_dim * (2 if pooling == "moments" else 1)

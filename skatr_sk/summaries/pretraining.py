@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import CollapseWarning, warn_without_effect
+from skatr_sk._checks import CollapseWarning, warn, warn_without_effect
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.objectives import Objective, as_objective
-from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule
@@ -37,34 +36,18 @@ __all__ = ["EffectiveRank", "pretrain"]
 # the rank of few fields is small whatever the encoder.
 _MOST_WATCHED = 512
 _FEWEST_WATCHED = 128
-_MOST_HELD = 30_000_000  # voxels
+_MOST_HELD = 30_000_000  # voxels of those that are held in memory, for every epoch looks at them
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
 # Between light cones, healthy summaries differ by 1 to 30 % of their size on Gaussian random
 # fields, collapsed ones by 0.3 %; on real light cones those of random weights differ by 9 %.
 _RANK_FLOOR = 0.005
-# What the result of a run does not depend on, beside `pooling` under most objectives.
-_NOT_OF_THE_RUN = frozenset(
-    "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
-)
 
 
 def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
-    """Pre-train an encoder on fields with a transformer's checked parameters.
+    """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
-    Parameters
-    ----------
-    transformer : SKATRTransformer
-    fields : Fields of shape (n, *field_shape)
-
-    Returns
-    -------
-    FrozenEncoder
-
-    Warns
-    -----
-    CollapseWarning
-        When the summaries end on a handful of directions.
+    A CollapseWarning says when the summaries end on a handful of directions.
     """
     warn_implausible(fields)
     if fields.in_memory:
@@ -78,26 +61,18 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     scaling = transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
-    held, rows = _held(fields, watched)
-
-    def mean_tokens(encoder: Encoder, device: torch.device) -> np.ndarray:
-        # Whatever the pooling: they collapse first, and the ranks of runs can be compared.
-        return encode(
-            encoder,
-            held,
-            rows=rows,
-            scaling=scaling,
-            patch_size=architecture.patch_size,
-            pooling="mean",
-            device=device,
-            autocast=autocast(device, transformer.precision),
-        )
-
+    held, rows = fields, watched
+    if not fields.in_memory and len(watched) * math.prod(fields.shape[1:]) <= _MOST_HELD:
+        held, rows = ArrayFields(fields.read(watched)), np.arange(len(watched))
+    # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
+    options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
+    mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
     callbacks = [*objective.callbacks(), EffectiveRank(mean_tokens), ReturnMemory()]
     if transformer.checkpoint_dir is not None:
-        folder = os.fspath(transformer.checkpoint_dir)
         run = _run_identity(transformer, objective, fields, seed)
+        folder = os.fspath(transformer.checkpoint_dir)
         callbacks.append(Checkpoint(folder, transformer.checkpoint_every, run))
+    views = objective.views(architecture, scaling, augment=transformer.augment, seed=views_seed)
     network, history = train(
         transformer,
         lambda: objective.network(architecture.build(), architecture, pooling=pooling),
@@ -106,25 +81,15 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
         FieldDataset(fields, rows=valid_rows) if len(valid_rows) else None,
         seeds=(weights_seed, order_seed),
         schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
-        prepare=objective.views(
-            architecture, scaling=scaling, augment=transformer.augment, seed=views_seed
-        ),
+        prepare=views,
         callbacks=callbacks,
         n_workers=transformer.n_workers,
     )
-    for row in history:
-        if row["kept"]:
-            _warn_collapse(row, len(watched), objective)
+    kept = [row for row in history if row["kept"]]
+    if kept and len(watched) >= _FEWEST_RANKED:
+        _warn_collapse(kept[0], objective)
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     return FrozenEncoder(architecture, scaling, encoder, history, pooling)
-
-
-def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
-    """Fields and rows of them, held in memory where they fit: every epoch looks at them."""
-    many = len(rows) * math.prod(fields.shape[1:]) > _MOST_HELD
-    if many or fields.in_memory:
-        return fields, rows
-    return ArrayFields(fields.read(rows)), np.arange(len(rows))
 
 
 def _run_identity(
@@ -132,7 +97,7 @@ def _run_identity(
 ) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     given = transformer.get_params(deep=False)
-    settings = {name: given[name] for name in given if name not in _NOT_OF_THE_RUN}
+    settings = {name: given[name] for name in given.keys() - transformer._not_learned_from}
     settings["objective"] = [type(objective).__name__, objective.get_params()]
     settings["pooling"] = objective.pooled_by(transformer._pooling_in_training())
     content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
@@ -140,35 +105,32 @@ def _run_identity(
     return json.dumps(settings, default=repr, sort_keys=True)
 
 
-def _warn_collapse(last: dict[str, Any], n_watched: int, objective: Objective) -> None:
+def _warn_collapse(kept: dict[str, Any], objective: Objective) -> None:
     """Warn when the summaries end on a handful of directions."""
-    rank, at_init = last["effective_rank"], last["effective_rank_at_init"]
-    if n_watched >= _FEWEST_RANKED and rank < _HANDFUL and rank < at_init / 2:
-        warnings.warn(
+    rank, at_init = kept["effective_rank"], kept["effective_rank_at_init"]
+    if rank < _HANDFUL and rank < at_init / 2:
+        warn(
             f"The summaries have collapsed: their effective rank fell from {at_init:.1f} at "
             f"initialisation to {rank:.1f}, counting directions in which light cones differ by "
             f"more than {_RANK_FLOOR:.1%} of a summary's size. Bring back what prevents it "
             f"({objective.prevents_collapse}), then try a lower learning_rate or fewer epochs.",
             CollapseWarning,
-            stacklevel=5,
         )
 
 
 class EffectiveRank(Callback):
     """Record the effective rank of summaries before the training and after each epoch.
 
-    Parameters
-    ----------
-    summarise : callable
-        ``summarise(encoder, device=device)`` gives the summaries of the fields that are watched.
+    ``summarise(encoder, device=..., autocast=...)`` gives those of the fields that are watched.
     """
 
     def __init__(self, summarise: Callable[..., np.ndarray]) -> None:
         self.summarise = summarise
 
     def _rank(self, net: Any) -> float:
-        encoder = net.module_.context_encoder.eval()
-        summaries = self.summarise(encoder, device=torch.device(net.device))
+        encoder, device = net.module_.context_encoder.eval(), torch.device(net.device)
+        precision = autocast(device, net.precision)
+        summaries = self.summarise(encoder, device=device, autocast=precision)
         return effective_rank(summaries, floor=_RANK_FLOOR)
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,6 @@ from skatr_sk._checks import (
     Choice,
     Flag,
     Integer,
-    Kind,
     PathLike,
     Problems,
     Real,
@@ -41,6 +40,7 @@ from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
+    ENCODER_SIZES,
     PATCH_SIZE,
     Architecture,
     FrozenEncoder,
@@ -54,17 +54,11 @@ from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_ca
 __all__ = ["SKATRTransformer"]
 
 _LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
-# Without effect where `weights` are loaded. A seed and `verbose` are no matter: nothing is drawn
-# then, and nothing is slow enough to watch.
-_OF_PRETRAINING = frozenset(
-    "augment batch_size callbacks checkpoint_dir checkpoint_every learning_rate max_epochs "
-    "n_workers objective patience validation_fraction warmup weight_decay".split()
-)
 
 
 def _is_range(value: Any) -> bool | str:
     wrong = Bounds(pair=True).fault(value)
-    return True if wrong is None else wrong[2]
+    return wrong is None or wrong[2]
 
 
 def _is_cache(value: Any) -> bool | str:
@@ -103,9 +97,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
     embedding : {"linear", "moments"}, default="linear"
-        How the voxels of a patch become a token: by one matrix [1]_; or standardised, with their
-        mean and the logarithm of their standard deviation beside them, which wins on light cones
-        (docs/learning.rst).
+        How the voxels of a patch become a token: by one matrix [1]_; or standardised, beside their
+        mean and log standard deviation, which wins on light cones (docs/learning.rst).
     pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
@@ -132,8 +125,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         They are chosen by content: a field's side of the split does not depend on its row.
     patience : int or None, default=None
         Epochs without a better validation loss before the run stops and the best epoch comes
-        back. The loss of a JEPA moves with its target and is a poor guide to the best summaries,
-        so that the default trains to the end.
+        back. None trains to the end: the loss of a JEPA moves with its target and is a poor guide
+        to the best summaries.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -141,8 +134,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         A file written by :meth:`save`: ``fit`` then loads it and trains nothing. "mini-lr" comes
         with the package, pre-trained on simulated light cones of the grid of
         :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). Sizes that were given must
-        be those of the file, and parameters of the training have no effect. (Give new weights a
-        new name under ``Pipeline(memory=...)``, which knows nothing else of them.)
+        be those of the file, and parameters of the training have no effect. Give new weights a new
+        name under ``Pipeline(memory=...)``, which knows nothing else of them.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -213,7 +206,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     checkpoint_every: int = 10
     n_workers: int = 0
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         **TrainedEstimator._parameters,
         "patch_size": PATCH_SIZE,
         "embed_dim": Integer(1),
@@ -232,6 +225,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+    # What is learned depends on all parameters but these, which may change where a run resumes.
+    _not_learned_from: ClassVar[frozenset[str]] = frozenset(
+        "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
+    )
+    # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
+    # are no matter: nothing is drawn, and nothing is slow enough to watch.
+    _given_with_weights: ClassVar[frozenset[str]] = frozenset(
+        {"patch_size", *ENCODER_SIZES, "brightness_range", "weights", "pooling", "cache"}
+        | {"device", "precision", "verbose", "random_state"}
+    )
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of the objective too.
@@ -254,11 +257,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)
-        if OBJECTIVE.fault(self.objective) is None:
+        if not OBJECTIVE.fault(self.objective):
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
-        both_whole = isinstance(dim, numbers.Integral) and isinstance(heads, numbers.Integral)
-        if both_whole and dim > 1 and heads > 0 and dim % heads:
+        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
             mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
             problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
         if self.checkpoint_dir is not None and not isinstance(self.random_state, numbers.Integral):
@@ -267,7 +269,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _warn_without_effect(self) -> None:
         if self.weights is not None:
-            warn_without_effect(self, _OF_PRETRAINING, f"weights={self.weights!r}")
+            of_pretraining = self._parameters.keys() - self._given_with_weights
+            warn_without_effect(self, of_pretraining, f"weights={self.weights!r}")
             return
         super()._warn_without_effect()
         as_objective(self.objective)._warn_without_effect()
@@ -279,21 +282,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> Architecture:
         """Return the sizes of an encoder for fields of a shape, from checked parameters.
 
-        Raises
-        ------
-        ValueError
-            When patches do not fit the field, or tokens are too narrow to tell their positions
-            apart; and when parameters of the objective do not fit these sizes.
+        A ValueError says when patches do not fit the field, when tokens are too narrow to tell
+        their positions apart, and when parameters of the objective do not fit these sizes.
         """
         architecture = Architecture(
             field_shape=tuple(int(n) for n in field_shape),
             patch_size=patch_size_for(field_shape, self.patch_size),
             # Plain numbers: a search hands in numpy's, which JSON does not know.
-            embed_dim=int(self.embed_dim),
-            depth=int(self.depth),
-            n_heads=int(self.n_heads),
-            mlp_ratio=float(self.mlp_ratio),
-            embedding=str(self.embedding),
+            **{name: kind(getattr(self, name)) for name, kind in ENCODER_SIZES.items()},
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
@@ -316,7 +312,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Check that parameters changed from their defaults agree with a frozen encoder."""
         problems = Problems(type(self).__name__)
         changed = changed_parameters(self)
-        for name in ("patch_size", "embed_dim", "depth", "n_heads", "mlp_ratio", "embedding"):
+        for name in ("patch_size", *ENCODER_SIZES):
             stored = getattr(frozen.architecture, name)
             given = changed.get(name, stored)
             if name == "patch_size":
@@ -327,8 +323,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         bounds = self.brightness_range
         if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
             mend = "leave it at None: the scaling is part of the weights"
-            wanted = f"{frozen.scaling} as in the weights file"
-            problems.add("brightness_range", wanted, bounds, mend)
+            problems.add(
+                "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
+            )
         problems.raise_if_any()
 
     @with_callbacks
@@ -360,12 +357,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             self._warn_without_effect()
-            if self.weights is None:
-                self._adopt(pretrain(self, fields))
-            else:
-                if fields.in_memory:  # a look at files would be one more reading
-                    warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
-                self._adopt(read_encoder(self.weights))
+            if self.weights is not None and fields.in_memory:  # files would be read once more
+                warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
+            frozen = pretrain(self, fields) if self.weights is None else read_encoder(self.weights)
+            self._adopt(frozen)
         return self
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
@@ -417,13 +412,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._check_columns()
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
-        return summarise(
-            self._frozen(),
-            fields,
-            device=device,
-            autocast=autocast(device, self.precision),
-            cache=self.cache,
-        )
+        precision = autocast(device, self.precision)
+        return summarise(self._frozen(), fields, device, precision, self.cache)
 
     @property
     def _n_features_out(self) -> int:
@@ -432,8 +422,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the features, ``skatrtransformer0`` and so on, as an ndarray of str."""
         self._check_columns()
-        names: np.ndarray = super().get_feature_names_out(input_features)
-        return names
+        return super().get_feature_names_out(input_features)
 
     def _check_columns(self) -> None:
         self._check_parameters()

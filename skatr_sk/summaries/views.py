@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from skatr_sk.summaries.scaling import BrightnessScaling, sky_symmetries, turn_at_random
+from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import patchify
 
-__all__ = ["Pairs", "PatchViews"]
+__all__ = ["Pairs", "PatchViews", "apply_symmetries", "sky_symmetries"]
 
 Pairs = list[tuple[Tensor, Tensor]]  # of index tensors, or of what is computed with them
 
@@ -19,31 +20,11 @@ Pairs = list[tuple[Tensor, Tensor]]  # of index tensors, or of what is computed 
 class PatchViews:
     """Turn a batch of fields into patches, and say which of them are seen.
 
-    Parameters
-    ----------
-    field_shape, patch_size : sequence of int
-    scaling : BrightnessScaling
-    augment : bool
-        Turn each training field by a sky symmetry of its own. It is turned before its patches are
-        numbered, so that an index names a patch of the turned field.
-    seed : int
-        Of all that is drawn.
-    draw : callable, optional
-        ``draw(n, grid_shape, generator)`` gives pairs of index tensors for a batch of ``n`` fields.
-        Every validation pass draws the same ones, so that the losses of epochs can be compared.
-
-    Attributes
-    ----------
-    generator : torch.Generator
-        Source of what is drawn in training. Its state is part of a checkpoint.
-
-    Examples
-    --------
-    >>> import torch
-    >>> scaling = BrightnessScaling.from_range(0, 1)
-    >>> views = PatchViews((4, 4), (2, 2), scaling=scaling, augment=True, seed=0)
-    >>> views(torch.zeros(3, 4, 4), training=True)[0].shape
-    torch.Size([3, 4, 4])
+    With `augment` each training field is turned by a sky symmetry of its own, before its patches
+    are numbered, so that an index names a patch of the turned field. `seed` is that of all that is
+    drawn. ``draw(n, grid_shape, generator)``, where it is given, returns pairs of index tensors for
+    a batch of ``n`` fields; every validation pass draws the same ones, so that the losses of epochs
+    can be compared. The state of the attribute ``generator`` is part of a checkpoint.
     """
 
     def __init__(
@@ -68,10 +49,13 @@ class PatchViews:
     def __call__(self, fields: Tensor, training: bool) -> tuple[Any, ...]:
         """Return a network's arguments: patches (n, n_patches, n_voxels), and pairs if any.
 
-        Of fields of shape (n, *field_shape) in mK; in validation none is turned.
+        The fields (n, *field_shape) are in mK; in validation none is turned.
         """
-        if training:
-            fields = turn_at_random(fields, self.symmetries, self.generator)
+        if training and len(self.symmetries) > 1:
+            # Drawn on the CPU, so that a seed means the same on every device.
+            which = torch.randint(len(self.symmetries), (len(fields),), generator=self.generator)
+            symmetries = self.symmetries.to(fields.device)
+            fields = apply_symmetries(fields, symmetries, which.to(fields.device))
         patches = patchify(self.scaling(fields), self.patch_size)
         if self.draw is None:
             return (patches,)
@@ -81,3 +65,31 @@ class PatchViews:
             self._in_validation = torch.Generator().manual_seed(self.seed + 1)
         pairs = self.draw(len(fields), self.grid_shape, self._in_validation or self.generator)
         return patches, [(one.to(fields.device), two.to(fields.device)) for one, two in pairs]
+
+
+def sky_symmetries(field_shape: Sequence[int]) -> Tensor:
+    """Rotations and reflections of the sky plane, as permutations of its cells.
+
+    Eight for a square sky, four (no quarter turns) for another, one (the identity) for a signal
+    without sky: a table of int64, (n_symmetries, n_x * n_y), whose first row is the identity. The
+    line of sight is never reversed: it is an axis of time.
+    """
+    if len(field_shape) == 1:
+        return torch.zeros(1, 1, dtype=torch.int64)
+    n_x, n_y = field_shape[:2]
+    cells = torch.arange(n_x * n_y).reshape(n_x, n_y)
+    views = [cells, cells.flip(0), cells.flip(1), cells.flip(0, 1)]
+    if n_x == n_y:
+        views += [view.T for view in views]
+    return torch.stack([view.reshape(-1) for view in views])
+
+
+def apply_symmetries(fields: Tensor, symmetries: Tensor, which: Tensor) -> Tensor:
+    """Turn each of the fields (n, *field_shape) by the row of `symmetries` that `which` (n,) names.
+
+    `symmetries` are those of :func:`sky_symmetries`.
+    """
+    n, n_cells = len(fields), symmetries.shape[1]
+    rows = symmetries[which] + n_cells * torch.arange(n, device=which.device).unsqueeze(1)
+    turned = functional.embedding(rows, fields.reshape(n * n_cells, -1))
+    return turned.reshape(fields.shape)

@@ -1,7 +1,9 @@
 """The vision transformer: patches of a field, position code, encoder and predictor.
 
-A *field* is one light cone ``(n_x, n_y, n_z)``, one map ``(n_x, n_y)`` or one signal ``(n_z,)``. It
-is cut into equal patches, and each patch's voxels, in a row, become a token.
+SKATR, arXiv:2410.18899, sections 3.1 and 3.2 and table 3; the predictor is that of I-JEPA,
+arXiv:2301.08243, section 3.
+
+A field is cut into equal patches, and each patch's voxels, in a row, become a token.
 """
 
 from __future__ import annotations
@@ -23,19 +25,10 @@ def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
 
     Each patch size divides its axis. Patches are in C order of the patch grid, and so are the
     voxels of a patch.
-
-    Examples
-    --------
-    >>> import torch
-    >>> patchify(torch.arange(8.0).reshape(1, 2, 4), (2, 2))
-    tensor([[[0., 1., 4., 5.],
-             [2., 3., 6., 7.]]])
     """
-    rank = len(patch_size)
     split = [s for n, p in zip(fields.shape[1:], patch_size, strict=True) for s in (n // p, p)]
-    grid_axes = [1 + 2 * i for i in range(rank)]
-    voxel_axes = [2 + 2 * i for i in range(rank)]
-    cut = fields.reshape(len(fields), *split).permute(0, *grid_axes, *voxel_axes)
+    axes = range(1, 1 + len(split))
+    cut = fields.reshape(len(fields), *split).permute(0, *axes[::2], *axes[1::2])
     return cut.reshape(len(fields), -1, math.prod(patch_size))
 
 
@@ -43,13 +36,6 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Take of each field the tokens that ``index`` (n, n_kept) names: (n, n_kept, dim).
 
     ``tokens`` are of shape (n, n_patches, dim), or (n_patches, dim) where all fields share them.
-
-    Examples
-    --------
-    >>> import torch
-    >>> gather_tokens(torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[2, 0]]))
-    tensor([[[4., 5.],
-             [0., 1.]]])
     """
     if tokens.ndim == 2:
         return functional.embedding(index, tokens)
@@ -65,19 +51,12 @@ class PositionCode(nn.Module):
 
     An axis of ``n`` patches starts with frequencies spaced geometrically from pi / n, which makes
     the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every position
-    has a code of its own at every grid size. Axes of a single patch get no features.
-
-    Parameters
-    ----------
-    grid_shape : sequence of int
-        Number of patches on each axis.
-    dim : int
-        Features of the code; at least two for each axis of more than one patch.
-
-    References
-    ----------
-    SKATR, arXiv:2410.18899, section 3.1.
+    has a code of its own at every grid size. Axes of a single patch get no features, the others at
+    least two of the ``dim`` features.
     """
+
+    positions: Tensor
+    axes: Tensor
 
     def __init__(self, grid_shape: Sequence[int], dim: int) -> None:
         super().__init__()
@@ -90,22 +69,14 @@ class PositionCode(nn.Module):
             )
         self.dim = dim
         grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
-        positions = grid.reshape(-1, len(grid_shape))
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", grid.reshape(-1, len(grid_shape)), persistent=False)
         axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
         self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
         frequencies = [
-            torch.logspace(
-                math.log10(math.pi / grid_shape[axis]),
-                math.log10(math.pi / 2),
-                int((axis_of_pair == i).sum()),
-            )
-            for i, axis in enumerate(coded)
+            torch.logspace(math.log10(math.pi / grid_shape[axis]), math.log10(math.pi / 2), n)
+            for axis, n in zip(coded, axis_of_pair.bincount().tolist(), strict=True)
         ]
         self.frequencies = nn.Parameter(torch.cat(frequencies))
-
-    positions: Tensor
-    axes: Tensor
 
     def forward(self) -> Tensor:
         """Return the code of every patch, of shape (n_patches, dim)."""
@@ -143,27 +114,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Patches to tokens: embedding, position code, pre-norm blocks, final norm.
 
-    Parameters
-    ----------
-    n_voxels : int
-        Voxels in a patch.
-    grid_shape : sequence of int
-        Patches on each axis.
-    embed_dim, depth, n_heads, mlp_ratio
-        Width of a token, number of blocks, heads of a block, width of its MLP over ``embed_dim``.
-    embedding : {"linear", "moments"}
-        Of the voxels of a patch: see :class:`~skatr_sk.summaries.embedding.MomentEmbedding`.
-
-    References
-    ----------
-    SKATR, arXiv:2410.18899, section 3.1 and table 3.
-
-    Examples
-    --------
-    >>> import torch
-    >>> encoder = Encoder(8, (3, 3), embed_dim=16, depth=2, n_heads=4, mlp_ratio=2.0)
-    >>> encoder(torch.zeros(5, 9, 8)).shape
-    torch.Size([5, 9, 16])
+    Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`.
     """
 
     def __init__(
@@ -199,20 +150,8 @@ class Predictor(nn.Module):
     """Predict the tokens of hidden patches from the tokens of visible ones.
 
     A hidden patch is asked for by a learned mask token plus the code of its position. A narrow
-    transformer over these and the visible tokens answers.
-
-    Parameters
-    ----------
-    embed_dim, target_dim : int
-        Width of the encoder's tokens, and of what is predicted.
-    grid_shape : sequence of int
-        Patches on each axis.
-    predictor_dim, depth, n_heads, mlp_ratio
-        Of its own blocks.
-
-    References
-    ----------
-    I-JEPA, arXiv:2301.08243, section 3; SKATR, arXiv:2410.18899, section 3.2.
+    transformer over these and the visible tokens answers. The encoder's tokens are ``embed_dim``
+    wide, what is predicted ``target_dim``, and the other sizes are those of its own blocks.
     """
 
     def __init__(

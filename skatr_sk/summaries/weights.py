@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from skatr_sk.training.seeds import seeded
 
 __all__ = [
     "BUNDLED",
+    "ENCODER_SIZES",
     "PATCH_SIZE",
     "Architecture",
     "FrozenEncoder",
@@ -45,13 +46,7 @@ _FOLDER = Path(__file__).with_name("weights")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the shapes of an encoder's weights; see the parameters of the transformer.
-
-    Examples
-    --------
-    >>> Architecture((14, 14, 90), (2, 2, 9), 48, 2, 4, 2.0).grid_shape
-    (7, 7, 10)
-    """
+    """What determines the shapes of an encoder's weights; see the parameters of the transformer."""
 
     field_shape: tuple[int, ...]
     patch_size: tuple[int, ...]
@@ -80,22 +75,21 @@ class Architecture:
         """Note where tokens are too narrow to tell their positions apart."""
         fewest = 2 * sum(n > 1 for n in self.grid_shape)
         if width < fewest:
-            wanted = (
-                f"at least {fewest}, two features for each axis of the {self.grid_shape} patches"
-            )
-            problems.add(name, wanted, width)
+            axes = f"two features for each axis of the {self.grid_shape} patches"
+            problems.add(name, f"at least {fewest}, {axes}", width)
 
     def build(self) -> Encoder:
         """Return an encoder with random weights from torch's current generator."""
-        return Encoder(
-            self.n_voxels,
-            self.grid_shape,
-            embed_dim=self.embed_dim,
-            depth=self.depth,
-            n_heads=self.n_heads,
-            mlp_ratio=self.mlp_ratio,
-            embedding=self.embedding,
-        )
+        sizes = {name: getattr(self, name) for name in ENCODER_SIZES}
+        return Encoder(self.n_voxels, self.grid_shape, **sizes)
+
+
+# The encoder's own sizes and their types: parameters of the transformer, and of `Encoder`.
+ENCODER_SIZES: dict[str, type] = {
+    name: kind
+    for name, kind in get_type_hints(Architecture).items()
+    if name not in ("field_shape", "patch_size")
+}
 
 
 def _is_patch_size(patch: Any) -> bool | str:
@@ -115,20 +109,11 @@ def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int])
 
     A ValueError says when the number of sizes is not that of the axes, a size does not divide its
     axis (with the axis and the nearest divisors), or the field is a single patch.
-
-    Examples
-    --------
-    >>> patch_size_for((14, 14, 90), (2, 2, 7))
-    Traceback (most recent call last):
-    ...
-    ValueError: patch_size: expected divisors of fields of shape (14, 14, 90), found (2, 2, 7); ...
     """
     shape = tuple(field_shape)
-    if isinstance(patch, str):
-        sizes = auto_patch_size(shape)
-    else:
-        given = patch if isinstance(patch, Sequence | np.ndarray) else (patch,) * len(shape)
-        sizes = tuple(int(size) for size in given)
+    given = auto_patch_size(shape) if isinstance(patch, str) else patch
+    several = given if isinstance(given, Sequence | np.ndarray) else (given,) * len(shape)
+    sizes = tuple(int(size) for size in several)
     if len(sizes) != len(shape):
         raise ValueError(
             f"patch_size: expected one size per axis of fields of shape {shape}, which have "
@@ -153,25 +138,18 @@ def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int])
     return sizes
 
 
-def auto_patch_size(field_shape: Sequence[int], budget: int = _TOKEN_BUDGET) -> tuple[int, ...]:
-    """Choose a patch that divides each axis and cuts the field into about `budget` tokens.
+def auto_patch_size(field_shape: Sequence[int]) -> tuple[int, ...]:
+    """Choose a patch that divides each axis and cuts the field into about 512 tokens.
 
-    Among the divisors of the axes it takes those that come near to the budget with patches near to
-    cubes: a factor e in the number of tokens counts as much as a factor e^2 in the standard
-    deviation of the sides. Each sky axis gets at least six patches where it has as many cells, so
+    Among the divisors of the axes it takes those that come near to this budget with patches near to
+    cubes: a factor e in the number of tokens counts as much as two in the standard deviation of the
+    logarithm of the sides. Each sky axis gets at least six patches where it has as many cells, so
     that blocks of the sky can be hidden. On small fields the budget shrinks to one token for 16
     cells (4 of a signal), but not below 16 tokens: patches of a single cell have no structure of
     their own.
-
-    Examples
-    --------
-    >>> auto_patch_size((14, 14, 90))
-    (2, 2, 9)
-    >>> auto_patch_size((24, 24))
-    (4, 4)
     """
     rank = len(field_shape)
-    budget = min(budget, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
+    budget = min(_TOKEN_BUDGET, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
     choices = []
     for axis, n in enumerate(field_shape):
         fewest = min(n, 6) if rank > 1 and axis < 2 else 1
@@ -196,11 +174,7 @@ class FrozenEncoder:
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
-    """Write an encoder as one safetensors file; it appears whole or not at all.
-
-    The header holds the package's version, the architecture, the brightness scaling, the history of
-    the pre-training and the pooling.
-    """
+    """Write an encoder as one safetensors file; it appears whole or not at all."""
     header = {
         "format": _FORMAT,
         "version": __version__,
@@ -215,20 +189,10 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
 
 
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
-    """Read and check what :func:`write_encoder` wrote.
+    """Read and check what :func:`write_encoder` wrote, or weights of a name in `BUNDLED`.
 
-    Parameters
-    ----------
-    path : path or str
-        Of a file, or the name of weights that come with the package: "mini-lr".
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When the file is truncated, no safetensors, not from this package, of a newer format, or
-        its tensors do not fit its own header.
+    A ValueError says when the file is truncated, no safetensors, not from this package, of a newer
+    format, or its tensors do not fit its own header.
     """
     if path in BUNDLED:
         path = os.fspath(_FOLDER / f"{path}.safetensors")
@@ -269,15 +233,8 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             raise ValueError(f"expected a pooling of {', '.join(POOLINGS)}, found {pooling!r}")
         with seeded(0, torch.device("cpu")):  # these weights are replaced below
             encoder = architecture.build()
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        raise ValueError(f"{source} has a header that cannot be used: {error}.") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{source} has a header that cannot be used: {e}.") from e
     _check_tensors(source, encoder, tensors)
     encoder.load_state_dict(tensors)
     return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling)

@@ -1,6 +1,4 @@
-"""Scaling of brightness and parameters, and the symmetries of the sky."""
-
-import itertools
+"""Scaling of brightness temperatures."""
 
 import numpy as np
 import pytest
@@ -8,12 +6,7 @@ import torch
 
 from skatr_sk.fields import ArrayFields
 from skatr_sk.summaries import scaling as module
-from skatr_sk.summaries.scaling import (
-    BrightnessScaling,
-    ParameterScaling,
-    apply_symmetries,
-    sky_symmetries,
-)
+from skatr_sk.summaries.scaling import BrightnessScaling
 
 
 def brightness(rng, shape=(40, 3, 4, 10)):
@@ -133,67 +126,3 @@ def test_real_light_cones_keep_core_and_tail():
     assert out.std() == pytest.approx(1, abs=1e-4)
     # The affine map of [-120, -1] mK to [0, 1] reaches -2.4, 6 of its own standard deviations out.
     assert np.abs(out).max() < 5
-
-
-def test_parameters_go_to_the_unit_interval_and_back(rng):
-    low, high = np.array([0.3, 38.0, 10.0]), np.array([10.0, 42.0, 250.0])
-    parameters = rng.uniform(low, high, size=(20, 3))
-    scaling = ParameterScaling(low, high)
-    unit = scaling.to_unit(parameters)
-    assert unit.min() >= 0 and unit.max() <= 1
-    np.testing.assert_allclose(scaling.to_unit(np.stack([low, high])), [[0] * 3, [1] * 3])
-    np.testing.assert_allclose(unit[:, 1], (parameters[:, 1] - 38) / 4)
-    np.testing.assert_allclose(scaling.from_unit(unit), parameters, rtol=1e-13)
-
-
-def test_a_parameter_without_width_is_kept():
-    scaling = ParameterScaling(np.array([0.0, 7.0]), np.array([2.0, 7.0]))
-    parameters = np.array([[1.0, 7.0], [2.0, 7.0]])
-    unit = scaling.to_unit(parameters)
-    np.testing.assert_array_equal(unit, [[0.5, 0], [1, 0]])
-    np.testing.assert_array_equal(scaling.from_unit(unit), parameters)
-
-
-def marked(n, field_shape):
-    """The same field n times, each cell holding its own number."""
-    cells = torch.arange(float(np.prod(field_shape))).reshape(field_shape)
-    return cells.expand(n, *field_shape).clone()
-
-
-def turned_by_hand(field):
-    """The eight symmetries of a square sky, from quarter turns and mirrors of numpy."""
-    field = field.numpy()
-    turns = [np.rot90(field, k, axes=(0, 1)) for k in range(4)]
-    return [torch.from_numpy(view.copy()) for t in turns for view in (t, t[::-1])]
-
-
-@pytest.mark.parametrize(
-    ("field_shape", "count"),
-    [((4, 4), 8), ((4, 4, 3), 8), ((4, 6), 4), ((4, 6, 3), 4), ((6, 4, 6), 4), ((9,), 1)],
-)
-def test_symmetries_are_distinct_and_form_a_group(field_shape, count):
-    symmetries = sky_symmetries(field_shape)
-    table = {tuple(s.tolist()) for s in symmetries}
-    assert len(symmetries) == len(table) == count
-    identity = tuple(range(symmetries.shape[1]))
-    assert tuple(symmetries[0].tolist()) == identity
-    for a, b in itertools.product(symmetries, repeat=2):
-        assert tuple(a[b].tolist()) in table
-    for a in symmetries:
-        assert any(tuple(a[b].tolist()) == identity for b in symmetries)
-
-
-@pytest.mark.parametrize("field_shape", [(4, 4), (5, 5, 3)])
-def test_a_square_sky_has_the_turns_and_mirrors_of_numpy(field_shape):
-    fields = marked(8, field_shape)
-    out = apply_symmetries(fields, sky_symmetries(field_shape), torch.arange(8))
-    wanted = {tuple(view.flatten().tolist()) for view in turned_by_hand(fields[0])}
-    assert {tuple(view.flatten().tolist()) for view in out} == wanted
-    assert len(wanted) == 8
-
-
-def test_a_rectangular_sky_is_only_mirrored():
-    fields = marked(4, (2, 3, 2))
-    out = apply_symmetries(fields, sky_symmetries((2, 3, 2)), torch.arange(4))
-    wanted = [fields[0].flip(axes) for axes in ([], [0], [1], [0, 1])]
-    assert all(any(torch.equal(view, mirror) for view in out) for mirror in wanted)

@@ -1,11 +1,13 @@
 """What a training step sees: fields turned, scaled and cut into patches."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.views import PatchViews
+from skatr_sk.summaries.views import PatchViews, apply_symmetries, sky_symmetries
 from skatr_sk.summaries.vit import patchify
 
 AS_IT_IS = BrightnessScaling.from_range(0, 1)
@@ -26,6 +28,38 @@ def turned_by_hand(field):
     field = field.numpy()
     turns = [np.rot90(field, k, axes=(0, 1)) for k in range(4)]
     return [torch.from_numpy(view.copy()) for t in turns for view in (t, t[::-1])]
+
+
+@pytest.mark.parametrize(
+    ("field_shape", "count"),
+    [((4, 4), 8), ((4, 4, 3), 8), ((4, 6), 4), ((4, 6, 3), 4), ((6, 4, 6), 4), ((9,), 1)],
+)
+def test_symmetries_are_distinct_and_form_a_group(field_shape, count):
+    symmetries = sky_symmetries(field_shape)
+    table = {tuple(s.tolist()) for s in symmetries}
+    assert len(symmetries) == len(table) == count
+    identity = tuple(range(symmetries.shape[1]))
+    assert tuple(symmetries[0].tolist()) == identity
+    for a, b in itertools.product(symmetries, repeat=2):
+        assert tuple(a[b].tolist()) in table
+    for a in symmetries:
+        assert any(tuple(a[b].tolist()) == identity for b in symmetries)
+
+
+@pytest.mark.parametrize("field_shape", [(4, 4), (5, 5, 3)])
+def test_a_square_sky_has_the_turns_and_mirrors_of_numpy(field_shape):
+    fields = marked(8, field_shape)
+    out = apply_symmetries(fields, sky_symmetries(field_shape), torch.arange(8))
+    wanted = {tuple(view.flatten().tolist()) for view in turned_by_hand(fields[0])}
+    assert {tuple(view.flatten().tolist()) for view in out} == wanted
+    assert len(wanted) == 8
+
+
+def test_a_rectangular_sky_is_only_mirrored():
+    fields = marked(4, (2, 3, 2))
+    out = apply_symmetries(fields, sky_symmetries((2, 3, 2)), torch.arange(4))
+    wanted = [fields[0].flip(axes) for axes in ([], [0], [1], [0, 1])]
+    assert all(any(torch.equal(view, mirror) for view in out) for mirror in wanted)
 
 
 @pytest.mark.parametrize("field_shape", [(4, 4, 5), (4, 6, 5), (5, 5, 5)], ids=str)

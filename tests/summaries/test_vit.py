@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from skatr_sk.summaries import JEPA
 from skatr_sk.summaries.masking import BlockMask, sample_masks
-from skatr_sk.summaries.objectives.base import PredictionLoss
 from skatr_sk.summaries.objectives.jepa import JEPANetwork
 from skatr_sk.summaries.vit import Encoder, PositionCode, Predictor, gather_tokens, patchify
 
@@ -177,7 +177,7 @@ def test_gradients_reach_every_trainable_parameter(grid, torch_seed):
     jepa = JEPANetwork(encoder, predictor)
     generator = torch.Generator().manual_seed(0)
     masks = [sample_masks(4, grid, BlockMask(2, (0.3, 0.5)), generator=generator)]
-    PredictionLoss("l1")(jepa(draw(4, math.prod(grid), 5), masks)).backward()
+    JEPA(loss="l1").criterion()(jepa(draw(4, math.prod(grid), 5), masks)).backward()
     without = [
         name
         for part in (jepa.context_encoder, jepa.predictor)

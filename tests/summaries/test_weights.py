@@ -421,6 +421,19 @@ def test_automatic_patches_divide_the_field(shape):
     assert 2 <= n_tokens <= 1024
 
 
+@pytest.mark.parametrize(("shape", "patch"), [((14, 14, 90), (2, 2, 9)), ((24, 24), (4, 4))])
+def test_automatic_patches_by_hand(shape, patch):
+    assert auto_patch_size(shape) == patch
+
+
+def test_patches_that_do_not_divide_the_field():
+    message = (
+        r"patch_size: expected divisors of fields of shape \(14, 14, 90\), found \(2, 2, 7\); "
+    )
+    with pytest.raises(ValueError, match=message + r"axis 2 .*nearest divisors \[6, 9\]"):
+        patch_size_for((14, 14, 90), (2, 2, 7))
+
+
 @pytest.mark.parametrize("given", [2, np.int64(2), (2, 2, 2), [2, 2, 2], np.array([2, 2, 2])])
 def test_patch_sizes_may_be_given_in_many_ways(given):
     assert patch_size_for((6, 4, 8), given) == (2, 2, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from typing import NamedTuple
@@ -39,8 +39,6 @@ _MEMORY = Memory(limit=256 * 2**20)
 # Digests are not kept in memory, for light cones remember their own; threads take turns by it.
 _DIGESTS = Memory(limit=0)
 _SPACE_OF_DIGESTS = hashlib.blake2b(b"digests of light cones in files", digest_size=16).digest()
-_DIGEST_SHAPE = (4,)  # a digest's 16 bytes are kept as four numbers of float32, bit by bit
-_DIGESTED = 64  # rows that a process digests at a time
 
 
 class CacheInfo(NamedTuple):
@@ -65,49 +63,22 @@ class CacheInfo(NamedTuple):
 def compute_once(
     keys: Sequence[bytes],
     compute: Callable[[np.ndarray], np.ndarray],
-    *,
     space: bytes,
     shape: Sequence[int],
+    *,
     group: int,
     folder: str | os.PathLike[str] | None = None,
     what: str = "summaries",
 ) -> np.ndarray:
-    """Find summaries, and compute those that nobody has computed.
+    """Find summaries (n, *shape) in float32, and compute those that nobody has computed.
 
     Threads of a process take turns in a space. Processes with a common folder share the work: each
     claims some light cones at a time, and waits at the end for those that others are computing.
 
-    Parameters
-    ----------
-    keys : sequence of bytes
-        Of length 16, as that of `space`; one for each row.
-    compute : callable
-        ``compute(rows)`` gives the summaries of some rows, (n, *shape) in float32.
-    group : int
-        Most rows to claim, compute and write at a time.
-    folder : path, optional
-        Where other processes look, too.
-    what : {"summaries", "digests"}, default="summaries"
-        Digests of light cones are shared in the same way, but neither counted nor kept in memory.
-
-    Returns
-    -------
-    ndarray of shape (n, *shape), float32
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> def double(rows):
-    ...     print("computing", rows)
-    ...     return 2.0 * rows[:, None]
-    >>> a, b, c = (bytes([i] * 16) for i in range(3))
-    >>> options = dict(space=b"as an example...", shape=(1,), group=8)
-    >>> compute_once([a, b], double, **options).ravel()
-    computing [0 1]
-    array([0., 2.], dtype=float32)
-    >>> compute_once([b, c, a, c], double, **options).ravel()
-    computing [1]
-    array([2., 2., 0., 2.], dtype=float32)
+    The keys, one for each row, and `space` have 16 bytes. ``compute(rows)`` gives the summaries of
+    some rows; at most `group` rows are claimed, computed and written at a time. With `what`
+    "digests" instead of "summaries", those of light cones are shared in the same way, but neither
+    counted nor kept in memory.
     """
     summaries = np.empty((len(keys), *shape), dtype=np.float32)
     rows: dict[bytes, list[int]] = {}  # of the summaries that are still wanted
@@ -119,7 +90,10 @@ def compute_once(
             summaries[rows.pop(key)] = values
 
     memory = _MEMORY if what == "summaries" else _DIGESTS
-    name = _name_in_memory(space, folder)
+    name = space
+    if folder is not None:  # what is found under the name is in the folder, too
+        path = os.fsencode(os.path.realpath(folder))
+        name = hashlib.blake2b(space + path, digest_size=16).digest()
     settle(memory.get(name, rows))
     n_computed = 0
     if rows:
@@ -134,14 +108,6 @@ def compute_once(
     return summaries
 
 
-def _name_in_memory(space: bytes, folder: str | os.PathLike[str] | None) -> bytes:
-    """Name a space apart for each folder: what is found under the name is in the folder, too."""
-    if folder is None:
-        return space
-    path = os.fsencode(os.path.realpath(folder))
-    return hashlib.blake2b(space + path, digest_size=16).digest()
-
-
 def _missing(
     rows: Mapping[bytes, list[int]],
     compute: Callable[[np.ndarray], np.ndarray],
@@ -151,16 +117,14 @@ def _missing(
 ) -> Iterator[tuple[dict[bytes, np.ndarray], int]]:
     """Yield summaries, and how many of them were computed here, until no row is wanted any more."""
 
-    def computed(keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
-        keys = list(keys)
+    def computed(keys: list[bytes]) -> dict[bytes, np.ndarray]:
         return dict(zip(keys, compute(np.array([rows[k][0] for k in keys])), strict=True))
 
+    queue = iter(list(rows))
     if shards is None:
-        queue = iter(list(rows))
         while mine := list(islice(queue, group)):
             yield computed(mine), len(mine)
         return
-    queue = iter(list(rows))
     while asked := list(islice(queue, _READ)):
         yield shards.find(asked), 0
     news = time.monotonic()
@@ -190,29 +154,17 @@ def recall_in(folder: str | os.PathLike[str]) -> Recall:
     """Return what finds the digests of light cones in a folder, or computes and keeps them there.
 
     Of all processes that share the folder, only one reads a row whose file says no digest.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> recall = recall_in(tempfile.mkdtemp())
-    >>> recall([bytes(16)], lambda rows: [b"digest of a row."])
-    [b'digest of a row.']
     """
 
     def recall(
         identities: Sequence[bytes], compute: Callable[[np.ndarray], list[bytes]]
     ) -> list[bytes]:
         def as_numbers(rows: np.ndarray) -> np.ndarray:
-            return np.frombuffer(b"".join(compute(rows)), np.float32).reshape(-1, *_DIGEST_SHAPE)
+            # The 16 bytes of a digest are kept as four numbers of float32, bit by bit.
+            return np.frombuffer(b"".join(compute(rows)), np.float32).reshape(-1, 4)
 
         found = compute_once(
-            identities,
-            as_numbers,
-            space=_SPACE_OF_DIGESTS,
-            shape=_DIGEST_SHAPE,
-            group=_DIGESTED,
-            folder=folder,
-            what="digests",
+            identities, as_numbers, _SPACE_OF_DIGESTS, (4,), group=64, folder=folder, what="digests"
         )
         return [values.tobytes() for values in found]
 
@@ -237,10 +189,8 @@ def cache_info(folder: str | os.PathLike[str] | None = None) -> CacheInfo:
     >>> cache_info()._fields
     ('hits', 'misses', 'n_entries', 'n_bytes')
     """
-    if folder is None:
-        held = len(_MEMORY.entries), _MEMORY.n_bytes
-    else:
-        held = count_records(folder)
+    in_memory = len(_MEMORY.entries), _MEMORY.n_bytes
+    held = in_memory if folder is None else count_records(folder)
     return CacheInfo(_MEMORY.hits, _MEMORY.misses, *held)
 
 

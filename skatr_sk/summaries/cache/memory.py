@@ -17,15 +17,8 @@ _OVERHEAD = 250  # bytes of an entry in memory beside its values
 class Memory:
     """Summaries of all spaces in this process; the least recently used leave when it is full.
 
-    Parameters
-    ----------
-    limit : int
-        Most bytes; 0 keeps nothing.
-
-    Attributes
-    ----------
-    n_bytes, hits, misses : int
-        Size of what is held, and what was found and computed.
+    `limit` is the most bytes it holds, `n_bytes` what it holds now, in `entries`; `hits` and
+    `misses` count what was found and what was computed.
     """
 
     def __init__(self, limit: int) -> None:
@@ -48,13 +41,10 @@ class Memory:
 
     def get(self, space: bytes, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         """Return what is held of some keys."""
-        found = {}
         with self.lock:
-            for key in keys:
-                values = self.entries.get(space + key)
-                if values is not None:
-                    self.entries.move_to_end(space + key)
-                    found[key] = values
+            found = {key: self.entries[space + key] for key in keys if space + key in self.entries}
+            for key in found:
+                self.entries.move_to_end(space + key)
         return found
 
     def put(self, space: bytes, found: Mapping[bytes, np.ndarray]) -> None:

@@ -17,12 +17,13 @@ import math
 import os
 import re
 import secrets
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
+
+from skatr_sk._checks import warn
 
 try:
     import fcntl
@@ -59,36 +60,13 @@ class Shards:
     Use it in a ``with`` statement: at its end the claims are given up. It is not safe for several
     threads at once.
 
-    Parameters
-    ----------
-    folder : path
-        Made where it does not exist, with the first summary that is written.
-    space : bytes
-        Of length 16; keys the checksums, so that a shard in the wrong folder is not believed.
-    shape : tuple of int
-        Of one summary.
-    what : {"summaries", "digests"}, default="summaries"
-        What is kept: digests of light cones in files go the same way, as four numbers each.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import numpy as np
-    >>> key = bytes(16)
-    >>> with Shards(tempfile.mkdtemp(), space=bytes(16), shape=(2,)) as shards:
-    ...     shards.claim(key), shards.find([key])
-    ...     shards.append({key: np.array([1.0, 2.0], dtype=np.float32)})
-    ...     shards.find([key])[key]
-    (True, {})
-    array([1., 2.], dtype=float32)
+    The folder is made where it does not exist, with the first summary that is written. `space` keys
+    the checksums, so that a shard in the wrong folder is not believed; `shape` is that of one
+    summary, and `what` is "summaries" or "digests", which are kept as four numbers each.
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        space: bytes,
-        shape: Sequence[int],
-        what: str = "summaries",
+        self, folder: str | os.PathLike[str], space: bytes, shape: Sequence[int], what: str
     ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / space.hex()
@@ -131,10 +109,8 @@ class Shards:
 
     def append(self, found: Mapping[bytes, np.ndarray]) -> None:
         """Write summaries to this process's shard; where that fails, warn once and go on."""
-        parts = []
-        for key, values in found.items():
-            data = np.ascontiguousarray(values, dtype="<f4").tobytes()
-            parts += [key, self._checksum(key, data), data]
+        data = {k: np.ascontiguousarray(v, dtype="<f4").tobytes() for k, v in found.items()}
+        records = b"".join(k + self._checksum(k, values) + values for k, values in data.items())
         shard = self.path / f"{_Process.token}{self.ending}"
         whole = None
         try:
@@ -143,11 +119,17 @@ class Shards:
             with open(shard, "ab") as stream:
                 whole = stream.tell() // self.record_size * self.record_size
                 stream.truncate(whole)  # a write that failed may have left a part of a record
-                stream.write(b"".join(parts))
+                stream.write(records)
         except OSError as error:
             if whole is not None:
                 _truncate(shard, whole)
-            _warn_once(self.folder, error)
+            if self.folder not in _Process.warned:
+                _Process.warned.add(self.folder)
+                warn(
+                    f"Summaries cannot be written to the cache folder {str(self.folder)!r} "
+                    f"({error}). They are right, but other processes and later runs compute them "
+                    "again: make room, or name another folder in cache=."
+                )
 
     def claim(self, key: bytes) -> bool:
         """Say whether this process may compute a summary: False while another one does.
@@ -203,8 +185,7 @@ class Shards:
         stream.seek(index * self.record_size)
         record = stream.read(self.record_size)
         data = record[_KEY + _CHECKSUM :]
-        right = len(record) == self.record_size and record[:_KEY] == key
-        if not right or record[_KEY : _KEY + _CHECKSUM] != self._checksum(key, data):
+        if len(record) < self.record_size or record != key + self._checksum(key, data) + data:
             _LOGGER.warning("Record %d of %s is damaged: computing it anew.", index, stream.name)
             return None
         return np.frombuffer(data, dtype="<f4").reshape(self.shape).astype(np.float32, copy=False)
@@ -230,11 +211,10 @@ def count_records(folder: str | os.PathLike[str]) -> tuple[int, int]:
 
 def clear_folder(folder: str | os.PathLike[str]) -> None:
     """Delete the shards in a folder, and no other file."""
-    spaces = set()
-    for path in _files(folder):
+    paths = _files(folder)
+    for path in paths:
         path.unlink(missing_ok=True)
-        spaces.add(path.parent)
-    for space in spaces:
+    for space in {path.parent for path in paths}:
         try:
             space.rmdir()
         except OSError as error:
@@ -253,16 +233,3 @@ def _truncate(shard: Path, size: int) -> None:
         os.truncate(shard, size)
     except OSError as error:
         _LOGGER.info("%s keeps an incomplete record (%s), which is not read.", shard, error)
-
-
-def _warn_once(folder: Path, error: OSError) -> None:
-    if folder in _Process.warned:
-        return
-    _Process.warned.add(folder)
-    warnings.warn(
-        f"Summaries cannot be written to the cache folder {str(folder)!r} ({error}). They are "
-        "right, but other processes and later runs compute them again: make room, or name another "
-        "folder in cache=.",
-        UserWarning,
-        stacklevel=2,
-    )

@@ -20,11 +20,8 @@ __all__ = [
     "as_objective",
 ]
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "jepa": JEPA,
-    "reconstruction": Reconstruction,
-    "vicreg": VICReg,
-}
+_KINDS: tuple[type[Objective], ...] = (JEPA, Reconstruction, VICReg)
+OBJECTIVES = {kind.__name__.lower(): kind for kind in _KINDS}
 
 
 def _is_objective(value: Any) -> bool | str:
@@ -41,11 +38,5 @@ OBJECTIVE = Rule(
 
 
 def as_objective(objective: str | Objective) -> Objective:
-    """Return an objective as it is, and that of a name with its defaults.
-
-    Examples
-    --------
-    >>> as_objective("vicreg")
-    VICReg()
-    """
+    """Return an objective as it is, and that of a name with its defaults."""
     return OBJECTIVES[objective]() if isinstance(objective, str) else objective

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import l1_loss, layer_norm, mse_loss, smooth_l1_loss
 
 from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, spell
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
@@ -19,28 +19,24 @@ from skatr_sk.summaries.views import Pairs, PatchViews
 from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PredictionLoss"]
+__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
-_LOSSES = {
-    "l1": functional.l1_loss,
-    "l2": functional.mse_loss,
-    "smooth_l1": functional.smooth_l1_loss,
-}
+_LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 
 
 class Objective(BaseEstimator):
     """What an encoder learns in pre-training: the views, the network around it and the loss.
 
-    An objective is a keyword-only dataclass that holds its parameters and nothing learned.
-    Pre-training calls the methods below and trains with what they return; the network's attribute
-    ``context_encoder`` is the encoder that is kept.
+    An objective is a keyword-only dataclass that holds its parameters and nothing learned. It
+    implements :meth:`draw`, :meth:`network` and :meth:`criterion`, and the others where it differs
+    from the base. Pre-training calls them and trains with what they return.
     """
 
     _parameters: ClassVar[Mapping[str, Kind]] = {}
-    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for a warning
+    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for CollapseWarning
 
-    def check(self, problems: Problems, prefix: str = "") -> None:
+    def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
         problems.check(self._parameters, self, prefix)
 
@@ -51,7 +47,7 @@ class Objective(BaseEstimator):
         """Warn of parameters that were given and change nothing, where there are any."""
 
     def views(
-        self, architecture: Architecture, *, scaling: BrightnessScaling, augment: bool, seed: int
+        self, architecture: Architecture, scaling: BrightnessScaling, *, augment: bool, seed: int
     ) -> PatchViews:
         """Return what turns a batch of fields into the network's arguments."""
         sizes = architecture.field_shape, architecture.patch_size
@@ -62,16 +58,17 @@ class Objective(BaseEstimator):
         raise NotImplementedError
 
     def pooled_by(self, pooling: str) -> str | None:
-        """How this objective pools tokens where ``transform`` pools by `pooling`; None: not at all.
+        """How this objective pools tokens where ``transform`` pools by `pooling`.
 
-        Where it does not, the pooling may be changed without another pre-training.
+        None means that it does not: `pooling` may then be changed without another pre-training.
         """
         return None
 
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> nn.Module:
         """Put around the encoder what is trained with it; its weights come from torch's generator.
 
-        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes.
+        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes; its
+        attribute ``context_encoder`` is the encoder that is kept.
         """
         raise NotImplementedError
 
@@ -84,6 +81,18 @@ class Objective(BaseEstimator):
         return []
 
 
+class PairLoss(nn.Module):
+    """Mean of ``compare(one, two)``, in float32, over the pairs of tensors that a network gives."""
+
+    def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.compare = compare
+
+    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
+        """Return the loss; there are no labels."""
+        return torch.stack([self.compare(one.float(), two.float()) for one, two in pairs]).mean()
+
+
 # ------------------------------------------------------------------------------------------------
 # Objectives that predict what is hidden from what is seen
 
@@ -91,8 +100,8 @@ class Objective(BaseEstimator):
 def _are_masks(value: Any) -> bool | str:
     if isinstance(value, str):
         return value in _MASKS or spell(value, _MASKS)
-    several = value if isinstance(value, Sequence) else (value,)
-    right = bool(several) and all(isinstance(mask, BlockMask) for mask in several)
+    several = value if isinstance(value, Sequence) else [value]
+    right = len(several) > 0 and all(isinstance(mask, BlockMask) for mask in several)
     return right or "'multiblock' is short and long blocks together"
 
 
@@ -101,20 +110,16 @@ MASKED_DOCS = {
         masks : str, BlockMask or list of BlockMask, default="multiblock"
             What is hidden; each mask is a prediction task. "short" is the union of 8 blocks of 10
             to 20 % of the sky, "long" of 2 blocks of 60 to 80 %, both along the whole line of
-            sight; "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2).
-        """,
+            sight; "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2).""",
     "min_context": """
         min_context : float, default=0.15
-            Smallest share of the patches that stays visible, in (0, 1).
-        """,
+            Smallest share of the patches that stays visible, in (0, 1).""",
     "loss": """
         loss : {"l1", "l2", "smooth_l1"}, default="l1"
-            Distance between prediction and target.
-        """,
+            Distance between prediction and target.""",
     "predictor_dim": """
         predictor_dim : int, default=48
-            Width of the predictor's tokens.
-        """,
+            Width of the predictor's tokens.""",
 }
 
 
@@ -129,7 +134,7 @@ class MaskedObjective(Objective):
     predictor_dim: int = 48
     predictor_depth: int = 4
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
         "loss": Choice(*_LOSSES),
@@ -140,14 +145,10 @@ class MaskedObjective(Objective):
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the (visible, hidden) patches of each mask."""
-        if isinstance(self.masks, str):
-            masks: Sequence[BlockMask] = _MASKS[self.masks]
-        else:
-            masks = [self.masks] if isinstance(self.masks, BlockMask) else self.masks
-        return [
-            sample_masks(n, grid_shape, mask, min_context=self.min_context, generator=generator)
-            for mask in masks
-        ]
+        masks = _MASKS[self.masks] if isinstance(self.masks, str) else self.masks
+        options: Any = {"min_context": self.min_context, "generator": generator}
+        several = [masks] if isinstance(masks, BlockMask) else masks
+        return [sample_masks(n, grid_shape, mask, **options) for mask in several]
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow to tell the positions of patches apart."""
@@ -156,20 +157,21 @@ class MaskedObjective(Objective):
     def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
         """Build the predictor of targets of some width."""
         width = int(self.predictor_dim)
+        # Narrower heads than 24 spend their time in softmax, not in products.
+        n_heads = max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1)
         return Predictor(
             architecture.embed_dim,
             target_dim,
             architecture.grid_shape,
             predictor_dim=width,
             depth=int(self.predictor_depth),
-            # Narrower heads than 24 spend their time in softmax, not in products.
-            n_heads=max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1),
+            n_heads=n_heads,
             mlp_ratio=architecture.mlp_ratio,
         )
 
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
-        return PredictionLoss(self.loss)
+        return PairLoss(_LOSSES[self.loss])
 
 
 class MaskedNetwork(nn.Module):
@@ -200,23 +202,10 @@ class MaskedNetwork(nn.Module):
         with torch.no_grad():
             targets = self.targets(patches)  # once, for all masks
             if self.normalize_targets:
-                targets = functional.layer_norm(targets, targets.shape[-1:])
+                targets = layer_norm(targets, targets.shape[-1:])
         pairs = []
         for context_index, target_index in masks:
             context = self.context_encoder(patches, context_index)
             predicted = self.predictor(context, context_index, target_index)
             pairs.append((predicted, gather_tokens(targets, target_index)))
         return pairs
-
-
-class PredictionLoss(nn.Module):
-    """Mean over the masks of the distance ("l1", "l2", "smooth_l1") of predictions from targets."""
-
-    def __init__(self, loss: str = "l1") -> None:
-        super().__init__()
-        self.distance = _LOSSES[loss]
-
-    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
-        """Return the loss of pairs (prediction, target), in float32."""
-        losses = [self.distance(predicted.float(), target.float()) for predicted, target in pairs]
-        return torch.stack(losses).mean()

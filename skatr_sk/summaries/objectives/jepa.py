@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from skatr_sk._checks import Integer, Kind, Problems, Real, Rule, shared_docs, warn_without_effect
+from skatr_sk._checks import Integer, Problems, Real, Rule, shared_docs, warn_without_effect
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
@@ -22,13 +22,9 @@ __all__ = ["JEPA", "EMATarget", "JEPANetwork", "MeanPredictor"]
 
 
 def _is_decay(value: Any) -> bool:
-    if isinstance(value, str):
-        return False
-    several = isinstance(value, Sequence | np.ndarray)
-    ends = value if several else (value,)
-    if several and len(ends) != 2:
-        return False
-    return all(Real("[0, 1]").fault(end) is None for end in ends) and bool(ends[0] <= ends[-1])
+    ends = value if isinstance(value, Sequence | np.ndarray) else (value, value)
+    right = len(ends) == 2 and all(Real("[0, 1]").fault(end) is None for end in ends)
+    return right and bool(ends[0] <= ends[1])
 
 
 @shared_docs(**MASKED_DOCS)
@@ -73,14 +69,12 @@ class JEPA(MaskedObjective):
 
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         **MaskedObjective._parameters,
         "predictor_depth": Integer(0),
         "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
     }
-    prevents_collapse: ClassVar[str] = (
-        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
-    )
+    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow, if there is one."""
@@ -93,26 +87,21 @@ class JEPA(MaskedObjective):
 
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> JEPANetwork:
         """Return the two encoders and the predictor."""
-        predictor: nn.Module = MeanPredictor()
-        if self.predictor_depth:
-            predictor = self._predictor(architecture.embed_dim, architecture)
+        width = architecture.embed_dim
+        predictor = (
+            self._predictor(width, architecture) if self.predictor_depth else MeanPredictor()
+        )
         return JEPANetwork(encoder, predictor, normalize_targets=self.normalize_targets)
 
     def callbacks(self) -> list[Callback]:
         """Return what moves the target encoder."""
-        start, end = np.broadcast_to(self.ema_decay, 2).tolist()
-        return [EMATarget((start, end))]
+        return [EMATarget(*np.broadcast_to(self.ema_decay, 2).tolist())]
 
 
 class JEPANetwork(MaskedNetwork):
     """Predict the target encoder's tokens of hidden patches from the visible ones.
 
     The target encoder starts as a copy of the context encoder, and never gets a gradient.
-
-    Attributes
-    ----------
-    context_encoder, target_encoder : Encoder
-    predictor : Predictor or MeanPredictor
     """
 
     def __init__(self, encoder: Encoder, predictor: nn.Module, **options: bool) -> None:
@@ -121,8 +110,7 @@ class JEPANetwork(MaskedNetwork):
 
     def targets(self, patches: Tensor) -> Tensor:
         """Return the target encoder's tokens of the whole field."""
-        tokens: Tensor = self.target_encoder(patches)
-        return tokens
+        return self.target_encoder(patches)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -144,15 +132,13 @@ class MeanPredictor(nn.Module):
 
 
 class EMATarget(Callback):
-    """Let the target encoder follow the context encoder after each step.
+    """Let the target follow the context encoder after each step; the decay rises to `end`."""
 
-    The decay of the exponential moving average rises from its first to its second value.
-    """
-
-    def __init__(self, decay: tuple[float, float]) -> None:
-        self.decay = decay
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
 
     def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
         """Move the target."""
         if training:
-            net.module_.update_target(ramp(*self.decay, net.steps_done / net.n_steps))
+            net.module_.update_target(ramp(self.start, self.end, net.steps_done / net.n_steps))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -43,18 +42,15 @@ class Reconstruction(MaskedObjective):
     SKATRTransformer(objective=Reconstruction(predictor_depth=2))
     """
 
-    prevents_collapse: ClassVar[str] = "normalize_targets=True"
+    prevents_collapse = "normalize_targets=True"
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where nothing is left to predict, too."""
         super().check_sizes(problems, prefix, architecture)
         if self.normalize_targets and architecture.n_voxels == 1:
-            problems.add(
-                f"{prefix}normalize_targets",
-                f"False with patches of a single voxel (patch_size={architecture.patch_size})",
-                True,
-                "normalised, such a patch is always 0: use larger patches",
-            )
+            wanted = f"False with patches of a single voxel (patch_size={architecture.patch_size})"
+            mend = "normalised, such a patch is always 0: use larger patches"
+            problems.add(f"{prefix}normalize_targets", wanted, True, mend)
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skatr_sk._checks import Integer, Kind, Real
+from skatr_sk._checks import Integer, Real
 from skatr_sk.summaries.masking import sample_regions
-from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.objectives.base import Objective, PairLoss
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder
@@ -63,7 +63,7 @@ class VICReg(Objective):
     variance: float = 25.0
     covariance: float = 1.0
 
-    _parameters: ClassVar[Mapping[str, Kind]] = {
+    _parameters = {
         "region": Real("(0, 0.5]"),  # two regions cannot both have more than half of a sky
         "expander_dim": Integer(1),
         "expander_depth": Integer(0),
@@ -71,13 +71,13 @@ class VICReg(Objective):
         "variance": Real("[0, inf)"),
         "covariance": Real("[0, inf)"),
     }
-    prevents_collapse: ClassVar[str] = "variance and covariance beside invariance"
+    prevents_collapse = "variance and covariance beside invariance"
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the patches of two regions."""
         return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
 
-    def pooled_by(self, pooling: str) -> str | None:
+    def pooled_by(self, pooling: str) -> str:
         """How the tokens of a region are pooled."""
         return "mean" if pooling == "tokens" else pooling
 
@@ -85,14 +85,14 @@ class VICReg(Objective):
         self, encoder: Encoder, architecture: Architecture, *, pooling: str
     ) -> RegionNetwork:
         """Return the encoder and the expander."""
-        pooling = str(self.pooled_by(pooling))
+        pooling = self.pooled_by(pooling)
         n_summary = pooled_dim(architecture.embed_dim, pooling)
         expander = Expander(n_summary, int(self.expander_dim), depth=int(self.expander_depth))
         return RegionNetwork(encoder, expander, pooling=pooling)
 
     def criterion(self) -> nn.Module:
         """Return the weighted sum of the three terms."""
-        return VICRegLoss(self.invariance, self.variance, self.covariance)
+        return PairLoss(VICRegLoss(self.invariance, self.variance, self.covariance))
 
 
 class Expander(nn.Sequential):
@@ -103,14 +103,13 @@ class Expander(nn.Sequential):
     """
 
     def __init__(self, n_summary: int, dim: int, *, depth: int) -> None:
+        widths = [n_summary, *[2 * n_summary] * depth]
         layers: list[nn.Module] = []
-        width, hidden = n_summary, 2 * n_summary
-        for _ in range(depth):
+        for width, hidden in pairwise(widths):
             # Summaries of different light cones differ by little compared with what they share.
             # Normalising over the batch removes what they share.
             layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.GELU()]
-            width = hidden
-        super().__init__(*layers, nn.Linear(width, dim))
+        super().__init__(*layers, nn.Linear(widths[-1], dim))
 
 
 class RegionNetwork(nn.Module):
@@ -120,30 +119,26 @@ class RegionNetwork(nn.Module):
     region are pooled by `pooling`: see :func:`~skatr_sk.summaries.pooling.pool`.
     """
 
-    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str = "mean") -> None:
+    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str) -> None:
         super().__init__()
         self.pooling = pooling
         self.context_encoder = encoder
         self.expander = expander
 
     def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
-        """Return the expanded summaries of both regions, each of shape (n, dim).
-
-        Of patches (n, n_patches, n_voxels) and pairs of indices as drawn by
-        :func:`~skatr_sk.summaries.masking.sample_regions`.
-        """
+        """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
         pairs = []
         for indices in regions:
             tokens = [self.context_encoder(patches, index) for index in indices]
             summaries = [pool(each.float(), self.pooling) for each in tokens]
             # As one batch: both are normalised alike, and even a single light cone makes two rows.
-            one, two = self.expander(torch.cat(summaries)).chunk(2)
-            pairs.append((one, two))
+            pairs.append(self.expander(torch.cat(summaries)).chunk(2))
         return pairs
 
 
-class VICRegLoss(nn.Module):
-    """Weighted sum of invariance, variance and covariance of paired summaries.
+@dataclass(frozen=True)
+class VICRegLoss:
+    """Weighted sum of invariance, variance and covariance of paired summaries, each (n, dim).
 
     Invariance is the mean squared distance between the two summaries of one light cone. Variance is
     a hinge on the standard deviation of each number over the batch, which is to be at least one.
@@ -152,23 +147,14 @@ class VICRegLoss(nn.Module):
     6).
     """
 
-    def __init__(
-        self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.invariance = invariance
-        self.variance = variance
-        self.covariance = covariance
+    invariance: float
+    variance: float
+    covariance: float
 
-    def forward(self, pairs: Pairs, _: object = None) -> Tensor:
-        """Return the loss of the pairs of :meth:`RegionNetwork.forward`, in float32."""
-        losses = [
-            self.invariance * functional.mse_loss(one.float(), two.float())
-            + self._collapse(one.float())
-            + self._collapse(two.float())
-            for one, two in pairs
-        ]
-        return torch.stack(losses).mean()
+    def __call__(self, one: Tensor, two: Tensor) -> Tensor:
+        """Return the loss of the two summaries of each light cone."""
+        distance = functional.mse_loss(one, two)
+        return self.invariance * distance + self._collapse(one) + self._collapse(two)
 
     def _collapse(self, summaries: Tensor) -> Tensor:
         """Return the terms of variance and covariance."""

@@ -11,7 +11,6 @@ from sklearn.base import clone
 from skatr_sk import BlockMask, SKATRTransformer
 from skatr_sk.summaries import JEPA, BrightnessScaling, Reconstruction, VICReg
 from skatr_sk.summaries.objectives import OBJECTIVES, Objective, as_objective
-from skatr_sk.summaries.objectives.base import PredictionLoss
 from skatr_sk.summaries.vit import patchify
 from skatr_sk.summaries.weights import Architecture
 
@@ -281,9 +280,9 @@ def test_losses_by_hand(name, by_hand):
         assert max(map(abs, differences)) > 1  # both pieces of the smooth loss are visited
         means.append(sum(map(by_hand, differences)) / len(differences))
     # Each mask counts alike, whatever its size.
-    assert PredictionLoss(name)(pairs).item() == pytest.approx(sum(means) / 2, rel=1e-5)
+    assert JEPA(loss=name).criterion()(pairs).item() == pytest.approx(sum(means) / 2, rel=1e-5)
 
 
 def test_loss_is_in_float32():
     pair = (draw(2, 3, 4).bfloat16(), draw(2, 3, 4, seed=1))
-    assert PredictionLoss("l1")([pair]).dtype == torch.float32
+    assert JEPA(loss="l1").criterion()([pair]).dtype == torch.float32

@@ -8,7 +8,6 @@ from torch import nn
 from skatr_sk import BlockMask, SKATRTransformer
 from skatr_sk.summaries import Reconstruction
 from skatr_sk.summaries.masking import sample_masks
-from skatr_sk.summaries.objectives.base import PredictionLoss
 from skatr_sk.summaries.objectives.reconstruction import ReconstructionNetwork
 from skatr_sk.summaries.vit import Encoder, Predictor, patchify
 
@@ -47,23 +46,23 @@ def test_reconstruction_wants_the_voxels_of_the_hidden_patches(normalize, torch_
     model = build(normalize_targets=normalize)
     patches = patchify(10 + 3 * draw(5, 8, 12), (2, 3))
     drawn = masks(5)
-    assert PredictionLoss("l1")(model(patches, drawn)).item() > 0.5
+    assert Reconstruction(loss="l1").criterion()(model(patches, drawn)).item() > 0.5
     wanted = patches
     if normalize:
         wanted = (patches - patches.mean(-1, keepdim=True)) / patches.std(
             -1, keepdim=True, correction=0
         )
     model.predictor = Oracle(wanted)
-    assert PredictionLoss("l1")(model(patches, drawn)).item() < 1e-5
+    assert Reconstruction(loss="l1").criterion()(model(patches, drawn)).item() < 1e-5
     model.predictor = Oracle(wanted.roll(1, dims=1))
-    assert PredictionLoss("l1")(model(patches, drawn)).item() > 0.5
+    assert Reconstruction(loss="l1").criterion()(model(patches, drawn)).item() > 0.5
 
 
 def test_reconstruction_trains_without_a_target_encoder(torch_seed):
     model = build()
     pairs = model(draw(3, 16, N_VOXELS), masks(3))
     assert all(predicted.shape == target.shape for predicted, target in pairs)
-    PredictionLoss("l1")(pairs).backward()
+    Reconstruction(loss="l1").criterion()(pairs).backward()
     assert all((p.grad != 0).any() for p in model.parameters())
     assert not hasattr(model, "target_encoder")
     assert Reconstruction().callbacks() == []

@@ -8,7 +8,7 @@ import torch
 
 from skatr_sk import SKATRTransformer
 from skatr_sk.summaries import VICReg
-from skatr_sk.summaries.objectives.vicreg import Expander, RegionNetwork, VICRegLoss
+from skatr_sk.summaries.objectives.vicreg import Expander, RegionNetwork
 from skatr_sk.summaries.vit import Encoder
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 
@@ -31,20 +31,20 @@ def test_loss_is_that_of_the_paper(rng):
     one = rng.normal(size=(40, 5)) * [0.1, 0.5, 1, 2, 3] + 7
     two = one + rng.normal(size=(40, 5)) * 0.3
     pairs = [(torch.from_numpy(one).float(), torch.from_numpy(two).float())]
-    assert VICRegLoss()(pairs).item() == pytest.approx(plain_vicreg(one, two), rel=1e-4)
-    assert VICRegLoss()(pairs * 3).item() == pytest.approx(plain_vicreg(one, two), rel=1e-4)
+    assert VICReg().criterion()(pairs).item() == pytest.approx(plain_vicreg(one, two), rel=1e-4)
+    assert VICReg().criterion()(pairs * 3).item() == pytest.approx(plain_vicreg(one, two), rel=1e-4)
 
 
 def test_loss_of_a_single_field_and_of_a_single_number():
     one, two = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0]])
-    assert VICRegLoss()([(one, two)]).item() == pytest.approx(25 * 2)
+    assert VICReg().criterion()([(one, two)]).item() == pytest.approx(25 * 2)
     column = torch.tensor([[2.0], [-2.0], [0.0]])
-    assert VICRegLoss()([(column, column)]).item() == pytest.approx(0)
+    assert VICReg().criterion()([(column, column)]).item() == pytest.approx(0)
 
 
 def test_each_region_is_seen_alone(torch_seed):
     encoder = Encoder(4, (4, 4), embed_dim=16, depth=1, n_heads=2, mlp_ratio=2.0)
-    network = RegionNetwork(encoder, Expander(16, 3, depth=2)).eval()
+    network = RegionNetwork(encoder, Expander(16, 3, depth=2), pooling="mean").eval()
     patches = torch.randn(6, 16, 4)
     one = torch.arange(5).expand(6, -1)
     two = torch.arange(8, 13).expand(6, -1)
@@ -61,9 +61,9 @@ def test_each_region_is_seen_alone(torch_seed):
 
 def test_a_batch_of_one_field_can_be_learned_from(torch_seed):
     encoder = Encoder(4, (4, 4), embed_dim=16, depth=1, n_heads=2, mlp_ratio=2.0)
-    network = RegionNetwork(encoder, Expander(16, 3, depth=1)).train()
+    network = RegionNetwork(encoder, Expander(16, 3, depth=1), pooling="mean").train()
     index = torch.arange(16)[None]
-    loss = VICRegLoss()(network(torch.randn(1, 16, 4), [(index[:, :8], index[:, 8:])]))
+    loss = VICReg().criterion()(network(torch.randn(1, 16, 4), [(index[:, :8], index[:, 8:])]))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
