@@ -8,7 +8,6 @@ whether they are numbers, finite, of the shape that an estimator knows, and in m
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import numbers
@@ -101,7 +100,6 @@ class LazyFields:
     """
 
     in_memory = False  # reading takes time
-    dtype: np.dtype
     _rows: np.ndarray
     _field_shape: tuple[int, ...]
 
@@ -113,6 +111,11 @@ class LazyFields:
     def shape(self) -> tuple[int, ...]:
         """Number of fields, then the shape of one."""
         return (len(self._rows), *self._field_shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values that reading gives."""
+        raise NotImplementedError
 
     @property
     def ndim(self) -> int:
@@ -156,7 +159,9 @@ class LazyFields:
             key = slice(None)
         if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
             return self._read(self._chosen([int(key)]))[0]
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        # Without what was computed for the rows of this one, which has public names.
+        view.__dict__ = {name: value for name, value in vars(self).items() if name[0] == "_"}
         view._rows = self._chosen(key)
         return view
 
@@ -170,14 +175,16 @@ class LazyFields:
                 "rows: expected an integer, a slice, or a 1-D array of integers or booleans, found "
                 f"{type(key).__name__} of shape {index.shape} and dtype {index.dtype}."
             )
-        if index.dtype.kind == "b" and len(index) != len(self):
-            raise IndexError(f"rows: expected a mask of {len(self)} entries, found {len(index)}.")
-        wrong = (
-            [] if index.dtype.kind == "b" else index[(index < -len(self)) | (index >= len(self))]
-        )
-        if len(wrong):
-            raise IndexError(f"rows: expected row numbers below {len(self)}, found {wrong[0]}.")
-        return self._rows[index if index.size else []]
+        if index.dtype.kind == "b":
+            if len(index) != len(self):
+                raise IndexError(
+                    f"rows: expected a mask of {len(self)}, found {len(index)} entries."
+                )
+            return self._rows[index]
+        wrong = index[(index < -len(self)) | (index >= len(self))]
+        if wrong.size:
+            raise IndexError(f"rows: expected those of {len(self)} light cones, found {wrong[0]}.")
+        return self._rows[index.astype(np.int64)]
 
 
 def as_fields(X: Any) -> Fields:

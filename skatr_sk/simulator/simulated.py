@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -98,8 +99,6 @@ class SimulatedLightcones(LazyFields):
     batch anew, in two processes, while the last one trains.
     """
 
-    dtype = np.dtype(np.float32)
-
     def __init__(
         self,
         n_samples: int = 100,
@@ -119,6 +118,11 @@ class SimulatedLightcones(LazyFields):
         self._entropy = entropy_of(random_state)
         self._field_shape = self._settings.field_shape
         self._rows = np.arange(n_samples)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values: float32."""
+        return np.dtype(np.float32)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of shape {self.shape}, not in memory>"
@@ -171,7 +175,7 @@ class SimulatedLightcones(LazyFields):
             digests.append(hashlib.blake2b(text + more, digest_size=16, key=key).digest())
         return digests
 
-    @property
+    @functools.cached_property
     def target(self) -> np.ndarray:
         """Parameters of the rows, shape (n_samples, 6), float64."""
         if self._settings.parameters is not None:

@@ -83,7 +83,7 @@ def test_wrong_keys(X, key):
 
 
 def test_parts_of_cones_are_refused(X):
-    with pytest.raises(IndexError, match="Only whole cones.*numpy.asarray"):
+    with pytest.raises(IndexError, match="whole fields.*numpy.asarray"):
         X[:, :2]
     with pytest.raises(ValueError, match="without reading"):
         X.__array__(copy=False)
