@@ -91,7 +91,8 @@ def _restore(state):
     torch.set_default_dtype(state["torch's default dtype"])
     torch.set_num_threads(state["torch's number of threads"])
     torch.use_deterministic_algorithms(state["torch's deterministic flag"])
-    torch.set_default_device(state["torch's default device"])
+    if torch.get_default_device() != state["torch's default device"]:
+        torch.set_default_device(None)  # setting any other slows all that follows
     torch.set_grad_enabled(state["whether torch keeps gradients"])
     if "torch's CUDA generator" in state:
         torch.cuda.set_rng_state(_byte_tensor(state["torch's CUDA generator"]))
