@@ -1,5 +1,6 @@
 """What every test gets: marks handled, a seeded generator, global state guarded, figures closed."""
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+COVERAGE_FLOOR = 95  # % of lines and branches that a full run must reach
 
 # The same examples everywhere and each time, however slow the machine.
 hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
@@ -37,18 +39,22 @@ def _is_full(config):
 
 
 def pytest_configure(config):
-    """Measure coverage in full runs, where its floor holds; a part of them reaches little."""
-    measured = config.pluginmanager.getplugin("_cov")
-    if measured is None:
+    """Measure coverage in full runs, and hold its floor; a part of the tests reaches little.
+
+    As --cov does, so that only a full run waits for it.
+    """
+    plugins, options = config.pluginmanager, config.option
+    if not plugins.hasplugin("pytest_cov") or plugins.hasplugin("_cov") or options.no_cov:
         return
     within = getattr(config, "workerinput", None)  # of a process of pytest-xdist
-    if _is_full(config) if within is None else "cov_master_host" in within:
+    if not (_is_full(config) if within is None else "cov_master_host" in within):
         return
-    measured.options.cov_fail_under = None
-    if not any(str(given).startswith("--cov") for given in config.invocation_params.args):
-        if measured.cov_controller is not None:
-            measured.cov_controller.cov.stop()
-        config.pluginmanager.unregister(measured)
+    from pytest_cov.plugin import CovPlugin
+
+    options.cov_source, options.cov_fail_under = [True], COVERAGE_FLOOR
+    options.cov_report = {"term": "skip-covered"}
+    measured = CovPlugin(copy.copy(options), plugins, start=within is None)
+    plugins.register(measured, "_cov")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
@@ -85,7 +91,8 @@ def _restore(state):
     torch.set_default_dtype(state["torch's default dtype"])
     torch.set_num_threads(state["torch's number of threads"])
     torch.use_deterministic_algorithms(state["torch's deterministic flag"])
-    torch.set_default_device(state["torch's default device"])
+    if torch.get_default_device() != state["torch's default device"]:
+        torch.set_default_device(None)  # setting any other slows all that follows
     torch.set_grad_enabled(state["whether torch keeps gradients"])
     if "torch's CUDA generator" in state:
         torch.cuda.set_rng_state(_byte_tensor(state["torch's CUDA generator"]))
