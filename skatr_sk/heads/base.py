@@ -28,7 +28,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, split_rows
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.training.batches import Dataset, TensorDataset
-from skatr_sk.training.device import resolve_device
+from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
@@ -81,6 +81,7 @@ class SummaryHead(TrainedEstimator):
     }
 
     @with_callbacks
+    @torch_defaults()
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Train the network.
 

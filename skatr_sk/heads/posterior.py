@@ -42,7 +42,7 @@ from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
-from skatr_sk.training.device import resolve_device
+from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
@@ -235,6 +235,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def predict(
         self, X: ArrayLike, return_std: Literal[True], *, n_samples: int = 512
     ) -> tuple[np.ndarray, np.ndarray]: ...
+    @torch_defaults()
     def predict(
         self, X: ArrayLike, return_std: bool = False, *, n_samples: int = 512
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -299,6 +300,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             )
         return float(np.average(log_prob[counted], weights=weights[counted]))
 
+    @torch_defaults()
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         """Log density of parameters given summaries, in the units of y.
 
@@ -343,6 +345,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         """
         return self.sample_log_prob(X, n_samples, random_state=random_state)[0]
 
+    @torch_defaults()
     def sample_log_prob(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -380,6 +383,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
         return samples, log_prob
 
+    @torch_defaults()
     def predict_quantiles(
         self, X: ArrayLike, q: ArrayLike = (0.16, 0.5, 0.84), *, n_samples: int = 512
     ) -> np.ndarray:

@@ -20,6 +20,7 @@ from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
+from skatr_sk.training.device import torch_defaults
 
 __all__ = ["LightconeRegressor"]
 
@@ -166,6 +167,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+    @torch_defaults()
     def predict(
         self, X: ArrayLike, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones
 from skatr_sk.simulator.settings import check_settings
-from skatr_sk.training.device import resolve_device
+from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.seeds import entropy_of
 
 __all__ = ["SimulatedLightcones", "make_lightcones"]
@@ -99,6 +99,7 @@ class SimulatedLightcones(LazyFields):
     batch anew, in two processes, while the last one trains.
     """
 
+    @torch_defaults()
     def __init__(
         self,
         n_samples: int = 100,
@@ -141,6 +142,7 @@ class SimulatedLightcones(LazyFields):
         """
         return self._read(self._chosen(rows))
 
+    @torch_defaults()
     @torch.no_grad()
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         settings = self._settings

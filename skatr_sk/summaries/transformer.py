@@ -48,7 +48,7 @@ from skatr_sk.summaries.weights import (
     read_encoder,
     write_encoder,
 )
-from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
 __all__ = ["SKATRTransformer"]
@@ -329,6 +329,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         problems.raise_if_any()
 
     @with_callbacks
+    @torch_defaults()
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Pre-train on fields without labels, or load ``weights``.
 
@@ -391,6 +392,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         return self._pooling_found if self.pooling == "auto" else self.pooling
 
+    @torch_defaults()
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Summarise fields with the frozen encoder.
 
@@ -445,6 +447,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         write_encoder(path, self._frozen())
 
     @classmethod
+    @torch_defaults()
     def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
         """Return a fitted transformer from a file written by :meth:`save`.
 
