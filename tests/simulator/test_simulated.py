@@ -115,8 +115,9 @@ def test_numpy_conversions(small, small_rows):
         small[1000]
     with pytest.raises(IndexError):
         small.read([1000])
-    with pytest.raises(IndexError, match="by rows only"):
-        small[0, 0]
+    with pytest.raises(IndexError, match="whole fields"):
+        small[:2, 0]
+    np.testing.assert_array_equal(small[0, 1, 2], small_rows[0, 1, 2])
     with pytest.raises(IndexError, match="integers or booleans"):
         small[[0.5]]
 
