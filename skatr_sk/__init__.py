@@ -2,9 +2,9 @@
 
 The way of the data is the layout of the package:
 
-1. :mod:`skatr_sk.lightcones` reads or simulates light cones ``(n, n_x, n_y, n_z)`` in mK, and
-   scales them;
-2. :mod:`skatr_sk.summaries` pre-trains an encoder without labels and freezes it
+1. :mod:`skatr_sk.lightcones` reads light cones ``(n, n_x, n_y, n_z)`` in mK, and
+   :mod:`skatr_sk.simulator` makes approximate ones;
+2. :mod:`skatr_sk.summaries` scales them, pre-trains an encoder without labels and freezes it
    (:class:`SKATRTransformer`);
 3. :mod:`skatr_sk.heads` learns parameters from summaries (:class:`LightconeRegressor`), or their
    whole posterior (:class:`PosteriorEstimator`);
@@ -16,6 +16,7 @@ The way of the data is the layout of the package:
 ['skatrtransformer', 'lightconeregressor']
 """
 
+from skatr_sk._checks import InvalidParameterError, NoEffectWarning, UnitsWarning
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
 from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
@@ -25,11 +26,14 @@ from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 __all__ = [
     "BlockMask",
     "CollapseWarning",
+    "InvalidParameterError",
     "LightconeArray",
     "LightconeRegressor",
+    "NoEffectWarning",
     "PosteriorEstimator",
     "SKATRTransformer",
     "SimulatedLightcones",
+    "UnitsWarning",
     "__version__",
     "load_lightcones",
     "make_lightcones",
