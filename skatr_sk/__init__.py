@@ -16,7 +16,7 @@ The way of the data is the layout of the package:
 ['skatrtransformer', 'lightconeregressor']
 """
 
-from skatr_sk._checks import InvalidParameterError, NoEffectWarning, UnitsWarning
+from skatr_sk._checks import InvalidParameterError, NoEffectWarning, PriorWarning, UnitsWarning
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
 from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
@@ -31,6 +31,7 @@ __all__ = [
     "LightconeRegressor",
     "NoEffectWarning",
     "PosteriorEstimator",
+    "PriorWarning",
     "SKATRTransformer",
     "SimulatedLightcones",
     "UnitsWarning",
