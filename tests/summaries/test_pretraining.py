@@ -237,13 +237,13 @@ def test_training_equals_that_on_the_stored_cones(n_workers, stored):
 def test_a_pass_simulates_each_cone_once(monkeypatch):
     """Training rows once an epoch; what is looked at besides is held in memory."""
     simulated = []
-    original = SimulatedLightcones._simulate
+    original = SimulatedLightcones._read
 
     def counting(self, rows):
         simulated.extend(rows.tolist())
         return original(self, rows)
 
-    monkeypatch.setattr(SimulatedLightcones, "_simulate", counting)
+    monkeypatch.setattr(SimulatedLightcones, "_read", counting)
     transformer(validation_fraction=0, brightness_range=(-120, 0), max_epochs=3).fit(CONES)
     once = 2  # for constant fields, and for the effective rank
     assert np.bincount(simulated).tolist() == [3 + once] * len(CONES)
