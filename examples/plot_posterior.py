@@ -107,8 +107,8 @@ corner.figure_.savefig("posterior.png", dpi=120)
 # the truths among the samples, parameter by parameter, and the coverage of highest-density regions,
 # which see the joint density of all six. The two can disagree. With 160 training light cones the
 # ranks stay in their band, but the joint posteriors are too narrow: over the five folds the regions
-# that should hold 68 and 95 % of the truths hold 56 and 85 %. Smaller flows, more dropout or fewer
-# epochs do not mend this; more labels do.
+# that should hold 68 and 95 % of the truths hold 56 and 85 %. Smaller flows, more dropout or an
+# earlier end do not mend this; more labels do.
 marginals = MarginalsDisplay.from_samples(
     samples["global signal"],
     cones.target[test],
