@@ -3,10 +3,10 @@ How many labels does it take?
 =============================
 
 Simulated light cones with labels are few. This example draws, for each parameter, the error over
-the number of labels (:func:`~skatr_sk.evaluation.data_efficiency_curve`), on the same folds and
-the same nested subsets for four ways: the constant mean; a ridge regression on the global signal;
-the same on summaries of an encoder with its random initial weights; and on those of the weights
-that come with the package, pre-trained on simulated light cones.
+the number of labels (:func:`~skatr_sk.evaluation.data_efficiency_curve`). Four ways are compared on
+the same folds and the same nested subsets: the constant mean; a ridge regression on the global
+signal; the same on summaries of an encoder with its random initial weights; and the same on
+summaries of the weights that come with the package, pre-trained on simulated light cones.
 
 The encoder sees each light cone once, whatever the number of sizes, folds and repeats.
 """
@@ -59,7 +59,7 @@ untrained = SKATRTransformer(
     random_state=0,
 ).fit(cones.data)
 
-# The targets are standardised: otherwise E_0, in hundreds of eV, would alone decide the penalty.
+# The targets are standardised: otherwise E_0, in hundreds of eV, would alone choose the penalty.
 ridge = TransformedTargetRegressor(
     make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))), transformer=StandardScaler()
 )

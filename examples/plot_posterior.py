@@ -8,8 +8,8 @@ parameters under the posterior, cross-validated: in nats, and larger is better.
 
 The table puts the flow beside two simpler densities, on the same folds: the prior, which knows
 nothing of the light cone, and a Gaussian around the prediction of the regression head, with the
-covariance of its cross-validated residuals. Each is given two kinds of summaries: those of the
-weights that come with the package, pre-trained without labels on simulated light cones and never
+covariance of its cross-validated residuals. There are two kinds of summaries: those of the weights
+that come with the package, which were pre-trained without labels on simulated light cones and not
 on these, and the plain global signal (mean and standard deviation of each redshift slice).
 """
 
@@ -50,7 +50,7 @@ settings = dict(batch_size=32, max_epochs=2 if FAST else 60, device="cpu", rando
 flow = PosteriorEstimator(
     prior_bounds=cones.target_bounds,
     parameter_names=cones.target_names,
-    learning_rate=1e-3,  # slow, and with a strong decay: 180 labels are soon learned by heart
+    learning_rate=1e-3,  # a slow rate and a strong decay, for 180 labels are easily overfitted
     weight_decay=5.0,
     **settings,
 )
@@ -105,7 +105,7 @@ corner.figure_.savefig("posterior.png", dpi=120)
 # ----------------
 # The marginals of all test cones beside their truths, and two checks of calibration: the ranks of
 # the truths among the samples, parameter by parameter, and the coverage of highest-density regions,
-# which see the joint density of all six. The two can disagree. With 160 light cones to learn from,
+# which see the joint density of all six. The two can disagree. With 160 training light cones the
 # ranks stay in their band, but the joint posteriors are too narrow: over the five folds the regions
 # that should hold 68 and 95 % of the truths hold 56 and 85 %. Smaller flows, more dropout or an
 # earlier end do not mend this; more labels do.

@@ -6,9 +6,10 @@ The way of :class:`~skatr_sk.SKATRTransformer` from real 21cmFAST light cones to
 pre-train without labels, freeze, and cross-validate a small head on the summaries.
 
 The table puts five ways side by side, on the same folds: the constant mean; the plain global
-signal (mean and scatter of each redshift slice) under a ridge regression; an encoder with its
-random initial weights; the same encoder after a short pre-training on these 229 light cones, which
-are too few; and the weights that come with the package, pre-trained on 4800 simulated light cones.
+signal (mean and standard deviation of each redshift slice) under a ridge regression; an encoder
+with its random initial weights; the same encoder after a short pre-training on these 229 light
+cones, which are too few; and the weights that come with the package, pre-trained on 4800 simulated
+light cones.
 """
 
 # %%
@@ -55,8 +56,8 @@ print(f"summarised with the bundled weights in {time.perf_counter() - start:.0f}
 # %%
 # Pre-train without labels
 # ------------------------
-# What it takes to make such weights, on the light cones at hand and, to be short, with regions of a
-# fifth of the sky in place of two: the pre-training sees every light cone and no label.
+# This is how such weights are made, here on the 229 light cones and, for speed, with regions of one
+# fifth of the sky instead of two fifths. The pre-training sees every light cone and no label.
 # ``max_epochs=0`` gives the same encoder with its random initial weights.
 settings = dict(
     patch_size=(2, 2, 5),
@@ -86,7 +87,7 @@ signal = np.concatenate([cones.data.mean(axis=(1, 2)), cones.data.std(axis=(1, 2
 head = LightconeRegressor(
     target_bounds=cones.target_bounds, max_epochs=5 if FAST else 200, patience=30, random_state=0
 )
-# Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
+# The targets are standardised: otherwise E_0, in hundreds of eV, would alone choose the penalty.
 ridge = TransformedTargetRegressor(
     make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))), transformer=StandardScaler()
 )
@@ -106,7 +107,7 @@ scores = {
 
 # %%
 # The table: mean over the folds, and the standard deviation between them. The folds share light
-# cones, so that this is the scatter of one fold, not the error of the mean.
+# cones, so that this is the standard deviation of one fold, not the error of the mean.
 for figure, title in (("r2", "R2 (1 is perfect)"), ("mare", "mean absolute relative error")):
     print(f"\n{title:<30}" + "".join(f"{way:>19}" for way in ways))
     for name in cones.target_names:
@@ -117,8 +118,8 @@ for figure, title in (("r2", "R2 (1 is perfect)"), ("mare", "mean absolute relat
 # %%
 # Look at the recovery
 # --------------------
-# The frozen transformer and the head as one Pipeline; each light cone is predicted by a head that
-# has not seen it.
+# The frozen transformer and the head are one Pipeline here; each light cone is predicted by a head
+# that has not seen it.
 pipe = make_pipeline(FrozenEstimator(skatr), head)
 predictions = cross_val_predict(pipe, cones.data, cones.target, cv=5)
 display = RecoveryDisplay.from_predictions(

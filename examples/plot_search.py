@@ -6,8 +6,8 @@ A search over the head of a frozen transformer asks for the same summaries again
 six candidates, four folds and the final fit each light cone goes through the pipeline 25 times.
 :class:`~skatr_sk.SKATRTransformer` computes each summary once, keyed by the content of the light
 cone and of the weights, so that :class:`~sklearn.model_selection.GridSearchCV` over the whole
-pipeline costs little more than over the head alone. Here both are run once; how they compare over
-several pairs of runs is in ``tests/benchmarks/test_search_speed.py``.
+pipeline costs little more than over the head alone. Here both are run once;
+``tests/benchmarks/test_search_speed.py`` compares them over several pairs of runs.
 """
 
 # %%

@@ -3,8 +3,8 @@ Simulated beside real light cones
 =================================
 
 :func:`~skatr_sk.make_lightcones` simulates light cones in a quarter of a second each. Here are
-some of them beside the real 21cmFAST light cones that come with the package: the same parameters,
-other initial conditions. What can be compared are statistics, not cells.
+some of them beside the real 21cmFAST light cones that come with the package. They have the same
+parameters and other initial conditions, so that statistics can be compared, but not cells.
 
 They are for pre-training and tests, not for inference on real data: see :doc:`/simulator`.
 """
@@ -42,8 +42,8 @@ print(f"{len(rows)} light cones in {seconds:.1f} s: {seconds / len(rows):.2f} s 
 # %%
 # Along the line of sight
 # -----------------------
-# One slice of three light cones, real above simulated. The structures are others, their size,
-# strength and timing should be alike.
+# One cut through each of three light cones, real above simulated. The structures differ; their
+# size, strength and timing should be alike.
 shown = [0, 1, 3]
 figure, axes = plt.subplots(2 * len(shown), 1, figsize=(9, 8), layout="constrained")
 for i, row in enumerate(shown):
@@ -63,7 +63,7 @@ figure.savefig("simulator_slices.png", dpi=120)
 # %%
 # Global signals and standard deviations
 # --------------------------------------
-# Mean and standard deviation of every redshift slice: real are lines, simulated are dashed.
+# Mean and standard deviation of every redshift slice: real as lines, simulated dashed.
 means = [each.mean(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
 deviations = [each.std(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
 figure, axes = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
@@ -77,7 +77,7 @@ axes[1].set_xlabel("redshift")
 figure.savefig("simulator_signals.png", dpi=120)
 
 # %%
-# In figures
+# In numbers
 # ----------
 error = np.abs(means[0] - means[1])
 bright = deviations[0] > 2

@@ -124,7 +124,7 @@ def main():
         "random weights, another draw": untrained[1].transform(cones.data),
         "mean and standard deviation per slice": signal,
     }
-    # Of standardised targets: E_0, in hundreds of eV, would else choose the penalty for all.
+    # The targets are standardised: otherwise E_0, in hundreds of eV, would choose the penalty.
     ridge = TransformedTargetRegressor(
         make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))),
         transformer=StandardScaler(),
