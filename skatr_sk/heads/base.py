@@ -113,7 +113,7 @@ class SummaryHead(TrainedEstimator):
             self._check_parameters()
             self._warn_without_effect()
             self._fit(X, y)
-            self._one_dimensional = np.ndim(y) == 1
+            self._one_dimensional = np.asarray(y).ndim == 1
         return self
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:

@@ -63,7 +63,7 @@ class BrightnessScaling:
 
     @classmethod
     def learn(cls, fields: Any, rows: np.ndarray | None = None) -> BrightnessScaling:
-        """Learn softening, offset and scale from fields of shape (n, *field_shape) in mK.
+        """Learn softening, offset and scale from fields of shape ``(n, *field_shape)`` in mK.
 
         Only from `rows` of them where these are given, and from a sample of these where they are
         many: the same of an array as of a LightconeArray with its values. The softening is the
