@@ -34,6 +34,7 @@ __all__ = [
     "Kind",
     "NoEffectWarning",
     "PathLike",
+    "PlaceWarning",
     "PriorWarning",
     "Problems",
     "Real",
@@ -76,6 +77,10 @@ class UnitsWarning(UserWarning):
 
 class PriorWarning(UserWarning):
     """True parameters lie outside the prior of a posterior, where its density is zero."""
+
+
+class PlaceWarning(UserWarning):
+    """A JEPA predicts no better than what all light cones share at a redshift."""
 
 
 class CollapseWarning(UserWarning):

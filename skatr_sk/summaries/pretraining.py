@@ -86,6 +86,8 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
         n_workers=transformer.n_workers,
     )
     kept = [row for row in history if row["kept"]]
+    if kept:
+        objective.judge(kept[0])
     if kept and len(watched) >= _FEWEST_RANKED:
         _warn_collapse(kept[0], objective)
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors

@@ -19,9 +19,9 @@ from skatr_sk.summaries.views import Pairs, PatchViews
 from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
+__all__ = ["LOSSES", "MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
-_LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
+LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 
 
@@ -75,6 +75,9 @@ class Objective(BaseEstimator):
     def criterion(self) -> nn.Module:
         """Return the loss of the network's output, ``criterion(output, y)``."""
         raise NotImplementedError
+
+    def judge(self, kept: Mapping[str, Any]) -> None:
+        """Warn of what the figures of the epoch whose weights are kept say, where they do."""
 
     def callbacks(self) -> list[Callback]:
         """Return what happens around steps and epochs beside the optimiser; usually nothing."""
@@ -137,7 +140,7 @@ class MaskedObjective(Objective):
     _parameters = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
-        "loss": Choice(*_LOSSES),
+        "loss": Choice(*LOSSES),
         "normalize_targets": Flag(),
         "predictor_dim": Integer(1),
         "predictor_depth": Integer(1),
@@ -171,7 +174,7 @@ class MaskedObjective(Objective):
 
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
-        return PairLoss(_LOSSES[self.loss])
+        return PairLoss(LOSSES[self.loss])
 
 
 class MaskedNetwork(nn.Module):
@@ -191,6 +194,10 @@ class MaskedNetwork(nn.Module):
 
     def targets(self, patches: Tensor) -> Tensor:
         """Return the targets of all patches, of shape (n, n_patches, target_dim)."""
+        targets = self._raw_targets(patches)
+        return layer_norm(targets, targets.shape[-1:]) if self.normalize_targets else targets
+
+    def _raw_targets(self, patches: Tensor) -> Tensor:
         raise NotImplementedError
 
     def forward(self, patches: Tensor, masks: Pairs) -> Pairs:
@@ -201,8 +208,6 @@ class MaskedNetwork(nn.Module):
         """
         with torch.no_grad():
             targets = self.targets(patches)  # once, for all masks
-            if self.normalize_targets:
-                targets = layer_norm(targets, targets.shape[-1:])
         pairs = []
         for context_index, target_index in masks:
             context = self.context_encoder(patches, context_index)

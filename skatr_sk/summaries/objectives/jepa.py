@@ -1,24 +1,64 @@
-"""The joint-embedding predictive architecture: predict the tokens of hidden patches."""
+"""The joint-embedding predictive architecture: predict the tokens of hidden patches.
+
+A token's target is mostly what its redshift says, which all light cones share: the loss falls when
+that is learned, and the summaries gain nothing. Two cures are on by default. Targets are
+standardised in each redshift slice over the light cones of a batch and the sky, as CAPI does by
+position (arXiv:2502.08769, section 3), so that what all cones share is no longer in them. And
+beside the prediction, two pooled regions of each cone must have summaries that agree, vary and do
+not repeat each other, as in C-JEPA (arXiv:2410.19560, section 3).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from skatr_sk._checks import Integer, Problems, Real, Rule, shared_docs, warn_without_effect
-from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
-from skatr_sk.summaries.vit import Encoder
+from skatr_sk._checks import (
+    Flag,
+    Instance,
+    Integer,
+    PlaceWarning,
+    Problems,
+    Real,
+    Rule,
+    shared_docs,
+    warn,
+    warn_without_effect,
+)
+from skatr_sk.summaries.objectives.base import (
+    LOSSES,
+    MASKED_DOCS,
+    MaskedNetwork,
+    MaskedObjective,
+    PairLoss,
+)
+from skatr_sk.summaries.objectives.vicreg import RegionNetwork, VICReg
+from skatr_sk.summaries.views import Pairs
+from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
-__all__ = ["JEPA", "EMATarget", "JEPANetwork", "MeanPredictor"]
+__all__ = [
+    "JEPA",
+    "EMATarget",
+    "JEPALoss",
+    "JEPANetwork",
+    "JEPAOutput",
+    "MeanPredictor",
+    "PlaceRecord",
+    "SliceStandardizer",
+]
+
+_REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
+_LEAST_VARIANCE = 1e-4  # of targets, whose tokens have a size of one
 
 
 def _is_decay(value: Any) -> bool:
@@ -48,6 +88,15 @@ class JEPA(MaskedObjective):
     normalize_targets : bool, default=True
         Layer-normalise each target token before the loss [3]_: otherwise shrinking all tokens is
         the easiest way to lower it.
+    slice_targets : bool, default=True
+        Standardise the targets in each redshift slice, over the light cones of the batch and the
+        sky, after `normalize_targets` [4]_. Of maps, which have no line of sight, over all patches.
+        Batches of fewer than 32 fields are standardised by statistics that reach back.
+    regions_weight : float, default=0.05
+        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
+    regions : VICReg or None, default=None
+        What is asked of the pooled summaries of two regions [5]_. None is
+        ``VICReg(region=0.3, expander_dim=64, expander_depth=1)``.
     {predictor_dim}
     predictor_depth : int, default=4
         Transformer blocks of the predictor. 0 leaves it out, and the mean of the visible tokens
@@ -58,6 +107,8 @@ class JEPA(MaskedObjective):
     .. [1] Ore, Heneka, Plehn (SKATR), arXiv:2410.18899, section 3.2.
     .. [2] Assran et al. (I-JEPA), arXiv:2301.08243, section 3.
     .. [3] Bardes et al. (V-JEPA), arXiv:2404.08471, section 3.
+    .. [4] Darcet et al. (CAPI), arXiv:2502.08769, section 3.
+    .. [5] Mo, Tong (C-JEPA), arXiv:2410.19560, section 3.
 
     Examples
     --------
@@ -68,13 +119,33 @@ class JEPA(MaskedObjective):
     """
 
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
+    slice_targets: bool = True
+    regions_weight: float = 0.05
+    regions: VICReg | None = None
 
     _parameters = {
         **MaskedObjective._parameters,
         "predictor_depth": Integer(0),
         "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
+        "slice_targets": Flag(),
+        "regions_weight": Real("[0, inf)"),
+        "regions": Instance(VICReg, expected="a VICReg", optional=True),
     }
-    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
+    prevents_collapse = (
+        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True, regions_weight > 0"
+    )
+
+    def _regions(self) -> VICReg | None:
+        """What is asked of regions, if anything."""
+        if not self.regions_weight:
+            return None
+        return self.regions or VICReg(region=0.3, expander_dim=64, expander_depth=1)
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        """Note wrong parameters, those of the regions too."""
+        super().check(problems, prefix)
+        if isinstance(self.regions, VICReg):
+            self.regions.check(problems, f"{prefix}regions__")
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow, if there is one."""
@@ -84,33 +155,134 @@ class JEPA(MaskedObjective):
     def _warn_without_effect(self) -> None:
         if self.predictor_depth == 0:
             warn_without_effect(self, {"predictor_dim"}, "predictor_depth=0")
+        if not self.regions_weight:
+            warn_without_effect(self, {"regions"}, "regions_weight=0")
+
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
+        """Draw the (visible, hidden) patches of each mask and, last, those of the two regions."""
+        pairs, regions = super().draw(n, grid_shape, generator), self._regions()
+        return pairs if regions is None else pairs + regions.draw(n, grid_shape, generator)
+
+    def pooled_by(self, pooling: str) -> str | None:
+        """How the tokens of a region are pooled."""
+        regions = self._regions()
+        return None if regions is None else regions.pooled_by(pooling)
 
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> JEPANetwork:
-        """Return the two encoders and the predictor."""
+        """Return the two encoders, the predictor, and what pools and expands the regions."""
         width = architecture.embed_dim
         predictor = (
             self._predictor(width, architecture) if self.predictor_depth else MeanPredictor()
         )
-        return JEPANetwork(encoder, predictor, normalize_targets=self.normalize_targets)
+        slices = None
+        if self.slice_targets:
+            n_slices = 1 if len(architecture.grid_shape) == 2 else architecture.grid_shape[-1]
+            slices = SliceStandardizer(n_slices, width)
+        regions = self._regions()
+        return JEPANetwork(
+            encoder,
+            predictor,
+            normalize_targets=self.normalize_targets,
+            slices=slices,
+            n_slices=1 if len(architecture.grid_shape) == 2 else architecture.grid_shape[-1],
+            regions=regions and regions.network(encoder, architecture, pooling=pooling),
+        )
+
+    def criterion(self) -> nn.Module:
+        """Return the distance of the prediction, and the weighted loss of the regions."""
+        regions = self._regions()
+        of_regions = None if regions is None else regions.criterion()
+        return JEPALoss(LOSSES[self.loss], of_regions, float(self.regions_weight))
+
+    def judge(self, kept: Mapping[str, Any]) -> None:
+        """Warn where the prediction is no better than what all light cones share."""
+        if kept.get("prediction_loss", 0.0) >= kept.get("place_loss", math.inf):
+            warn(
+                f"JEPA has learned nothing of single light cones: its prediction loss of "
+                f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of "
+                "predicting for each redshift the mean over all of them. Train for more steps, "
+                "keep slice_targets=True, or compare with max_epochs=0, the random weights.",
+                PlaceWarning,
+            )
 
     def callbacks(self) -> list[Callback]:
-        """Return what moves the target encoder."""
-        return [EMATarget(*np.broadcast_to(self.ema_decay, 2).tolist())]
+        """Return what moves the target encoder, and what records how much of it is place."""
+        return [EMATarget(*np.broadcast_to(self.ema_decay, 2).tolist()), PlaceRecord()]
+
+
+class JEPAOutput(NamedTuple):
+    """What the network gives to the loss.
+
+    Attributes
+    ----------
+    tokens : list of (Tensor, Tensor)
+        Predictions and targets of each mask, (n, n_hidden, dim).
+    places : list of (Tensor, Tensor)
+        In validation, beside each target what all cones share of it: the mean of its slice.
+    regions : list of (Tensor, Tensor)
+        Expanded summaries of two regions, (n, expander_dim), where regions are compared.
+    """
+
+    tokens: Pairs
+    places: Pairs
+    regions: Pairs
 
 
 class JEPANetwork(MaskedNetwork):
     """Predict the target encoder's tokens of hidden patches from the visible ones.
 
-    The target encoder starts as a copy of the context encoder, and never gets a gradient.
+    The target encoder starts as a copy of the context encoder, and never gets a gradient. The line
+    of sight, the last axis of the grid, has `n_slices` patches.
     """
 
-    def __init__(self, encoder: Encoder, predictor: nn.Module, **options: bool) -> None:
-        super().__init__(encoder, predictor, **options)
+    def __init__(
+        self,
+        encoder: Encoder,
+        predictor: nn.Module,
+        *,
+        normalize_targets: bool = True,
+        slices: SliceStandardizer | None = None,
+        n_slices: int = 1,
+        regions: RegionNetwork | None = None,
+    ) -> None:
+        super().__init__(encoder, predictor, normalize_targets=normalize_targets)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.slices = slices
+        self.n_slices = n_slices
+        self.regions = regions  # its encoder is the context encoder
+
+    def _raw_targets(self, patches: Tensor) -> Tensor:
+        return self.target_encoder(patches)
 
     def targets(self, patches: Tensor) -> Tensor:
-        """Return the target encoder's tokens of the whole field."""
-        return self.target_encoder(patches)
+        """Return the target encoder's tokens of the whole field, normalised and standardised."""
+        targets = super().targets(patches)
+        return targets if self.slices is None else self.slices(targets)
+
+    def forward(self, patches: Tensor, pairs: Pairs) -> JEPAOutput:  # type: ignore[override]
+        """Return predictions beside targets of patches (n, n_patches, n_voxels).
+
+        `pairs` are (context, target) indices for each mask and, last, those of the two regions.
+        """
+        masks = pairs if self.regions is None else pairs[:-1]
+        with torch.no_grad():
+            targets = self.targets(patches)
+            shared = self._shared(targets)
+        tokens, places = [], []
+        for context_index, target_index in masks:
+            context = self.context_encoder(patches, context_index)
+            predicted = self.predictor(context, context_index, target_index)
+            hidden = gather_tokens(targets, target_index)
+            tokens.append((predicted, hidden))
+            if not self.training:
+                places.append((gather_tokens(shared, target_index), hidden))
+        regions = [] if self.regions is None else self.regions(patches, pairs[-1:])
+        return JEPAOutput(tokens, places, regions)
+
+    def _shared(self, targets: Tensor) -> Tensor:
+        """What all cones have in common at each position: the means of the slices."""
+        slices = targets.unflatten(1, (-1, self.n_slices))
+        return slices.mean(dim=(0, 1), keepdim=True).expand_as(slices).flatten(1, 2)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -118,6 +290,39 @@ class JEPANetwork(MaskedNetwork):
         target: list[Tensor] = list(self.target_encoder.parameters())
         context = [p.detach() for p in self.context_encoder.parameters()]
         torch._foreach_lerp_(target, context, 1.0 - decay)
+
+
+class SliceStandardizer(nn.Module):
+    """Give the tokens of each redshift slice zero mean and unit variance over cones and sky.
+
+    The statistics are those of the batch or, where it has few fields, a moving average of them.
+    Those of training are kept; a validation batch only adds its own to them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    started: Tensor
+
+    def __init__(self, n_slices: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_slices, dim))
+        self.register_buffer("variance", torch.ones(n_slices, dim))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Standardise tokens of shape (n, n_patches, dim), the line of sight fastest."""
+        slices = tokens.float().unflatten(1, (-1, len(self.mean)))
+        mean = slices.mean(dim=(0, 1))
+        variance = slices.var(dim=(0, 1), correction=0)
+        if self.started:
+            share = min(1.0, len(tokens) / _REMEMBERED)
+            mean = torch.lerp(self.mean, mean, share)
+            variance = torch.lerp(self.variance, variance, share)
+        if self.training:
+            self.mean.copy_(mean)
+            self.variance.copy_(variance)
+            self.started.fill_(True)
+        return ((slices - mean) / (variance + _LEAST_VARIANCE).sqrt()).flatten(1, 2)
 
 
 class MeanPredictor(nn.Module):
@@ -129,6 +334,64 @@ class MeanPredictor(nn.Module):
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
         """Return tokens of shape (n, n_target, embed_dim), as ``Predictor.forward`` does."""
         return context.mean(dim=1, keepdim=True).expand(-1, target_index.shape[1], -1)
+
+
+class JEPALoss(nn.Module):
+    """Distance of predictions from targets, and the weighted loss of the regions beside it.
+
+    In validation it also adds up, batch by batch, the distance alone and that of what all cones
+    share, for :class:`PlaceRecord`.
+    """
+
+    def __init__(
+        self,
+        compare: Callable[[Tensor, Tensor], Tensor],
+        of_regions: nn.Module | None = None,
+        weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.of_tokens = PairLoss(compare)
+        self.of_regions = of_regions
+        self.weight = weight
+        self.sums = np.zeros(5)
+
+    def forward(self, output: JEPAOutput, _: object = None) -> Tensor:
+        """Return the loss of a batch."""
+        prediction = self.of_tokens(output.tokens)
+        if output.places:
+            self._add_up(output, prediction)
+        if self.of_regions is None:
+            return prediction
+        return prediction + self.weight * self.of_regions(output.regions)
+
+    @torch.no_grad()
+    def _add_up(self, output: JEPAOutput, prediction: Tensor) -> None:
+        n = len(output.tokens[0][0])
+        place = self.of_tokens(output.places)
+        left = torch.stack([(t - p).square().mean() for p, t in output.places]).mean()
+        whole = torch.stack([t.var(dim=(0, 1)).mean() for _, t in output.places]).mean()
+        self.sums += n * np.array([1.0, *(float(x) for x in (prediction, place, left, whole))])
+
+
+class PlaceRecord(Callback):
+    """Record how much of the validation targets their redshift explains, and what that is worth.
+
+    ``place_share`` is the share of the targets' variance that the means of their slices explain,
+    ``place_loss`` the loss of predicting exactly these, ``prediction_loss`` that of the network: it
+    has learned nothing of a light cone where it is not below.
+    """
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Start to add up."""
+        net.criterion_.sums[:] = 0.0
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record the means over the validation fields, where there are any."""
+        n, prediction, place, left, whole = net.criterion_.sums
+        if n:
+            net.history.record("prediction_loss", prediction / n)
+            net.history.record("place_loss", place / n)
+            net.history.record("place_share", 1 - left / whole if whole > 0 else 0.0)
 
 
 class EMATarget(Callback):

@@ -63,6 +63,6 @@ class Reconstruction(MaskedObjective):
 class ReconstructionNetwork(MaskedNetwork):
     """Predict the voxels of hidden patches from the encoder's tokens of visible ones."""
 
-    def targets(self, patches: Tensor) -> Tensor:
+    def _raw_targets(self, patches: Tensor) -> Tensor:
         """Return the patches themselves."""
         return patches
