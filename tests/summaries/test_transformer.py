@@ -165,7 +165,7 @@ def test_all_of_them_are_in_one_warning(X, path, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("error::skatr_sk._checks.NoEffectWarning")
+@pytest.mark.filterwarnings("error::skatr_sk.NoEffectWarning")
 class TestNoWarning:
     def test_at_the_defaults(self, X, path):
         small().fit(X)
