@@ -59,20 +59,24 @@ print(f"summarised with the bundled weights in {time.perf_counter() - start:.0f}
 # This is how such weights are made, here on the 229 light cones and, for speed, with regions of one
 # fifth of the sky instead of two fifths. The pre-training sees every light cone and no label.
 # ``max_epochs=0`` gives the same encoder with its random initial weights.
-settings = dict(
+sizes = dict(
     patch_size=(2, 2, 5),
     embed_dim=96,
     depth=2,
     embedding="moments",
     pooling="moments",
-    objective=VICReg(region=0.2, expander_dim=64, expander_depth=1),
-    batch_size=32,
-    learning_rate=2e-3,
     random_state=0,
 )
 start = time.perf_counter()
-own = SKATRTransformer(**settings, max_epochs=1 if FAST else 8, verbose=1).fit(cones.data)
-untrained = SKATRTransformer(**settings, max_epochs=0).fit(cones.data)
+own = SKATRTransformer(
+    **sizes,
+    objective=VICReg(region=0.2, expander_dim=64, expander_depth=1),
+    batch_size=32,
+    learning_rate=2e-3,
+    max_epochs=1 if FAST else 8,
+    verbose=1,
+).fit(cones.data)
+untrained = SKATRTransformer(**sizes, max_epochs=0).fit(cones.data)
 last = own.history_[-1]
 print(
     f"pre-trained in {time.perf_counter() - start:.0f} s; effective rank of the summaries "

@@ -41,7 +41,6 @@ __all__ = [
     "Rule",
     "UnitsWarning",
     "changed_parameters",
-    "check_numbers",
     "check_options",
     "listed",
     "nearest_divisors",
@@ -51,6 +50,7 @@ __all__ = [
     "spell",
     "unchanged_on_error",
     "warn",
+    "warn_no_effect",
     "warn_without_effect",
 ]
 
@@ -87,6 +87,11 @@ class CollapseWarning(UserWarning):
     """The summaries vary along a handful of directions only: pre-training has collapsed."""
 
 
+# Users catch and filter these by the name under which they are public.
+for _shown in (InvalidParameterError, NoEffectWarning, UnitsWarning, PriorWarning, CollapseWarning):
+    _shown.__module__ = "skatr_sk"
+
+
 class Problems:
     """What is wrong with the parameters of an estimator or of a call (`owner`), in one message.
 
@@ -95,7 +100,7 @@ class Problems:
     >>> problems.raise_if_any()
     Traceback (most recent call last):
     ...
-    skatr_sk._checks.InvalidParameterError: LightconeRegressor has 1 invalid parameter:
+    skatr_sk.InvalidParameterError: LightconeRegressor has 1 invalid parameter:
     - loss: expected one of 'l1', 'l2', 'gaussian', found 'gausian'; did you mean 'gaussian'?
     """
 
@@ -394,35 +399,6 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
 # Values
 
 
-def check_numbers(values: Any, name: str) -> Any:
-    """Return an array-like with a shape; raise where it cannot hold real numbers.
-
-    What has a shape (an array, a DataFrame, a memory map) comes back as it is. Messages call it
-    `name`.
-    """
-    if not hasattr(values, "shape"):
-        try:
-            values = np.asarray(values)
-        except ValueError as error:
-            raise ValueError(
-                f"{name}: expected one array of numbers, found rows of unequal shapes ({error}); "
-                "stack rows of equal shape with numpy.stack."
-            ) from error
-    dtype = getattr(values, "dtype", None)
-    kind = getattr(dtype, "kind", "")
-    if kind == "c":
-        raise ValueError(
-            f"Complex data not supported: {name}: expected real numbers, found dtype {dtype}; take "
-            f"{name}.real if the imaginary part is zero."
-        )
-    if kind in ("U", "S", "M", "m", "V"):
-        raise TypeError(
-            f"{name}: expected real numbers, found dtype {dtype}; convert it first, for instance "
-            f"with numpy.asarray({name}, dtype=float)."
-        )
-    return values
-
-
 def changed_parameters(estimator: Any) -> dict[str, Any]:
     """Constructor parameters of an estimator that differ from their defaults."""
 
@@ -446,18 +422,20 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+def warn_no_effect(owner: str, names: Sequence[str], beside: str) -> None:
+    """Warn of parameters of an estimator or a call, if any, that have no effect beside others."""
+    if names:
+        leave = "leave it out" if len(names) == 1 else "leave them out"
+        warn(f"{owner}: no effect with {beside} of {', '.join(names)}; {leave}.", NoEffectWarning)
+
+
 def warn_without_effect(estimator: Any, names: Collection[str], beside: str) -> None:
     """Warn of those of the named parameters that were given, for they have no effect.
 
     Those at their defaults are no matter. `beside` says why, such as ``"weights='mini-lr'"``.
     """
     given = [name for name in changed_parameters(estimator) if name in names]
-    if given:
-        warn(
-            f"{type(estimator).__name__}: no effect with {beside} of {', '.join(given)}; leave "
-            f"{'it' if len(given) == 1 else 'them'} out.",
-            NoEffectWarning,
-        )
+    warn_no_effect(type(estimator).__name__, given, beside)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import UnitsWarning, check_numbers, listed, warn
+from skatr_sk._checks import UnitsWarning, listed, warn
 
 __all__ = [
     "ArrayFields",
@@ -28,6 +28,7 @@ __all__ = [
     "as_fields",
     "check_fields",
     "check_finite_rows",
+    "check_numbers",
     "digest",
     "digest_rows",
     "is_finite",
@@ -190,6 +191,35 @@ class LazyFields:
 def as_fields(X: Any) -> Fields:
     """Return fields as they are, and anything else as an array in memory, unchecked."""
     return X if isinstance(X, Fields) else ArrayFields(np.asarray(X))
+
+
+def check_numbers(values: Any, name: str) -> Any:
+    """Return an array-like with a shape; raise where it cannot hold real numbers.
+
+    What has a shape (an array, a DataFrame, a memory map) comes back as it is. Messages call it
+    `name`.
+    """
+    if not hasattr(values, "shape"):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: expected one array of numbers, found rows of unequal shapes ({error}); "
+                "stack rows of equal shape with numpy.stack."
+            ) from error
+    dtype = getattr(values, "dtype", None)
+    kind = getattr(dtype, "kind", "")
+    if kind == "c":
+        raise ValueError(
+            f"Complex data not supported: {name}: expected real numbers, found dtype {dtype}; take "
+            f"{name}.real if the imaginary part is zero."
+        )
+    if kind in ("U", "S", "M", "m", "V"):
+        raise TypeError(
+            f"{name}: expected real numbers, found dtype {dtype}; convert it first, for instance "
+            f"with numpy.asarray({name}, dtype=float)."
+        )
+    return values
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:

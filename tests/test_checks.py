@@ -28,7 +28,6 @@ from skatr_sk._checks import (
     Rule,
     UnitsWarning,
     changed_parameters,
-    check_numbers,
     check_options,
     listed,
     nearest_divisors,
@@ -308,35 +307,6 @@ def test_shared_docs_without_a_docstring():
         pass
 
     assert Estimator.__doc__ is None
-
-
-# Values ------------------------------------------------------------------------------------------
-
-
-def test_numbers_come_back_as_they_are():
-    X = np.zeros((2, 3), dtype=np.float16)
-    assert check_numbers(X, "X") is X
-    assert check_numbers([[1, 2]], "X").shape == (1, 2)
-
-
-@pytest.mark.parametrize(
-    ("values", "error", "said"),
-    [
-        (["a"], TypeError, "y: expected real numbers, found dtype <U1"),
-        (np.array([b"a"]), TypeError, "y: expected real numbers, found dtype |S1"),
-        (
-            np.array(["2020"], dtype="M8[Y]"),
-            TypeError,
-            "y: expected real numbers, found dtype datetime64[Y]",
-        ),
-        ([1j], ValueError, "y: expected real numbers, found dtype complex128; take y.real"),
-        ([[1], [1, 2]], ValueError, "y: expected one array of numbers, found rows of unequal"),
-    ],
-    ids=str,
-)
-def test_no_numbers(values, error, said):
-    with pytest.raises(error, match=re.escape(said)):
-        check_numbers(values, "y")
 
 
 # Warnings ----------------------------------------------------------------------------------------

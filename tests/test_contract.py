@@ -134,12 +134,13 @@ class TestEstimator:
         assert torch.equal(torch.get_rng_state(), torch_before)
         np.testing.assert_equal(np.random.get_state(), numpy_before)  # noqa: NPY002
 
-    @pytest.mark.changes_global_state  # None draws the seed from numpy's, as in scikit-learn
-    def test_without_a_seed_torch_is_left_alone_and_runs_differ(self, case):
+    def test_without_a_seed_global_generators_are_left_alone_and_runs_differ(self, case):
         X, _ = draw(case)
-        before = torch.get_rng_state()
+        torch_before = torch.get_rng_state()
+        numpy_before = np.random.get_state()  # noqa: NPY002
         results = [output(fitted(case, random_state=None), X) for _ in range(2)]
-        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(torch.get_rng_state(), torch_before)
+        np.testing.assert_equal(np.random.get_state(), numpy_before)  # noqa: NPY002
         assert not np.array_equal(*results)
 
     def test_pickle_and_joblib(self, case, models, tmp_path):

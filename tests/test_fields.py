@@ -1,6 +1,7 @@
 """Fields: digests and splits by content, finite or not, shapes that an estimator knows."""
 
 import hashlib
+import re
 import warnings
 from collections import Counter
 
@@ -20,6 +21,7 @@ from skatr_sk.fields import (
     as_fields,
     check_fields,
     check_finite_rows,
+    check_numbers,
     digest,
     digest_rows,
     is_finite,
@@ -415,3 +417,29 @@ def test_scaling_is_learned_from_a_sample_the_same_in_files(values, X, monkeypat
     monkeypatch.setattr(scaling, "_CHUNK_VALUES", 7)
     pieces = BrightnessScaling.learn(X, np.arange(5, 30))
     assert pieces.scale == pytest.approx(sampled.scale) and len(set(asked)) == 10
+
+
+def test_numbers_come_back_as_they_are():
+    X = np.zeros((2, 3), dtype=np.float16)
+    assert check_numbers(X, "X") is X
+    assert check_numbers([[1, 2]], "X").shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        (["a"], TypeError, "y: expected real numbers, found dtype <U1"),
+        (np.array([b"a"]), TypeError, "y: expected real numbers, found dtype |S1"),
+        (
+            np.array(["2020"], dtype="M8[Y]"),
+            TypeError,
+            "y: expected real numbers, found dtype datetime64[Y]",
+        ),
+        ([1j], ValueError, "y: expected real numbers, found dtype complex128; take y.real"),
+        ([[1], [1, 2]], ValueError, "y: expected one array of numbers, found rows of unequal"),
+    ],
+    ids=str,
+)
+def test_no_numbers(values, error, said):
+    with pytest.raises(error, match=re.escape(said)):
+        check_numbers(values, "y")

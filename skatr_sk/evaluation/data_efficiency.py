@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import check_cv, cross_validate
-from sklearn.utils import check_random_state, indexable
+from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skatr_sk._checks import Integer, Rule, check_options, warn
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk.evaluation.metrics import parameter_scores
+from skatr_sk.training.seeds import draw_seeds
 
 
 def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
@@ -146,7 +147,7 @@ def data_efficiency_curve(
     folds = list(check_cv(cv, np.asarray(y), classifier=False).split(X, y, groups))
     sizes = _check_sizes(train_sizes, min(len(train) for train, _ in folds))
     shape = len(folds), int(n_repeats)
-    seeds = check_random_state(random_state).randint(2**31 - 1, size=shape)
+    seeds = draw_seeds(random_state, shape)
     tasks = [
         {"estimator": name, "size": size, "fold": at[0], "repeat": at[1], "seed": seeds[at]}
         for name, size, at in itertools.product(named, sizes, np.ndindex(shape))

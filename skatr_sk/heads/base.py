@@ -19,13 +19,19 @@ from skatr_sk._checks import (
     Kind,
     Real,
     Rule,
-    check_numbers,
     check_options,
     listed,
     unchanged_on_error,
     warn_without_effect,
 )
-from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, split_rows
+from skatr_sk.fields import (
+    ArrayFields,
+    Fields,
+    check_fields,
+    check_finite_rows,
+    check_numbers,
+    split_rows,
+)
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults

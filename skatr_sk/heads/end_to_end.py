@@ -96,7 +96,10 @@ def fit_end_to_end(
     warn_implausible(fields)
     (train_rows, valid_rows), seed = regressor._split(fields)
     transformer = _transformer(regressor.backbone, fields)
+    transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])
+    if regressor.pooling == "attention" and given is None:
+        warn_without_effect(transformer, {"pooling"}, "the attention of the head")
     if given is None:
         sizes = transformer._architecture_for(fields.shape[1:])
         scaling = transformer._scaling_for(fields, train_rows)

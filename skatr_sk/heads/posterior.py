@@ -26,7 +26,6 @@ from skatr_sk._checks import (
     PriorWarning,
     Real,
     Rule,
-    check_numbers,
     check_options,
     listed,
     parameter_names,
@@ -35,7 +34,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, check_finite_rows
+from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._checks import Bounds, Choice, Kind, shared_docs
+from skatr_sk._checks import Bounds, Choice, Kind, shared_docs, warn_without_effect
 from skatr_sk.fields import check_fields
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
@@ -133,6 +133,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "target_bounds": Bounds(),
         "backbone": BACKBONE,
     }
+
+    def _warn_without_effect(self) -> None:
+        super()._warn_without_effect()
+        if not len(self.hidden_dims):
+            warn_without_effect(self, {"dropout"}, "hidden_dims=()")
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         whole = self.backbone is not None

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, NoEffectWarning, Problems, Rule, check_numbers, warn
+from skatr_sk._checks import Bounds, Choice, Problems, Rule, warn_no_effect
 from skatr_sk._files import write_whole
-from skatr_sk.fields import digest_rows
+from skatr_sk.fields import check_numbers, digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
 from skatr_sk.lightcones.formats.metadata import name_parameters
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
@@ -89,8 +89,9 @@ def save_lightcones(
     if y is not None:
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
         problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
-    elif given := [name for name, value in labels.items() if value is not None]:
-        warn(f"save_lightcones: no effect without y of {', '.join(given)}.", NoEffectWarning)
+    else:
+        given = [name for name, value in labels.items() if value is not None]
+        warn_no_effect("save_lightcones", given, "y=None")
     if problems:
         labels["target_bounds"] = None
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skatr_sk._checks import Choice, Integer, NoEffectWarning, Problems, Real, Rule, warn
+from skatr_sk._checks import Choice, Integer, Problems, Real, Rule, warn_no_effect
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.simulator.lightcone import FARTHEST, Box
-from skatr_sk.training.device import DEVICE_HINT, device_mend
+from skatr_sk.training.device import DEVICE_HINT, device_mend, resolve_device
 from skatr_sk.training.seeds import ENTROPY_HINT, is_entropy
 
 __all__ = ["Settings", "check_settings"]
@@ -63,11 +63,10 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
     problems.raise_if_any()
     for name, idle, beside in (
         ("prior_bounds", values is not None, "parameters"),
-        ("batch_size", str(given["device"]).startswith("cpu"), "device='cpu'"),
+        ("batch_size", resolve_device(given["device"]).type == "cpu", "a CPU"),
     ):
         if idle and given[name] is not None:
-            text = f"SimulatedLightcones: {name} has no effect with {beside}; leave it out."
-            warn(text, NoEffectWarning)
+            warn_no_effect("SimulatedLightcones", [name], beside)
 
     shape, block = _sizes(given["field_shape"]), _sizes(given["block"], broadcast=True)
     n_x, n_y, n_z = (cells * size for cells, size in zip(shape, block, strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import CollapseWarning, warn, warn_without_effect
+from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.objectives import Objective, as_objective
@@ -50,8 +50,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     A CollapseWarning says when the summaries end on a handful of directions.
     """
     warn_implausible(fields)
-    if fields.in_memory:
-        warn_without_effect(transformer, {"n_workers"}, "fields in memory")
+    transformer._warn_without_effect_on(fields)
     objective = as_objective(transformer.objective)
     architecture = transformer._architecture_for(fields.shape[1:], objective)
     pooling = transformer._pooling_in_training()

@@ -229,6 +229,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(
         "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
     )
+    _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "warmup"}
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
@@ -273,9 +274,17 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             warn_without_effect(self, of_pretraining, f"weights={self.weights!r}")
             return
         super()._warn_without_effect()
-        as_objective(self.objective)._warn_without_effect()
+        if self.max_epochs:
+            as_objective(self.objective)._warn_without_effect()
         if self.checkpoint_dir is None:
             warn_without_effect(self, {"checkpoint_every"}, "checkpoint_dir=None")
+
+    def _warn_without_effect_on(self, fields: Fields) -> None:
+        """Warn of parameters that were given and change nothing in a training on such fields."""
+        if fields.in_memory:
+            warn_without_effect(self, {"n_workers"}, "fields in memory")
+        if len(fields.shape) == 2 and self.max_epochs:
+            warn_without_effect(self, {"augment"}, "signals, which have no sky")
 
     def _architecture_for(
         self, field_shape: Sequence[int], objective: Objective | None = None
@@ -358,8 +367,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             self._warn_without_effect()
-            if self.weights is not None and fields.in_memory:  # files would be read once more
-                warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))
+            if self.weights is not None:
+                _look_at(fields)
             frozen = pretrain(self, fields) if self.weights is None else read_encoder(self.weights)
             self._adopt(frozen)
         return self
@@ -413,6 +422,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
         fields = check_fields(self, X, reset=False)
+        _look_at(fields)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
         return summarise(self._frozen(), fields, device, precision, self.cache)
@@ -479,3 +489,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         tags.transformer_tags.preserves_dtype = []  # summaries are float32
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _look_at(fields: Fields) -> None:
+    """Warn of implausible values of fields in memory; files would have to be read once more."""
+    if fields.in_memory:
+        warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))

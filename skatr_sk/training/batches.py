@@ -87,7 +87,8 @@ class Loader:
         if self.dataset.in_memory:
             yield from map(self.dataset.__getitem__, batches)
         elif self.n_workers == 0:
-            yield from read_ahead(self._read, batches, depth=1)  # each is a batch in memory
+            for X, y in read_ahead(self.dataset.__getitem__, batches, depth=1):  # one in memory
+                yield (X.pin_memory(), y) if self.pin_memory else (X, y)
         else:
             yield from DataLoader(
                 self.dataset,  # type: ignore[arg-type]
@@ -98,10 +99,6 @@ class Loader:
                 # One of its own: the global one would be drawn from, and the run depend on it.
                 generator=torch.Generator().manual_seed(0),
             )
-
-    def _read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        X, y = self.dataset[indices]
-        return (X.pin_memory(), y) if self.pin_memory else (X, y)
 
 
 def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:

@@ -45,10 +45,6 @@ def _is_verbose(value: Any) -> bool:
 
 
 TRAINING_DOCS = {
-    "batch_size": """
-        batch_size : int
-            Rows in a step.
-        """,
     "device": """
         device : str, default="auto"
             Where to compute: "auto" is CUDA when there is one, else the CPU; or "cpu", "cuda",
@@ -139,7 +135,14 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     def _check_together(self, problems: Problems) -> None:
         """Note what is wrong with parameters side by side; for subclasses to extend."""
 
+    # Those that only act where there are steps.
+    _of_steps: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "learning_rate", "weight_decay", "patience"}
+    )
+
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""
-        if self.validation_fraction == 0 and self.patience is not None:
+        if self.max_epochs == 0:
+            warn_without_effect(self, self._of_steps, "max_epochs=0")
+        elif self.validation_fraction == 0 and self.patience is not None:
             warn_without_effect(self, {"patience"}, "validation_fraction=0")

@@ -17,6 +17,7 @@ from skatr_sk.training.device import torch_defaults
 __all__ = [
     "ENTROPY_HINT",
     "RANDOM_STATE_HINT",
+    "draw_seeds",
     "entropy_of",
     "generator_of",
     "independent_seeds",
@@ -43,7 +44,7 @@ def is_random_state(value: Any) -> bool:
 
 def seed_of(random_state: _RandomState) -> int:
     """Draw the seed of one ``fit``; an int gives the same one each time."""
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    return int(draw_seeds(random_state, ()))
 
 
 def is_entropy(value: Any) -> bool:
@@ -51,6 +52,14 @@ def is_entropy(value: Any) -> bool:
     if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
         return True
     return Integer(0).fault(value) is None
+
+
+def draw_seeds(
+    random_state: int | np.random.RandomState | None, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Draw seeds of a shape; numpy's global generator, which is scikit-learn's None, is left."""
+    legacy = np.random.RandomState() if random_state is None else check_random_state(random_state)
+    return np.asarray(legacy.randint(2**31 - 1, size=shape))
 
 
 def entropy_of(random_state: _RandomState | np.random.Generator) -> int:

@@ -357,3 +357,11 @@ def test_grid_search_over_its_parameters():
     assert len(search.cv_results_["params"]) == 4
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.score(X, y) > 0.5
+
+
+def test_a_linear_model_has_nothing_to_drop(rng):
+    X = rng.normal(size=(30, 3))
+    head = LightconeRegressor(hidden_dims=(), dropout=0.5, max_epochs=2, random_state=0)
+    with pytest.warns(NoEffectWarning, match=r"no effect with hidden_dims=\(\) of dropout"):
+        found = head.fit(X, X[:, :2]).predict(X)
+    np.testing.assert_array_equal(found, head.set_params(dropout=0.0).fit(X, X[:, :2]).predict(X))

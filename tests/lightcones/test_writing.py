@@ -133,7 +133,9 @@ def test_wrong_calls(tmp_path):
 
 
 def test_what_has_no_effect_is_said(tmp_path):
-    with pytest.warns(NoEffectWarning, match="no effect without y of target_names, target_bounds"):
+    with pytest.warns(
+        NoEffectWarning, match="no effect with y=None of target_names, target_bounds"
+    ):
         save_lightcones(tmp_path / "a.h5", values(), target_names=["a"], target_bounds=[[0, 1]])
     assert open_lightcones(tmp_path / "a.h5").target_names == []
 

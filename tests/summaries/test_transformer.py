@@ -18,7 +18,7 @@ import skatr_sk
 from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning
 from skatr_sk.fields import ArrayFields
-from skatr_sk.summaries import JEPA, VICReg
+from skatr_sk.summaries import JEPA, BlockMask, VICReg
 
 SIZES = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2)
 
@@ -35,7 +35,7 @@ def X(rng):
 
 @pytest.fixture
 def path(X, tmp_path):
-    small(max_epochs=0).fit(X).save(tmp_path / "w.safetensors")
+    SKATRTransformer(max_epochs=0, **SIZES, random_state=0).fit(X).save(tmp_path / "w.safetensors")
     return tmp_path / "w.safetensors"
 
 
@@ -165,11 +165,11 @@ def test_all_of_them_are_in_one_warning(X, path, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("error::skatr_sk._checks.NoEffectWarning")
+@pytest.mark.filterwarnings("error::skatr_sk.NoEffectWarning")
 class TestNoWarning:
     def test_at_the_defaults(self, X, path):
         small().fit(X)
-        small(max_epochs=0, learning_rate=0.1).fit(X)  # a baseline of the same recipe
+        SKATRTransformer(max_epochs=0, **SIZES, random_state=0).fit(X)
         for skatr in (SKATRTransformer(weights=path), SKATRTransformer.load(path)):
             for each in (skatr, clone(skatr)):
                 each.fit(X).transform(X)
@@ -201,13 +201,29 @@ class TestNoWarning:
         (dict(checkpoint_every=2), "checkpoint_dir=None", "checkpoint_every"),
         (dict(patience=2, validation_fraction=0), "validation_fraction=0", "patience"),
         (dict(n_workers=1), "fields in memory", "n_workers"),
+        (dict(max_epochs=0, warmup=0.3), "max_epochs=0", "(.*, )?warmup"),
     ],
 )
 def test_what_needs_another_parameter(given, beside, name, X):
-    with pytest.warns(NoEffectWarning, match=f"no effect with {beside} of {name}; leave it out"):
+    said = f"no effect with {beside} of {name}; leave (it|them) out"
+    with pytest.warns(NoEffectWarning, match=said):
         found = small(**given).fit(X)
-    del given[name]
+    del given[name.removeprefix("(.*, )?")]
     np.testing.assert_array_equal(found.transform(X), small(**given).fit_transform(X))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (dict(augment=False), "augment"),
+        (dict(objective=JEPA(masks=BlockMask(2, (0.2, 0.4), aspect=(1.0, 2.0)))), "aspect"),
+        (dict(objective=VICReg(expander_dim=1, covariance=2.0)), "covariance"),
+    ],
+)
+def test_what_signals_or_a_single_number_leave_without_effect(given, name, rng):
+    signals = rng.normal(size=(24, 12)).astype(np.float32)
+    with pytest.warns(NoEffectWarning, match=f"no effect with .* of {name}; leave it out"):
+        small(**given).fit(signals)
 
 
 def test_a_warning_made_an_error_changes_nothing(X, path):

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skatr_sk._checks import Choice, check_options
+from skatr_sk._checks import Choice, check_options, warn_no_effect
 from skatr_sk.evaluation.calibration import posterior_draws, rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
 from skatr_sk.evaluation.displays.base import Display, merged, parameter_labels, prior_of
@@ -174,6 +174,8 @@ class CoverageDisplay(Display):
         seed: dict[str, Any] = {"random_state": random_state}
         levels: dict[str, ArrayLike]
         if method == "tarp":
+            if parameter_names is not None:
+                warn_no_effect("CoverageDisplay", ["parameter_names"], "method='tarp'")
             levels = {"TARP": tarp_levels(samples, y_true, **seed, verbose=verbose)}
         else:
             ranks = sbc_ranks(samples, y_true, **seed, verbose=verbose)
@@ -218,7 +220,7 @@ class CoverageDisplay(Display):
         if levels is not None:
             labels = _AXES_LABELS[method]
             return cls.from_levels({"highest density": levels}, **{**labels, **kwargs})
-        if parameter_names is None:
+        if parameter_names is None and method == "ranks":
             parameter_names = prior_of(estimator)["parameter_names"]
         return cls.from_samples(
             samples, y, method=method, parameter_names=parameter_names, **common, **kwargs

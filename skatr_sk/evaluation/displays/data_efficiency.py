@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skatr_sk._checks import Choice, check_options
+from skatr_sk._checks import Choice, check_options, warn_no_effect
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, parameter_labels
 
@@ -119,6 +119,8 @@ class DataEfficiencyDisplay(Display):
         plt = self._pyplot("plot")
         kinds = {"band": Choice("std", "quartiles", "range", "none")}
         check_options("DataEfficiencyDisplay.plot", kinds, {"band": band})
+        if band == "none" and band_kwargs is not None:
+            warn_no_effect("DataEfficiencyDisplay", ["band_kwargs"], "band='none'")
         line, filling = merged(_LINE, line_kwargs), merged(_BAND, band_kwargs)
         labels = parameter_labels(self._parameters, None, len(self._parameters))
         n = len(labels)

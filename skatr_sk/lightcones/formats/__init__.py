@@ -22,6 +22,8 @@ def look_into(path: str, dataset: str | None = None) -> FileMetadata:
         if path.lower().endswith(".npz"):
             return look_into_npz(path, dataset)
         if path.lower().endswith(".npy"):
+            if dataset is not None:
+                raise Fault("missing", f"no dataset {dataset!r}: an .npy file has one array alone")
             return look_into_npy(path)
         with h5py.File(path, "r") as file:
             if isinstance(file.get("lightcones"), h5py.Group):

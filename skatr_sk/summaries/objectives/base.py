@@ -6,13 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, layer_norm, mse_loss, smooth_l1_loss
 
-from skatr_sk._checks import Choice, Flag, Integer, Kind, Problems, Real, Rule, spell
+from skatr_sk._checks import (
+    Choice,
+    Flag,
+    Integer,
+    Kind,
+    Problems,
+    Real,
+    Rule,
+    spell,
+    warn_no_effect,
+)
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.views import Pairs, PatchViews
@@ -156,6 +167,13 @@ class MaskedObjective(Objective):
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
         """Note where the predictor is too narrow to tell the positions of patches apart."""
         architecture.check_width(problems, f"{prefix}predictor_dim", self.predictor_dim)
+        rank = len(architecture.grid_shape)
+        masks = [] if isinstance(self.masks, str) else [self.masks]
+        for mask in np.ravel(np.array(masks, dtype=object)):
+            idle = [("aspect", (0.75, 1.5))] if rank == 1 else []
+            idle += [("depth", (1.0, 1.0))] if rank < 3 else []
+            given = [name for name, default in idle if tuple(getattr(mask, name)) != default]
+            warn_no_effect("BlockMask", given, f"fields of {rank} axes")
 
     def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
         """Build the predictor of targets of some width."""

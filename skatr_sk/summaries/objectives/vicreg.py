@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skatr_sk._checks import Integer, Real
+from skatr_sk._checks import Integer, Problems, Real, warn_without_effect
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives.base import Objective, PairLoss
 from skatr_sk.summaries.pooling import pool, pooled_dim
@@ -72,6 +72,17 @@ class VICReg(Objective):
         "covariance": Real("[0, inf)"),
     }
     prevents_collapse = "variance and covariance beside invariance"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        """Note wrong parameters, and weights that leave no loss."""
+        super().check(problems, prefix)
+        if not any([self.invariance, self.variance, self.covariance]):
+            wanted = "a positive weight of one of the three terms of the loss"
+            problems.add(f"{prefix}invariance, variance, covariance", wanted, 0.0)
+
+    def _warn_without_effect(self) -> None:
+        if self.expander_dim == 1:
+            warn_without_effect(self, {"covariance"}, "expander_dim=1")
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the patches of two regions."""

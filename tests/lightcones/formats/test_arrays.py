@@ -55,3 +55,9 @@ def test_a_label_with_an_axis_too_many(tmp_path):
     np.savez(tmp_path / "run0.npz", image=values()[0], label=np.ones((1, 6)))
     with pytest.raises(ValueError, match=r"shape: a label of shape \(1, 6\); expected \(6,\)"):
         open_lightcones(tmp_path)
+
+
+def test_an_npy_file_has_no_names(tmp_path):
+    np.save(tmp_path / "signals.npy", np.ones((3, 8)))
+    with pytest.raises(ValueError, match="no dataset 'image': an .npy file has one array alone"):
+        open_lightcones(tmp_path / "signals.npy", dataset="image")

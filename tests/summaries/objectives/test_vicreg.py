@@ -152,3 +152,9 @@ def test_regions_of_one_field_come_together_and_fields_stay_apart(rng):
     Z, truth = skatr.transform(X), X.mean(axis=(1, 2))
     correlations = [abs(np.corrcoef(z, truth)[0, 1]) for z in Z.T]
     assert max(correlations) > 0.95
+
+
+def test_weights_that_leave_no_loss_are_refused(rng):
+    nothing = VICReg(invariance=0, variance=0, covariance=0.0)
+    with pytest.raises(ValueError, match="expected a positive weight of one of the three terms"):
+        SKATRTransformer(objective=nothing).fit(rng.normal(size=(8, 6, 6)))
