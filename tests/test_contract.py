@@ -218,6 +218,7 @@ class TestEstimator:
         keys = {"epoch", "train_loss", "valid_loss", "seconds", "kept"}
         if case not in HEADS:
             keys |= {"effective_rank", "effective_rank_at_init"}
+            keys |= {"prediction_loss", "place_loss", "place_share"}  # of the JEPA
         assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
         assert len(history) == models[case].max_epochs
         assert all(row.keys() == keys for row in history)

@@ -1,11 +1,12 @@
 """The joint-embedding predictive architecture: predict the tokens of hidden patches.
 
 A token's target is mostly what its redshift says, which all light cones share: the loss falls when
-that is learned, and the summaries gain nothing. Two cures are on by default. Targets are
-standardised in each redshift slice over the light cones of a batch and the sky, as CAPI does by
-position (arXiv:2502.08769, section 3), so that what all cones share is no longer in them. And
-beside the prediction, two pooled regions of each cone must have summaries that agree, vary and do
-not repeat each other, as in C-JEPA (arXiv:2410.19560, section 3).
+that is learned, and the summaries gain nothing. There are two cures. Targets may be standardised in
+each redshift slice over the light cones of a batch and the sky, as CAPI does by position
+(arXiv:2502.08769, section 3), so that what all cones share is no longer in them. And beside the
+prediction two pooled regions of each cone may have to have summaries that agree, vary and do not
+repeat each other, as in C-JEPA (arXiv:2410.19560, section 3). The history says how much of the
+targets their position explains, and what predicting that alone is worth.
 """
 
 from __future__ import annotations
@@ -88,12 +89,13 @@ class JEPA(MaskedObjective):
     normalize_targets : bool, default=True
         Layer-normalise each target token before the loss [3]_: otherwise shrinking all tokens is
         the easiest way to lower it.
-    slice_targets : bool, default=True
+    slice_targets : bool, default=False
         Standardise the targets in each redshift slice, over the light cones of the batch and the
         sky, after `normalize_targets` [4]_. Of maps, which have no line of sight, over all patches.
         Batches of fewer than 32 fields are standardised by statistics that reach back.
-    regions_weight : float, default=0.05
-        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
+    regions_weight : float, default=0.0
+        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out. On
+        light cones 0.05 is a good start.
     regions : VICReg or None, default=None
         What is asked of the pooled summaries of two regions [5]_. None is
         ``VICReg(region=0.3, expander_dim=64, expander_depth=1)``.
@@ -119,8 +121,8 @@ class JEPA(MaskedObjective):
     """
 
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
-    slice_targets: bool = True
-    regions_weight: float = 0.05
+    slice_targets: bool = False
+    regions_weight: float = 0.0
     regions: VICReg | None = None
 
     _parameters = {
@@ -131,9 +133,7 @@ class JEPA(MaskedObjective):
         "regions_weight": Real("[0, inf)"),
         "regions": Instance(VICReg, expected="a VICReg", optional=True),
     }
-    prevents_collapse = (
-        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True, regions_weight > 0"
-    )
+    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def _regions(self) -> VICReg | None:
         """What is asked of regions, if anything."""
@@ -144,7 +144,7 @@ class JEPA(MaskedObjective):
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, those of the regions too."""
         super().check(problems, prefix)
-        if isinstance(self.regions, VICReg):
+        if self.regions is not None and not self._parameters["regions"].fault(self.regions):
             self.regions.check(problems, f"{prefix}regions__")
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
@@ -184,7 +184,6 @@ class JEPA(MaskedObjective):
             predictor,
             normalize_targets=self.normalize_targets,
             slices=slices,
-            n_slices=1 if len(architecture.grid_shape) == 2 else architecture.grid_shape[-1],
             regions=regions and regions.network(encoder, architecture, pooling=pooling),
         )
 
@@ -200,8 +199,9 @@ class JEPA(MaskedObjective):
             warn(
                 f"JEPA has learned nothing of single light cones: its prediction loss of "
                 f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of "
-                "predicting for each redshift the mean over all of them. Train for more steps, "
-                "keep slice_targets=True, or compare with max_epochs=0, the random weights.",
+                "predicting at each position the mean over the others. Train for more steps, try "
+                "slice_targets=True and regions_weight=0.05, and compare with the random weights "
+                "that max_epochs=0 keeps.",
                 PlaceWarning,
             )
 
@@ -218,7 +218,7 @@ class JEPAOutput(NamedTuple):
     tokens : list of (Tensor, Tensor)
         Predictions and targets of each mask, (n, n_hidden, dim).
     places : list of (Tensor, Tensor)
-        In validation, beside each target what all cones share of it: the mean of its slice.
+        In validation, beside each target the mean of the other fields' at the same position.
     regions : list of (Tensor, Tensor)
         Expanded summaries of two regions, (n, expander_dim), where regions are compared.
     """
@@ -231,8 +231,7 @@ class JEPAOutput(NamedTuple):
 class JEPANetwork(MaskedNetwork):
     """Predict the target encoder's tokens of hidden patches from the visible ones.
 
-    The target encoder starts as a copy of the context encoder, and never gets a gradient. The line
-    of sight, the last axis of the grid, has `n_slices` patches.
+    The target encoder starts as a copy of the context encoder, and never gets a gradient.
     """
 
     def __init__(
@@ -242,13 +241,11 @@ class JEPANetwork(MaskedNetwork):
         *,
         normalize_targets: bool = True,
         slices: SliceStandardizer | None = None,
-        n_slices: int = 1,
         regions: RegionNetwork | None = None,
     ) -> None:
         super().__init__(encoder, predictor, normalize_targets=normalize_targets)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.slices = slices
-        self.n_slices = n_slices
         self.regions = regions  # its encoder is the context encoder
 
     def _raw_targets(self, patches: Tensor) -> Tensor:
@@ -267,22 +264,19 @@ class JEPANetwork(MaskedNetwork):
         masks = pairs if self.regions is None else pairs[:-1]
         with torch.no_grad():
             targets = self.targets(patches)
-            shared = self._shared(targets)
+            n = len(targets)
+            # What the other fields of the batch have at the same position.
+            shared = (targets.sum(dim=0) - targets) / max(n - 1, 1)
         tokens, places = [], []
         for context_index, target_index in masks:
             context = self.context_encoder(patches, context_index)
             predicted = self.predictor(context, context_index, target_index)
             hidden = gather_tokens(targets, target_index)
             tokens.append((predicted, hidden))
-            if not self.training:
+            if not self.training and n > 1:
                 places.append((gather_tokens(shared, target_index), hidden))
         regions = [] if self.regions is None else self.regions(patches, pairs[-1:])
         return JEPAOutput(tokens, places, regions)
-
-    def _shared(self, targets: Tensor) -> Tensor:
-        """What all cones have in common at each position: the means of the slices."""
-        slices = targets.unflatten(1, (-1, self.n_slices))
-        return slices.mean(dim=(0, 1), keepdim=True).expand_as(slices).flatten(1, 2)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -374,11 +368,12 @@ class JEPALoss(nn.Module):
 
 
 class PlaceRecord(Callback):
-    """Record how much of the validation targets their redshift explains, and what that is worth.
+    """Record how much of the validation targets their position explains, and what that is worth.
 
-    ``place_share`` is the share of the targets' variance that the means of their slices explain,
-    ``place_loss`` the loss of predicting exactly these, ``prediction_loss`` that of the network: it
-    has learned nothing of a light cone where it is not below.
+    ``place_share`` is the share of the targets' variance that the mean over the other light cones
+    at the same position explains, ``place_loss`` the loss of predicting exactly that, and
+    ``prediction_loss`` that of the network, which has learned nothing of a light cone where it is
+    not below.
     """
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
@@ -391,7 +386,7 @@ class PlaceRecord(Callback):
         if n:
             net.history.record("prediction_loss", prediction / n)
             net.history.record("place_loss", place / n)
-            net.history.record("place_share", 1 - left / whole if whole > 0 else 0.0)
+            net.history.record("place_share", max(0.0, 1 - left / whole) if whole > 0 else 0.0)
 
 
 class EMATarget(Callback):

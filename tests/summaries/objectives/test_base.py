@@ -280,9 +280,11 @@ def test_losses_by_hand(name, by_hand):
         assert max(map(abs, differences)) > 1  # both pieces of the smooth loss are visited
         means.append(sum(map(by_hand, differences)) / len(differences))
     # Each mask counts alike, whatever its size.
-    assert JEPA(loss=name).criterion()(pairs).item() == pytest.approx(sum(means) / 2, rel=1e-5)
+    assert Reconstruction(loss=name).criterion()(pairs).item() == pytest.approx(
+        sum(means) / 2, rel=1e-5
+    )
 
 
 def test_loss_is_in_float32():
     pair = (draw(2, 3, 4).bfloat16(), draw(2, 3, 4, seed=1))
-    assert JEPA(loss="l1").criterion()([pair]).dtype == torch.float32
+    assert Reconstruction(loss="l1").criterion()([pair]).dtype == torch.float32

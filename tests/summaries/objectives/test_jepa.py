@@ -1,6 +1,7 @@
 """The JEPA: its target encoder, what it predicts from what, and how it is trained."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import torch
 from skorch.callbacks import Callback
 
 from skatr_sk import BlockMask, SKATRTransformer
-from skatr_sk._checks import NoEffectWarning
-from skatr_sk.summaries import JEPA
+from skatr_sk._checks import NoEffectWarning, PlaceWarning
+from skatr_sk.summaries import JEPA, VICReg
 from skatr_sk.summaries.masking import sample_masks
-from skatr_sk.summaries.objectives.jepa import JEPANetwork
+from skatr_sk.summaries.objectives.jepa import JEPANetwork, SliceStandardizer
 from skatr_sk.summaries.vit import Encoder, Predictor
 
 GRID, N_VOXELS, DIM = (4, 4), 6, 12
@@ -146,11 +147,11 @@ def test_targets_are_normalised_when_asked(torch_seed):
         jepa.target_encoder.norm.weight.mul_(3)
         jepa.target_encoder.norm.bias.add_(2)
     patches = draw(5, 16, N_VOXELS)
-    for _, target in jepa(patches, masks(5)):
+    for _, target in jepa(patches, masks(5)).tokens:
         assert target.mean(dim=-1).abs().max() < 1e-5
         assert (target.var(dim=-1, unbiased=False) - 1).abs().max() < 1e-3
     jepa.normalize_targets = False
-    for _, target in jepa(patches, masks(5)):
+    for _, target in jepa(patches, masks(5)).tokens:
         assert (target.mean(dim=-1) - 2).abs().max() < 1.5
         assert target.mean() == pytest.approx(2, abs=0.2)
 
@@ -161,7 +162,7 @@ def test_targets_are_the_target_encoders_tokens_of_the_whole_field(torch_seed):
     patches = draw(3, 16, N_VOXELS)
     whole = jepa.target_encoder(patches)
     drawn = masks(3)
-    for (_, index), (predicted, target) in zip(drawn, jepa(patches, drawn), strict=True):
+    for (_, index), (predicted, target) in zip(drawn, jepa(patches, drawn).tokens, strict=True):
         assert predicted.shape == target.shape
         for field in range(3):
             assert torch.equal(target[field], whole[field, index[field]])
@@ -172,7 +173,7 @@ def test_predictions_know_nothing_of_what_is_hidden(torch_seed):
     patches, drawn = draw(3, 16, N_VOXELS), masks(3, n_masks=1)
     index = drawn[0][1][..., None].expand(-1, -1, N_VOXELS)
     changed = patches.scatter(1, index, 50.0)
-    (before, target), (after, moved) = (jepa(x, drawn)[0] for x in (patches, changed))
+    (before, target), (after, moved) = (jepa(x, drawn).tokens[0] for x in (patches, changed))
     assert torch.equal(before, after)
     assert not torch.allclose(target, moved)
 
@@ -216,3 +217,88 @@ def test_without_a_predictor_its_width_has_no_effect(rng):
     ):
         found = skatr.set_params(objective__predictor_dim=1).fit_transform(X)
     np.testing.assert_array_equal(found, plain)
+
+
+# Place: what all light cones share at a redshift ------------------------------------------------
+
+
+def test_slices_are_standardised_over_fields_and_sky():
+    tokens = draw(40, 4, 3, 5) * torch.tensor([1.0, 3.0, 0.2])[:, None] + draw(3, 5, seed=1)
+    standardised = SliceStandardizer(3, 5)(tokens.flatten(1, 2)).unflatten(1, (4, 3))
+    assert standardised.mean(dim=(0, 1)).abs().max() < 1e-5
+    assert (standardised.var(dim=(0, 1), correction=0) - 1).abs().max() < 5e-3
+
+
+def test_statistics_of_small_batches_reach_back():
+    """Two fields a batch: each alone would be standardised to plus and minus something."""
+    slices = SliceStandardizer(2, 3)
+    field = 5 + 2 * draw(2000, 2, 3)
+    for start in range(0, 2000, 2):
+        found = slices(field[start : start + 2])
+    mean, variance = field.mean(dim=0), field.var(dim=0)
+    assert (slices.mean - mean).abs().max() < 1.0
+    assert (slices.variance / variance).min() > 0.3  # of single batches it would often be near 0
+    kept = slices.mean.clone()
+    slices.eval()(field[:2] + 100.0)
+    assert torch.equal(slices.mean, kept)
+    assert found.shape == (2, 2, 3)
+
+
+def shared_by_all(n=48, noise=0.0):
+    """Fields that differ by noise alone: all else is what their redshift says."""
+    place = 10 * np.random.default_rng(1).normal(size=(1, 6, 6, 8))
+    return (place + noise * np.random.default_rng(2).normal(size=(n, 6, 6, 8))).astype(np.float32)
+
+
+def pretrained(X, **parameters):
+    sizes = dict(patch_size=(2, 2, 2), embed_dim=16, depth=1, n_heads=2, augment=False)
+    objective = JEPA(predictor_dim=8, predictor_depth=1, **parameters)
+    run = dict(max_epochs=2, validation_fraction=0.25, device="cpu", random_state=0)
+    return SKATRTransformer(objective=objective, **sizes, **run).fit(X)
+
+
+def test_the_share_of_place_is_recorded():
+    """Nearly all of the targets of fields that are alike, and nothing once slices are standardised."""
+    X = shared_by_all(noise=0.01)
+    X = X.mean(axis=(1, 2), keepdims=True).repeat(6, axis=1).repeat(6, axis=2)  # no sky
+    alike = pretrained(X).history_[-1]
+    assert alike["place_share"] > 0.95
+    with pytest.warns(PlaceWarning, match="is not below"):
+        standardised = pretrained(X, slice_targets=True).history_[-1]
+    assert standardised["place_share"] < 0.2
+    assert standardised["place_loss"] > 10 * alike["place_loss"]
+
+
+def test_regions_stand_beside_the_prediction():
+    """The loss is that of the prediction, and the weighted one of regions, whose weight acts."""
+    X = shared_by_all(noise=5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlaceWarning)
+        plain, beside = pretrained(X), pretrained(X, regions_weight=0.5)
+        other = pretrained(X, regions_weight=0.5, regions=VICReg(region=0.2, expander_dim=8))
+    for found in (beside, other):
+        last = found.history_[-1]
+        assert last["valid_loss"] > last["prediction_loss"] + 0.1
+        assert not np.array_equal(found.transform(X), plain.transform(X))
+    last = plain.history_[-1]
+    assert last["valid_loss"] == pytest.approx(last["prediction_loss"], rel=1e-5)
+    assert not np.array_equal(beside.transform(X), other.transform(X))
+
+
+def test_regions_are_checked_and_reached_by_a_search():
+    skatr = SKATRTransformer(objective=JEPA(regions_weight=0.1, regions=VICReg()))
+    skatr.set_params(objective__regions__region=0.7)
+    with pytest.raises(ValueError, match=r"objective__regions__region: expected a number in"):
+        skatr.fit(shared_by_all())
+    with pytest.raises(ValueError, match="objective__regions: expected a VICReg or None"):
+        SKATRTransformer(objective=JEPA(regions="vicreg")).fit(shared_by_all())
+    with pytest.warns(NoEffectWarning, match="no effect with regions_weight=0 of regions"):
+        pretrained(shared_by_all(noise=5.0), regions=VICReg())
+
+
+def test_maps_are_one_slice():
+    maps = np.random.default_rng(0).normal(size=(24, 6, 6)).astype(np.float32)
+    sizes = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=1, random_state=0)
+    objective = JEPA(predictor_dim=8, predictor_depth=1, slice_targets=True, regions_weight=0.1)
+    found = SKATRTransformer(objective=objective, **sizes).fit(maps)
+    assert np.isfinite(found.transform(maps)).all()
