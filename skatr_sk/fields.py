@@ -166,9 +166,8 @@ class LazyFields:
             )
         if index.dtype.kind == "b":
             if len(index) != len(self):
-                raise IndexError(
-                    f"rows: expected a mask of {len(self)}, found {len(index)} entries."
-                )
+                found = f"found {len(index)} entries"
+                raise IndexError(f"rows: expected a mask of {len(self)}, {found}.")
             return self._rows[index]
         wrong = index[(index < -len(self)) | (index >= len(self))]
         if wrong.size:
@@ -224,7 +223,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     known = X if isinstance(X, Fields) else None
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
-    _check_shape(estimator, shape, reset)
+    if not reset:
+        _compare_shape(estimator, shape)
     if known is not None:
         # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
         validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
@@ -255,23 +255,21 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     return known
 
 
-def _check_shape(estimator: Any, shape: tuple[int, ...], reset: bool) -> None:
+def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
     """Compare the shape of fields with that of those that were fitted."""
-    fitted = None if reset else getattr(estimator, "field_shape_in_", None)
+    fitted = getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
         return
+    expected = f"(n, {', '.join(map(str, fitted))})"
     if shape == tuple(fitted):
-        raise ValueError(
-            f"X: expected (n, {', '.join(map(str, fitted))}), found {shape}, the shape of one "
-            "field; pass a single field as X[None]."
-        )
+        mend = "the shape of one field; pass a single field as X[None]"
+        raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
         raise ValueError(
             f"X: expected fields of shape {tuple(fitted)}, on which this "
             f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"(n, {', '.join(map(str, fitted))}): resample the fields to that grid, or fit again "
-            "on the new one."
+            f"{expected}: resample the fields to that grid, or fit again on the new one."
         )
 
 
@@ -369,12 +367,9 @@ def digest_rows(values: ArrayLike) -> list[bytes]:
     """:func:`digest` of each row, a bounded number of values at a time."""
     values = np.asarray(values)
     step = _rows_at_once(values.shape)
-    digests: list[bytes] = []
+    chunks = (values[start : start + step] for start in range(0, len(values), step))
     with np.errstate(over="ignore"):
-        for start in range(0, len(values), step):
-            chunk = np.ascontiguousarray(values[start : start + step], dtype="<f4")
-            digests += map(digest, chunk)
-    return digests
+        return [digest(row) for some in chunks for row in np.ascontiguousarray(some, dtype="<f4")]
 
 
 def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

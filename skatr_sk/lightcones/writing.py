@@ -177,19 +177,13 @@ class Stack:
 
     def write(self, path: Path, fill: Callable[[h5py.Dataset, h5py.Dataset], None]) -> None:
         """Write the file; ``fill(cells, index)`` writes the light cones and their digests."""
-        packed = self.compression != "none"
+        chunks = (self.cones_in_a_chunk, *self.shape[1:])
+        options: dict[str, Any] = dict(chunks=chunks, track_times=False)
+        if self.compression != "none":
+            options |= dict(compression=self.compression, shuffle=True, fletcher32=True)
         with h5py.File(path, "w") as file:
             file.attrs["skatr_sk_lightcones"] = FORMAT
-            cells = file.create_dataset(
-                BRIGHTNESS,
-                self.shape,
-                self.dtype,
-                chunks=(self.cones_in_a_chunk, *self.shape[1:]),
-                compression=self.compression if packed else None,
-                shuffle=packed,
-                fletcher32=packed,
-                track_times=False,
-            )
+            cells = file.create_dataset(BRIGHTNESS, self.shape, self.dtype, **options)
             cells.attrs["units"] = "mK"
             fill(cells, create_index(cells))
             for name, (values, attributes) in self.beside.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["effective_rank"]
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 # A feature whose standard deviation is within this many roundings of its own size holds no
 # information: divided by it, the rounding of a collapsed encoder would look like full rank.
@@ -107,9 +107,7 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     return float(np.exp(-np.sum(share * np.log(share))))
 
 
-def _standardized(
-    matrix: NDArray[np.float64], rounding: float, least: float
-) -> NDArray[np.float64]:
+def _standardized(matrix: np.ndarray, rounding: float, least: float) -> np.ndarray:
     """Centre and scale the columns; those constant up to rounding or `least` become zero."""
     largest = np.abs(matrix).max(axis=0)
     matrix = matrix / np.where(largest > 0.0, largest, 1.0)

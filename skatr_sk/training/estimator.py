@@ -31,6 +31,9 @@ except ImportError:
 __all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
 
 
+_CALLBACKS_HINT = "a list of instances of skorch callbacks or None"
+
+
 def _are_callbacks(value: Any) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return False
@@ -107,9 +110,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "patience": Integer(1, optional=True),
         "device": Rule(device_mend, DEVICE_HINT),
         "precision": Choice(*PRECISIONS),
-        "callbacks": Rule(
-            _are_callbacks, "a list of instances of skorch callbacks or None", optional=True
-        ),
+        "callbacks": Rule(_are_callbacks, _CALLBACKS_HINT, optional=True),
         "verbose": Rule(_is_verbose, "an integer >= 0"),
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }

@@ -39,14 +39,11 @@ def seed_of(random_state: _RandomState) -> int:
 
 def is_entropy(value: Any) -> bool:
     """Whether :func:`entropy_of` takes a value."""
-    if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
-        return True
-    return Integer(0).fault(value) is None
+    generators = np.random.Generator | np.random.RandomState | None
+    return isinstance(value, generators) or Integer(0).fault(value) is None
 
 
-def draw_seeds(
-    random_state: int | np.random.RandomState | None, shape: tuple[int, ...]
-) -> np.ndarray:
+def draw_seeds(random_state: _RandomState, shape: tuple[int, ...]) -> np.ndarray:
     """Draw seeds of a shape; numpy's global generator, which is scikit-learn's None, is left."""
     legacy = np.random.RandomState() if random_state is None else check_random_state(random_state)
     return np.asarray(legacy.randint(2**31 - 1, size=shape))
