@@ -190,22 +190,17 @@ def check_numbers(values: Any, name: str) -> Any:
         try:
             values = np.asarray(values)
         except ValueError as error:
-            raise ValueError(
-                f"{name}: expected one array of numbers, found rows of unequal shapes ({error}); "
-                "stack rows of equal shape with numpy.stack."
-            ) from error
+            found = f"rows of unequal shapes ({error}); stack rows of equal shape with numpy.stack"
+            raise ValueError(f"{name}: expected one array of numbers, found {found}.") from error
     dtype = getattr(values, "dtype", None)
     kind = getattr(dtype, "kind", "")
+    wrong = f"{name}: expected real numbers, found dtype {dtype}"
     if kind == "c":
-        raise ValueError(
-            f"Complex data not supported: {name}: expected real numbers, found dtype {dtype}; take "
-            f"{name}.real if the imaginary part is zero."
-        )
+        mend = f"take {name}.real if the imaginary part is zero"
+        raise ValueError(f"Complex data not supported: {wrong}; {mend}.")
     if kind in ("U", "S", "M", "m", "V"):
-        raise TypeError(
-            f"{name}: expected real numbers, found dtype {dtype}; convert it first, for instance "
-            f"with numpy.asarray({name}, dtype=float)."
-        )
+        mend = f"convert it first, for instance with numpy.asarray({name}, dtype=float)"
+        raise TypeError(f"{wrong}; {mend}.")
     return values
 
 
@@ -233,10 +228,9 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     else:
         kind = getattr(getattr(X, "dtype", None), "kind", "")
         if kind == "O" and len(shape) not in (0, 2):
-            raise TypeError(
-                f"X: expected one array of numbers, found dtype object and shape {shape}; stack "
-                "fields of equal shape with numpy.stack."
-            )
+            found = f"dtype object and shape {shape}"
+            mend = "stack fields of equal shape with numpy.stack"
+            raise TypeError(f"X: expected one array of numbers, found {found}; {mend}.")
         options = dict(dtype=_FLOATS, allow_nd=True, ensure_all_finite=False)
         checked = validate_data(estimator, X, reset=reset, ensure_min_samples=min_rows, **options)
         shape = checked.shape
@@ -305,10 +299,10 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
         chunk = values[start : start + step].reshape(min(step, n - start), -1)
         if is_finite(chunk):
             continue
-        wrong = ~(np.abs(chunk) <= largest)
+        wrong, nan = ~(np.abs(chunk) <= largest), np.isnan(chunk)
         bad += (start + np.flatnonzero(wrong.any(axis=1))).tolist()
-        n_nan += int(np.isnan(chunk).sum())
-        n_infinite += int(wrong.sum()) - int(np.isnan(chunk).sum())
+        n_nan += int(nan.sum())
+        n_infinite += int((wrong & ~nan).sum())
     if bad:
         raise ValueError(
             f"{name}: expected finite {what}, found NaN or infinite ones in {len(bad)} of {n} "

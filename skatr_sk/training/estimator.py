@@ -51,33 +51,27 @@ TRAINING_DOCS = {
     "device": """
         device : str, default="auto"
             Where to compute: "auto" is CUDA when there is one, else the CPU; or "cpu", "cuda",
-            "cuda:1".
-        """,
+            "cuda:1".""",
     "precision": """
         precision : {"auto", "float32", "bf16"}, default="auto"
-            "auto" is bfloat16 autocast on CUDA, and float32 elsewhere.
-        """,
+            "auto" is bfloat16 autocast on CUDA, and float32 elsewhere.""",
     "callbacks": """
         callbacks : list of skorch callbacks or None, default=None
             Called during the training, after the estimator's own. Copies of them are, so that
-            those given stay as they are; what they record of an epoch is in ``history_``.
-        """,
+            those given stay as they are; what they record of an epoch is in ``history_``.""",
     "verbose": """
         verbose : int, default=0
-            1 shows a progress bar, with the losses and the time left.
-        """,
+            1 shows a progress bar, with the losses and the time left.""",
     "random_state": """
         random_state : int, RandomState instance or None, default=None
             Fixes weights, batches, the validation split and all that is drawn in training. The
             same int gives the same result on the same CPU, and on a GPU up to the rounding of its
-            parallel sums.
-        """,
+            parallel sums.""",
     "history": """
         history_ : list of dict
             One an epoch: ``epoch, train_loss, valid_loss`` (where rows are held out for
             validation), ``seconds`` and ``kept``, true for the epoch whose weights these are;
-            and what callbacks have recorded.
-        """,
+            and what callbacks have recorded.""",
 }
 
 
@@ -137,9 +131,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         """Note what is wrong with parameters side by side; for subclasses to extend."""
 
     # Those that only act where there are steps.
-    _of_steps: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "learning_rate", "weight_decay", "patience"}
-    )
+    _of_steps: ClassVar = frozenset({"batch_size", "learning_rate", "weight_decay", "patience"})
 
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""
