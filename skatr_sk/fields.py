@@ -20,9 +20,21 @@ from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import UnitsWarning, listed, warn
 
-__all__ = ["ArrayFields", "Fields", "LazyFields", "Recall", "as_fields"]
-__all__ += ["check_fields", "check_finite_rows", "check_numbers", "digest"]
-__all__ += ["digest_rows", "is_finite", "split_rows", "warn_implausible"]
+__all__ = [
+    "ArrayFields",
+    "Fields",
+    "LazyFields",
+    "Recall",
+    "as_fields",
+    "check_fields",
+    "check_finite_rows",
+    "check_numbers",
+    "digest",
+    "digest_rows",
+    "is_finite",
+    "split_rows",
+    "warn_implausible",
+]
 
 Rows = slice | np.ndarray | Sequence[int]
 # ``recall(identities, compute)``: find digests that some process has computed, or compute them;

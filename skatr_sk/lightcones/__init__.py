@@ -8,5 +8,12 @@ from skatr_sk.lightcones.opening import open_lightcones
 from skatr_sk.lightcones.sources import close_files
 from skatr_sk.lightcones.writing import save_lightcones
 
-__all__ = ["LightconeArray", "close_files", "coarsen", "convert_lightcones"]
-__all__ += ["load_lightcones", "open_lightcones", "save_lightcones"]
+__all__ = [
+    "LightconeArray",
+    "close_files",
+    "coarsen",
+    "convert_lightcones",
+    "load_lightcones",
+    "open_lightcones",
+    "save_lightcones",
+]

@@ -17,8 +17,20 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-__all__ = ["BRIGHTNESS", "DAMAGED", "OPEN_FILES", "FileRows", "Hdf5Source", "NpySource"]
-__all__ += ["NpzSource", "Source", "Stamp", "close_files", "float_type", "stamp_of"]
+__all__ = [
+    "BRIGHTNESS",
+    "DAMAGED",
+    "OPEN_FILES",
+    "FileRows",
+    "Hdf5Source",
+    "NpySource",
+    "NpzSource",
+    "Source",
+    "Stamp",
+    "close_files",
+    "float_type",
+    "stamp_of",
+]
 
 # Size, time of the last change in nanoseconds, and inode: a file that keeps these is the same, as
 # far as it can be told. Then the time when anything of the inode changed, its name or its mode too:

@@ -18,8 +18,18 @@ from tqdm.auto import tqdm
 
 from skatr_sk.training.device import return_memory
 
-__all__ = ["EarlyStopping", "Progress", "ReturnMemory", "Schedule", "SklearnProgress"]
-__all__ += ["StopTraining", "copy_callbacks", "cosine_schedule", "plain", "ramp"]
+__all__ = [
+    "EarlyStopping",
+    "Progress",
+    "ReturnMemory",
+    "Schedule",
+    "SklearnProgress",
+    "StopTraining",
+    "copy_callbacks",
+    "cosine_schedule",
+    "plain",
+    "ramp",
+]
 
 _LOGGER = logging.getLogger("skatr_sk.training")
 _TRIM_SECONDS = 1.0

@@ -12,8 +12,16 @@ import torch
 
 from skatr_sk._checks import spell
 
-__all__ = ["DEVICE_HINT", "PRECISIONS", "autocast", "device_mend", "one_thread"]
-__all__ += ["resolve_device", "return_memory", "torch_defaults"]
+__all__ = [
+    "DEVICE_HINT",
+    "PRECISIONS",
+    "autocast",
+    "device_mend",
+    "one_thread",
+    "resolve_device",
+    "return_memory",
+    "torch_defaults",
+]
 
 PRECISIONS = ("auto", "float32", "bf16")
 DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"

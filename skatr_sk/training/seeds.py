@@ -14,8 +14,18 @@ from sklearn.utils import check_random_state
 from skatr_sk._checks import Integer
 from skatr_sk.training.device import torch_defaults
 
-__all__ = ["ENTROPY_HINT", "RANDOM_STATE_HINT", "draw_seeds", "entropy_of", "generator_of"]
-__all__ += ["independent_seeds", "is_entropy", "is_random_state", "seed_of", "seeded"]
+__all__ = [
+    "ENTROPY_HINT",
+    "RANDOM_STATE_HINT",
+    "draw_seeds",
+    "entropy_of",
+    "generator_of",
+    "independent_seeds",
+    "is_entropy",
+    "is_random_state",
+    "seed_of",
+    "seeded",
+]
 
 ENTROPY_HINT = "an int >= 0, a numpy RandomState or Generator, or None"
 RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"

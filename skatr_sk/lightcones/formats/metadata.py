@@ -15,8 +15,15 @@ from skatr_sk._checks import listed, parameter_names
 from skatr_sk.lightcones.sources import Source
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
 
-__all__ = ["CELLS", "TARGETS", "Fault", "FileMetadata"]
-__all__ += ["check_cells", "name_parameters", "refuse_elsewhere"]
+__all__ = [
+    "CELLS",
+    "TARGETS",
+    "Fault",
+    "FileMetadata",
+    "check_cells",
+    "name_parameters",
+    "refuse_elsewhere",
+]
 
 # Names that arrays and datasets go by; the first that is found counts.
 CELLS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")

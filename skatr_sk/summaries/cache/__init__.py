@@ -22,8 +22,14 @@ from skatr_sk.fields import Recall
 from skatr_sk.summaries.cache.memory import Memory
 from skatr_sk.summaries.cache.shards import Shards, clear_folder, count_records
 
-__all__ = ["CacheInfo", "cache_info", "clear_cache"]
-__all__ += ["compute_once", "limit_cache_memory", "recall_in"]
+__all__ = [
+    "CacheInfo",
+    "cache_info",
+    "clear_cache",
+    "compute_once",
+    "limit_cache_memory",
+    "recall_in",
+]
 
 _POLL = 0.02  # seconds between two looks at what other processes are computing
 # Seconds without any news from them before it is computed here as well: one may be suspended.
