@@ -398,6 +398,8 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
     """Constructor parameters of an estimator that differ from their defaults."""
 
     def same(value: Any, default: Any) -> bool:
+        if default is None and isinstance(value, Sequence) and len(value) == 0:
+            return True  # an empty list of callbacks is none
         if isinstance(value, float) and isinstance(default, float) and math.isnan(value):
             return math.isnan(default)
         return value is default or bool(np.array_equal(value, default))

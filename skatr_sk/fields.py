@@ -151,11 +151,13 @@ class LazyFields:
             if isinstance(key, numbers.Integral) and rest:
                 return self[key][tuple(rest)]
             whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
-            if len(rest) > self.ndim or not all(whole):
+            if len(rest) >= self.ndim + (Ellipsis in rest) or not all(whole):
                 raise IndexError(
                     f"rows: expected whole fields of a {type(self).__name__}, found the index "
                     f"{(key, *rest)}; read them first, numpy.asarray(X[rows])[...]."
                 )
+        if key is None:
+            raise IndexError("rows: expected an index, found None; use numpy.asarray(X)[None].")
         if key is Ellipsis:
             key = slice(None)
         if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":

@@ -68,7 +68,8 @@ HEAD_DOCS = TRAINING_DOCS | {
 
 def are_widths(value: Any) -> bool:
     """Whether a value is a sequence of widths of layers, which may be empty."""
-    return isinstance(value, Sequence) and all(Integer(1).fault(width) is None for width in value)
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return several and all(Integer(1).fault(width) is None for width in value)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

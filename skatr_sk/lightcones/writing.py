@@ -85,6 +85,8 @@ def save_lightcones(
     """
     X = check_numbers(X, "X")
     problems = Problems("save_lightcones")
+    if os.fspath(path).lower().endswith((".npz", ".npy")):
+        problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
     labels = dict(target_names=target_names, target_units=target_units, target_bounds=target_bounds)
     if y is not None:
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]

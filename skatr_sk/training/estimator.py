@@ -38,8 +38,11 @@ def _are_callbacks(value: Any) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return False
     # skorch takes (name, callback) pairs as well
-    parts = [c[1] if isinstance(c, tuple) and len(c) == 2 else c for c in value]
-    return all(isinstance(part, Callback) for part in parts)
+    named = [c for c in value if isinstance(c, tuple) and len(c) == 2]
+    parts = [c[1] if c in named else c for c in value]
+    names = [name for name, _ in named]
+    right = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return right and all(isinstance(part, Callback) for part in parts)
 
 
 def _is_verbose(value: Any) -> bool:
@@ -133,9 +136,13 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     # Those that only act where there are steps.
     _of_steps: ClassVar = frozenset({"batch_size", "learning_rate", "weight_decay", "patience"})
 
+    def _in_other_words(self) -> frozenset[str]:
+        """Parameters that are their defaults, given in another way."""
+        return frozenset()
+
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""
         if self.max_epochs == 0:
-            warn_without_effect(self, self._of_steps, "max_epochs=0")
+            warn_without_effect(self, self._of_steps - self._in_other_words(), "max_epochs=0")
         elif self.validation_fraction == 0 and self.patience is not None:
             warn_without_effect(self, {"patience"}, "validation_fraction=0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,20 @@ __all__ = [
 
 ENTROPY_HINT = "an int >= 0, a numpy RandomState or Generator, or None"
 RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"
-_ONE_AT_A_TIME = threading.RLock()
+
+
+class _Turns:
+    """The lock by which threads take turns; a fork gets one of its own."""
+
+    lock = threading.RLock()
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Turns.after_fork)
 _RandomState = int | np.random.RandomState | None
 
 
@@ -96,6 +110,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     (:func:`~skatr_sk.training.device.torch_defaults`).
     """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda), torch_defaults():
+    with _Turns.lock, torch.random.fork_rng(devices=cuda), torch_defaults():
         torch.manual_seed(seed)
         yield

@@ -170,6 +170,9 @@ class TestNoWarning:
     def test_at_the_defaults(self, X, path):
         small().fit(X)
         SKATRTransformer(max_epochs=0, **SIZES, random_state=0).fit(X)
+        same = dict(objective=JEPA(), callbacks=[])  # the defaults in other words
+        SKATRTransformer(max_epochs=0, **SIZES, random_state=0, **same).fit(X)
+        SKATRTransformer(weights=path, **same).fit(X)
         for skatr in (SKATRTransformer(weights=path), SKATRTransformer.load(path)):
             for each in (skatr, clone(skatr)):
                 each.fit(X).transform(X)

@@ -22,7 +22,7 @@ __all__ = ["JEPA", "EMATarget", "JEPANetwork", "MeanPredictor"]
 
 
 def _is_decay(value: Any) -> bool:
-    ends = value if isinstance(value, Sequence | np.ndarray) else (value, value)
+    ends = value if isinstance(value, Sequence | np.ndarray) and np.ndim(value) else (value, value)
     right = len(ends) == 2 and all(Real("[0, 1]").fault(end) is None for end in ends)
     return right and bool(ends[0] <= ends[1])
 

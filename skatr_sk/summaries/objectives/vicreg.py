@@ -76,7 +76,7 @@ class VICReg(Objective):
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, and weights that leave no loss."""
         super().check(problems, prefix)
-        if not any([self.invariance, self.variance, self.covariance]):
+        if [self.invariance, self.variance, self.covariance] == [0, 0, 0]:
             wanted = "a positive weight of one of the three terms of the loss"
             problems.add(f"{prefix}invariance, variance, covariance", wanted, 0.0)
 

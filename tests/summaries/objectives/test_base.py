@@ -286,3 +286,21 @@ def test_losses_by_hand(name, by_hand):
 def test_loss_is_in_float32():
     pair = (draw(2, 3, 4).bfloat16(), draw(2, 3, 4, seed=1))
     assert JEPA(loss="l1").criterion()([pair]).dtype == torch.float32
+
+
+def test_wrong_numbers_are_told_and_not_tripped_over(rng):
+    X = rng.normal(size=(8, 6, 6))
+    with pytest.raises(ValueError, match="objective__invariance: expected a number in"):
+        SKATRTransformer(objective=VICReg(invariance=np.array([1, 2]))).fit(X)
+    sizes = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=1, random_state=0)
+    objective = JEPA(ema_decay=np.array(0.5), predictor_dim=8, predictor_depth=1)
+    assert SKATRTransformer(objective=objective, **sizes).fit(X).history_
+    with pytest.raises(ValueError, match="objective: expected one of"):
+        SKATRTransformer(objective=Objective()).fit(X)
+
+
+def test_a_wrong_name_changes_nothing():
+    skatr = SKATRTransformer()
+    with pytest.raises(ValueError, match="Invalid parameter 'foo'"):
+        skatr.set_params(objective__foo=1)
+    assert skatr.objective == "jepa"
