@@ -253,11 +253,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if any(name.startswith("objective__") for name in params):
             given = params.get("objective", self.objective)
             check_options(type(self).__name__, {"objective": OBJECTIVE}, {"objective": given})
-            objective = as_objective(given)
-            if objective is not given:  # on a copy first: what is wrong changes nothing
-                own = {k[11:]: v for k, v in params.items() if k.startswith("objective__")}
-                objective.set_params(**own)
-            params = params | {"objective": objective}
+            chosen = as_objective(given)
+            if chosen is not given:  # before it takes the name's place: a fault changes nothing
+                prefix = "objective__"
+                own = {k.removeprefix(prefix): v for k, v in params.items() if prefix in k}
+                chosen.set_params(**own)
+            params = params | {"objective": chosen}
         return super().set_params(**params)
 
     def _check_together(self, problems: Problems) -> None:

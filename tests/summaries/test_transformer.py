@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
+from skorch.callbacks import Callback
 
 import skatr_sk
 from skatr_sk import SKATRTransformer
@@ -129,7 +130,7 @@ def test_objectives_are_told_apart_in_their_own_room_alone():
 OF_PRETRAINING = dict(
     augment=False,
     batch_size=2,
-    callbacks=[],
+    callbacks=[Callback()],
     checkpoint_every=2,
     learning_rate=0.1,
     max_epochs=0,

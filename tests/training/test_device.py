@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from skatr_sk.training.device import (
     return_memory,
     torch_defaults,
 )
+from skatr_sk.training.seeds import seeded
 from tests.training.runs import CPU, signals, transformer
 
 
