@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Integer, check_options
-from skatr_sk.evaluation.arrays import check_samples, in_batches, not_finite, real_array
+from skatr_sk.evaluation.arrays import Floats, check_samples, in_batches, not_finite, real_array
 from skatr_sk.training.seeds import entropy_of
 
 Seed = int | np.random.Generator | None
@@ -77,7 +77,7 @@ def sbc_ranks(
     return ranks
 
 
-def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> NDArray[np.float64]:
+def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> Floats:
     """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
 
     Ranks are whole numbers. Divided by `n_samples` and taken for levels they come in steps, which
@@ -129,7 +129,7 @@ def tarp_levels(
     references: ArrayLike | None = None,
     random_state: Seed = 0,
     verbose: int = 0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Credibility levels of the truth by distances to random points: TARP, arXiv:2302.03026.
 
     The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators".
@@ -207,7 +207,7 @@ def highest_density_levels(
     *,
     random_state: Seed = 0,
     verbose: int = 0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Credibility of the smallest highest-density region that holds the truth.
 
     Hermans et al., arXiv:2110.06581, compare it with the share of truths inside.
@@ -269,7 +269,7 @@ def posterior_draws(
     y: ArrayLike | None = None,
     random_state: Any = 0,
     verbose: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+) -> tuple[Floats, Floats | None]:
     """Samples of a fitted posterior, and with `y` the highest-density levels of the truths.
 
     Parameters
@@ -340,8 +340,8 @@ def _share_below(
     below: NDArray[np.integer[Any]],
     ties: NDArray[np.integer[Any]] | int,
     n_samples: int,
-    jitter: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    jitter: Floats,
+) -> Floats:
     """Level of the truth in [0, 1), from the numbers of samples below it and equal to it.
 
     If truth and samples come from one distribution and the jitter is uniform in [0, 1), so is the

@@ -33,6 +33,7 @@ from skatr_sk.fields import (
     split_rows,
 )
 from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
@@ -128,7 +129,7 @@ class SummaryHead(TrainedEstimator):
 
     def _check_training_data(
         self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
-    ) -> tuple[Fields, NDArray[np.float64]]:
+    ) -> tuple[Fields, Floats]:
         """Check summaries, or fields in mK, and remember the shape of one.
 
         Return them with their targets of shape (n, n_parameters).
@@ -185,9 +186,7 @@ class SummaryHead(TrainedEstimator):
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
         return ArrayFields(checked)
 
-    def _check_bounds(
-        self, name: str, kind: Bounds, targets: NDArray[Any]
-    ) -> NDArray[np.float64] | None:
+    def _check_bounds(self, name: str, kind: Bounds, targets: NDArray[Any]) -> Floats | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
         given = getattr(self, name)
         check_options(type(self).__name__, {name: kind}, {name: given})
@@ -283,7 +282,7 @@ def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
-def _moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(X: NDArray[Any]) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each feature over rows and tokens; 1 for a constant one."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)

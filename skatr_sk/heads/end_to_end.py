@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.mlp import Head, HeadLoss
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
@@ -84,7 +84,7 @@ class EncoderWithHead(nn.Module):
 def fit_end_to_end(
     regressor: Any,
     fields: Fields,
-    targets: NDArray[np.float64],
+    targets: Floats,
     make_head: Callable[[int], Head],
     criterion: HeadLoss,
 ) -> tuple[EncoderWithHead, SKATRTransformer]:

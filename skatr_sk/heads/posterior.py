@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -39,7 +39,7 @@ from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
-from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
+from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.seeds import generator_of
@@ -300,7 +300,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return float(np.average(log_prob[counted], weights=weights[counted]))
 
     @torch_defaults()
-    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def log_prob(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Log density of parameters given summaries, in the units of y.
 
         Parameters
@@ -326,7 +326,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def sample(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Draw from the posterior of each row of X.
 
         Parameters
@@ -347,7 +347,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     @torch_defaults()
     def sample_log_prob(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ) -> tuple[Floats, Floats]:
         """Draw from the posterior of each row of X, with the log densities, in one pass.
 
         Parameters
@@ -410,7 +410,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def to_dict(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Floats]:
         """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
         samples = self.sample(X, n_samples, random_state=random_state)
         return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
@@ -437,7 +437,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
         return export.to_getdist(samples, log_prob, self.parameter_names_, self.prior_bounds_)
 
-    def _fixed_points(self, X: ArrayLike, n_samples: int) -> Iterator[NDArray[np.float64]]:
+    def _fixed_points(self, X: ArrayLike, n_samples: int) -> Iterator[Floats]:
         """Yield points of the posteriors, some rows at a time: (rows, n_samples, n_parameters).
 
         All rows share one set of quasi-random noise, so that what is made of the points neither
@@ -449,7 +449,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
-        parts: list[NDArray[np.float64]] = []
+        parts: list[Floats] = []
         for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
             inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
             free, _ = flow.sample_and_log_prob(inputs, context)
@@ -480,7 +480,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                     yield (rows, columns), context, flow
                 bar.update(len(batch))
 
-    def _check_points(self, y: ArrayLike, n: int) -> NDArray[np.float64]:
+    def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
         _check_order(y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import unwrap
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
@@ -181,7 +182,7 @@ def axis_span(*values: ArrayLike) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def draw_edges(axes: Any, edges: NDArray[np.float64], *, horizontal: bool = True) -> None:
+def draw_edges(axes: Any, edges: Floats, *, horizontal: bool = True) -> None:
     """Draw the finite edges of a parameter's prior as dotted lines."""
     for edge in edges[np.isfinite(edges)]:
         axes.axvline(edge, **_EDGE)

@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from skatr_sk._checks import Real, Rule, check_options, shared_docs
 from skatr_sk._checks import parameter_names as names_of
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import posterior_draws
 from skatr_sk.evaluation.displays import base
 
@@ -120,7 +121,7 @@ class PosteriorDisplay(base.ParameterDisplay):
             density /= density.sum(axis=1, keepdims=True) * np.diff(edges[:, :2])
             self.bin_edges_[name], self.densities_[name] = edges, density
 
-    def _inside(self, points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    def _inside(self, points: Floats, name: str) -> Floats:
         """Samples within the bounds; what rounding has put beyond them, on them."""
         bounds, n = self._edges, len(self._edges)
         slack = np.nan_to_num(1e-6 * (bounds[:, 1] - bounds[:, 0]))
@@ -175,9 +176,7 @@ class PosteriorDisplay(base.ParameterDisplay):
             target.legend(handles, names, frameon=False, loc="upper right" if n > 1 else "best")
         return self
 
-    def _contours(
-        self, axes: Any, points: NDArray[np.float64], edges: NDArray[np.float64], color: Any
-    ) -> None:
+    def _contours(self, axes: Any, points: Floats, edges: Floats, color: Any) -> None:
         """Draw the filled contours of two parameters."""
         counts, density = _smoothed(points, edges, self.smoothing)
         heights = _contour_heights(density, counts, self.levels)
@@ -269,7 +268,7 @@ class PosteriorDisplay(base.ParameterDisplay):
         return cls.from_samples(samples, y_true=truth, **(base.prior_of(*named.values()) | kwargs))
 
 
-def _check_posteriors(samples: Any) -> dict[str, NDArray[np.float64]]:
+def _check_posteriors(samples: Any) -> dict[str, Floats]:
     given = samples if isinstance(samples, Mapping) else {"posterior": samples}
     posteriors = {str(name): np.asarray(each, np.float64) for name, each in given.items()}
     shapes = {name: points.shape for name, points in posteriors.items()}
@@ -311,7 +310,7 @@ def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
 # Densities: histograms over a posterior's own range, smoothed inside the prior
 
 
-def _width(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _width(points: Floats) -> Floats:
     """Width of the densest part of samples (n, n_axes), which is sigma for a Gaussian.
 
     The standard deviation, or the shortest interval with 38.3 % of the samples where that is
@@ -326,12 +325,7 @@ def _width(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(shortest > 0, np.minimum(shortest, deviation), deviation)
 
 
-def _bin_edges(
-    points: NDArray[np.float64],
-    bounds: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    smoothing: float | None,
-) -> NDArray[np.float64]:
+def _bin_edges(points: Floats, bounds: Floats, limits: Floats, smoothing: float | None) -> Floats:
     """Edges of the bins of one posterior, of shape (n_parameters, n_bins + 1).
 
     They reach beyond the samples as far as the smoothing does, but not past finite `bounds` (NaN
@@ -351,9 +345,7 @@ def _bin_edges(
     return np.linspace(low, high, n_bins + 1, axis=1)
 
 
-def _smoothed(
-    points: NDArray[np.float64], edges: NDArray[np.float64], smoothing: float | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _smoothed(points: Floats, edges: Floats, smoothing: float | None) -> tuple[Floats, Floats]:
     """Counts of samples (n, n_axes) in their bins, and the same smoothed.
 
     By Scott's rule, or by a Gaussian `smoothing` bins wide. The density is mirrored at the ends of
@@ -367,9 +359,7 @@ def _smoothed(
     return counts, gaussian_filter(counts, widths, mode="reflect")
 
 
-def _contour_heights(
-    density: NDArray[np.float64], counts: NDArray[np.float64], levels: Sequence[float]
-) -> NDArray[np.float64]:
+def _contour_heights(density: Floats, counts: Floats, levels: Sequence[float]) -> Floats:
     """Heights, rising, above which lie these shares of the samples.
 
     Of the samples, not of the smoothed density, which is wider than they are.
@@ -382,11 +372,7 @@ def _contour_heights(
     return heights[(heights > 0) & (heights < ordered[0])]
 
 
-def _axis_limits(
-    posteriors: Mapping[str, NDArray[np.float64]],
-    truth: NDArray[np.float64] | None,
-    bounds: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _axis_limits(posteriors: Mapping[str, Floats], truth: Floats | None, bounds: Floats) -> Floats:
     """Range of each axis: the prior's box, or what holds nearly all samples and the truth."""
     every = np.concatenate(list(posteriors.values()))
     low, high = np.quantile(every, [_TAIL, 1 - _TAIL], axis=0)

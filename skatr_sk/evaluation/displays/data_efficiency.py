@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Choice, check_options, warn_no_effect
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, parameter_labels
 
@@ -87,10 +88,10 @@ class DataEfficiencyDisplay(Display):
         self.mean_ = self._over_values(np.mean)
         self.std_ = self._over_values(partial(np.std, ddof=1), 2)
 
-    def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> NDArray[np.float64]:
+    def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> Floats:
         """Reduce the values of each parameter, estimator and size; NaN where they are too few."""
 
-        def reduced(values: NDArray[np.float64]) -> float:
+        def reduced(values: Floats) -> float:
             return function(values) if len(values) >= fewest else np.nan
 
         return np.vectorize(reduced, otypes=[float])(self._cells)
