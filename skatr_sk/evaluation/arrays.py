@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import listed
 
 Floats = NDArray[np.float64]
 _BATCH_VALUES = 4_000_000  # samples in one batch: temporaries are a few times as large
-_BAR_AFTER = 2.0  # seconds before a progress bar shows
 
 
 def real_array(name: str, values: ArrayLike) -> NDArray[np.floating[Any]]:
@@ -102,10 +102,8 @@ def check_samples(
 def in_batches(shape: tuple[int, ...], title: str, verbose: int = 0) -> Iterator[slice]:
     """Yield slices of light cones small enough for memory, with a progress bar if `verbose`."""
     step = max(1, _BATCH_VALUES // math.prod(shape[1:]))
-    with tqdm(
-        total=shape[0], desc=title, unit="cone", delay=_BAR_AFTER, disable=not verbose
-    ) as bar:
-        for start in range(0, shape[0], step):
-            rows = slice(start, min(start + step, shape[0]))
+    # The bar shows after two seconds.
+    with tqdm(total=shape[0], desc=title, unit="cone", delay=2.0, disable=not verbose) as bar:
+        for rows in gen_batches(shape[0], step):
             yield rows
             bar.update(rows.stop - rows.start)

@@ -36,9 +36,7 @@ _TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 def sbc_ranks(
     samples: ArrayLike, y_true: ArrayLike, *, random_state: Seed = 0, verbose: int = 0
 ) -> NDArray[np.int64]:
-    """Ranks of the truth among its posterior samples: simulation-based calibration.
-
-    It is that of Talts et al., arXiv:1804.06788.
+    """Ranks of truths among samples: simulation-based calibration, Talts et al., arXiv:1804.06788.
 
     Parameters
     ----------
@@ -130,14 +128,13 @@ def tarp_levels(
     random_state: Seed = 0,
     verbose: int = 0,
 ) -> Floats:
-    """Credibility levels of the truth by distances to random points: TARP, arXiv:2302.03026.
+    """Credibility levels of the truth by distances to random points: TARP.
 
-    The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators".
-    Every parameter is z-scored to the samples of its light cone, so that a sphere around the
-    reference means the same for all of them, and the references fall where the samples are. The
-    truth counts as one more sample in the mean and the standard deviation: without it, the truth
-    would lie farther out than a sample even if drawn from the same posterior, which shows where
-    samples are few.
+    The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators",
+    arXiv:2302.03026. Every parameter is z-scored to the samples of its light cone, so that a sphere
+    around the reference means the same for all, and references fall where the samples are. The
+    truth counts as one more sample in the mean and the standard deviation: without it, it would lie
+    farther out than a sample of the same posterior, which shows where samples are few.
 
     Parameters
     ----------
@@ -185,8 +182,7 @@ def tarp_levels(
     levels = np.empty(len(true))
     for rows in in_batches(drawn.shape, "TARP", verbose):
         points = np.concatenate([true[rows, np.newaxis], drawn[rows]], axis=1, dtype=np.float64)
-        mean = points.mean(axis=1, keepdims=True)
-        scale = points.std(axis=1, keepdims=True)
+        mean, scale = points.mean(axis=1, keepdims=True), points.std(axis=1, keepdims=True)
         scale[scale == 0] = 1.0
         centre = centres[rows, np.newaxis]
         if references is not None:
@@ -324,16 +320,12 @@ def posterior_draws(
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:
     """Take Pipelines and fitted searches apart: the transformers, and the estimator at the end."""
-    before: list[Any] = []
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif hasattr(estimator, "steps"):
-            if len(estimator.steps) > 1:
-                before.append(estimator[:-1])
-            estimator = estimator.steps[-1][1]
-        else:
-            return before, estimator
+    if hasattr(estimator, "best_estimator_"):
+        return unwrap(estimator.best_estimator_)
+    if not hasattr(estimator, "steps"):
+        return [], estimator
+    before, final = unwrap(estimator.steps[-1][1])
+    return ([estimator[:-1]] if len(estimator.steps) > 1 else []) + before, final
 
 
 def _share_below(

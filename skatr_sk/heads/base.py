@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._checks import (
@@ -247,9 +248,9 @@ class SummaryHead(TrainedEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        parts = (torch.from_numpy(rows) for rows in split)
+        parts = map(torch.from_numpy, split)
         train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
-        options |= {"small": X.ndim == 2}
+        options["small"] = X.ndim == 2
         return self._train(build, criterion, train_set, valid_set, seed, **options)
 
     def _train(
@@ -262,8 +263,7 @@ class SummaryHead(TrainedEstimator):
         **options: Any,
     ) -> _Module:
         """Build a network and train it; keep its history. `options` go to :func:`train`."""
-        weights_seed, order_seed = independent_seeds(seed, 2)
-        options |= {"seeds": (weights_seed, order_seed)}
+        options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         valid = valid_set if len(valid_set) else None
         module, self.history_ = train(self, build, criterion, train_set, valid, **options)
         return module.requires_grad_(False)
@@ -279,7 +279,7 @@ class SummaryHead(TrainedEstimator):
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
     """Slices of at most `size` rows, fewer where rows are long: float64 copies take memory."""
     step = min(size or shape[0], max(1, _NUMBERS // max(1, math.prod(shape[1:]))))
-    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+    return gen_batches(shape[0], step)
 
 
 def _moments(X: NDArray[Any]) -> tuple[Floats, Floats]:

@@ -54,11 +54,8 @@ def _is_backbone(value: Any) -> bool | str:
     return isinstance(value, SKATRTransformer)
 
 
-BACKBONE = Rule(
-    _is_backbone,
-    "'vit', a SKATRTransformer, a fitted SKATRTransformer in FrozenEstimator",
-    optional=True,
-)
+_BACKBONES = "'vit', a SKATRTransformer, a fitted SKATRTransformer in FrozenEstimator"
+BACKBONE = Rule(_is_backbone, _BACKBONES, optional=True)
 
 
 class EncoderWithHead(nn.Module):
@@ -72,9 +69,7 @@ class EncoderWithHead(nn.Module):
 
     def __init__(self, encoder: Encoder, head: Head, pooling: str) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.pooling = pooling
+        self.encoder, self.head, self.pooling = encoder, head, pooling
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
@@ -94,7 +89,7 @@ def fit_end_to_end(
     a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
-    (train_rows, valid_rows), seed = regressor._split(fields)
+    split, seed = regressor._split(fields)
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])
@@ -102,7 +97,7 @@ def fit_end_to_end(
         warn_without_effect(transformer, {"pooling"}, "the attention of the head")
     if given is None:
         sizes = transformer._architecture_for(fields.shape[1:])
-        scaling = transformer._scaling_for(fields, train_rows)
+        scaling = transformer._scaling_for(fields, split[0])
         pooling = transformer._pooling_in_training()
     else:
         sizes, scaling, pooling = given.architecture, given.scaling, given.pooling
@@ -114,21 +109,17 @@ def fit_end_to_end(
         return EncoderWithHead(encoder.requires_grad_(True), head, seen)
 
     y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(regressor.device))
-    network = regressor._train(
-        build,
-        criterion,
-        FieldDataset(fields, y, train_rows),
-        FieldDataset(fields, y, valid_rows),
-        seed,
-        prepare=PatchViews(
-            sizes.field_shape,
-            sizes.patch_size,
-            scaling=scaling,
-            augment=transformer.augment,
-            seed=independent_seeds(seed, 3)[2],  # the first two are those of the training
-        ),
-        n_workers=transformer.n_workers,
+    sets = [FieldDataset(fields, y, rows) for rows in split]
+    turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
+    views = PatchViews(
+        sizes.field_shape,
+        sizes.patch_size,
+        scaling=scaling,
+        augment=transformer.augment,
+        seed=drawn,
     )
+    run = {"prepare": views, "n_workers": transformer.n_workers}
+    network = regressor._train(build, criterion, *sets, seed, **run)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
     del parameters["field_shape"]

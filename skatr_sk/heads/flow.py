@@ -29,6 +29,7 @@ __all__ = ["MAX_BINS", "Conditioned", "ConditionalFlow", "Context", "coupling_ma
 
 # Splines act between -5 and 5 standard deviations and are the identity beyond.
 _TAIL_BOUND = 5.0
+_SQUARE = {"left": -_TAIL_BOUND, "right": _TAIL_BOUND, "bottom": -_TAIL_BOUND, "top": _TAIL_BOUND}
 _LEAST = 1e-3  # width and height of a bin, in shares of the spline's, and slope at a knot
 _SPLINE = {"min_bin_width": _LEAST, "min_bin_height": _LEAST, "min_derivative": _LEAST}
 MAX_BINS = 500  # the narrowest bins must leave room for the others
@@ -95,10 +96,8 @@ class ConditionalFlow(nn.Module):
         self.to_hidden = nn.Linear(width, n_blocks * width)
         n_triangle = n_parameters * (n_parameters + 1) // 2
         self.to_affine = _zeroed(nn.Linear(width, n_parameters + n_triangle))
-        blocks = [
-            _Coupling(mask, k, n_bins, hidden_dims)
-            for k, mask in enumerate(coupling_masks(n_parameters, n_blocks))
-        ]
+        masks = coupling_masks(n_parameters, n_blocks)
+        blocks = [_Coupling(mask, k, n_bins, hidden_dims) for k, mask in enumerate(masks)]
         self.transform = CompositeTransform([_Affine(), *blocks])
 
     def forward(self, summaries: Tensor) -> Conditioned:
@@ -207,10 +206,7 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
             logits[..., n_bins : 2 * n_bins],
             slopes,
             inverse=inverse,
-            left=-_TAIL_BOUND,
-            right=_TAIL_BOUND,
-            bottom=-_TAIL_BOUND,
-            top=_TAIL_BOUND,
+            **_SQUARE,
             **_SPLINE,
         )
         if inverse and not torch.isfinite(log_jacobian).all():

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import _check_sample_weight
 from tqdm.auto import tqdm
 
@@ -48,9 +48,8 @@ __all__ = ["PosteriorEstimator"]
 
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
-_BAR_AFTER = 2.0  # seconds before a progress bar shows
 _N_SAMPLES = {"n_samples": Integer(1)}
-_RandomState = int | np.random.RandomState | np.random.Generator | None
+Seed = int | np.random.RandomState | np.random.Generator | None
 
 
 def _are_levels(q: Any) -> bool:
@@ -221,10 +220,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             seed,
             schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
         )
-        self.prior_transform_ = transform
-        self.prior_bounds_ = transform.bounds.copy()
-        self.parameter_names_ = names
-        self.n_parameters_ = n_parameters
+        self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
+        self.parameter_names_, self.n_parameters_ = names, n_parameters
 
     @overload
     def predict(
@@ -324,9 +321,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
         return log_prob[:, 0] if given.ndim == 2 else log_prob
 
-    def sample(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> Floats:
+    def sample(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Floats:
         """Draw from the posterior of each row of X.
 
         Parameters
@@ -346,7 +341,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     @torch_defaults()
     def sample_log_prob(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> tuple[Floats, Floats]:
         """Draw from the posterior of each row of X, with the log densities, in one pass.
 
@@ -409,15 +404,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return self._shaped(np.moveaxis(quantiles, 0, 1) if levels.ndim else quantiles)
 
     def to_dict(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> dict[str, Floats]:
         """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
         samples = self.sample(X, n_samples, random_state=random_state)
         return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
 
-    def to_arviz(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> Any:
+    def to_arviz(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Any:
         """Draw samples as an ArviZ InferenceData of one chain, with the dimension ``lightcone``.
 
         Needs arviz: ``pip install "skatr_sk[arviz]"``.
@@ -427,7 +420,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return export.to_arviz(samples, log_prob, self.parameter_names_)
 
     def to_getdist(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> list[Any]:
         """Draw samples as one GetDist MCSamples for each row of X, with the prior's ranges.
 
@@ -470,13 +463,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         flow = precise if double else copy.deepcopy(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
         n, quiet = summaries.shape[0], not self.verbose
-        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
+        # The bar shows after two seconds.
+        bar = tqdm(total=n, desc="posterior", unit="row", delay=2.0, disable=quiet)
         with bar, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 context = Context(*(part.to(flow.dtype) for part in context))
-                for start in range(0, n_samples, _POINTS):
-                    columns = slice(start, min(start + _POINTS, n_samples))
+                for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
                 bar.update(len(batch))
 

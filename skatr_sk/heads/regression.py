@@ -19,6 +19,7 @@ from skatr_sk.fields import check_fields
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.training.device import torch_defaults
 
@@ -169,13 +170,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             self.head_ = head.double()
 
     @overload
-    def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
+    def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...
     @overload
-    def predict(self, X: ArrayLike, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+    def predict(self, X: ArrayLike, return_std: Literal[True]) -> tuple[Floats, Floats]: ...
     @torch_defaults()
-    def predict(
-        self, X: ArrayLike, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Floats | tuple[Floats, Floats]:
         """Predict parameters in their own units.
 
         Parameters

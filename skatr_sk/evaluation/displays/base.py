@@ -98,10 +98,6 @@ class ParameterDisplay(Display):
         self._edges = np.where(np.isfinite(edges), edges, np.nan)
 
 
-# ------------------------------------------------------------------------------------------------
-# Names and priors
-
-
 def parameter_labels(
     names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
 ) -> list[tuple[str, str]]:
@@ -127,10 +123,6 @@ def prior_of(*estimators: Any) -> dict[str, Any]:
         return known
     low, high = np.min(boxes, axis=0)[:, 0], np.max(boxes, axis=0)[:, 1]
     return known | {"bounds": np.stack([low, high], axis=1)}
-
-
-# ------------------------------------------------------------------------------------------------
-# Panels
 
 
 def n_columns(n_parameters: int) -> int:

@@ -14,6 +14,7 @@ __all__ = ["PosteriorDisplay"]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -29,9 +30,8 @@ from skatr_sk.evaluation.displays import base
 
 def _are_shares(levels: Any) -> bool:
     numbers = np.asarray(levels)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
-        return False
-    return bool(((numbers > 0) & (numbers < 1)).all())
+    listed = numbers.ndim == 1 and numbers.dtype.kind in "iuf" and numbers.size > 0
+    return listed and bool(((numbers > 0) & (numbers < 1)).all())
 
 
 def _are_colors(colors: Any) -> bool:
@@ -220,10 +220,7 @@ class PosteriorDisplay(base.ParameterDisplay):
     def from_samples(
         cls, samples: ArrayLike | Mapping[str, ArrayLike], *, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw samples of one light cone's posterior, and return the display.
-
-        Parameters are those of the class and of :meth:`plot`.
-        """
+        """Draw samples, return the display; takes the parameters of the class and :meth:`plot`."""
         return cls._drawn(ax, {"samples": samples, **kwargs})
 
     @classmethod
@@ -259,11 +256,10 @@ class PosteriorDisplay(base.ParameterDisplay):
             raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
         cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
-        options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
-        samples = {
-            name: posterior_draws(each, X, n_samples=n_samples, **options)[0][0]
-            for name, each in named.items()
-        }
+        draw = partial(
+            posterior_draws, X=X, n_samples=n_samples, random_state=random_state, verbose=verbose
+        )
+        samples = {name: draw(each)[0][0] for name, each in named.items()}
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
         return cls.from_samples(samples, y_true=truth, **(base.prior_of(*named.values()) | kwargs))
 
@@ -304,10 +300,6 @@ def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
         spare.remove()
     axes[~lower] = None
     return axes
-
-
-# ------------------------------------------------------------------------------------------------
-# Densities: histograms over a posterior's own range, smoothed inside the prior
 
 
 def _width(points: Floats) -> Floats:

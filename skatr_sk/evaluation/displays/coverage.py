@@ -218,8 +218,8 @@ class CoverageDisplay(Display):
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
         if levels is not None:
-            labels = _AXES_LABELS[method]
-            return cls.from_levels({"highest density": levels}, **{**labels, **kwargs})
+            named = {"highest density": levels}
+            return cls.from_levels(named, **{**_AXES_LABELS[method], **kwargs})
         if parameter_names is None and method == "ranks":
             parameter_names = prior_of(estimator)["parameter_names"]
         return cls.from_samples(
