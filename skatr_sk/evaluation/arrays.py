@@ -17,6 +17,7 @@ from skatr_sk._checks import listed
 
 Floats = NDArray[np.float64]
 _BATCH_VALUES = 4_000_000  # samples in one batch: temporaries are a few times as large
+_BAR_AFTER = 2.0  # seconds before a progress bar shows
 
 
 def real_array(name: str, values: ArrayLike) -> NDArray[np.floating[Any]]:
@@ -102,8 +103,8 @@ def check_samples(
 def in_batches(shape: tuple[int, ...], title: str, verbose: int = 0) -> Iterator[slice]:
     """Yield slices of light cones small enough for memory, with a progress bar if `verbose`."""
     step = max(1, _BATCH_VALUES // math.prod(shape[1:]))
-    # The bar shows after two seconds.
-    with tqdm(total=shape[0], desc=title, unit="cone", delay=2.0, disable=not verbose) as bar:
+    bar = tqdm(total=shape[0], desc=title, unit="cone", delay=_BAR_AFTER, disable=not verbose)
+    with bar:
         for rows in gen_batches(shape[0], step):
             yield rows
             bar.update(rows.stop - rows.start)

@@ -329,10 +329,7 @@ def unwrap(estimator: Any) -> tuple[list[Any], Any]:
 
 
 def _share_below(
-    below: NDArray[np.integer[Any]],
-    ties: NDArray[np.integer[Any]] | int,
-    n_samples: int,
-    jitter: Floats,
+    below: NDArray[Any], ties: NDArray[Any] | int, n_samples: int, jitter: Floats
 ) -> Floats:
     """Level of the truth in [0, 1), from the numbers of samples below it and equal to it.
 

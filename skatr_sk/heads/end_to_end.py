@@ -77,15 +77,11 @@ class EncoderWithHead(nn.Module):
 
 
 def fit_end_to_end(
-    regressor: Any,
-    fields: Fields,
-    targets: Floats,
-    make_head: Callable[[int], Head],
-    criterion: HeadLoss,
+    regressor: Any, fields: Fields, unit: Floats, make_head: Callable[[int], Head], loss: HeadLoss
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
     """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    Fields are in mK and targets (n, n_parameters) scaled to [0, 1]; `make_head` takes the length of
+    Fields are in mK and `unit` targets (n, n_parameters) in [0, 1]; `make_head` takes the length of
     a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
@@ -108,18 +104,13 @@ def fit_end_to_end(
         head = make_head(pooled_dim(sizes.embed_dim, seen))
         return EncoderWithHead(encoder.requires_grad_(True), head, seen)
 
-    y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(regressor.device))
+    y = torch.from_numpy(unit.astype(np.float32)).to(resolve_device(regressor.device))
     sets = [FieldDataset(fields, y, rows) for rows in split]
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
-    views = PatchViews(
-        sizes.field_shape,
-        sizes.patch_size,
-        scaling=scaling,
-        augment=transformer.augment,
-        seed=drawn,
-    )
+    shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
+    views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
     run = {"prepare": views, "n_workers": transformer.n_workers}
-    network = regressor._train(build, criterion, *sets, seed, **run)
+    network = regressor._train(build, loss, *sets, seed, **run)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
     del parameters["field_shape"]

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
@@ -48,6 +49,8 @@ __all__ = ["PosteriorEstimator"]
 
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
+_BAR_AFTER = 2.0  # seconds before a progress bar shows
+_OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
 Seed = int | np.random.RandomState | np.random.Generator | None
 
@@ -204,22 +207,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         split, seed = self._split(summaries)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed))
-        self.net_ = self._train_on_summaries(
-            lambda: ConditionalFlow(
-                n_parameters,
-                summaries.shape[-1],
-                n_blocks=self.n_blocks,
-                n_bins=self.n_bins,
-                hidden_dims=self.hidden_dims,
-                dropout=self.dropout,
-                pooling=pooling,
-            ),
-            NPELoss(self.calibration_weight, self.calibration),
-            (summaries, free),
-            split,
-            seed,
-            schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-        )
+        sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
+        n_inputs = summaries.shape[-1]
+        build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
+        loss = NPELoss(self.calibration_weight, self.calibration)
+        schedule, data = partial(cosine_schedule, warmup=0.02), (summaries, free)
+        self.net_ = self._train_on_summaries(build, loss, data, split, seed, schedule=schedule)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
         self.parameter_names_, self.n_parameters_ = names, n_parameters
 
@@ -396,8 +389,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Without the axis of quantiles for a single number `q`, and without that of parameters
             for 1-D targets.
         """
-        levels_only = {"q": Rule(_are_levels, "a number in [0, 1] or a list of such")}
-        check_options("PosteriorEstimator", levels_only, {"q": q})
+        kind = Rule(_are_levels, "a number in [0, 1] or a list of such")
+        check_options("PosteriorEstimator", {"q": kind}, {"q": q})
         levels = np.asarray(q, dtype=np.float64)
         parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
         quantiles = np.concatenate(parts, axis=levels.ndim)
@@ -463,8 +456,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         flow = precise if double else copy.deepcopy(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
         n, quiet = summaries.shape[0], not self.verbose
-        # The bar shows after two seconds.
-        bar = tqdm(total=n, desc="posterior", unit="row", delay=2.0, disable=quiet)
+        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
         with bar, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
