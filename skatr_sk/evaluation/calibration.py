@@ -117,7 +117,7 @@ def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> 
             "was computed from."
         )
     jitter = _stream(random_state, _RANKS).uniform(size=given.shape)
-    return _share_below(given, 0, n_samples, jitter)
+    return (given + jitter) / (n_samples + 1)
 
 
 def tarp_levels(
@@ -191,9 +191,7 @@ def tarp_levels(
         points /= scale
         points -= centre
         distance = np.square(points, out=points).sum(axis=2)
-        nearer = (distance[:, 1:] < distance[:, :1]).sum(axis=1)
-        ties = (distance[:, 1:] == distance[:, :1]).sum(axis=1)
-        levels[rows] = _share_below(nearer, ties, drawn.shape[1], jitter[rows])
+        levels[rows] = _share_below(distance[:, 1:], distance[:, :1], jitter[rows])
     return levels
 
 
@@ -252,8 +250,7 @@ def highest_density_levels(
                 "log_prob_samples and log_prob_true: expected no NaN, found some in rows "
                 f"{rows.start} to {rows.stop - 1}; leave those light cones out."
             )
-        higher, ties = (part > truth).sum(axis=1), (part == truth).sum(axis=1)
-        levels[rows] = _share_below(higher, ties, each.shape[1], jitter[rows])
+        levels[rows] = _share_below(-part, -truth, jitter[rows])
     return np.where(np.isneginf(true), 1.0, levels)
 
 
@@ -328,15 +325,14 @@ def unwrap(estimator: Any) -> tuple[list[Any], Any]:
     return ([estimator[:-1]] if len(estimator.steps) > 1 else []) + before, final
 
 
-def _share_below(
-    below: NDArray[Any], ties: NDArray[Any] | int, n_samples: int, jitter: Floats
-) -> Floats:
-    """Level of the truth in [0, 1), from the numbers of samples below it and equal to it.
+def _share_below(samples: NDArray[Any], truth: NDArray[Any], jitter: Floats) -> Floats:
+    """Level in [0, 1) of a number of the truth (n, 1) among those of the samples (n, n_samples).
 
     If truth and samples come from one distribution and the jitter is uniform in [0, 1), so is the
     level, for any number of samples and of ties.
     """
-    return (below + jitter * (ties + 1)) / (n_samples + 1)
+    below, ties = (samples < truth).sum(axis=1), (samples == truth).sum(axis=1)
+    return (below + jitter * (ties + 1)) / (samples.shape[1] + 1)
 
 
 def _stream(random_state: Any, key: int) -> np.random.Generator:

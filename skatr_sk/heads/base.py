@@ -45,6 +45,8 @@ __all__ = ["HEAD_DOCS", "SummaryHead", "are_widths"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
+_Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
+_Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
 HEAD_DOCS = TRAINING_DOCS | {
     "held_out": """
@@ -213,7 +215,7 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _split(self, fields: Fields) -> tuple[tuple[NDArray[Any], NDArray[Any]], int]:
+    def _split(self, fields: Fields) -> _Run:
         """Draw the seeds of the run; return the rows that train and that validate, and a seed."""
         split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
         return split_rows(fields, self.validation_fraction, split_seed), seed
@@ -230,16 +232,10 @@ class SummaryHead(TrainedEstimator):
             yield rows, torch.from_numpy(values)
 
     def _train_on_summaries(
-        self,
-        build: Callable[[], _Module],
-        criterion: torch.nn.Module,
-        data: tuple[Fields, NDArray[Any]],
-        split: tuple[NDArray[Any], NDArray[Any]],
-        seed: int,
-        **options: Any,
+        self, network: _Network[_Module], data: tuple[Fields, Floats], run: _Run, **options: Any
     ) -> _Module:
         """Learn the standardisation of summaries from the rows that train, and train on them."""
-        summaries, targets = data
+        (summaries, targets), (split, seed) = data, run
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
@@ -249,23 +245,16 @@ class SummaryHead(TrainedEstimator):
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         parts = map(torch.from_numpy, split)
-        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
-        options["small"] = X.ndim == 2
-        return self._train(build, criterion, train_set, valid_set, seed, **options)
+        sets = [TensorDataset(X[rows], y[rows]) for rows in parts]
+        return self._train(network, sets, seed, small=X.ndim == 2, **options)
 
     def _train(
-        self,
-        build: Callable[[], _Module],
-        criterion: torch.nn.Module,
-        train_set: Dataset,
-        valid_set: Dataset,
-        seed: int,
-        **options: Any,
+        self, network: _Network[_Module], sets: Sequence[Dataset], seed: int, **options: Any
     ) -> _Module:
         """Build a network and train it; keep its history. `options` go to :func:`train`."""
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
-        valid = valid_set if len(valid_set) else None
-        module, self.history_ = train(self, build, criterion, train_set, valid, **options)
+        train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
+        module, self.history_ = train(self, *network, train_set, valid_set, **options)
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -89,9 +89,9 @@ def fit_end_to_end(
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])
-    if regressor.pooling == "attention" and given is None:
-        warn_without_effect(transformer, {"pooling"}, "the attention of the head")
     if given is None:
+        if regressor.pooling == "attention":
+            warn_without_effect(transformer, {"pooling"}, "the attention of the head")
         sizes = transformer._architecture_for(fields.shape[1:])
         scaling = transformer._scaling_for(fields, split[0])
         pooling = transformer._pooling_in_training()
@@ -109,8 +109,8 @@ def fit_end_to_end(
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
     shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
     views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
-    run = {"prepare": views, "n_workers": transformer.n_workers}
-    network = regressor._train(build, loss, *sets, seed, **run)
+    options = {"prepare": views, "n_workers": transformer.n_workers}
+    network = regressor._train((build, loss), sets, seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
     del parameters["field_shape"]

@@ -204,15 +204,15 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        split, seed = self._split(summaries)
+        run = self._split(summaries)
         transform = PriorTransform.learn(targets, bounds)
-        free, _ = transform.to_free(transform.off_edges(targets, seed))
+        free, _ = transform.to_free(transform.off_edges(targets, seed=run[1]))
         sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
         n_inputs = summaries.shape[-1]
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
-        loss = NPELoss(self.calibration_weight, self.calibration)
-        schedule, data = partial(cosine_schedule, warmup=0.02), (summaries, free)
-        self.net_ = self._train_on_summaries(build, loss, data, split, seed, schedule=schedule)
+        network = build, NPELoss(self.calibration_weight, self.calibration)
+        schedule = partial(cosine_schedule, warmup=0.02)
+        self.net_ = self._train_on_summaries(network, (summaries, free), run, schedule=schedule)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
         self.parameter_names_, self.n_parameters_ = names, n_parameters
 

@@ -164,10 +164,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 self.__dict__.pop(stale, None)
             self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
         else:
-            split, seed = self._split(fields)
-            build = partial(make_head, fields.shape[-1])
-            head = self._train_on_summaries(build, criterion, (fields, unit), split, seed)
-            self.head_ = head.double()
+            run, network = self._split(fields), (partial(make_head, fields.shape[-1]), criterion)
+            self.head_ = self._train_on_summaries(network, (fields, unit), run).double()
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...

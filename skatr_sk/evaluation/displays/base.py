@@ -108,10 +108,10 @@ def parameter_labels(
     units = [unit for _, unit in labels] if units is None else list(units)
     if len(units) != n_parameters or not all(isinstance(unit, str) for unit in units):
         raise ValueError(f"parameter_units: expected {n_parameters} strings, found {units}.")
+    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
     # The logarithm is part of the symbol already.
     units = [re.sub(r"^log10\((.*)\)$", r"\1", unit) for unit in units]
-    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
-    return [(symbol, unit) for (symbol, _), unit in zip(labels, units, strict=True)]
+    return list(zip((symbol for symbol, _ in labels), units, strict=True))
 
 
 def prior_of(*estimators: Any) -> dict[str, Any]:
