@@ -120,8 +120,7 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     0.0513
     """
     kinds = {"n_lightcones": Integer(1), "confidence": Real("(0, 1)")}
-    given = {"n_lightcones": n_lightcones, "confidence": confidence}
-    check_options("coverage_band", kinds, given)
+    check_options("coverage_band", kinds, {"n_lightcones": n_lightcones, "confidence": confidence})
     # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
     root = math.sqrt(n_lightcones)
     return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))

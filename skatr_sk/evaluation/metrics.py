@@ -38,8 +38,6 @@ def mean_absolute_relative_error(
 ) -> float | Floats:
     r"""Mean over light cones of :math:`|\hat y - y| / |y|`, the field's figure of merit.
 
-    SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) judges by it.
-
     Parameters
     ----------
     y_true : array-like of shape (n_lightcones,) or (n_lightcones, n_parameters)
@@ -64,9 +62,9 @@ def mean_absolute_relative_error(
 
     Notes
     -----
-    The error is relative to the value as given: of a parameter that is a logarithm, such as
-    ``log10 L_X``, it is the error of the logarithm. It depends on where a parameter's zero lies, so
-    compare it between methods, not between parameters.
+    SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) judges by it. The error is relative to the
+    value as given: of a logarithm, such as ``log10 L_X``, it is the error of the logarithm. It
+    depends on where the zero lies, so compare it between methods, not between parameters.
 
     Examples
     --------

@@ -22,8 +22,7 @@ def to_arviz(samples: Floats, log_prob: Floats, names: Sequence[str]) -> Any:
     The log densities (n, n_samples) go to ``sample_stats`` as ``lp``.
     """
     arviz = require("arviz", "to_arviz")
-    draws = samples.transpose(2, 1, 0)[:, np.newaxis]
-    posterior = dict(zip(names, draws, strict=True))
+    posterior = dict(zip(names, samples.transpose(2, 1, 0)[:, np.newaxis], strict=True))
     stats = {"lp": log_prob.T[np.newaxis]}
     cones = {"lightcone": np.arange(len(samples))}
     dims = {name: ["lightcone"] for name in [*names, "lp"]}

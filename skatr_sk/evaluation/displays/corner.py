@@ -244,9 +244,8 @@ class PosteriorDisplay(base.ParameterDisplay):
             One light cone, or its summary.
         y : array-like of shape (n_parameters,) or (1, n_parameters), default=None
             Its true parameters.
-        n_samples : int, default=20000
-        random_state, verbose
-            As for :func:`~skatr_sk.evaluation.posterior_draws`.
+        n_samples, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`; 20,000 samples by default.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default;
             of several, the names of the first and bounds that hold the prior of each.
@@ -345,9 +344,8 @@ def _smoothed(points: Floats, edges: Floats, smoothing: float | None) -> tuple[F
     """
     n, n_axes = points.shape
     counts, _ = np.histogramdd(points, bins=list(edges))
-    bins = edges[:, 1] - edges[:, 0]
-    widths = _width(points) / bins * n ** (-1 / (n_axes + 4))
-    widths = widths if smoothing is None else np.full(n_axes, smoothing)
+    of_scott = _width(points) / (edges[:, 1] - edges[:, 0]) * n ** (-1 / (n_axes + 4))
+    widths = of_scott if smoothing is None else np.full(n_axes, smoothing)
     return counts, gaussian_filter(counts, widths, mode="reflect")
 
 
