@@ -175,15 +175,9 @@ class SummaryHead(TrainedEstimator):
                 f"fitted, found {shape[1:]}; use the same transformer, with the same pooling, for "
                 "both, or fit again."
             )
-        checked = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=(np.float64, np.float32),
-            ensure_all_finite=False,
-            allow_nd=True,
-            ensure_min_samples=2 if reset else 1,
-        )
+        options = {"dtype": (np.float64, np.float32), "ensure_all_finite": False, "allow_nd": True}
+        least = 2 if reset else 1
+        checked = validate_data(self, X, reset=reset, ensure_min_samples=least, **options)
         check_finite_rows(checked, "X", "summaries")
         if reset:
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
