@@ -27,7 +27,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import RepeatedKFold, cross_val_predict, cross_validate
+from sklearn.model_selection import KFold, RepeatedKFold, cross_val_predict, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -125,7 +125,8 @@ for figure, title in (("r2", "R2 (1 is perfect)"), ("mare", "mean absolute relat
 # The frozen transformer and the head are one Pipeline here; each light cone is predicted by a head
 # that has not seen it.
 pipe = make_pipeline(FrozenEstimator(skatr), head)
-predictions = cross_val_predict(pipe, cones.data, cones.target, cv=5)
+shuffled = KFold(n_splits=5, shuffle=True, random_state=0)
+predictions = cross_val_predict(pipe, cones.data, cones.target, cv=shuffled)
 display = RecoveryDisplay.from_predictions(
     cones.target,
     predictions,

@@ -16,7 +16,13 @@ The way of the data is the layout of the package:
 ['skatrtransformer', 'lightconeregressor']
 """
 
-from skatr_sk._checks import InvalidParameterError, NoEffectWarning, PriorWarning, UnitsWarning
+from skatr_sk._checks import (
+    InvalidParameterError,
+    NoEffectWarning,
+    PlaceWarning,
+    PriorWarning,
+    UnitsWarning,
+)
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
 from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
@@ -30,6 +36,7 @@ __all__ = [
     "LightconeArray",
     "LightconeRegressor",
     "NoEffectWarning",
+    "PlaceWarning",
     "PosteriorEstimator",
     "PriorWarning",
     "SKATRTransformer",

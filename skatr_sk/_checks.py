@@ -87,8 +87,9 @@ class CollapseWarning(UserWarning):
     """The summaries vary along a handful of directions only: pre-training has collapsed."""
 
 
+_WARNINGS = (NoEffectWarning, UnitsWarning, PriorWarning, PlaceWarning, CollapseWarning)
 # Users catch and filter these by the name under which they are public.
-for _shown in (InvalidParameterError, NoEffectWarning, UnitsWarning, PriorWarning, CollapseWarning):
+for _shown in (InvalidParameterError, *_WARNINGS):
     _shown.__module__ = "skatr_sk"
 
 
@@ -107,9 +108,6 @@ class Problems:
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self.messages: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self.messages)
 
     def add(self, name: str, expected: str, found: object, mend: str = "") -> None:
         """Note that a parameter is not what was expected."""
@@ -145,8 +143,7 @@ def check_options(owner: str, table: Mapping[str, Kind], values: Mapping[str, An
     problems.raise_if_any()
 
 
-# ------------------------------------------------------------------------------------------------
-# Kinds of parameters, for the tables
+# Kinds of parameters, for the tables --------------------------------------------------------------
 
 
 Fault = tuple[str, object, str]  # what was expected, what was found, how to mend it
@@ -296,14 +293,8 @@ class Bounds(Kind):
             return "a box of no width holds no density"
         return "give each row its low and its high end"
 
-    @staticmethod
-    def array(value: Any) -> np.ndarray | None:
-        """Bounds that have been checked, as float64; None where there are none."""
-        return None if value is None else np.asarray(value, dtype=np.float64)
 
-
-# ------------------------------------------------------------------------------------------------
-# Words
+# Words --------------------------------------------------------------------------------------------
 
 
 def spell(found: object, options: Iterable[str]) -> str:
@@ -395,14 +386,15 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
     return document
 
 
-# ------------------------------------------------------------------------------------------------
-# Values
+# Values -------------------------------------------------------------------------------------------
 
 
 def changed_parameters(estimator: Any) -> dict[str, Any]:
     """Constructor parameters of an estimator that differ from their defaults."""
 
     def same(value: Any, default: Any) -> bool:
+        if default is None and isinstance(value, Sequence) and len(value) == 0:
+            return True  # an empty list of callbacks is none
         if isinstance(value, float) and isinstance(default, float) and math.isnan(value):
             return math.isnan(default)
         return value is default or bool(np.array_equal(value, default))

@@ -151,11 +151,13 @@ class LazyFields:
             if isinstance(key, numbers.Integral) and rest:
                 return self[key][tuple(rest)]
             whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
-            if len(rest) > self.ndim or not all(whole):
+            if len(rest) >= self.ndim + (Ellipsis in rest) or not all(whole):
                 raise IndexError(
                     f"rows: expected whole fields of a {type(self).__name__}, found the index "
                     f"{(key, *rest)}; read them first, numpy.asarray(X[rows])[...]."
                 )
+        if key is None:
+            raise IndexError("rows: expected an index, found None; use numpy.asarray(X)[None].")
         if key is Ellipsis:
             key = slice(None)
         if np.ndim(key) == 0 and np.asarray(key).dtype.kind in "iu":
@@ -178,9 +180,8 @@ class LazyFields:
             )
         if index.dtype.kind == "b":
             if len(index) != len(self):
-                raise IndexError(
-                    f"rows: expected a mask of {len(self)}, found {len(index)} entries."
-                )
+                found = f"found {len(index)} entries"
+                raise IndexError(f"rows: expected a mask of {len(self)}, {found}.")
             return self._rows[index]
         wrong = index[(index < -len(self)) | (index >= len(self))]
         if wrong.size:
@@ -203,22 +204,17 @@ def check_numbers(values: Any, name: str) -> Any:
         try:
             values = np.asarray(values)
         except ValueError as error:
-            raise ValueError(
-                f"{name}: expected one array of numbers, found rows of unequal shapes ({error}); "
-                "stack rows of equal shape with numpy.stack."
-            ) from error
+            found = f"rows of unequal shapes ({error}); stack rows of equal shape with numpy.stack"
+            raise ValueError(f"{name}: expected one array of numbers, found {found}.") from error
     dtype = getattr(values, "dtype", None)
     kind = getattr(dtype, "kind", "")
+    wrong = f"{name}: expected real numbers, found dtype {dtype}"
     if kind == "c":
-        raise ValueError(
-            f"Complex data not supported: {name}: expected real numbers, found dtype {dtype}; take "
-            f"{name}.real if the imaginary part is zero."
-        )
+        mend = f"take {name}.real if the imaginary part is zero"
+        raise ValueError(f"Complex data not supported: {wrong}; {mend}.")
     if kind in ("U", "S", "M", "m", "V"):
-        raise TypeError(
-            f"{name}: expected real numbers, found dtype {dtype}; convert it first, for instance "
-            f"with numpy.asarray({name}, dtype=float)."
-        )
+        mend = f"convert it first, for instance with numpy.asarray({name}, dtype=float)"
+        raise TypeError(f"{wrong}; {mend}.")
     return values
 
 
@@ -236,7 +232,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     known = X if isinstance(X, Fields) else None
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
-    _check_shape(estimator, shape, reset)
+    if not reset:
+        _compare_shape(estimator, shape)
     if known is not None:
         # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
         validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
@@ -245,10 +242,9 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     else:
         kind = getattr(getattr(X, "dtype", None), "kind", "")
         if kind == "O" and len(shape) not in (0, 2):
-            raise TypeError(
-                f"X: expected one array of numbers, found dtype object and shape {shape}; stack "
-                "fields of equal shape with numpy.stack."
-            )
+            found = f"dtype object and shape {shape}"
+            mend = "stack fields of equal shape with numpy.stack"
+            raise TypeError(f"X: expected one array of numbers, found {found}; {mend}.")
         options = dict(dtype=_FLOATS, allow_nd=True, ensure_all_finite=False)
         checked = validate_data(estimator, X, reset=reset, ensure_min_samples=min_rows, **options)
         shape = checked.shape
@@ -267,28 +263,25 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     return known
 
 
-def _check_shape(estimator: Any, shape: tuple[int, ...], reset: bool) -> None:
+def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
     """Compare the shape of fields with that of those that were fitted."""
-    fitted = None if reset else getattr(estimator, "field_shape_in_", None)
+    fitted = getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
         return
+    expected = f"(n, {', '.join(map(str, fitted))})"
     if shape == tuple(fitted):
-        raise ValueError(
-            f"X: expected (n, {', '.join(map(str, fitted))}), found {shape}, the shape of one "
-            "field; pass a single field as X[None]."
-        )
+        mend = "the shape of one field; pass a single field as X[None]"
+        raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
         raise ValueError(
             f"X: expected fields of shape {tuple(fitted)}, on which this "
             f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"(n, {', '.join(map(str, fitted))}): resample the fields to that grid, or fit again "
-            "on the new one."
+            f"{expected}: resample the fields to that grid, or fit again on the new one."
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# Finite or not
+# Finite or not ------------------------------------------------------------------------------------
 
 
 def is_finite(values: np.ndarray) -> bool:
@@ -319,10 +312,10 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
         chunk = values[start : start + step].reshape(min(step, n - start), -1)
         if is_finite(chunk):
             continue
-        wrong = ~(np.abs(chunk) <= largest)
+        wrong, nan = ~(np.abs(chunk) <= largest), np.isnan(chunk)
         bad += (start + np.flatnonzero(wrong.any(axis=1))).tolist()
-        n_nan += int(np.isnan(chunk).sum())
-        n_infinite += int(wrong.sum()) - int(np.isnan(chunk).sum())
+        n_nan += int(nan.sum())
+        n_infinite += int((wrong & ~nan).sum())
     if bad:
         raise ValueError(
             f"{name}: expected finite {what}, found NaN or infinite ones in {len(bad)} of {n} "
@@ -358,8 +351,7 @@ def warn_implausible(fields: Fields) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# What a row is, and on which side of a split
+# What a row is, and on which side of a split ------------------------------------------------------
 
 
 def digest(row: ArrayLike) -> bytes:
@@ -381,12 +373,9 @@ def digest_rows(values: ArrayLike) -> list[bytes]:
     """:func:`digest` of each row, a bounded number of values at a time."""
     values = np.asarray(values)
     step = _rows_at_once(values.shape)
-    digests: list[bytes] = []
+    chunks = (values[start : start + step] for start in range(0, len(values), step))
     with np.errstate(over="ignore"):
-        for start in range(0, len(values), step):
-            chunk = np.ascontiguousarray(values[start : start + step], dtype="<f4")
-            digests += map(digest, chunk)
-    return digests
+        return [digest(row) for some in chunks for row in np.ascontiguousarray(some, dtype="<f4")]
 
 
 def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

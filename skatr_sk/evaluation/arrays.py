@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_samples", "check_targets", "in_batches", "not_finite", "real_array"]
+__all__ = ["Floats", "check_samples", "check_targets", "in_batches", "not_finite", "real_array"]
 
 import math
 from collections.abc import Iterator
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import listed
 
+Floats = NDArray[np.float64]
 _BATCH_VALUES = 4_000_000  # samples in one batch: temporaries are a few times as large
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
 
@@ -31,7 +33,7 @@ def real_array(name: str, values: ArrayLike) -> NDArray[np.floating[Any]]:
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
-def _as_columns(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def _as_columns(name: str, values: ArrayLike) -> Floats:
     """Return float64, one column for each parameter where `values` has one dimension."""
     array = real_array(name, values).astype(np.float64)
     return array[:, np.newaxis] if array.ndim == 1 else array
@@ -53,7 +55,7 @@ def not_finite(name: str, values: NDArray[Any]) -> str:
 
 def check_targets(
     y_true: ArrayLike, y_pred: ArrayLike, name: str = "y_pred"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     """Return truths and predictions as float64 of shape (n_lightcones, n_parameters).
 
     One error lists all that is wrong with either; `name` is what it calls the predictions.
@@ -81,7 +83,7 @@ def check_targets(
 
 def check_samples(
     samples: ArrayLike, y_true: ArrayLike
-) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating[Any]], Floats]:
     """Return samples (n_lightcones, n_samples, n_parameters), truths (n_lightcones, n_parameters).
 
     Samples keep their precision and are not copied, so that a file-backed array stays in its file.
@@ -101,10 +103,8 @@ def check_samples(
 def in_batches(shape: tuple[int, ...], title: str, verbose: int = 0) -> Iterator[slice]:
     """Yield slices of light cones small enough for memory, with a progress bar if `verbose`."""
     step = max(1, _BATCH_VALUES // math.prod(shape[1:]))
-    with tqdm(
-        total=shape[0], desc=title, unit="cone", delay=_BAR_AFTER, disable=not verbose
-    ) as bar:
-        for start in range(0, shape[0], step):
-            rows = slice(start, min(start + step, shape[0]))
+    bar = tqdm(total=shape[0], desc=title, unit="cone", delay=_BAR_AFTER, disable=not verbose)
+    with bar:
+        for rows in gen_batches(shape[0], step):
             yield rows
             bar.update(rows.stop - rows.start)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Integer, check_options
-from skatr_sk.evaluation.arrays import check_samples, in_batches, not_finite, real_array
+from skatr_sk.evaluation.arrays import Floats, check_samples, in_batches, not_finite, real_array
 from skatr_sk.training.seeds import entropy_of
 
 Seed = int | np.random.Generator | None
@@ -36,9 +36,7 @@ _TIES, _RANKS, _REFERENCES, _DENSITIES = range(1, 5)
 def sbc_ranks(
     samples: ArrayLike, y_true: ArrayLike, *, random_state: Seed = 0, verbose: int = 0
 ) -> NDArray[np.int64]:
-    """Ranks of the truth among its posterior samples: simulation-based calibration.
-
-    It is that of Talts et al., arXiv:1804.06788.
+    """Ranks of truths among samples: simulation-based calibration, Talts et al., arXiv:1804.06788.
 
     Parameters
     ----------
@@ -77,7 +75,7 @@ def sbc_ranks(
     return ranks
 
 
-def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> NDArray[np.float64]:
+def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> Floats:
     """Credibility levels from ranks, drawn at random within the interval that a rank stands for.
 
     Ranks are whole numbers. Divided by `n_samples` and taken for levels they come in steps, which
@@ -119,7 +117,7 @@ def rank_levels(ranks: ArrayLike, n_samples: int, *, random_state: Seed = 0) -> 
             "was computed from."
         )
     jitter = _stream(random_state, _RANKS).uniform(size=given.shape)
-    return _share_below(given, 0, n_samples, jitter)
+    return (given + jitter) / (n_samples + 1)
 
 
 def tarp_levels(
@@ -129,15 +127,14 @@ def tarp_levels(
     references: ArrayLike | None = None,
     random_state: Seed = 0,
     verbose: int = 0,
-) -> NDArray[np.float64]:
-    """Credibility levels of the truth by distances to random points: TARP, arXiv:2302.03026.
+) -> Floats:
+    """Credibility levels of the truth by distances to random points: TARP.
 
-    The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators".
-    Every parameter is z-scored to the samples of its light cone, so that a sphere around the
-    reference means the same for all of them, and the references fall where the samples are. The
-    truth counts as one more sample in the mean and the standard deviation: without it, the truth
-    would lie farther out than a sample even if drawn from the same posterior, which shows where
-    samples are few.
+    The method is that of Lemos et al., "Sampling-Based Accuracy Testing of Posterior Estimators",
+    arXiv:2302.03026. Every parameter is z-scored to the samples of its light cone, so that a sphere
+    around the reference means the same for all, and references fall where the samples are. The
+    truth counts as one more sample in the mean and the standard deviation: without it, it would lie
+    farther out than a sample of the same posterior, which shows where samples are few.
 
     Parameters
     ----------
@@ -185,8 +182,7 @@ def tarp_levels(
     levels = np.empty(len(true))
     for rows in in_batches(drawn.shape, "TARP", verbose):
         points = np.concatenate([true[rows, np.newaxis], drawn[rows]], axis=1, dtype=np.float64)
-        mean = points.mean(axis=1, keepdims=True)
-        scale = points.std(axis=1, keepdims=True)
+        mean, scale = points.mean(axis=1, keepdims=True), points.std(axis=1, keepdims=True)
         scale[scale == 0] = 1.0
         centre = centres[rows, np.newaxis]
         if references is not None:
@@ -195,9 +191,7 @@ def tarp_levels(
         points /= scale
         points -= centre
         distance = np.square(points, out=points).sum(axis=2)
-        nearer = (distance[:, 1:] < distance[:, :1]).sum(axis=1)
-        ties = (distance[:, 1:] == distance[:, :1]).sum(axis=1)
-        levels[rows] = _share_below(nearer, ties, drawn.shape[1], jitter[rows])
+        levels[rows] = _share_below(distance[:, 1:], distance[:, :1], jitter[rows])
     return levels
 
 
@@ -207,7 +201,7 @@ def highest_density_levels(
     *,
     random_state: Seed = 0,
     verbose: int = 0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Credibility of the smallest highest-density region that holds the truth.
 
     Hermans et al., arXiv:2110.06581, compare it with the share of truths inside.
@@ -256,8 +250,7 @@ def highest_density_levels(
                 "log_prob_samples and log_prob_true: expected no NaN, found some in rows "
                 f"{rows.start} to {rows.stop - 1}; leave those light cones out."
             )
-        higher, ties = (part > truth).sum(axis=1), (part == truth).sum(axis=1)
-        levels[rows] = _share_below(higher, ties, each.shape[1], jitter[rows])
+        levels[rows] = _share_below(-part, -truth, jitter[rows])
     return np.where(np.isneginf(true), 1.0, levels)
 
 
@@ -269,7 +262,7 @@ def posterior_draws(
     y: ArrayLike | None = None,
     random_state: Any = 0,
     verbose: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+) -> tuple[Floats, Floats | None]:
     """Samples of a fitted posterior, and with `y` the highest-density levels of the truths.
 
     Parameters
@@ -324,30 +317,22 @@ def posterior_draws(
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:
     """Take Pipelines and fitted searches apart: the transformers, and the estimator at the end."""
-    before: list[Any] = []
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif hasattr(estimator, "steps"):
-            if len(estimator.steps) > 1:
-                before.append(estimator[:-1])
-            estimator = estimator.steps[-1][1]
-        else:
-            return before, estimator
+    if hasattr(estimator, "best_estimator_"):
+        return unwrap(estimator.best_estimator_)
+    if not hasattr(estimator, "steps"):
+        return [], estimator
+    before, final = unwrap(estimator.steps[-1][1])
+    return ([estimator[:-1]] if len(estimator.steps) > 1 else []) + before, final
 
 
-def _share_below(
-    below: NDArray[np.integer[Any]],
-    ties: NDArray[np.integer[Any]] | int,
-    n_samples: int,
-    jitter: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Level of the truth in [0, 1), from the numbers of samples below it and equal to it.
+def _share_below(samples: NDArray[Any], truth: NDArray[Any], jitter: Floats) -> Floats:
+    """Level in [0, 1) of a number of the truth (n, 1) among those of the samples (n, n_samples).
 
     If truth and samples come from one distribution and the jitter is uniform in [0, 1), so is the
     level, for any number of samples and of ties.
     """
-    return (below + jitter * (ties + 1)) / (n_samples + 1)
+    below, ties = (samples < truth).sum(axis=1), (samples == truth).sum(axis=1)
+    return (below + jitter * (ties + 1)) / (samples.shape[1] + 1)
 
 
 def _stream(random_state: Any, key: int) -> np.random.Generator:

@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import kolmogi
 
 from skatr_sk._checks import Integer, Real, check_options, warn
+from skatr_sk.evaluation.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Coverage:
         Of the largest distance from the diagonal, if the posterior is calibrated.
     """
 
-    credibility: NDArray[np.float64]
-    coverage: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    credibility: Floats
+    coverage: Floats
+    low: Floats
+    high: Floats
     confidence: float
     p_value: float
 
@@ -119,14 +120,13 @@ def coverage_band(n_lightcones: int, confidence: float = 0.99) -> float:
     0.0513
     """
     kinds = {"n_lightcones": Integer(1), "confidence": Real("(0, 1)")}
-    given = {"n_lightcones": n_lightcones, "confidence": confidence}
-    check_options("coverage_band", kinds, given)
+    check_options("coverage_band", kinds, {"n_lightcones": n_lightcones, "confidence": confidence})
     # The asymptotic distribution with Stephens' correction, good to a per cent from n = 5 on.
     root = math.sqrt(n_lightcones)
     return min(1.0, float(kolmogi(1 - confidence)) / (root + 0.12 + 0.11 / root))
 
 
-def _check_levels(given: ArrayLike) -> NDArray[np.float64]:
+def _check_levels(given: ArrayLike) -> Floats:
     """One number in [0, 1] for each light cone."""
     expected = "levels: expected one number in [0, 1] for each light cone, shape (n_lightcones,)"
     try:

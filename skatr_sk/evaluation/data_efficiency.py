@@ -7,6 +7,7 @@ __all__ = ["TRAIN_SIZES", "data_efficiency_curve"]
 import itertools
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def _can_be_fitted(named: Mapping[Any, Any]) -> bool:
     )
 
 
+_Scores = dict[tuple[str, str], float]  # of each metric and parameter
 TRAIN_SIZES = (0.1, 0.325, 0.55, 0.775, 1.0)  # those of learning_curve
 _SHOWN = 5  # fits that failed, in the warning
 _ALL = "all"  # the parameter of a score that is one number for all parameters
@@ -152,12 +154,9 @@ def data_efficiency_curve(
         {"estimator": name, "size": size, "fold": at[0], "repeat": at[1], "seed": seeds[at]}
         for name, size, at in itertools.product(named, sizes, np.ndindex(shape))
     ]
-    strict = error_score == "raise"
+    fit = partial(_fit_and_score, (X, y), partial(_scores, scorer, names), error_score == "raise")
     done = Parallel(n_jobs=n_jobs, verbose=verbose)(
-        delayed(_fit_and_score)(
-            named[task["estimator"]], X, y, *folds[task["fold"]], task, scorer, names, strict
-        )
-        for task in tasks
+        delayed(fit)(named[task["estimator"]], *folds[task["fold"]], task) for task in tasks
     )
     _report([failure for *_, failure in done if failure], len(tasks), error_score)
     # A fit that failed has the rows that the others have.
@@ -173,31 +172,23 @@ def data_efficiency_curve(
 
 
 def _fit_and_score(
-    estimator: Any,
-    X: Any,
-    y: Any,
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-    task: Mapping[str, Any],
-    scorer: Callable[..., Any],
-    names: Sequence[str],
-    strict: bool,
-) -> tuple[dict[tuple[str, str], float], float, str]:
+    data: Any, scorer: Any, strict: bool, estimator: Any, train: Any, test: Any, task: Any
+) -> tuple[_Scores, float, str]:
     """Return the scores of one fit, its seconds, and what failed, if anything.
 
     One fit a call: of several, ``cross_validate`` does not say which have failed, and it cannot
     collect the scores of the others where a score is what failed.
     """
-    scores: dict[tuple[str, str], float] = {}
+    scores: _Scores = {}
 
-    def score(fitted: Any, X: Any, y: Any) -> float:
-        scores.update(_each_score(scorer(fitted, X, y), names))
+    def score(*fitted_and_data: Any) -> float:
+        scores.update(scorer(*fitted_and_data))
         return 0.0  # cross_validate insists on a number
 
     rows = np.random.default_rng(task["seed"]).permutation(train)[: task["size"]]
     options: dict[str, Any] = {"scoring": score, "error_score": "raise", "n_jobs": 1}
     try:
-        found = cross_validate(estimator, X, y, cv=[(rows, test)], **options)
+        found = cross_validate(estimator, *data, cv=[(rows, test)], **options)
     except Exception as error:
         where = ", ".join(f"{key} {value!r}" for key, value in task.items() if key != "seed")
         error.add_note(f"In data_efficiency_curve: {where}.")
@@ -207,9 +198,10 @@ def _fit_and_score(
     return scores, found["fit_time"][0], ""
 
 
-def _each_score(scores: Any, names: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Take a scorer's result apart: a number for each metric and parameter."""
-    flat: dict[tuple[str, str], float] = {}
+def _scores(scorer: Any, names: Sequence[str], estimator: Any, X: Any, y: Any) -> _Scores:
+    """Score, and take the result apart: a number for each metric and parameter."""
+    scores = scorer(estimator, X, y)
+    flat: _Scores = {}
     for metric, values in (scores if isinstance(scores, Mapping) else {"score": scores}).items():
         array = np.asarray(values, dtype=np.float64)
         if array.shape not in ((), (len(names),)):

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.metrics import make_scorer, r2_score
 
 from skatr_sk._checks import Choice, Rule, check_options, listed, warn
-from skatr_sk.evaluation.arrays import check_targets, real_array
+from skatr_sk.evaluation.arrays import Floats, check_targets, real_array
 from skatr_sk.training.effective_rank import effective_rank
 
 
@@ -35,10 +35,8 @@ def mean_absolute_relative_error(
     *,
     sample_weight: ArrayLike | None = None,
     multioutput: str = "uniform_average",
-) -> float | NDArray[np.float64]:
+) -> float | Floats:
     r"""Mean over light cones of :math:`|\hat y - y| / |y|`, the field's figure of merit.
-
-    SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) judges by it.
 
     Parameters
     ----------
@@ -64,9 +62,9 @@ def mean_absolute_relative_error(
 
     Notes
     -----
-    The error is relative to the value as given: of a parameter that is a logarithm, such as
-    ``log10 L_X``, it is the error of the logarithm. It depends on where a parameter's zero lies, so
-    compare it between methods, not between parameters.
+    SKATR's paper (Ore, Heneka & Plehn, arXiv:2410.18899) judges by it. The error is relative to the
+    value as given: of a logarithm, such as ``log10 L_X``, it is the error of the logarithm. It
+    depends on where the zero lies, so compare it between methods, not between parameters.
 
     Examples
     --------
@@ -93,7 +91,7 @@ def mean_absolute_relative_error(
     return errors if multioutput == "raw_values" else float(errors.mean())
 
 
-def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
+def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> Floats:
     r"""Coefficient of determination :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`.
 
     This is ``sklearn.metrics.r2_score(y_true, y_pred, multioutput="raw_values")``, except that a
@@ -134,9 +132,7 @@ def r2_per_parameter(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64
     return r2_score(true - constant, pred - constant, multioutput="raw_values")
 
 
-def scores_where_defined(
-    true: NDArray[np.float64], pred: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
+def scores_where_defined(true: Floats, pred: Floats) -> dict[str, Floats]:
     """Return the scores of :func:`parameter_scores`, of checked truths and predictions."""
     error = np.full(true.shape[1], np.nan)
     defined = (true != 0.0).all(axis=0)
@@ -147,7 +143,7 @@ def scores_where_defined(
     return {"mean_absolute_relative_error": error, "r2": gain}
 
 
-def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, NDArray[np.float64]]:
+def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, Floats]:
     """Mean absolute relative error and R2 of each parameter, of a fitted regressor.
 
     Parameters
@@ -248,7 +244,7 @@ def _are_names(value: Any) -> bool:
     return all(isinstance(name, str) for name in names) and 0 < len(set(names)) == len(names)
 
 
-def _check_weight(sample_weight: ArrayLike, n_lightcones: int) -> NDArray[np.float64]:
+def _check_weight(sample_weight: ArrayLike, n_lightcones: int) -> Floats:
     weight = real_array("sample_weight", sample_weight).astype(np.float64)
     if weight.shape != (n_lightcones,):
         raise ValueError(

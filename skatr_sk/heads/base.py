@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._checks import (
@@ -33,6 +34,7 @@ from skatr_sk.fields import (
     split_rows,
 )
 from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
@@ -43,6 +45,8 @@ __all__ = ["HEAD_DOCS", "SummaryHead", "are_widths"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
+_Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
+_Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
 HEAD_DOCS = TRAINING_DOCS | {
     "held_out": """
@@ -68,7 +72,8 @@ HEAD_DOCS = TRAINING_DOCS | {
 
 def are_widths(value: Any) -> bool:
     """Whether a value is a sequence of widths of layers, which may be empty."""
-    return isinstance(value, Sequence) and all(Integer(1).fault(width) is None for width in value)
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return several and all(Integer(1).fault(width) is None for width in value)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -128,7 +133,7 @@ class SummaryHead(TrainedEstimator):
 
     def _check_training_data(
         self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
-    ) -> tuple[Fields, NDArray[np.float64]]:
+    ) -> tuple[Fields, Floats]:
         """Check summaries, or fields in mK, and remember the shape of one.
 
         Return them with their targets of shape (n, n_parameters).
@@ -171,23 +176,15 @@ class SummaryHead(TrainedEstimator):
                 f"fitted, found {shape[1:]}; use the same transformer, with the same pooling, for "
                 "both, or fit again."
             )
-        checked = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=(np.float64, np.float32),
-            ensure_all_finite=False,
-            allow_nd=True,
-            ensure_min_samples=2 if reset else 1,
-        )
+        options = {"dtype": (np.float64, np.float32), "ensure_all_finite": False, "allow_nd": True}
+        least = 2 if reset else 1
+        checked = validate_data(self, X, reset=reset, ensure_min_samples=least, **options)
         check_finite_rows(checked, "X", "summaries")
         if reset:
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
         return ArrayFields(checked)
 
-    def _check_bounds(
-        self, name: str, kind: Bounds, targets: NDArray[Any]
-    ) -> NDArray[np.float64] | None:
+    def _check_bounds(self, name: str, kind: Bounds, targets: NDArray[Any]) -> Floats | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
         given = getattr(self, name)
         check_options(type(self).__name__, {name: kind}, {name: given})
@@ -213,7 +210,7 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _split(self, fields: Fields) -> tuple[tuple[NDArray[Any], NDArray[Any]], int]:
+    def _split(self, fields: Fields) -> _Run:
         """Draw the seeds of the run; return the rows that train and that validate, and a seed."""
         split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
         return split_rows(fields, self.validation_fraction, split_seed), seed
@@ -230,16 +227,10 @@ class SummaryHead(TrainedEstimator):
             yield rows, torch.from_numpy(values)
 
     def _train_on_summaries(
-        self,
-        build: Callable[[], _Module],
-        criterion: torch.nn.Module,
-        data: tuple[Fields, NDArray[Any]],
-        split: tuple[NDArray[Any], NDArray[Any]],
-        seed: int,
-        **options: Any,
+        self, network: _Network[_Module], data: tuple[Fields, Floats], run: _Run, **options: Any
     ) -> _Module:
         """Learn the standardisation of summaries from the rows that train, and train on them."""
-        summaries, targets = data
+        (summaries, targets), (split, seed) = data, run
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
@@ -248,25 +239,17 @@ class SummaryHead(TrainedEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        parts = (torch.from_numpy(rows) for rows in split)
-        train_set, valid_set = (TensorDataset(X[rows], y[rows]) for rows in parts)
-        options |= {"small": X.ndim == 2}
-        return self._train(build, criterion, train_set, valid_set, seed, **options)
+        parts = map(torch.from_numpy, split)
+        sets = [TensorDataset(X[rows], y[rows]) for rows in parts]
+        return self._train(network, sets, seed, small=X.ndim == 2, **options)
 
     def _train(
-        self,
-        build: Callable[[], _Module],
-        criterion: torch.nn.Module,
-        train_set: Dataset,
-        valid_set: Dataset,
-        seed: int,
-        **options: Any,
+        self, network: _Network[_Module], sets: Sequence[Dataset], seed: int, **options: Any
     ) -> _Module:
         """Build a network and train it; keep its history. `options` go to :func:`train`."""
-        weights_seed, order_seed = independent_seeds(seed, 2)
-        options |= {"seeds": (weights_seed, order_seed)}
-        valid = valid_set if len(valid_set) else None
-        module, self.history_ = train(self, build, criterion, train_set, valid, **options)
+        options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
+        train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
+        module, self.history_ = train(self, *network, train_set, valid_set, **options)
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -280,10 +263,10 @@ class SummaryHead(TrainedEstimator):
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:
     """Slices of at most `size` rows, fewer where rows are long: float64 copies take memory."""
     step = min(size or shape[0], max(1, _NUMBERS // max(1, math.prod(shape[1:]))))
-    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+    return gen_batches(shape[0], step)
 
 
-def _moments(X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(X: NDArray[Any]) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each feature over rows and tokens; 1 for a constant one."""
     axes = tuple(range(X.ndim - 1))
     mean = X.mean(axis=axes, dtype=np.float64)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.mlp import Head, HeadLoss
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
@@ -54,11 +54,8 @@ def _is_backbone(value: Any) -> bool | str:
     return isinstance(value, SKATRTransformer)
 
 
-BACKBONE = Rule(
-    _is_backbone,
-    "'vit', a SKATRTransformer, a fitted SKATRTransformer in FrozenEstimator",
-    optional=True,
-)
+_BACKBONES = "'vit', a SKATRTransformer, a fitted SKATRTransformer in FrozenEstimator"
+BACKBONE = Rule(_is_backbone, _BACKBONES, optional=True)
 
 
 class EncoderWithHead(nn.Module):
@@ -72,9 +69,7 @@ class EncoderWithHead(nn.Module):
 
     def __init__(self, encoder: Encoder, head: Head, pooling: str) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.pooling = pooling
+        self.encoder, self.head, self.pooling = encoder, head, pooling
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
@@ -82,27 +77,23 @@ class EncoderWithHead(nn.Module):
 
 
 def fit_end_to_end(
-    regressor: Any,
-    fields: Fields,
-    targets: NDArray[np.float64],
-    make_head: Callable[[int], Head],
-    criterion: HeadLoss,
+    regressor: Any, fields: Fields, unit: Floats, make_head: Callable[[int], Head], loss: HeadLoss
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
     """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    Fields are in mK and targets (n, n_parameters) scaled to [0, 1]; `make_head` takes the length of
+    Fields are in mK and `unit` targets (n, n_parameters) in [0, 1]; `make_head` takes the length of
     a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
-    (train_rows, valid_rows), seed = regressor._split(fields)
+    split, seed = regressor._split(fields)
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])
-    if regressor.pooling == "attention" and given is None:
-        warn_without_effect(transformer, {"pooling"}, "the attention of the head")
     if given is None:
+        if regressor.pooling == "attention":
+            warn_without_effect(transformer, {"pooling"}, "the attention of the head")
         sizes = transformer._architecture_for(fields.shape[1:])
-        scaling = transformer._scaling_for(fields, train_rows)
+        scaling = transformer._scaling_for(fields, split[0])
         pooling = transformer._pooling_in_training()
     else:
         sizes, scaling, pooling = given.architecture, given.scaling, given.pooling
@@ -113,22 +104,13 @@ def fit_end_to_end(
         head = make_head(pooled_dim(sizes.embed_dim, seen))
         return EncoderWithHead(encoder.requires_grad_(True), head, seen)
 
-    y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(regressor.device))
-    network = regressor._train(
-        build,
-        criterion,
-        FieldDataset(fields, y, train_rows),
-        FieldDataset(fields, y, valid_rows),
-        seed,
-        prepare=PatchViews(
-            sizes.field_shape,
-            sizes.patch_size,
-            scaling=scaling,
-            augment=transformer.augment,
-            seed=independent_seeds(seed, 3)[2],  # the first two are those of the training
-        ),
-        n_workers=transformer.n_workers,
-    )
+    y = torch.from_numpy(unit.astype(np.float32)).to(resolve_device(regressor.device))
+    sets = [FieldDataset(fields, y, rows) for rows in split]
+    turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
+    shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
+    views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
+    options = {"prepare": views, "n_workers": transformer.n_workers}
+    network = regressor._train((build, loss), sets, seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
     del parameters["field_shape"]

@@ -9,23 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skatr_sk._checks import require
+from skatr_sk.heads.prior_transform import Floats
 
 __all__ = ["getdist_names", "to_arviz", "to_getdist"]
 
 
-def to_arviz(
-    samples: NDArray[np.float64], log_prob: NDArray[np.float64], names: Sequence[str]
-) -> Any:
+def to_arviz(samples: Floats, log_prob: Floats, names: Sequence[str]) -> Any:
     """Make an InferenceData: one chain of draws, the light cones as a dimension.
 
     The log densities (n, n_samples) go to ``sample_stats`` as ``lp``.
     """
     arviz = require("arviz", "to_arviz")
-    draws = samples.transpose(2, 1, 0)[:, np.newaxis]
-    posterior = dict(zip(names, draws, strict=True))
+    posterior = dict(zip(names, samples.transpose(2, 1, 0)[:, np.newaxis], strict=True))
     stats = {"lp": log_prob.T[np.newaxis]}
     cones = {"lightcone": np.arange(len(samples))}
     dims = {name: ["lightcone"] for name in [*names, "lp"]}
@@ -33,10 +30,7 @@ def to_arviz(
 
 
 def to_getdist(
-    samples: NDArray[np.float64],
-    log_prob: NDArray[np.float64],
-    names: Sequence[str],
-    bounds: NDArray[np.float64],
+    samples: Floats, log_prob: Floats, names: Sequence[str], bounds: Floats
 ) -> list[Any]:
     """Make one MCSamples for each light cone, with the prior's bounds (n_parameters, 2) as ranges.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ __all__ = ["MAX_BINS", "Conditioned", "ConditionalFlow", "Context", "coupling_ma
 
 # Splines act between -5 and 5 standard deviations and are the identity beyond.
 _TAIL_BOUND = 5.0
+_SQUARE = {"left": -_TAIL_BOUND, "right": _TAIL_BOUND, "bottom": -_TAIL_BOUND, "top": _TAIL_BOUND}
 _LEAST = 1e-3  # width and height of a bin, in shares of the spline's, and slope at a knot
 _SPLINE = {"min_bin_width": _LEAST, "min_bin_height": _LEAST, "min_derivative": _LEAST}
 MAX_BINS = 500  # the narrowest bins must leave room for the others
@@ -95,10 +97,8 @@ class ConditionalFlow(nn.Module):
         self.to_hidden = nn.Linear(width, n_blocks * width)
         n_triangle = n_parameters * (n_parameters + 1) // 2
         self.to_affine = _zeroed(nn.Linear(width, n_parameters + n_triangle))
-        blocks = [
-            _Coupling(mask, k, n_bins, hidden_dims)
-            for k, mask in enumerate(coupling_masks(n_parameters, n_blocks))
-        ]
+        masks = coupling_masks(n_parameters, n_blocks)
+        blocks = [_Coupling(mask, k, n_bins, hidden_dims) for k, mask in enumerate(masks)]
         self.transform = CompositeTransform([_Affine(), *blocks])
 
     def forward(self, summaries: Tensor) -> Conditioned:
@@ -184,34 +184,22 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
     """A block of splines, bounded so that no assertion of nflows fails."""
 
     def __init__(self, mask: Tensor, number: int, n_bins: int, hidden_dims: Sequence[int]) -> None:
+        build = partial(_Conditioner, number=number, hidden_dims=hidden_dims)
         super().__init__(
-            mask,
-            lambda n_in, n_out: _Conditioner(n_in, n_out, number, hidden_dims),
-            num_bins=n_bins,
-            tails="linear",
-            tail_bound=_TAIL_BOUND,
-            **_SPLINE,
+            mask, build, num_bins=n_bins, tails="linear", tail_bound=_TAIL_BOUND, **_SPLINE
         )
 
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
-        n_bins = self.num_bins
-        slopes = functional.pad(logits[..., 2 * n_bins :], (1, 1)) + _UNIT_SLOPE
+        widths, heights, slopes = logits.tensor_split([self.num_bins, 2 * self.num_bins], dim=-1)
+        slopes = functional.pad(slopes, (1, 1)) + _UNIT_SLOPE
         # All values go through the spline, those outside clamped to its edge, and these get their
         # own value back in the end: that is cheaper than to select those inside.
+        clamped = inputs.clamp(-_TAIL_BOUND, _TAIL_BOUND)
         outputs, log_jacobian = rational_quadratic_spline(
-            inputs.clamp(-_TAIL_BOUND, _TAIL_BOUND),
-            logits[..., :n_bins],
-            logits[..., n_bins : 2 * n_bins],
-            slopes,
-            inverse=inverse,
-            left=-_TAIL_BOUND,
-            right=_TAIL_BOUND,
-            bottom=-_TAIL_BOUND,
-            top=_TAIL_BOUND,
-            **_SPLINE,
+            clamped, widths, heights, slopes, inverse=inverse, **_SQUARE, **_SPLINE
         )
         if inverse and not torch.isfinite(log_jacobian).all():
             # In float32 a root can lie so far outside its bin that the slope there is negative,

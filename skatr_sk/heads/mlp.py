@@ -48,9 +48,7 @@ class Head(nn.Module):
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(widths[-1], n_parameters * (2 if gaussian else 1)))
         self.layers = nn.Sequential(*layers)
-        self.n_parameters = n_parameters
-        self.gaussian = gaussian
-        self.bounded = bounded
+        self.n_parameters, self.gaussian, self.bounded = n_parameters, gaussian, bounded
 
     def forward(self, summaries: Tensor) -> Tensor:
         """Return means (n, n_parameters), with their log sigmas (n, 2 n_parameters).

@@ -6,15 +6,16 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import _check_sample_weight
 from tqdm.auto import tqdm
 
@@ -39,7 +40,7 @@ from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
-from skatr_sk.heads.prior_transform import PriorBounds, PriorTransform, check_spread
+from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.seeds import generator_of
@@ -49,8 +50,9 @@ __all__ = ["PosteriorEstimator"]
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
+_OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
-_RandomState = int | np.random.RandomState | np.random.Generator | None
+Seed = int | np.random.RandomState | np.random.Generator | None
 
 
 def _are_levels(q: Any) -> bool:
@@ -202,29 +204,17 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        split, seed = self._split(summaries)
+        run = self._split(summaries)
         transform = PriorTransform.learn(targets, bounds)
-        free, _ = transform.to_free(transform.off_edges(targets, seed))
-        self.net_ = self._train_on_summaries(
-            lambda: ConditionalFlow(
-                n_parameters,
-                summaries.shape[-1],
-                n_blocks=self.n_blocks,
-                n_bins=self.n_bins,
-                hidden_dims=self.hidden_dims,
-                dropout=self.dropout,
-                pooling=pooling,
-            ),
-            NPELoss(self.calibration_weight, self.calibration),
-            (summaries, free),
-            split,
-            seed,
-            schedule=lambda progress: cosine_schedule(progress, warmup=0.02),
-        )
-        self.prior_transform_ = transform
-        self.prior_bounds_ = transform.bounds.copy()
-        self.parameter_names_ = names
-        self.n_parameters_ = n_parameters
+        free, _ = transform.to_free(transform.off_edges(targets, seed=run[1]))
+        sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
+        n_inputs = summaries.shape[-1]
+        build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
+        network = build, NPELoss(self.calibration_weight, self.calibration)
+        schedule = partial(cosine_schedule, warmup=0.02)
+        self.net_ = self._train_on_summaries(network, (summaries, free), run, schedule=schedule)
+        self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
+        self.parameter_names_, self.n_parameters_ = names, n_parameters
 
     @overload
     def predict(
@@ -300,7 +290,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return float(np.average(log_prob[counted], weights=weights[counted]))
 
     @torch_defaults()
-    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    def log_prob(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Log density of parameters given summaries, in the units of y.
 
         Parameters
@@ -324,9 +314,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
         return log_prob[:, 0] if given.ndim == 2 else log_prob
 
-    def sample(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> NDArray[np.float64]:
+    def sample(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Floats:
         """Draw from the posterior of each row of X.
 
         Parameters
@@ -346,8 +334,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     @torch_defaults()
     def sample_log_prob(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
+    ) -> tuple[Floats, Floats]:
         """Draw from the posterior of each row of X, with the log densities, in one pass.
 
         Parameters
@@ -401,23 +389,21 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Without the axis of quantiles for a single number `q`, and without that of parameters
             for 1-D targets.
         """
-        levels_only = {"q": Rule(_are_levels, "a number in [0, 1] or a list of such")}
-        check_options("PosteriorEstimator", levels_only, {"q": q})
+        kind = Rule(_are_levels, "a number in [0, 1] or a list of such")
+        check_options("PosteriorEstimator", {"q": kind}, {"q": q})
         levels = np.asarray(q, dtype=np.float64)
         parts = [np.quantile(part, levels, axis=1) for part in self._fixed_points(X, n_samples)]
         quantiles = np.concatenate(parts, axis=levels.ndim)
         return self._shaped(np.moveaxis(quantiles, 0, 1) if levels.ndim else quantiles)
 
     def to_dict(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> dict[str, NDArray[np.float64]]:
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
+    ) -> dict[str, Floats]:
         """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
         samples = self.sample(X, n_samples, random_state=random_state)
         return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
 
-    def to_arviz(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
-    ) -> Any:
+    def to_arviz(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Any:
         """Draw samples as an ArviZ InferenceData of one chain, with the dimension ``lightcone``.
 
         Needs arviz: ``pip install "skatr_sk[arviz]"``.
@@ -427,7 +413,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return export.to_arviz(samples, log_prob, self.parameter_names_)
 
     def to_getdist(
-        self, X: ArrayLike, n_samples: int = 1000, *, random_state: _RandomState = None
+        self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> list[Any]:
         """Draw samples as one GetDist MCSamples for each row of X, with the prior's ranges.
 
@@ -437,7 +423,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
         return export.to_getdist(samples, log_prob, self.parameter_names_, self.prior_bounds_)
 
-    def _fixed_points(self, X: ArrayLike, n_samples: int) -> Iterator[NDArray[np.float64]]:
+    def _fixed_points(self, X: ArrayLike, n_samples: int) -> Iterator[Floats]:
         """Yield points of the posteriors, some rows at a time: (rows, n_samples, n_parameters).
 
         All rows share one set of quasi-random noise, so that what is made of the points neither
@@ -449,7 +435,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
-        parts: list[NDArray[np.float64]] = []
+        parts: list[Floats] = []
         for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
             inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
             free, _ = flow.sample_and_log_prob(inputs, context)
@@ -475,12 +461,11 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 context = Context(*(part.to(flow.dtype) for part in context))
-                for start in range(0, n_samples, _POINTS):
-                    columns = slice(start, min(start + _POINTS, n_samples))
+                for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
                 bar.update(len(batch))
 
-    def _check_points(self, y: ArrayLike, n: int) -> NDArray[np.float64]:
+    def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
         _check_order(y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)

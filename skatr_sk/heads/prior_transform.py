@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from skatr_sk._checks import Bounds, Fault, spell
 
-__all__ = ["PriorBounds", "PriorTransform", "check_spread"]
+__all__ = ["Floats", "PriorBounds", "PriorTransform", "check_spread"]
 
 # A parameter that is nearer to an edge of its box than this share of the width counts as this far
 # from it: the edge itself would be at infinity. A uniform prior has 2e-9 of its mass there.
@@ -27,7 +27,7 @@ _STEPS = 4096
 # Training parameters at an edge are spread over this many times that distance.
 _HEAP = 100
 _NARROWEST, _SMALLEST = 1e-6, 1e-100  # share of the box, and range, that parameters must cover
-_Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 _LOG_NORMAL = 0.5 * np.log(2 * np.pi)
 
 
@@ -61,12 +61,12 @@ class PriorTransform:
     training parameters in the unbounded space.
     """
 
-    bounds: _Floats  # low and high of each parameter, (n_parameters, 2)
-    mean: _Floats
-    scale: _Floats
+    bounds: Floats  # low and high of each parameter, (n_parameters, 2)
+    mean: Floats
+    scale: Floats
 
     @classmethod
-    def learn(cls, y: _Floats, bounds: _Floats) -> PriorTransform:
+    def learn(cls, y: Floats, bounds: Floats) -> PriorTransform:
         """Learn the standardisation from parameters of shape (n, n_parameters) in their units."""
         plain = cls(bounds, np.zeros(len(bounds)), np.ones(len(bounds)))
         free, _ = plain.to_free(plain.off_edges(y))
@@ -78,13 +78,13 @@ class PriorTransform:
         return np.isfinite(self.bounds[:, 0])
 
     @property
-    def edge(self) -> _Floats:
+    def edge(self) -> Floats:
         """Least distance of a bounded parameter from the edges, as a share of the width."""
         low, high = self.bounds[self.bounded].T
         step = np.spacing(np.maximum(np.abs(low), np.abs(high))) / (high - low)
         return np.maximum(_EDGE, _STEPS * step)
 
-    def off_edges(self, y: _Floats, seed: int = 0) -> _Floats:
+    def off_edges(self, y: Floats, seed: int = 0) -> Floats:
         """Spread parameters that lie at an edge over a sliver of the box, evenly at random.
 
         Many at one point have no density: they would bend the whole flow, and the density that it
@@ -99,7 +99,7 @@ class PriorTransform:
         spread[:, box] = np.clip(low + share * (high - low), low, high)
         return spread
 
-    def to_free(self, y: _Floats) -> tuple[_Floats, _Floats]:
+    def to_free(self, y: Floats) -> tuple[Floats, Floats]:
         """Map parameters (..., n_parameters) to the unbounded space, with the log Jacobian (...).
 
         That is the logarithm of the density of y over that of its image; -inf outside the box.
@@ -115,7 +115,7 @@ class PriorTransform:
         log_jacobian[..., box] += np.where(inside, of_normal, -np.inf)
         return (free - self.mean) / self.scale, log_jacobian.sum(axis=-1)
 
-    def from_free(self, free: _Floats) -> _Floats:
+    def from_free(self, free: Floats) -> Floats:
         """Map (..., n_parameters) back: bounded parameters lie strictly inside their boxes."""
         y = np.asarray(free, dtype=np.float64) * self.scale + self.mean
         box, edge = self.bounded, self.edge
@@ -124,13 +124,13 @@ class PriorTransform:
         y[..., box] = low + np.clip(ndtr(y[..., box]), edge, 1 - edge) * (high - low)
         return y
 
-    def beyond_edge(self, free: _Floats) -> NDArray[np.bool_]:
+    def beyond_edge(self, free: Floats) -> NDArray[np.bool_]:
         """Tell which points (..., n_parameters) :meth:`from_free` moves away from an edge."""
         normal = np.abs(free * self.scale + self.mean)[..., self.bounded]
         return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
 
 
-def check_spread(y: _Floats, names: Sequence[str], bounds: _Floats) -> None:
+def check_spread(y: Floats, names: Sequence[str], bounds: Floats) -> None:
     """Raise where a parameter never varies, or too little to learn a density from."""
     spread, size, width = np.ptp(y, axis=0), np.abs(y).max(axis=0), np.ptp(bounds, axis=1)
     faults = [

@@ -19,6 +19,7 @@ from skatr_sk.fields import check_fields
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
+from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.training.device import torch_defaults
 
@@ -163,19 +164,15 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 self.__dict__.pop(stale, None)
             self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
         else:
-            split, seed = self._split(fields)
-            build = partial(make_head, fields.shape[-1])
-            head = self._train_on_summaries(build, criterion, (fields, unit), split, seed)
-            self.head_ = head.double()
+            run, network = self._split(fields), (partial(make_head, fields.shape[-1]), criterion)
+            self.head_ = self._train_on_summaries(network, (fields, unit), run).double()
 
     @overload
-    def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> np.ndarray: ...
+    def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...
     @overload
-    def predict(self, X: ArrayLike, return_std: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+    def predict(self, X: ArrayLike, return_std: Literal[True]) -> tuple[Floats, Floats]: ...
     @torch_defaults()
-    def predict(
-        self, X: ArrayLike, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Floats | tuple[Floats, Floats]:
         """Predict parameters in their own units.
 
         Parameters

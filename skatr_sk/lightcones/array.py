@@ -110,21 +110,9 @@ class LightconeArray(LazyFields):
         written to since, only two rows are read, to see that the index is its own. Otherwise all
         cells are read, once in a process.
 
-        Parameters
-        ----------
-        rows : slice, or array-like of int or bool, optional
-            Which cones; default is all.
-        recall : callable, optional
-            Finds digests that other processes have computed (see ``skatr_sk.fields``).
-
-        Returns
-        -------
-        list of bytes
-
-        Raises
-        ------
-        OSError, ValueError
-            As :meth:`read`, or when values are not those that the file's index is of.
+        `rows` and the errors are those of :meth:`read`; values that are not those that the file's
+        index is of are a ValueError, too. `recall` finds digests that other processes have computed
+        (see ``skatr_sk.fields``).
         """
         return self._digests.of(self._chosen(rows), recall)
 

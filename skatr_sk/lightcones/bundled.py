@@ -129,16 +129,13 @@ def _read_bundle() -> Bunch:
     missing = [name for name in (_BUNDLE, _DESCRIPTION) if not (folder / name).is_file()]
     mend = "Reinstall the package: pip install --force-reinstall --no-deps skatr_sk"
     if missing:
-        raise FileNotFoundError(
-            f"The bundled light cones are incomplete: {' and '.join(missing)} not found in "
-            f"{folder}. {mend}"
-        )
+        what = f"{' and '.join(missing)} not found in {folder}"
+        raise FileNotFoundError(f"The bundled light cones are incomplete: {what}. {mend}")
     resource = folder / _BUNDLE
     try:
         # as_file unpacks the file where the package is imported from a zip archive.
         with resources.as_file(resource) as path, h5py.File(path, "r") as file:
-            brightness = file["brightness_temp"]
-            parameters = file["parameters"]
+            brightness, parameters = file["brightness_temp"], file["parameters"]
             return Bunch(
                 # Read as stored and then widen: numpy does it faster than HDF5.
                 data=brightness[:].astype(np.float32),
@@ -154,6 +151,5 @@ def _read_bundle() -> Bunch:
                 DESCR=(folder / _DESCRIPTION).read_text(encoding="utf-8"),
             )
     except DAMAGED as error:
-        raise OSError(
-            f"The bundled light cones cannot be read: {resource} is damaged ({error}). {mend}"
-        ) from error
+        what = f"{resource} is damaged ({error})"
+        raise OSError(f"The bundled light cones cannot be read: {what}. {mend}") from error

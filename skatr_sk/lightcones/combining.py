@@ -87,13 +87,12 @@ def _bounds(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
     boxes = _of_all("target_bounds", files, notes) if names else None
     if boxes is None:
         return None
-    chosen = [
-        box[[list(file.parameters).index(name) for name in names]]
-        for file, box in zip(files, boxes, strict=True)
-    ]
-    for file, box in zip(files, chosen, strict=True):
-        if not np.array_equal(box, chosen[0]):
+    usual = None
+    for file, bounds in zip(files, boxes, strict=True):
+        box = bounds[[list(file.parameters).index(name) for name in names]]
+        usual = box if usual is None else usual
+        if not np.array_equal(box, usual):
             odd, first = file.source.path, files[0].source.path
             notes.append(f"target_bounds are None, for {odd} has others than {first}")
             return None
-    return chosen[0]
+    return usual

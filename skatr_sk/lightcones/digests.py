@@ -63,10 +63,9 @@ def find_index(
     if index is None or index.attrs.get(_DATASET, BRIGHTNESS) != brightness.name.strip("/"):
         return None, False
     if index.shape != (len(brightness), _BYTES) or index.dtype != np.uint8:
-        raise ValueError(
-            f"an index of row digests of shape {index.shape} and type {index.dtype}; expected "
-            f"({len(brightness)}, {_BYTES}) and uint8. {CHANGED}"
-        )
+        found_index = f"an index of row digests of shape {index.shape} and type {index.dtype}"
+        expected = f"({len(brightness)}, {_BYTES}) and uint8"
+        raise ValueError(f"{found_index}; expected {expected}. {CHANGED}")
     return index.name, tuple(np.ravel(index.attrs.get(_WRITTEN, ())).tolist()) == stamp[:2]
 
 
@@ -222,10 +221,8 @@ class RowDigests:
 
     def _refuse(self, row: int) -> None:
         source, number = self.files.origin(row)
-        raise ValueError(
-            f"{source.path}, row {number}: its values do not have the digest that was taken of "
-            f"them before. {CHANGED}."
-        )
+        wrong = "its values do not have the digest that was taken of them before"
+        raise ValueError(f"{source.path}, row {number}: {wrong}. {CHANGED}.")
 
     def stored(self, rows: np.ndarray) -> list[bytes | None]:
         """Digests that the files carry, unverified; None where there are none."""

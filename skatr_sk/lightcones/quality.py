@@ -50,9 +50,8 @@ class Report(list[tuple[str, int, str, str]]):
             f"- {path}{'' if row < 0 else f', row {row}'}: {kind}: {detail}"
             for path, row, kind, detail in self[:_SHOWN]
         ]
-        if len(self) > _SHOWN:
-            lines.append(f"- and {len(self) - _SHOWN} more")
-        return "\n".join(lines)
+        more = [f"- and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return "\n".join(lines + more)
 
 
 def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: Any = None) -> Any:
@@ -108,16 +107,12 @@ def check_rows(
     files = digests.files
     good = np.ones(len(files), dtype=bool)
 
-    def note(row: int, fault: Fault) -> None:
+    def note(row: int, fault: Fault, whole_file: bool = False) -> None:
         source, number = files.origin(row)
-        report.add(source.path, number, fault)
-        good[row] = False
-
-    def note_file(row: int, fault: Fault) -> None:
-        source, number = files.origin(row)
-        if all(entry[:2] != (source.path, -1) for entry in report):
-            report.add(source.path, -1, fault)
-        good[row - number : row - number + source.n_rows] = False
+        first, n_rows = (row - number, source.n_rows) if whole_file else (row, 1)
+        good[first : first + n_rows] = False
+        if not whole_file or all(entry[:2] != (source.path, -1) for entry in report):
+            report.add(source.path, -1 if whole_file else number, fault)
 
     target = np.zeros((len(files), 0)) if cones.target is None else cones.target
     for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
@@ -144,7 +139,7 @@ def check_rows(
     contents: dict[int, bytes] = {}
     for row, fault in _cell_faults(digests, chosen, contents):
         # Where only some rows are read, one that its index is not of makes the whole file suspect.
-        (note if full or fault.kind != "digest" else note_file)(row, fault)
+        note(row, fault, whole_file=fault.kind == "digest" and not full)
     compared = chosen if full else _worth_comparing(files, good, cones)
     for _, indices, _ in [] if full else files.by_source(compared):
         rows = compared[indices]
@@ -152,7 +147,7 @@ def check_rows(
             contents |= zip(rows.tolist(), digests.of(rows), strict=True)
         except (OSError, ValueError) as error:
             kind = "unreadable" if isinstance(error, OSError) else "digest"
-            note_file(int(rows[0]), Fault(kind, str(error)))
+            note(int(rows[0]), Fault(kind, str(error)), whole_file=True)
     # The later copies among the rows that are good so far.
     seen: dict[bytes, int] = {}
     worth = set(compared.tolist())
@@ -161,8 +156,7 @@ def check_rows(
         if first != row:
             source, number = files.origin(first)
             more = "" if worth >= {row, first} else "; validate='full' looks for more of them"
-            same = f"the same values as {source.path}, row {number}{more}"
-            note(row, Fault("duplicate", same))
+            note(row, Fault("duplicate", f"the same values as {source.path}, row {number}{more}"))
     return good
 
 
@@ -216,10 +210,9 @@ def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray |
         except OSError:
             for row in part.tolist():  # which of them is it?
                 try:
-                    cone: np.ndarray | OSError = files.read(np.array([row]))[0]
+                    yield row, files.read(np.array([row]))[0]
                 except OSError as error:
-                    cone = error
-                yield row, cone
+                    yield row, error
 
 
 def _worth_comparing(files: FileRows, good: np.ndarray, cones: Bunch) -> np.ndarray:

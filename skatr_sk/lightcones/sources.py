@@ -319,8 +319,7 @@ class FileRows:
         if len(shapes) > 1:
             raise ValueError(f"Light cones of several shapes cannot be one array: {shapes}.")
         self.sources = list(sources)
-        counts = [source.n_rows for source in self.sources]
-        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.starts = np.cumsum([0, *(source.n_rows for source in sources)], dtype=np.int64)
         self.field_shape = shapes.pop()
         self.dtype = float_type(np.result_type(*{np.dtype(s.dtype) for s in self.sources}))
         weakref.finalize(self, OPEN_FILES.let_go, self.sources).atexit = False

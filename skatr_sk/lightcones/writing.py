@@ -85,6 +85,8 @@ def save_lightcones(
     """
     X = check_numbers(X, "X")
     problems = Problems("save_lightcones")
+    if os.fspath(path).lower().endswith((".npz", ".npy")):
+        problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
     labels = dict(target_names=target_names, target_units=target_units, target_bounds=target_bounds)
     if y is not None:
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
@@ -92,7 +94,7 @@ def save_lightcones(
     else:
         given = [name for name, value in labels.items() if value is not None]
         warn_no_effect("save_lightcones", given, "y=None")
-    if problems:
+    if problems.messages:
         labels["target_bounds"] = None
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
     stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
@@ -177,19 +179,13 @@ class Stack:
 
     def write(self, path: Path, fill: Callable[[h5py.Dataset, h5py.Dataset], None]) -> None:
         """Write the file; ``fill(cells, index)`` writes the light cones and their digests."""
-        packed = self.compression != "none"
+        chunks = (self.cones_in_a_chunk, *self.shape[1:])
+        options: dict[str, Any] = dict(chunks=chunks, track_times=False)
+        if self.compression != "none":
+            options |= dict(compression=self.compression, shuffle=True, fletcher32=True)
         with h5py.File(path, "w") as file:
             file.attrs["skatr_sk_lightcones"] = FORMAT
-            cells = file.create_dataset(
-                BRIGHTNESS,
-                self.shape,
-                self.dtype,
-                chunks=(self.cones_in_a_chunk, *self.shape[1:]),
-                compression=self.compression if packed else None,
-                shuffle=packed,
-                fletcher32=packed,
-                track_times=False,
-            )
+            cells = file.create_dataset(BRIGHTNESS, self.shape, self.dtype, **options)
             cells.attrs["units"] = "mK"
             fill(cells, create_index(cells))
             for name, (values, attributes) in self.beside.items():

@@ -253,7 +253,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if any(name.startswith("objective__") for name in params):
             given = params.get("objective", self.objective)
             check_options(type(self).__name__, {"objective": OBJECTIVE}, {"objective": given})
-            params = params | {"objective": as_objective(given)}
+            chosen = as_objective(given)
+            if chosen is not given:  # before it takes the name's place: a fault changes nothing
+                prefix = "objective__"
+                own = {k.removeprefix(prefix): v for k, v in params.items() if prefix in k}
+                chosen.set_params(**own)
+            params = params | {"objective": chosen}
         return super().set_params(**params)
 
     def _check_together(self, problems: Problems) -> None:
@@ -264,20 +269,27 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
             mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
             problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
-        if self.checkpoint_dir is not None and not isinstance(self.random_state, numbers.Integral):
+        resumes = self.checkpoint_dir is not None and self.weights is None
+        if resumes and not isinstance(self.random_state, numbers.Integral):
             wanted = "an int with checkpoint_dir, to resume by"
             problems.add("random_state", wanted, self.random_state)
 
     def _warn_without_effect(self) -> None:
         if self.weights is not None:
             of_pretraining = self._parameters.keys() - self._given_with_weights
-            warn_without_effect(self, of_pretraining, f"weights={self.weights!r}")
+            idle = of_pretraining - self._in_other_words()
+            warn_without_effect(self, idle, f"weights={self.weights!r}")
             return
         super()._warn_without_effect()
         if self.max_epochs:
             as_objective(self.objective)._warn_without_effect()
         if self.checkpoint_dir is None:
             warn_without_effect(self, {"checkpoint_every"}, "checkpoint_dir=None")
+
+    def _in_other_words(self) -> frozenset[str]:
+        given, default = as_objective(self.objective), as_objective("jepa")
+        same = type(given) is type(default) and not changed_parameters(given)
+        return frozenset({"objective"} if same else ())
 
     def _warn_without_effect_on(self, fields: Fields) -> None:
         """Warn of parameters that were given and change nothing in a training on such fields."""

@@ -82,7 +82,7 @@ class Checkpoint(Callback):
             header["best"] = [stopper.best_loss_, stopper.best_epoch_]
             tensors |= {f"best.{k}": v for k, v in stopper.best_weights_.items()}
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        metadata = {"skatr_sk_checkpoint": json.dumps(header, default=plain)}
+        metadata = {"skatr_sk_checkpoint": json.dumps(plain(header))}
         write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata))
 
     def _resume(self, net: Any) -> None:

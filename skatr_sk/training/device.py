@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -70,6 +71,18 @@ class _DefaultDtype:
     lock = threading.Lock()
     inside = 0
     before = torch.float32
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Start anew: a thread that was inside does not exist in the child."""
+        cls.lock = threading.Lock()
+        if cls.inside:
+            cls.inside = 0
+            torch.set_default_dtype(cls.before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_DefaultDtype.after_fork)
 
 
 @contextmanager

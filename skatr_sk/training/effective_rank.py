@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["effective_rank"]
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 # A feature whose standard deviation is within this many roundings of its own size holds no
 # information: divided by it, the rounding of a collapsed encoder would look like full rank.
@@ -74,16 +74,14 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     """
     values = np.asarray(summaries)
     if values.dtype.kind not in "biuf":
-        raise TypeError(
-            f"summaries: expected real numbers, found dtype {values.dtype}; convert it with "
-            "summaries.astype(float)."
-        )
+        mend = "convert it with summaries.astype(float)"
+        raise TypeError(f"summaries: expected real numbers, found dtype {values.dtype}; {mend}.")
     if values.ndim != 2 or values.size == 0:
         raise ValueError(
             "summaries: expected shape (n_lightcones, n_summary) with at least one of each, found "
             f"{values.shape}; average tokens or flatten further axes first."
         )
-    rounding = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
+    rounding = float(np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps)
     matrix = values.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if bad.size:
@@ -95,7 +93,13 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     largest = max(float(np.abs(matrix).max()), float(np.finfo(np.float64).tiny))
     if standardize:
         least = floor * float(np.sqrt(np.mean(np.square(matrix / largest)))) * largest
-        matrix = _standardized(matrix, float(rounding), least)
+        tops = np.abs(matrix).max(axis=0)
+        matrix = matrix / np.where(tops > 0.0, tops, 1.0)
+        matrix = matrix - matrix.mean(axis=0)
+        deviation = matrix.std(axis=0)
+        # What is constant, up to rounding or to `least`, becomes zero.
+        varies = (deviation > _ROUNDINGS * rounding) & (deviation * tops >= least)
+        matrix = np.where(varies, matrix, 0.0) / np.where(varies, deviation, 1.0)
     else:
         matrix = matrix / largest
     singular = np.linalg.svd(matrix, compute_uv=False)
@@ -105,15 +109,3 @@ def effective_rank(summaries: ArrayLike, *, standardize: bool = True, floor: flo
     share = singular / total
     share = share[share > 0.0]
     return float(np.exp(-np.sum(share * np.log(share))))
-
-
-def _standardized(
-    matrix: NDArray[np.float64], rounding: float, least: float
-) -> NDArray[np.float64]:
-    """Centre and scale the columns; those constant up to rounding or `least` become zero."""
-    largest = np.abs(matrix).max(axis=0)
-    matrix = matrix / np.where(largest > 0.0, largest, 1.0)
-    matrix = matrix - matrix.mean(axis=0)
-    deviation = matrix.std(axis=0)
-    varies = (deviation > _ROUNDINGS * rounding) & (deviation * largest >= least)
-    return np.where(varies, matrix, 0.0) / np.where(varies, deviation, 1.0)

@@ -31,12 +31,18 @@ except ImportError:
 __all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
 
 
+_CALLBACKS_HINT = "a list of instances of skorch callbacks or None"
+
+
 def _are_callbacks(value: Any) -> bool:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return False
     # skorch takes (name, callback) pairs as well
-    parts = [c[1] if isinstance(c, tuple) and len(c) == 2 else c for c in value]
-    return all(isinstance(part, Callback) for part in parts)
+    named = [c for c in value if isinstance(c, tuple) and len(c) == 2]
+    parts = [c[1] if c in named else c for c in value]
+    names = [name for name, _ in named]
+    right = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return right and all(isinstance(part, Callback) for part in parts)
 
 
 def _is_verbose(value: Any) -> bool:
@@ -48,33 +54,27 @@ TRAINING_DOCS = {
     "device": """
         device : str, default="auto"
             Where to compute: "auto" is CUDA when there is one, else the CPU; or "cpu", "cuda",
-            "cuda:1".
-        """,
+            "cuda:1".""",
     "precision": """
         precision : {"auto", "float32", "bf16"}, default="auto"
-            "auto" is bfloat16 autocast on CUDA, and float32 elsewhere.
-        """,
+            "auto" is bfloat16 autocast on CUDA, and float32 elsewhere.""",
     "callbacks": """
         callbacks : list of skorch callbacks or None, default=None
             Called during the training, after the estimator's own. Copies of them are, so that
-            those given stay as they are; what they record of an epoch is in ``history_``.
-        """,
+            those given stay as they are; what they record of an epoch is in ``history_``.""",
     "verbose": """
         verbose : int, default=0
-            1 shows a progress bar, with the losses and the time left.
-        """,
+            1 shows a progress bar, with the losses and the time left.""",
     "random_state": """
         random_state : int, RandomState instance or None, default=None
             Fixes weights, batches, the validation split and all that is drawn in training. The
             same int gives the same result on the same CPU, and on a GPU up to the rounding of its
-            parallel sums.
-        """,
+            parallel sums.""",
     "history": """
         history_ : list of dict
             One an epoch: ``epoch, train_loss, valid_loss`` (where rows are held out for
             validation), ``seconds`` and ``kept``, true for the epoch whose weights these are;
-            and what callbacks have recorded.
-        """,
+            and what callbacks have recorded.""",
 }
 
 
@@ -107,9 +107,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "patience": Integer(1, optional=True),
         "device": Rule(device_mend, DEVICE_HINT),
         "precision": Choice(*PRECISIONS),
-        "callbacks": Rule(
-            _are_callbacks, "a list of instances of skorch callbacks or None", optional=True
-        ),
+        "callbacks": Rule(_are_callbacks, _CALLBACKS_HINT, optional=True),
         "verbose": Rule(_is_verbose, "an integer >= 0"),
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }
@@ -136,13 +134,15 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         """Note what is wrong with parameters side by side; for subclasses to extend."""
 
     # Those that only act where there are steps.
-    _of_steps: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "learning_rate", "weight_decay", "patience"}
-    )
+    _of_steps: ClassVar = frozenset({"batch_size", "learning_rate", "weight_decay", "patience"})
+
+    def _in_other_words(self) -> frozenset[str]:
+        """Parameters that are their defaults, given in another way."""
+        return frozenset()
 
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""
         if self.max_epochs == 0:
-            warn_without_effect(self, self._of_steps, "max_epochs=0")
+            warn_without_effect(self, self._of_steps - self._in_other_words(), "max_epochs=0")
         elif self.validation_fraction == 0 and self.patience is not None:
             warn_without_effect(self, {"patience"}, "validation_fraction=0")

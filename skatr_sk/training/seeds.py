@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,18 @@ __all__ = [
 
 ENTROPY_HINT = "an int >= 0, a numpy RandomState or Generator, or None"
 RANDOM_STATE_HINT = "an int in [0, 2**32), a numpy RandomState or None"
-_ONE_AT_A_TIME = threading.RLock()
 _RandomState = int | np.random.RandomState | None
+_one_at_a_time = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Also after a fork: a thread that held the lock does not exist in the child."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def is_random_state(value: Any) -> bool:
@@ -49,14 +60,11 @@ def seed_of(random_state: _RandomState) -> int:
 
 def is_entropy(value: Any) -> bool:
     """Whether :func:`entropy_of` takes a value."""
-    if value is None or isinstance(value, np.random.Generator | np.random.RandomState):
-        return True
-    return Integer(0).fault(value) is None
+    generators = np.random.Generator | np.random.RandomState | None
+    return isinstance(value, generators) or Integer(0).fault(value) is None
 
 
-def draw_seeds(
-    random_state: int | np.random.RandomState | None, shape: tuple[int, ...]
-) -> np.ndarray:
+def draw_seeds(random_state: _RandomState, shape: tuple[int, ...]) -> np.ndarray:
     """Draw seeds of a shape; numpy's global generator, which is scikit-learn's None, is left."""
     legacy = np.random.RandomState() if random_state is None else check_random_state(random_state)
     return np.asarray(legacy.randint(2**31 - 1, size=shape))
@@ -99,6 +107,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     (:func:`~skatr_sk.training.device.torch_defaults`).
     """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=cuda), torch_defaults():
+    with _one_at_a_time, torch.random.fork_rng(devices=cuda), torch_defaults():
         torch.manual_seed(seed)
         yield

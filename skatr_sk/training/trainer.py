@@ -35,10 +35,8 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
 # What skorch records of an epoch and the history leaves out, or has in a place of its own.
-_SKORCH_ONLY = {"batches", "dur", "epoch"}
-_SKORCH_ONLY |= {
-    f"{side}_{what}" for side in ("train", "valid") for what in ("batch_count", "loss_best")
-}
+_SKORCH_ONLY = {"batches", "dur", "epoch", "train_batch_count", "train_loss_best"}
+_SKORCH_ONLY |= {"valid_batch_count", "valid_loss_best"}
 
 
 class Trainer(NeuralNet):
@@ -79,19 +77,15 @@ class Trainer(NeuralNet):
         """Let matrices decay; biases and scales only place the data and would pull them to zero."""
         named = list(named_parameters)
         _, kwargs = super().get_params_for_optimizer(prefix, named)
-        decaying = [p for _, p in named if p.ndim > 1]
-        free = [p for _, p in named if p.ndim <= 1]
-        return ([{"params": decaying}, {"params": free, "weight_decay": 0.0}],), kwargs
+        decaying = {"params": [p for _, p in named if p.ndim > 1]}
+        free = {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0}
+        return ([decaying, free],), kwargs
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Loader:
         """Return the batches of a pass, shuffled in training."""
-        return Loader(
-            dataset,
-            self.batch_size,
-            self.generator_ if training else None,
-            n_workers=self.n_workers,
-            pin_memory=torch.device(self.device).type == "cuda",
-        )
+        generator = self.generator_ if training else None
+        on_gpu = torch.device(self.device).type == "cuda"
+        return Loader(dataset, self.batch_size, generator, self.n_workers, pin_memory=on_gpu)
 
     @property
     def n_steps(self) -> int:
@@ -192,32 +186,17 @@ def train(
     are. torch's global generators are left as they were. The optimiser is AdamW, and only matrices
     decay.
 
-    Parameters
-    ----------
-    build : callable
-        Returns the module, with weights from torch's global generator.
-    criterion : torch.nn.Module
-        ``criterion(module(...), y)`` is the loss.
-    seeds : (int, int)
-        Of the weights and of the order of the batches.
-    schedule : callable, optional
-        Share of the learning rate at a progress in [0, 1].
-    prepare, n_workers
-        See :class:`Trainer`.
-    callbacks : sequence of skorch callbacks
-        The method's own. Copies of those that the user handed in are called after them, and a
-        :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them
-        have recorded.
-    small : bool
-        Each row is one vector and the module an MLP: on a CPU a step that is cheap enough runs in
-        one thread.
+    ``build()`` returns the module, with weights from torch's global generator; the loss is
+    ``criterion(module(...), y)``; `seeds` are those of the weights and of the order of the batches;
+    ``schedule(progress)`` is the share of the learning rate at a progress in [0, 1]; for `prepare`
+    and `n_workers` see :class:`Trainer`. `callbacks` are the method's own. Copies of those that the
+    user handed in are called after them, and a
+    :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them have
+    recorded. `small` says that each row is one vector and the module an MLP: on a CPU a step that
+    is cheap enough runs in one thread.
 
-    Raises
-    ------
-    InvalidParameterError
-        When a callback of the user watches a validation that does not take place.
-    FloatingPointError
-        When the training diverges.
+    Raises an InvalidParameterError when a callback of the user watches a validation that does not
+    take place, and a FloatingPointError when the training diverges.
     """
     if valid_set is None:
         _check_monitors(estimator)
@@ -279,12 +258,9 @@ def _check_monitors(estimator: TrainedEstimator) -> None:
         callback = one[1] if isinstance(one, tuple) else one
         monitor = getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor.startswith("valid_"):
-            problems.add(
-                "callbacks",
-                f"none that watches {monitor!r} with {where}",
-                type(callback).__name__,
-                "hold rows out for validation, or let it monitor 'train_loss'",
-            )
+            expected = f"none that watches {monitor!r} with {where}"
+            mend = "hold rows out for validation, or let it monitor 'train_loss'"
+            problems.add("callbacks", expected, type(callback).__name__, mend)
     problems.raise_if_any()
 
 

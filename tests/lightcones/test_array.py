@@ -87,6 +87,11 @@ def test_parts_of_cones_are_refused(X):
         X[:, :2]
     with pytest.raises(ValueError, match="without reading"):
         X.__array__(copy=False)
+    with pytest.raises(IndexError, match="found None"):
+        X[None]
+    with pytest.raises(IndexError, match="whole fields"):
+        X[:, :, :, :, :]
+    assert X[:, :, :, :].shape == X[..., :].shape == X.shape
 
 
 def test_rows_are_read_in_the_order_of_the_files(X, values, reads):

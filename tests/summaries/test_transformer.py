@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
+from skorch.callbacks import Callback
 
 import skatr_sk
 from skatr_sk import SKATRTransformer
@@ -129,7 +130,7 @@ def test_objectives_are_told_apart_in_their_own_room_alone():
 OF_PRETRAINING = dict(
     augment=False,
     batch_size=2,
-    callbacks=[],
+    callbacks=[Callback()],
     checkpoint_every=2,
     learning_rate=0.1,
     max_epochs=0,
@@ -170,6 +171,9 @@ class TestNoWarning:
     def test_at_the_defaults(self, X, path):
         small().fit(X)
         SKATRTransformer(max_epochs=0, **SIZES, random_state=0).fit(X)
+        same = dict(objective=JEPA(), callbacks=[])  # the defaults in other words
+        SKATRTransformer(max_epochs=0, **SIZES, random_state=0, **same).fit(X)
+        SKATRTransformer(weights=path, **same).fit(X)
         for skatr in (SKATRTransformer(weights=path), SKATRTransformer.load(path)):
             for each in (skatr, clone(skatr)):
                 each.fit(X).transform(X)

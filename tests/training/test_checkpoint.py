@@ -220,3 +220,10 @@ def test_resuming_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="skatr_sk"):
         fitted.fit(signals())
     assert f"Resumed after epoch 4 from {path}." in caplog.text
+
+
+def test_whatever_a_callback_records_is_kept(tmp_path):
+    record = Act("epoch", lambda net: net.history.record("mine", {(1, 2): 3}))
+    fitted = transformer(max_epochs=1, callbacks=[record], checkpoint_dir=tmp_path).fit(signals())
+    assert fitted.history_[-1]["mine"] == {"(1, 2)": 3}
+    assert list(tmp_path.glob("checkpoint-*.safetensors"))

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from skatr_sk.training.device import (
     return_memory,
     torch_defaults,
 )
+from skatr_sk.training.seeds import seeded
 from tests.training.runs import CPU, signals, transformer
 
 
@@ -155,3 +157,28 @@ def test_other_systems_keep_their_memory(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("glibc was looked for"))
     return_memory()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_does_not_wait_for_threads_that_it_does_not_have():
+    """The child of a process in which a thread is inside has locks and a default of its own."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with seeded(0, torch.device("cpu")):
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait(30)
+    child = os.fork()
+    if child == 0:  # only what is safe in a child of a process with threads
+        signal.alarm(20)
+        with seeded(0, torch.device("cpu")), torch_defaults():
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0

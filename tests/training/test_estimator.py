@@ -42,7 +42,7 @@ def test_defaults_pass_the_table():
     Wide().fit(None)
     problems = Problems("")
     problems.check(TrainedEstimator._parameters, TrainedEstimator())
-    assert len(problems) == 0
+    assert len(problems.messages) == 0
 
 
 @pytest.mark.parametrize(

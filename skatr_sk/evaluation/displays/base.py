@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import unwrap
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
@@ -97,10 +98,6 @@ class ParameterDisplay(Display):
         self._edges = np.where(np.isfinite(edges), edges, np.nan)
 
 
-# ------------------------------------------------------------------------------------------------
-# Names and priors
-
-
 def parameter_labels(
     names: Sequence[str] | None, units: Sequence[str] | None, n_parameters: int
 ) -> list[tuple[str, str]]:
@@ -111,10 +108,10 @@ def parameter_labels(
     units = [unit for _, unit in labels] if units is None else list(units)
     if len(units) != n_parameters or not all(isinstance(unit, str) for unit in units):
         raise ValueError(f"parameter_units: expected {n_parameters} strings, found {units}.")
+    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
     # The logarithm is part of the symbol already.
     units = [re.sub(r"^log10\((.*)\)$", r"\1", unit) for unit in units]
-    units = [unit.replace("Msun", r"M$_\odot$") for unit in units]
-    return [(symbol, unit) for (symbol, _), unit in zip(labels, units, strict=True)]
+    return list(zip((symbol for symbol, _ in labels), units, strict=True))
 
 
 def prior_of(*estimators: Any) -> dict[str, Any]:
@@ -126,10 +123,6 @@ def prior_of(*estimators: Any) -> dict[str, Any]:
         return known
     low, high = np.min(boxes, axis=0)[:, 0], np.max(boxes, axis=0)[:, 1]
     return known | {"bounds": np.stack([low, high], axis=1)}
-
-
-# ------------------------------------------------------------------------------------------------
-# Panels
 
 
 def n_columns(n_parameters: int) -> int:
@@ -181,7 +174,7 @@ def axis_span(*values: ArrayLike) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def draw_edges(axes: Any, edges: NDArray[np.float64], *, horizontal: bool = True) -> None:
+def draw_edges(axes: Any, edges: Floats, *, horizontal: bool = True) -> None:
     """Draw the finite edges of a parameter's prior as dotted lines."""
     for edge in edges[np.isfinite(edges)]:
         axes.axvline(edge, **_EDGE)

@@ -14,6 +14,7 @@ __all__ = ["PosteriorDisplay"]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -22,15 +23,15 @@ from scipy.ndimage import gaussian_filter
 
 from skatr_sk._checks import Real, Rule, check_options, shared_docs
 from skatr_sk._checks import parameter_names as names_of
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import posterior_draws
 from skatr_sk.evaluation.displays import base
 
 
 def _are_shares(levels: Any) -> bool:
     numbers = np.asarray(levels)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or not numbers.size:
-        return False
-    return bool(((numbers > 0) & (numbers < 1)).all())
+    listed = numbers.ndim == 1 and numbers.dtype.kind in "iuf" and numbers.size > 0
+    return listed and bool(((numbers > 0) & (numbers < 1)).all())
 
 
 def _are_colors(colors: Any) -> bool:
@@ -120,7 +121,7 @@ class PosteriorDisplay(base.ParameterDisplay):
             density /= density.sum(axis=1, keepdims=True) * np.diff(edges[:, :2])
             self.bin_edges_[name], self.densities_[name] = edges, density
 
-    def _inside(self, points: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    def _inside(self, points: Floats, name: str) -> Floats:
         """Samples within the bounds; what rounding has put beyond them, on them."""
         bounds, n = self._edges, len(self._edges)
         slack = np.nan_to_num(1e-6 * (bounds[:, 1] - bounds[:, 0]))
@@ -175,9 +176,7 @@ class PosteriorDisplay(base.ParameterDisplay):
             target.legend(handles, names, frameon=False, loc="upper right" if n > 1 else "best")
         return self
 
-    def _contours(
-        self, axes: Any, points: NDArray[np.float64], edges: NDArray[np.float64], color: Any
-    ) -> None:
+    def _contours(self, axes: Any, points: Floats, edges: Floats, color: Any) -> None:
         """Draw the filled contours of two parameters."""
         counts, density = _smoothed(points, edges, self.smoothing)
         heights = _contour_heights(density, counts, self.levels)
@@ -221,10 +220,7 @@ class PosteriorDisplay(base.ParameterDisplay):
     def from_samples(
         cls, samples: ArrayLike | Mapping[str, ArrayLike], *, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw samples of one light cone's posterior, and return the display.
-
-        Parameters are those of the class and of :meth:`plot`.
-        """
+        """Draw samples, return the display; takes the parameters of the class and :meth:`plot`."""
         return cls._drawn(ax, {"samples": samples, **kwargs})
 
     @classmethod
@@ -248,9 +244,8 @@ class PosteriorDisplay(base.ParameterDisplay):
             One light cone, or its summary.
         y : array-like of shape (n_parameters,) or (1, n_parameters), default=None
             Its true parameters.
-        n_samples : int, default=20000
-        random_state, verbose
-            As for :func:`~skatr_sk.evaluation.posterior_draws`.
+        n_samples, random_state, verbose
+            As for :func:`~skatr_sk.evaluation.posterior_draws`; 20,000 samples by default.
         **kwargs
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default;
             of several, the names of the first and bounds that hold the prior of each.
@@ -260,16 +255,15 @@ class PosteriorDisplay(base.ParameterDisplay):
             raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
         cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
-        options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
-        samples = {
-            name: posterior_draws(each, X, n_samples=n_samples, **options)[0][0]
-            for name, each in named.items()
-        }
+        draw = partial(
+            posterior_draws, X=X, n_samples=n_samples, random_state=random_state, verbose=verbose
+        )
+        samples = {name: draw(each)[0][0] for name, each in named.items()}
         truth = None if y is None else np.ravel(np.asarray(y, dtype=np.float64))
         return cls.from_samples(samples, y_true=truth, **(base.prior_of(*named.values()) | kwargs))
 
 
-def _check_posteriors(samples: Any) -> dict[str, NDArray[np.float64]]:
+def _check_posteriors(samples: Any) -> dict[str, Floats]:
     given = samples if isinstance(samples, Mapping) else {"posterior": samples}
     posteriors = {str(name): np.asarray(each, np.float64) for name, each in given.items()}
     shapes = {name: points.shape for name, points in posteriors.items()}
@@ -307,11 +301,7 @@ def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
     return axes
 
 
-# ------------------------------------------------------------------------------------------------
-# Densities: histograms over a posterior's own range, smoothed inside the prior
-
-
-def _width(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _width(points: Floats) -> Floats:
     """Width of the densest part of samples (n, n_axes), which is sigma for a Gaussian.
 
     The standard deviation, or the shortest interval with 38.3 % of the samples where that is
@@ -326,12 +316,7 @@ def _width(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(shortest > 0, np.minimum(shortest, deviation), deviation)
 
 
-def _bin_edges(
-    points: NDArray[np.float64],
-    bounds: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    smoothing: float | None,
-) -> NDArray[np.float64]:
+def _bin_edges(points: Floats, bounds: Floats, limits: Floats, smoothing: float | None) -> Floats:
     """Edges of the bins of one posterior, of shape (n_parameters, n_bins + 1).
 
     They reach beyond the samples as far as the smoothing does, but not past finite `bounds` (NaN
@@ -351,9 +336,7 @@ def _bin_edges(
     return np.linspace(low, high, n_bins + 1, axis=1)
 
 
-def _smoothed(
-    points: NDArray[np.float64], edges: NDArray[np.float64], smoothing: float | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _smoothed(points: Floats, edges: Floats, smoothing: float | None) -> tuple[Floats, Floats]:
     """Counts of samples (n, n_axes) in their bins, and the same smoothed.
 
     By Scott's rule, or by a Gaussian `smoothing` bins wide. The density is mirrored at the ends of
@@ -361,15 +344,12 @@ def _smoothed(
     """
     n, n_axes = points.shape
     counts, _ = np.histogramdd(points, bins=list(edges))
-    bins = edges[:, 1] - edges[:, 0]
-    widths = _width(points) / bins * n ** (-1 / (n_axes + 4))
-    widths = widths if smoothing is None else np.full(n_axes, smoothing)
+    of_scott = _width(points) / (edges[:, 1] - edges[:, 0]) * n ** (-1 / (n_axes + 4))
+    widths = of_scott if smoothing is None else np.full(n_axes, smoothing)
     return counts, gaussian_filter(counts, widths, mode="reflect")
 
 
-def _contour_heights(
-    density: NDArray[np.float64], counts: NDArray[np.float64], levels: Sequence[float]
-) -> NDArray[np.float64]:
+def _contour_heights(density: Floats, counts: Floats, levels: Sequence[float]) -> Floats:
     """Heights, rising, above which lie these shares of the samples.
 
     Of the samples, not of the smoothed density, which is wider than they are.
@@ -382,11 +362,7 @@ def _contour_heights(
     return heights[(heights > 0) & (heights < ordered[0])]
 
 
-def _axis_limits(
-    posteriors: Mapping[str, NDArray[np.float64]],
-    truth: NDArray[np.float64] | None,
-    bounds: NDArray[np.float64],
-) -> NDArray[np.float64]:
+def _axis_limits(posteriors: Mapping[str, Floats], truth: Floats | None, bounds: Floats) -> Floats:
     """Range of each axis: the prior's box, or what holds nearly all samples and the truth."""
     every = np.concatenate(list(posteriors.values()))
     low, high = np.quantile(every, [_TAIL, 1 - _TAIL], axis=0)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from skatr_sk._checks import Choice, check_options, warn_no_effect
 from skatr_sk.evaluation.calibration import posterior_draws, rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
-from skatr_sk.evaluation.displays.base import Display, merged, parameter_labels, prior_of
+from skatr_sk.evaluation.displays.base import TRUTH, Display, merged, parameter_labels, prior_of
 
 _AXES_LABELS = {
     "highest_density": {"xlabel": "credibility of highest-density regions"},
@@ -26,7 +26,6 @@ _AXES_LABELS = {
 }
 _LINE = {"linewidth": 1.6}
 _BAND = {"color": "0.5", "alpha": 0.22, "linewidth": 0}
-_DIAGONAL = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -111,7 +110,7 @@ class CoverageDisplay(Display):
                 self.bands_.append(ax.fill_between(curve.credibility, *edges, **band))
             line = merged({**_LINE, "label": name}, line_kwargs)
             self.lines_ += ax.plot(curve.credibility, curve.coverage - base, **line)
-        ax.plot([0, 1], [0, 0] if difference else [0, 1], **_DIAGONAL)
+        ax.plot([0, 1], [0, 0] if difference else [0, 1], **TRUTH)
         ax.set(xlim=(0, 1), xlabel=self.xlabel)
         ax.set_ylabel("coverage minus credibility" if difference else self.ylabel)
         if not difference:
@@ -171,17 +170,15 @@ class CoverageDisplay(Display):
         """
         kinds = {"method": Choice("tarp", "ranks")}
         check_options("CoverageDisplay.from_samples", kinds, {"method": method})
-        seed: dict[str, Any] = {"random_state": random_state}
-        levels: dict[str, ArrayLike]
         if method == "tarp":
             if parameter_names is not None:
                 warn_no_effect("CoverageDisplay", ["parameter_names"], "method='tarp'")
-            levels = {"TARP": tarp_levels(samples, y_true, **seed, verbose=verbose)}
-        else:
-            ranks = sbc_ranks(samples, y_true, **seed, verbose=verbose)
-            labels = parameter_labels(parameter_names, None, ranks.shape[1])
-            shares = rank_levels(ranks, np.shape(samples)[1], **seed)
-            levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
+            tarp = tarp_levels(samples, y_true, random_state=random_state, verbose=verbose)
+            return cls.from_levels({"TARP": tarp}, **{**_AXES_LABELS[method], **kwargs})
+        ranks = sbc_ranks(samples, y_true, random_state=random_state, verbose=verbose)
+        labels = parameter_labels(parameter_names, None, ranks.shape[1])
+        shares = rank_levels(ranks, np.shape(samples)[1], random_state=random_state)
+        levels = {symbol: shares[:, i] for i, (symbol, _) in enumerate(labels)}
         return cls.from_levels(levels, **{**_AXES_LABELS[method], **kwargs})
 
     @classmethod
@@ -218,10 +215,9 @@ class CoverageDisplay(Display):
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)
         if levels is not None:
-            labels = _AXES_LABELS[method]
-            return cls.from_levels({"highest density": levels}, **{**labels, **kwargs})
+            named = {"highest density": levels}
+            return cls.from_levels(named, **{**_AXES_LABELS[method], **kwargs})
         if parameter_names is None and method == "ranks":
             parameter_names = prior_of(estimator)["parameter_names"]
-        return cls.from_samples(
-            samples, y, method=method, parameter_names=parameter_names, **common, **kwargs
-        )
+        common |= {"method": method, "parameter_names": parameter_names}
+        return cls.from_samples(samples, y, **common, **kwargs)

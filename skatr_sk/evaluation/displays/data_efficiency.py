@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Choice, check_options, warn_no_effect
+from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
 from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, parameter_labels
 
@@ -87,13 +88,10 @@ class DataEfficiencyDisplay(Display):
         self.mean_ = self._over_values(np.mean)
         self.std_ = self._over_values(partial(np.std, ddof=1), 2)
 
-    def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> NDArray[np.float64]:
+    def _over_values(self, function: Callable[..., Any], fewest: int = 1) -> Floats:
         """Reduce the values of each parameter, estimator and size; NaN where they are too few."""
-
-        def reduced(values: NDArray[np.float64]) -> float:
-            return function(values) if len(values) >= fewest else np.nan
-
-        return np.vectorize(reduced, otypes=[float])(self._cells)
+        reduced = [function(cell) if len(cell) >= fewest else np.nan for cell in self._cells.flat]
+        return np.array(reduced, dtype=np.float64).reshape(self._cells.shape)
 
     def plot(
         self,
@@ -122,8 +120,8 @@ class DataEfficiencyDisplay(Display):
         if band == "none" and band_kwargs is not None:
             warn_no_effect("DataEfficiencyDisplay", ["band_kwargs"], "band='none'")
         line, filling = merged(_LINE, line_kwargs), merged(_BAND, band_kwargs)
-        labels = parameter_labels(self._parameters, None, len(self._parameters))
-        n = len(labels)
+        n = len(self._parameters)
+        labels = parameter_labels(self._parameters, None, n)
         self.axes_ = panel_axes(plt, ax, n, height=2.7)
         self.figure_ = self.axes_.item(0).figure
         middle, low, high = self.mean_, self.mean_ - self.std_, self.mean_ + self.std_
@@ -155,10 +153,7 @@ class DataEfficiencyDisplay(Display):
     def from_table(
         cls, table: Any, *, metric: str | None = None, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw a table, and return the display.
-
-        Parameters are those of the class and of :meth:`plot`.
-        """
+        """Draw a table, return the display; takes the parameters of the class and :meth:`plot`."""
         return cls._drawn(ax, {"table": table, "metric": metric, **kwargs})
 
     @classmethod

@@ -110,10 +110,7 @@ class MarginalsDisplay(base.ParameterDisplay):
     def from_samples(
         cls, samples: ArrayLike, y_true: ArrayLike, *, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw samples of many light cones' posteriors, and return the display.
-
-        Parameters are those of the class and of :meth:`plot`.
-        """
+        """Draw samples, return the display; takes the parameters of the class and :meth:`plot`."""
         return cls._drawn(ax, {"samples": samples, "y_true": y_true, **kwargs})
 
     @classmethod

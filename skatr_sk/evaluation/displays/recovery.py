@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from skatr_sk._checks import Choice, check_options, listed, shared_docs
 from skatr_sk.evaluation.arrays import check_targets
 from skatr_sk.evaluation.displays import base
+from skatr_sk.evaluation.displays.base import merged
 from skatr_sk.evaluation.metrics import scores_where_defined
 
 _MANY_POINTS = 2000
@@ -105,18 +106,12 @@ class RecoveryDisplay(base.ParameterDisplay):
         plt = self._pyplot("plot")
         kinds = {"kind": Choice("auto", "scatter", "density")}
         check_options("RecoveryDisplay.plot", kinds, {"kind": kind})
-        scatter, density = (
-            base.merged(_SCATTER, scatter_kwargs),
-            base.merged(_DENSITY, density_kwargs),
-        )
-        bars, line = base.merged(_ERRORBAR, errorbar_kwargs), base.merged(_LINE, line_kwargs)
+        scatter, density = merged(_SCATTER, scatter_kwargs), merged(_DENSITY, density_kwargs)
+        bars, line = merged(_ERRORBAR, errorbar_kwargs), merged(_LINE, line_kwargs)
         n = len(self._labels)
-        if ax is None:
-            self.axes_ = _pairs_of_panels(plt, n)
-        else:
-            self.axes_ = base.check_axes(
-                ax, (2, n), f"Axes of shape (2, {n}), recovery above residual"
-            )
+        wanted = f"Axes of shape (2, {n}), recovery above residual"
+        given = ax is not None
+        self.axes_ = base.check_axes(ax, (2, n), wanted) if given else _pairs_of_panels(plt, n)
         self.figure_ = self.axes_[0, 0].figure
         self.points_, self.lines_, self.errorbars_ = np.full((3, 2, n), None)
         self.texts_: list[Any] = []
@@ -160,9 +155,7 @@ class RecoveryDisplay(base.ParameterDisplay):
     def from_predictions(
         cls, y_true: ArrayLike, y_pred: ArrayLike, *, ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw true against predicted parameters, and return the display.
-
-        Parameters are those of the class and of :meth:`plot`.
+        """Draw predictions, return the display; takes the parameters of the class and :meth:`plot`.
 
         Raises
         ------

@@ -19,10 +19,9 @@ def look_into_npz(path: str, key: str | None = None) -> FileMetadata:
             found = ", ".join(arrays.files)
             raise Fault("missing", f"no array {key or 'image'!r}; it has {found or 'none'}")
         with arrays.zip.open(f"{key}.npy") as stream:  # the shape and type without the values
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_2_0
-            if version == (1, 0):
-                read = np.lib.format.read_array_header_1_0
+            form = np.lib.format
+            old = form.read_magic(stream) == (1, 0)
+            read = form.read_array_header_1_0 if old else form.read_array_header_2_0
             shape, _, dtype = read(stream)
         check_cells(shape, dtype, least=1)
         metadata = FileMetadata(NpzSource(path, stamp, 1, shape, dtype.str, key=key))

@@ -116,9 +116,7 @@ def refuse_elsewhere(dataset: h5py.Dataset, file: h5py.File) -> None:
         others = [] if dataset.file.filename == file.filename else [dataset.file.filename]
     if set(others) - {"."}:
         named = listed(dict.fromkeys(others), shown=1)
-        raise Fault(
-            "elsewhere",
-            f"{dataset.name} has its values in other files ({named}), and were one of them lost, "
-            "HDF5 would read zeros. Open a list of those files themselves, or copy the values into "
-            "one file with save_lightcones",
-        )
+        found = f"{dataset.name} has its values in other files ({named}), and were one of them lost"
+        mend = "Open a list of those files themselves, or copy the values into one file"
+        detail = f"{found}, HDF5 would read zeros. {mend} with save_lightcones"
+        raise Fault("elsewhere", detail)

@@ -78,9 +78,8 @@ def _find_cells(found: Mapping[str, h5py.Dataset], name: str | None) -> h5py.Dat
     if name is not None:
         raise Fault("missing", f"no dataset {name!r}; it has {listed}")
     fields = {k: v for k, v in found.items() if v.ndim >= 2 and v.dtype.kind in "fiu"}
-    for known in CELLS:
-        if known in fields:
-            return fields[known]
+    if usual := [name for name in CELLS if name in fields]:
+        return fields[usual[0]]
     others = {*TARGETS, *_REDSHIFTS, *_SEEDS, INDEX}
     left = {k: v for k, v in fields.items() if k.split("/")[-1] not in others}
     # Fields have more axes than tables of parameters or redshifts.

@@ -18,8 +18,9 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 import numpy as np
 
@@ -54,7 +55,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Process.renew)
 
 
-class Shards:
+class Shards(AbstractContextManager["Shards"]):
     """The summaries of one space in a folder, and the claims on those to be computed.
 
     Use it in a ``with`` statement: at its end the claims are given up. It is not safe for several
@@ -79,9 +80,6 @@ class Shards:
         self._index: dict[bytes, list[tuple[Path, int]]] = {}
         self._claims: IO[bytes] | None = None
         self._lockable = fcntl is not None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         if self._claims is not None:

@@ -29,7 +29,7 @@ def _is_objective(value: Any) -> bool | str:
         return value in OBJECTIVES or spell(value, OBJECTIVES)
     if isinstance(value, type) and issubclass(value, Objective):
         return f"did you mean {value.__name__}()?"
-    return isinstance(value, Objective)
+    return isinstance(value, Objective) and type(value) is not Objective
 
 
 OBJECTIVE = Rule(

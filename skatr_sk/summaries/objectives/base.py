@@ -30,9 +30,9 @@ from skatr_sk.summaries.views import Pairs, PatchViews
 from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["LOSSES", "MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
+__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
-LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
+_LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 
 
@@ -107,8 +107,7 @@ class PairLoss(nn.Module):
         return torch.stack([self.compare(one.float(), two.float()) for one, two in pairs]).mean()
 
 
-# ------------------------------------------------------------------------------------------------
-# Objectives that predict what is hidden from what is seen
+# Objectives that predict what is hidden from what is seen -----------------------------------------
 
 
 def _are_masks(value: Any) -> bool | str:
@@ -151,7 +150,7 @@ class MaskedObjective(Objective):
     _parameters = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
-        "loss": Choice(*LOSSES),
+        "loss": Choice(*_LOSSES),
         "normalize_targets": Flag(),
         "predictor_dim": Integer(1),
         "predictor_depth": Integer(1),
@@ -192,7 +191,7 @@ class MaskedObjective(Objective):
 
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
-        return PairLoss(LOSSES[self.loss])
+        return PairLoss(_LOSSES[self.loss])
 
 
 class MaskedNetwork(nn.Module):

@@ -1,19 +1,16 @@
 """The joint-embedding predictive architecture: predict the tokens of hidden patches.
 
 A token's target is mostly what its redshift says, which all light cones share: the loss falls when
-that is learned, and the summaries gain nothing. There are two cures. Targets may be standardised in
-each redshift slice over the light cones of a batch and the sky, as CAPI does by position
-(arXiv:2502.08769, section 3), so that what all cones share is no longer in them. And beside the
-prediction two pooled regions of each cone may have to have summaries that agree, vary and do not
-repeat each other, as in C-JEPA (arXiv:2410.19560, section 3). The history says how much of the
-targets their position explains, and what predicting that alone is worth.
+that is learned, and the summaries gain nothing. The history says how much of the targets their
+position explains, and what predicting that alone is worth. There are two cures: `slice_targets`
+takes what all cones share out of the targets, and `regions` asks of pooled summaries to differ.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,36 +31,21 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.summaries.objectives.base import (
-    LOSSES,
-    MASKED_DOCS,
-    MaskedNetwork,
-    MaskedObjective,
-    PairLoss,
-)
+from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.objectives.vicreg import RegionNetwork, VICReg
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
-__all__ = [
-    "JEPA",
-    "EMATarget",
-    "JEPALoss",
-    "JEPANetwork",
-    "JEPAOutput",
-    "MeanPredictor",
-    "PlaceRecord",
-    "SliceStandardizer",
-]
+__all__ = ["JEPA", "EMATarget", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
 _LEAST_VARIANCE = 1e-4  # of targets, whose tokens have a size of one
 
 
 def _is_decay(value: Any) -> bool:
-    ends = value if isinstance(value, Sequence | np.ndarray) else (value, value)
+    ends = value if isinstance(value, Sequence | np.ndarray) and np.ndim(value) else (value, value)
     right = len(ends) == 2 and all(Real("[0, 1]").fault(end) is None for end in ends)
     return right and bool(ends[0] <= ends[1])
 
@@ -104,6 +86,13 @@ class JEPA(MaskedObjective):
         Transformer blocks of the predictor. 0 leaves it out, and the mean of the visible tokens
         predicts the hidden ones: an ablation that collapses.
 
+    Notes
+    -----
+    ``history_`` has, of the validation fields, ``place_share``, the share of the targets' variance
+    that the mean over the others at the same position explains, ``place_loss``, the loss of
+    predicting just that, and ``prediction_loss``, that of the network. Where the last is not below,
+    nothing was learned of single light cones: ``fit`` warns (``PlaceWarning``).
+
     References
     ----------
     .. [1] Ore, Heneka, Plehn (SKATR), arXiv:2410.18899, section 3.2.
@@ -136,10 +125,8 @@ class JEPA(MaskedObjective):
     prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def _regions(self) -> VICReg | None:
-        """What is asked of regions, if anything."""
-        if not self.regions_weight:
-            return None
-        return self.regions or VICReg(region=0.3, expander_dim=64, expander_depth=1)
+        default = VICReg(region=0.3, expander_dim=64, expander_depth=1)
+        return (self.regions or default) if self.regions_weight else None
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, those of the regions too."""
@@ -171,27 +158,22 @@ class JEPA(MaskedObjective):
     def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> JEPANetwork:
         """Return the two encoders, the predictor, and what pools and expands the regions."""
         width = architecture.embed_dim
-        predictor = (
-            self._predictor(width, architecture) if self.predictor_depth else MeanPredictor()
-        )
-        slices = None
-        if self.slice_targets:
-            n_slices = 1 if len(architecture.grid_shape) == 2 else architecture.grid_shape[-1]
-            slices = SliceStandardizer(n_slices, width)
-        regions = self._regions()
+        depth = self.predictor_depth
+        predictor = self._predictor(width, architecture) if depth else MeanPredictor()
+        grid, regions = architecture.grid_shape, self._regions()
+        n_slices = 1 if len(grid) == 2 else grid[-1]
         return JEPANetwork(
             encoder,
             predictor,
             normalize_targets=self.normalize_targets,
-            slices=slices,
+            slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
             regions=regions and regions.network(encoder, architecture, pooling=pooling),
         )
 
     def criterion(self) -> nn.Module:
         """Return the distance of the prediction, and the weighted loss of the regions."""
-        regions = self._regions()
-        of_regions = None if regions is None else regions.criterion()
-        return JEPALoss(LOSSES[self.loss], of_regions, float(self.regions_weight))
+        of_tokens, regions = super().criterion(), self._regions()
+        return JEPALoss(of_tokens, regions and regions.criterion(), float(self.regions_weight))
 
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn where the prediction is no better than what all light cones share."""
@@ -211,21 +193,11 @@ class JEPA(MaskedObjective):
 
 
 class JEPAOutput(NamedTuple):
-    """What the network gives to the loss.
+    """What the network gives to the loss, in pairs of tensors."""
 
-    Attributes
-    ----------
-    tokens : list of (Tensor, Tensor)
-        Predictions and targets of each mask, (n, n_hidden, dim).
-    places : list of (Tensor, Tensor)
-        In validation, beside each target the mean of the other fields' at the same position.
-    regions : list of (Tensor, Tensor)
-        Expanded summaries of two regions, (n, expander_dim), where regions are compared.
-    """
-
-    tokens: Pairs
-    places: Pairs
-    regions: Pairs
+    tokens: Pairs  # predictions and targets of each mask, (n, n_hidden, dim)
+    places: Pairs  # in validation: what the other fields have at the same position, and targets
+    regions: Pairs  # expanded summaries of two regions, (n, expander_dim), where these are compared
 
 
 class JEPANetwork(MaskedNetwork):
@@ -264,17 +236,15 @@ class JEPANetwork(MaskedNetwork):
         masks = pairs if self.regions is None else pairs[:-1]
         with torch.no_grad():
             targets = self.targets(patches)
-            n = len(targets)
-            # What the other fields of the batch have at the same position.
-            shared = (targets.sum(dim=0) - targets) / max(n - 1, 1)
         tokens, places = [], []
         for context_index, target_index in masks:
             context = self.context_encoder(patches, context_index)
             predicted = self.predictor(context, context_index, target_index)
             hidden = gather_tokens(targets, target_index)
             tokens.append((predicted, hidden))
-            if not self.training and n > 1:
-                places.append((gather_tokens(shared, target_index), hidden))
+            if not self.training and len(targets) > 1:
+                others = (targets.sum(dim=0) - targets) / (len(targets) - 1)
+                places.append((gather_tokens(others, target_index), hidden))
         regions = [] if self.regions is None else self.regions(patches, pairs[-1:])
         return JEPAOutput(tokens, places, regions)
 
@@ -295,7 +265,7 @@ class SliceStandardizer(nn.Module):
 
     mean: Tensor
     variance: Tensor
-    started: Tensor
+    started: Tensor  # whether these are of any batch
 
     def __init__(self, n_slices: int, dim: int) -> None:
         super().__init__()
@@ -333,18 +303,12 @@ class MeanPredictor(nn.Module):
 class JEPALoss(nn.Module):
     """Distance of predictions from targets, and the weighted loss of the regions beside it.
 
-    In validation it also adds up, batch by batch, the distance alone and that of what all cones
-    share, for :class:`PlaceRecord`.
+    In validation it adds up, for :class:`PlaceRecord`, the distance alone and that of places.
     """
 
-    def __init__(
-        self,
-        compare: Callable[[Tensor, Tensor], Tensor],
-        of_regions: nn.Module | None = None,
-        weight: float = 0.0,
-    ) -> None:
+    def __init__(self, of_tokens: nn.Module, of_regions: nn.Module | None, weight: float) -> None:
         super().__init__()
-        self.of_tokens = PairLoss(compare)
+        self.of_tokens = of_tokens
         self.of_regions = of_regions
         self.weight = weight
         self.sums = np.zeros(5)
@@ -368,13 +332,7 @@ class JEPALoss(nn.Module):
 
 
 class PlaceRecord(Callback):
-    """Record how much of the validation targets their position explains, and what that is worth.
-
-    ``place_share`` is the share of the targets' variance that the mean over the other light cones
-    at the same position explains, ``place_loss`` the loss of predicting exactly that, and
-    ``prediction_loss`` that of the network, which has learned nothing of a light cone where it is
-    not below.
-    """
+    """Record how much of the validation targets their position explains, and what that is worth."""
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Start to add up."""

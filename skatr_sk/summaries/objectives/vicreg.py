@@ -76,7 +76,8 @@ class VICReg(Objective):
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, and weights that leave no loss."""
         super().check(problems, prefix)
-        if not any([self.invariance, self.variance, self.covariance]):
+        weights = [self.invariance, self.variance, self.covariance]
+        if all(Real("[0, 0]").fault(weight) is None for weight in weights):
             wanted = "a positive weight of one of the three terms of the loss"
             problems.add(f"{prefix}invariance, variance, covariance", wanted, 0.0)
 

@@ -288,3 +288,20 @@ def test_losses_by_hand(name, by_hand):
 def test_loss_is_in_float32():
     pair = (draw(2, 3, 4).bfloat16(), draw(2, 3, 4, seed=1))
     assert Reconstruction(loss="l1").criterion()([pair]).dtype == torch.float32
+
+
+def test_wrong_numbers_are_told_and_not_tripped_over(rng):
+    X = rng.normal(size=(8, 6, 6))
+    with pytest.raises(ValueError, match="objective__invariance: expected a number in"):
+        SKATRTransformer(objective=VICReg(invariance=np.array([1, 2]))).fit(X)
+    with pytest.raises(ValueError, match="objective__ema_decay: expected a number in"):
+        SKATRTransformer(objective=JEPA(ema_decay=np.array(0.5))).fit(X)
+    with pytest.raises(ValueError, match="objective: expected one of"):
+        SKATRTransformer(objective=Objective()).fit(X)
+
+
+def test_a_wrong_name_changes_nothing():
+    skatr = SKATRTransformer()
+    with pytest.raises(ValueError, match="Invalid parameter 'foo'"):
+        skatr.set_params(objective__foo=1)
+    assert skatr.objective == "jepa"
