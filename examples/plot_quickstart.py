@@ -123,7 +123,8 @@ for figure, title in (("r2", "R2 (1 is perfect)"), ("mare", "mean absolute relat
 # Look at the recovery
 # --------------------
 # The frozen transformer and the head are one Pipeline here; each light cone is predicted by a head
-# that has not seen it.
+# that has not seen it. The scores in the panels are of all predictions together, not means over
+# folds as above.
 pipe = make_pipeline(FrozenEstimator(skatr), head)
 shuffled = KFold(n_splits=5, shuffle=True, random_state=0)
 predictions = cross_val_predict(pipe, cones.data, cones.target, cv=shuffled)

@@ -28,9 +28,7 @@ def test_ranks_carry_the_names_of_the_estimator():
         )
         assert list(display.curves) == wanted
     for method in ("highest_density", "tarp"):  # one curve for all parameters
-        display = CoverageDisplay.from_estimator(
-            pipe, X[:60], y[:60], method=method, n_samples=50, parameter_names=NAMES
-        )
+        display = CoverageDisplay.from_estimator(pipe, X[:60], y[:60], method=method, n_samples=50)
         assert len(display.curves) == 1
 
 
