@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from skatr_sk.evaluation import CoverageDisplay
-from tests.evaluation.posteriors import NAMES, draws, fitted
+from tests.evaluation.posteriors import draws, fitted
 
 
 def test_coverage_curves_and_band(rng):
