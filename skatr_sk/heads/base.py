@@ -90,6 +90,7 @@ class SummaryHead(TrainedEstimator):
         "pooling": Choice(*POOLINGS),
         "dropout": Real("[0, 1)"),
     }
+    _of_steps = TrainedEstimator._of_steps | {"dropout"}
 
     @with_callbacks
     @torch_defaults()

@@ -182,6 +182,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         "calibration_weight": Real("[0, inf)"),
         "calibration": Choice(*CALIBRATIONS),
     }
+    _of_steps = SummaryHead._of_steps | {"calibration_weight"}
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()

@@ -2,8 +2,8 @@
 
 A token's target is mostly what its redshift says, which all light cones share: the loss falls when
 that is learned, and the summaries gain nothing. The history says how much of the targets their
-position explains, and what predicting that alone is worth. There are two cures: `slice_targets`
-takes what all cones share out of the targets, and `regions` asks of pooled summaries to differ.
+position explains, and what that is worth. There are two cures: `slice_targets` takes what all cones
+share out of the targets, and `regions` asks of pooled summaries to differ between cones.
 """
 
 from __future__ import annotations
@@ -180,10 +180,9 @@ class JEPA(MaskedObjective):
         if kept.get("prediction_loss", 0.0) >= kept.get("place_loss", math.inf):
             warn(
                 f"JEPA has learned nothing of single light cones: its prediction loss of "
-                f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of "
-                "predicting at each position the mean over the others. Train for more steps, try "
-                "slice_targets=True and regions_weight=0.05, and compare with the random weights "
-                "that max_epochs=0 keeps.",
+                f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of the "
+                "mean over the others at each position. Train for more steps, or try "
+                "slice_targets=True and regions_weight=0.05.",
                 PlaceWarning,
             )
 
