@@ -44,7 +44,7 @@ Recall = Callable[[Sequence[bytes], Callable[[np.ndarray], list[bytes]]], list[b
 _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_LOOKED_AT = 16  # of fields that are not in memory, where all would take a pass of their own
+_LOOKED_AT = 16  # of fields where all would take a pass of their own
 _IN_KELVIN = 0.6  # absorption is at most some 0.5 K deep
 
 
@@ -258,7 +258,9 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
         raise ValueError(f"X: expected no axis of length 0, found shape {shape}.")
     if known.in_memory:
         check_finite_rows(known.read())
-    if reset:
+    if not reset:
+        warn_implausible(known, only_a_look=True)
+    else:
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
     return known
 
@@ -332,9 +334,15 @@ def _rows_at_once(shape: Sequence[int]) -> int:
     return max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
 
 
-def warn_implausible(fields: Fields) -> None:
-    """Warn of fields without structure, or in kelvin; of those not in memory some are looked at."""
-    n = fields.shape[0] if fields.in_memory else min(fields.shape[0], _LOOKED_AT)
+def warn_implausible(fields: Fields, *, only_a_look: bool = False) -> None:
+    """Warn of fields without structure, or in kelvin; of those not in memory some are looked at.
+
+    A look is at the first few of those in memory: files would have to be read once more.
+    """
+    if only_a_look and not fields.in_memory:
+        return
+    all_of_them = fields.in_memory and not only_a_look
+    n = fields.shape[0] if all_of_them else min(fields.shape[0], _LOOKED_AT)
     flat = fields.read(slice(0, n)).reshape(n, -1)
     constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
     if constant.size:

@@ -31,7 +31,7 @@ from skatr_sk._checks import (
     unchanged_on_error,
     warn_without_effect,
 )
-from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
+from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.objectives import OBJECTIVE, Objective, as_objective
@@ -52,8 +52,6 @@ from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
 __all__ = ["SKATRTransformer"]
-
-_LOOKED_AT = 16  # fields in memory, before frozen weights summarise them
 
 
 def _is_range(value: Any) -> bool | str:
@@ -380,7 +378,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
             self._warn_without_effect()
             if self.weights is not None:
-                _look_at(fields)
+                warn_implausible(fields, only_a_look=True)
             frozen = pretrain(self, fields) if self.weights is None else read_encoder(self.weights)
             self._adopt(frozen)
         return self
@@ -434,7 +432,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
         fields = check_fields(self, X, reset=False)
-        _look_at(fields)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
         return summarise(self._frozen(), fields, device, precision, self.cache)
@@ -501,9 +498,3 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         tags.transformer_tags.preserves_dtype = []  # summaries are float32
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _look_at(fields: Fields) -> None:
-    """Warn of implausible values of fields in memory; files would have to be read once more."""
-    if fields.in_memory:
-        warn_implausible(ArrayFields(fields.read(slice(0, _LOOKED_AT))))

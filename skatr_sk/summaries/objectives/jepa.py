@@ -41,6 +41,7 @@ from skatr_sk.training.callbacks import ramp
 __all__ = ["JEPA", "EMATarget", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
+_REGIONS = VICReg(region=0.3, expander_dim=64, expander_depth=1)  # where none are given
 _LEAST_VARIANCE = 1e-4  # of targets, whose tokens have a size of one
 
 
@@ -125,8 +126,7 @@ class JEPA(MaskedObjective):
     prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def _regions(self) -> VICReg | None:
-        default = VICReg(region=0.3, expander_dim=64, expander_depth=1)
-        return (self.regions or default) if self.regions_weight else None
+        return (self.regions or _REGIONS) if self.regions_weight else None
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, those of the regions too."""

@@ -8,30 +8,15 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 
-from skatr_sk import BlockMask, SKATRTransformer
+from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PlaceWarning
 from skatr_sk.summaries import JEPA, VICReg
-from skatr_sk.summaries.masking import sample_masks
 from skatr_sk.summaries.objectives.jepa import JEPANetwork, SliceStandardizer
-from skatr_sk.summaries.vit import Encoder, Predictor
-
-GRID, N_VOXELS, DIM = (4, 4), 6, 12
-MASK = BlockMask(n_blocks=2, scale=(0.2, 0.4))
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.summaries.objectives.masked import DIM, MASK, N_VOXELS, build_masked, draw, masks
 
 
 def build(**kwargs):
-    encoder = Encoder(N_VOXELS, GRID, embed_dim=DIM, depth=1, n_heads=2, mlp_ratio=2.0)
-    sizes = dict(predictor_dim=8, depth=1, n_heads=1, mlp_ratio=2.0)
-    return JEPANetwork(encoder, Predictor(DIM, DIM, GRID, **sizes), **kwargs)
-
-
-def masks(n, n_masks=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [sample_masks(n, GRID, MASK, generator=generator) for _ in range(n_masks)]
+    return build_masked(JEPANetwork, DIM, **kwargs)
 
 
 def parted(jepa):

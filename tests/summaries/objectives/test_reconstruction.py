@@ -5,29 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from skatr_sk import BlockMask, SKATRTransformer
+from skatr_sk import SKATRTransformer
 from skatr_sk.summaries import Reconstruction
-from skatr_sk.summaries.masking import sample_masks
 from skatr_sk.summaries.objectives.reconstruction import ReconstructionNetwork
-from skatr_sk.summaries.vit import Encoder, Predictor, patchify
-
-GRID, N_VOXELS, DIM = (4, 4), 6, 12
-MASK = BlockMask(n_blocks=2, scale=(0.2, 0.4))
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from skatr_sk.summaries.vit import patchify
+from tests.summaries.objectives.masked import N_VOXELS, build_masked, draw, masks
 
 
 def build(**kwargs):
-    encoder = Encoder(N_VOXELS, GRID, embed_dim=DIM, depth=1, n_heads=2, mlp_ratio=2.0)
-    sizes = dict(predictor_dim=8, depth=1, n_heads=1, mlp_ratio=2.0)
-    return ReconstructionNetwork(encoder, Predictor(DIM, N_VOXELS, GRID, **sizes), **kwargs)
-
-
-def masks(n, n_masks=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [sample_masks(n, GRID, MASK, generator=generator) for _ in range(n_masks)]
+    return build_masked(ReconstructionNetwork, N_VOXELS, **kwargs)
 
 
 class Oracle(nn.Module):
