@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 __all__ = [
+    "Auto",
     "Bounds",
     "Choice",
     "CollapseWarning",
@@ -217,6 +218,18 @@ class Choice(Rule):
             return (isinstance(value, str) and value in options) or spell(value, options)
 
         super().__init__(holds, f"one of {', '.join(map(repr, options))}", optional=optional)
+
+
+class Auto(Rule):
+    """What another kind takes, or "auto", which leaves the value to the data."""
+
+    def __init__(self, kind: Rule) -> None:
+        def holds(value: Any) -> bool | str:
+            if isinstance(value, str):
+                return value == "auto" or spell(value, ["auto"])
+            return kind.fault(value) is None
+
+        super().__init__(holds, f"'auto' or {kind.expected}", optional=kind.optional)
 
 
 class Instance(Rule):

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
+from skatr_sk._checks import Auto, Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
@@ -86,7 +86,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     others of these defaults, and extends the table `_parameters`.
     """
 
-    max_epochs: int = 100
+    max_epochs: int | str = 100
     batch_size: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
@@ -99,7 +99,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     random_state: int | np.random.RandomState | None = None
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
-        "max_epochs": Integer(0),
+        "max_epochs": Auto(Integer(0)),
         "batch_size": Integer(1),
         "learning_rate": Real("(0, inf)"),
         "weight_decay": Real("[0, inf)"),
@@ -132,6 +132,18 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _check_together(self, problems: Problems) -> None:
         """Note what is wrong with parameters side by side; for subclasses to extend."""
+
+    def _auto(self, n_rows: int) -> dict[str, Any]:
+        """Return what "auto" stands for in a training on `n_rows` rows, of each such parameter."""
+        return {}
+
+    def _resolved(self, n_rows: int) -> Self:
+        """Return a copy that has the values for which "auto" stands in a training on `n_rows`."""
+        resolved = copy.copy(self)
+        for name, value in self._auto(n_rows).items():
+            if getattr(self, name) == "auto":
+                setattr(resolved, name, value)
+        return resolved
 
     # Those that only act where there are steps.
     _of_steps: ClassVar = frozenset({"batch_size", "learning_rate", "weight_decay", "patience"})

@@ -198,6 +198,7 @@ def train(
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges.
     """
+    owner, estimator = estimator, estimator._resolved(len(train_set))
     if valid_set is None:
         _check_monitors(estimator)
     device = resolve_device(estimator.device)
@@ -208,7 +209,7 @@ def train(
         parts.insert(0, stopper)
     if estimator.verbose:
         parts.append(Progress(type(estimator).__name__))
-    parts += SklearnProgress.of(estimator, estimator.max_epochs)
+    parts += SklearnProgress.of(owner, int(estimator.max_epochs))
     if schedule is not None:
         parts.append(Schedule(schedule))
     ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
