@@ -20,7 +20,7 @@ from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
-from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule
+from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
 from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast
 from skatr_sk.training.effective_rank import effective_rank
@@ -66,7 +66,12 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
+    subject = (
+        f"{type(transformer).__name__}: pre-training on {len(train_rows)} fields of "
+        f"{fields.shape[1:]} cells, each {architecture.n_tokens} tokens"
+    )
     callbacks = [*objective.callbacks(), EffectiveRank(mean_tokens), ReturnMemory()]
+    callbacks.append(Announcement(subject))
     if transformer.checkpoint_dir is not None:
         run = _run_identity(transformer, objective, fields, seed)
         folder = os.fspath(transformer.checkpoint_dir)

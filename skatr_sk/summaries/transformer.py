@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -52,6 +53,10 @@ from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
 __all__ = ["SKATRTransformer"]
+
+# Steps of max_epochs="auto": at least so many, and of many fields so many visits to each.
+_FEWEST_STEPS = 150
+_VISITS = 8
 
 
 def _is_range(value: Any) -> bool | str:
@@ -125,6 +130,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Epochs without a better validation loss before the run stops and the best epoch comes
         back. None trains to the end: the loss of a JEPA moves with its target and is a poor guide
         to the best summaries.
+    subtract_mean : bool, default=False
+        Subtract the mean over the sky at each redshift from every field, in ``fit`` and in
+        ``transform``: an interferometer does not see it. It is part of the weights.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -197,6 +205,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     objective: str | Objective = "jepa"
     augment: bool = True
     warmup: float = 0.1
+    subtract_mean: bool = False
     brightness_range: tuple[float, float] | None = None
     weights: str | os.PathLike[str] | None = None
     cache: str | os.PathLike[str] | None = MEMORY
@@ -216,6 +225,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "objective": OBJECTIVE,
         "augment": Flag(),
         "warmup": Real("[0, 1)"),
+        "subtract_mean": Flag(),
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
         "weights": PathLike(),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
@@ -223,6 +233,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+    def _auto(self, n_rows: int) -> dict[str, Any]:
+        steps_an_epoch = math.ceil(n_rows / self.batch_size)
+        return {"max_epochs": max(_VISITS, math.ceil(_FEWEST_STEPS / steps_an_epoch))}
+
     # What is learned depends on all parameters but these, which may change where a run resumes.
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(
         "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
@@ -231,8 +245,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
-        {"patch_size", *ENCODER_SIZES, "brightness_range", "weights", "pooling", "cache"}
-        | {"device", "precision", "verbose", "random_state"}
+        {"patch_size", *ENCODER_SIZES, "subtract_mean", "brightness_range", "weights", "pooling"}
+        | {"cache", "device", "precision", "verbose", "random_state"}
     )
 
     def set_params(self, **params: Any) -> Self:
@@ -312,6 +326,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
+        if self.subtract_mean and len(field_shape) == 1:
+            wanted = "False with signals, which have no sky to take the mean over"
+            problems.add("subtract_mean", wanted, self.subtract_mean)
         if objective is not None:
             objective.check_sizes(problems, "objective__", architecture)
         problems.raise_if_any()
@@ -324,15 +341,18 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _scaling_for(self, fields: Fields, rows: np.ndarray) -> BrightnessScaling:
         """Return the brightness scaling: by the range that was given, or learned from rows."""
         if self.brightness_range is None:
-            return BrightnessScaling.learn(fields, rows)
-        return BrightnessScaling.from_range(*self.brightness_range)
+            return BrightnessScaling.learn(fields, rows, subtract_mean=self.subtract_mean)
+        return BrightnessScaling.from_range(
+            *self.brightness_range, subtract_mean=self.subtract_mean
+        )
 
     def _check_same_encoder(self, frozen: FrozenEncoder) -> None:
         """Check that parameters changed from their defaults agree with a frozen encoder."""
         problems = Problems(type(self).__name__)
         changed = changed_parameters(self)
-        for name in ("patch_size", *ENCODER_SIZES):
-            stored = getattr(frozen.architecture, name)
+        for name in ("patch_size", *ENCODER_SIZES, "subtract_mean"):
+            owner = frozen.scaling if name == "subtract_mean" else frozen.architecture
+            stored = getattr(owner, name)
             given = changed.get(name, stored)
             if name == "patch_size":
                 given = patch_size_for(frozen.architecture.field_shape, given)
@@ -340,7 +360,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 mend = "leave it at its default to take what the file has"
                 problems.add(name, f"{stored!r} as in the weights file", given, mend)
         bounds = self.brightness_range
-        if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
+        same = replace(frozen.scaling, subtract_mean=False)
+        if bounds is not None and BrightnessScaling.from_range(*bounds) != same:
             mend = "leave it at None: the scaling is part of the weights"
             problems.add(
                 "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
