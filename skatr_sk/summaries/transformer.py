@@ -35,7 +35,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
-from skatr_sk.summaries.objectives import OBJECTIVE, Objective, as_objective
+from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -510,6 +510,55 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         transformer.field_shape_in_ = frozen.architecture.field_shape
         transformer.n_features_in_ = transformer.field_shape_in_[0]
         return transformer
+
+    @classmethod
+    def published(cls, **parameters: Any) -> Self:
+        """Return a transformer with the settings of the paper, which are made for a GPU [1]_.
+
+        They are for the low-resolution light cones of 28 x 28 x 470 cells. On fewer cells, in fewer
+        steps or with fewer light cones the defaults of the class are better.
+
+        Parameters
+        ----------
+        **parameters
+            What is to be otherwise, such as ``embed_dim=360``, the width of the paper's summaries,
+            or ``patch_size="auto"`` for other grids.
+
+        Returns
+        -------
+        SKATRTransformer
+            Not fitted.
+
+        References
+        ----------
+        .. [1] Ore, Heneka, Plehn (SKATR), arXiv:2410.18899, section 3 and tables 2 and 3.
+
+        Examples
+        --------
+        >>> SKATRTransformer.published(random_state=0).max_epochs
+        1000
+        """
+        objective = JEPA(
+            masks="multiblock",
+            ema_decay=0.9997,
+            slice_targets=False,
+            regions_weight=0.0,
+            predictor_depth=4,
+        )
+        settings: dict[str, Any] = {
+            "patch_size": (4, 4, 10),
+            "embed_dim": 144,
+            "depth": 4,
+            "n_heads": 4,
+            "embedding": "linear",
+            "pooling": "mean",
+            "objective": objective,
+            "max_epochs": 1000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "brightness_range": (-120.0, -1.0),
+        }
+        return cls(**settings | parameters)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "encoder_")

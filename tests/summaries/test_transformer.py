@@ -266,3 +266,31 @@ def test_weights_that_know_the_mean_do_not_lose_it_in_silence(X, path):
 def test_a_signal_has_no_sky_to_take_the_mean_over(rng):
     with pytest.raises(ValueError, match="subtract_mean: expected False with signals"):
         SKATRTransformer(subtract_mean=True, max_epochs=0).fit(rng.normal(size=(20, 12)))
+
+
+# The length of a run ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "epochs"), [(1, 150), (32, 150), (206, 22), (900, 8), (20_000, 8)]
+)
+def test_few_fields_are_visited_more_often(n_rows, epochs):
+    skatr = SKATRTransformer(max_epochs="auto", batch_size=32)
+    assert skatr._resolved(n_rows).max_epochs == epochs
+    assert skatr.max_epochs == "auto"
+
+
+def test_auto_is_the_number_that_it_stands_for(X):
+    left = small(max_epochs="auto").fit(X)
+    given = small(max_epochs=len(left.history_)).fit(X)
+    assert len(left.history_) == 75  # 150 steps of 2 batches
+    np.testing.assert_array_equal(left.transform(X), given.transform(X))
+
+
+def test_the_published_settings_are_one_word():
+    paper = SKATRTransformer.published(embed_dim=360)
+    assert (paper.embed_dim, paper.depth, paper.max_epochs) == (360, 4, 1000)
+    assert (paper.embedding, paper.brightness_range) == ("linear", (-120.0, -1.0))
+    assert paper.objective.ema_decay == 0.9997 and not paper.objective.slice_targets
+    architecture = paper._architecture_for((28, 28, 470), paper.objective)
+    assert architecture.n_tokens == 2303
