@@ -53,7 +53,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     transformer._warn_without_effect_on(fields)
     objective = as_objective(transformer.objective)
     architecture = transformer._architecture_for(fields.shape[1:], objective)
-    pooling = transformer._pooling_in_training()
+    pooling = transformer._pooling_in_training(fields.shape[1:])
     seed = seed_of(transformer.random_state)
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, split_seed)
@@ -105,7 +105,7 @@ def _run_identity(
     given = transformer.get_params(deep=False)
     settings = {name: given[name] for name in given.keys() - transformer._not_learned_from}
     settings["objective"] = [type(objective).__name__, objective.get_params()]
-    settings["pooling"] = objective.pooled_by(transformer._pooling_in_training())
+    settings["pooling"] = objective.pooled_by(transformer._pooling_in_training(fields.shape[1:]))
     content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
     return json.dumps(settings, default=repr, sort_keys=True)

@@ -102,10 +102,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     embedding : {"linear", "moments"}, default="linear"
         How the voxels of a patch become a token: by one matrix [1]_; or standardised, beside their
         mean and log standard deviation, which wins on light cones (docs/learning.rst).
-    pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
+    pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
-        summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
-        else the mean [1]_. It may be changed after ``fit``.
+        summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
+        between and within redshift slices, 3 `embed_dim`; "tokens" keeps them all. "auto" is as
+        `weights` were saved, and else "slices" of light cones and "moments" of maps and signals;
+        the paper has the mean [1]_. It may be changed after ``fit``.
     objective : {"jepa", "reconstruction", "vicreg"} or objective, default="jepa"
         What the encoder learns in pre-training: :class:`~skatr_sk.summaries.JEPA` predicts the
         tokens of an averaged encoder, :class:`~skatr_sk.summaries.Reconstruction` the voxels
@@ -196,11 +198,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     """
 
     patch_size: str | int | tuple[int, ...] = "auto"
-    embed_dim: int = 144
-    depth: int = 4
-    n_heads: int = 4
+    embed_dim: int = 96
+    depth: int = 2
+    n_heads: int = 2
     mlp_ratio: float = 2.0
-    embedding: str = "linear"
+    embedding: str = "moments"
     pooling: str = "auto"
     objective: str | Objective = "jepa"
     augment: bool = True
@@ -233,6 +235,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+
     def _auto(self, n_rows: int) -> dict[str, Any]:
         steps_an_epoch = math.ceil(n_rows / self.batch_size)
         return {"max_epochs": max(_VISITS, math.ceil(_FEWEST_STEPS / steps_an_epoch))}
@@ -334,9 +337,17 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         problems.raise_if_any()
         return architecture
 
-    def _pooling_in_training(self) -> str:
-        """Return how an encoder that is trained with these parameters pools its tokens."""
-        return "mean" if self.pooling == "auto" else str(self.pooling)
+    def _pooling_in_training(self, field_shape: Sequence[int]) -> str:
+        """Return how an encoder that is trained on fields of a shape pools its tokens."""
+        in_slices = len(field_shape) == 3
+        if self.pooling == "auto":
+            return "slices" if in_slices else "moments"
+        if self.pooling == "slices" and not in_slices:
+            problems = Problems(type(self).__name__)
+            wanted = f"another for fields of {len(field_shape)} axes, such as 'moments'"
+            problems.add("pooling", wanted, self.pooling)
+            problems.raise_if_any()
+        return self.pooling
 
     def _scaling_for(self, fields: Fields, rows: np.ndarray) -> BrightnessScaling:
         """Return the brightness scaling: by the range that was given, or learned from rows."""
@@ -430,7 +441,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def pooling_(self) -> str:
         """How `transform` pools the tokens; with ``pooling="auto"`` as the weights were saved."""
         check_is_fitted(self)
-        return self._pooling_found if self.pooling == "auto" else self.pooling
+        if self.pooling == "auto":
+            return self._pooling_found
+        return self._pooling_in_training(self.architecture_.field_shape)
 
     @torch_defaults()
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -444,8 +457,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Returns
         -------
         ndarray of shape (n, embed_dim), float32
-            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "tokens" of shape
-            (n, n_tokens, embed_dim).
+            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "slices" (n, 3 embed_dim),
+            with "tokens" (n, n_tokens, embed_dim).
         """
         check_is_fitted(self)
         self._check_parameters()

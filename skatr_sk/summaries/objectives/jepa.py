@@ -160,8 +160,7 @@ class JEPA(MaskedObjective):
         width = architecture.embed_dim
         depth = self.predictor_depth
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
-        grid, regions = architecture.grid_shape, self._regions()
-        n_slices = 1 if len(grid) == 2 else grid[-1]
+        n_slices, regions = encoder.n_slices, self._regions()
         return JEPANetwork(
             encoder,
             predictor,

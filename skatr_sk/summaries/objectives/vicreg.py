@@ -142,7 +142,8 @@ class RegionNetwork(nn.Module):
         pairs = []
         for indices in regions:
             tokens = [self.context_encoder(patches, index) for index in indices]
-            summaries = [pool(each.float(), self.pooling) for each in tokens]
+            n_slices = self.context_encoder.n_slices
+            summaries = [pool(each.float(), self.pooling, n_slices) for each in tokens]
             # As one batch: both are normalised alike, and even a single light cone makes two rows.
             pairs.append(self.expander(torch.cat(summaries)).chunk(2))
         return pairs
