@@ -100,10 +100,7 @@ PAIR = ("jepa", JEPA())
         (dict(objectives=[("a__b", JEPA())]), "objectives: .*names are different words"),
         (dict(objectives=[("weights", JEPA())]), "objectives: .*names are different words"),
         (dict(objectives=[("", JEPA())]), "objectives: .*names are different words"),
-        (
-            dict(objectives=[("all", Combined(objectives=[PAIR]))]),
-            "objectives: .*a Combined holds",
-        ),
+        (dict(objectives=[("all", Combined(objectives=[PAIR]))]), "objectives: .*a Combined holds"),
         (dict(objectives=[PAIR], weights=[1, 2]), "weights: expected 1 numbers, one for each"),
         (dict(objectives=[PAIR], weights=[0]), "weights: expected numbers >= 0, not all of them 0"),
         (dict(objectives=[PAIR], weights=[-1]), "weights: expected numbers >= 0"),
