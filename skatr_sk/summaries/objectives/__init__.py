@@ -6,6 +6,7 @@ from typing import Any
 
 from skatr_sk._checks import Rule, spell
 from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.objectives.combined import Combined
 from skatr_sk.summaries.objectives.jepa import JEPA
 from skatr_sk.summaries.objectives.lejepa import LeJEPA
 from skatr_sk.summaries.objectives.reconstruction import Reconstruction
@@ -14,6 +15,7 @@ from skatr_sk.summaries.objectives.vicreg import VICReg
 
 __all__ = [
     "JEPA",
+    "Combined",
     "LeJEPA",
     "OBJECTIVE",
     "OBJECTIVES",

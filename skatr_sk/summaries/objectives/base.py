@@ -43,9 +43,23 @@ class Objective(BaseEstimator):
     """
 
     _parameters: ClassVar[Mapping[str, Kind]] = {}
-    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for CollapseWarning
-    needs_labels: ClassVar[bool] = False  # whether the loss is given them: else y is ignored
-    sees_unlabelled: ClassVar[bool] = True  # whether rows without any label are trained on
+
+    # An objective overrides these by attributes of its class.
+
+    @property
+    def prevents_collapse(self) -> str:
+        """Which parameters prevent a collapse, for the CollapseWarning."""
+        return "see the objective's parameters"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it learns from labels; else ``y`` is ignored."""
+        return False
+
+    @property
+    def sees_unlabelled(self) -> bool:
+        """Whether it learns from rows without any label."""
+        return True
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
@@ -86,8 +100,8 @@ class Objective(BaseEstimator):
     def criterion(self) -> nn.Module:
         """Return the loss of the network's output, ``criterion(output, y)``.
 
-        The labels `y` (n, n_parameters) are standardised, and NaN where they are not known; there
-        are none, (n, 0), where the objective needs none.
+        The labels `y` (n, n_parameters) are standardised, and NaN where they are not known; where
+        nothing is learned from them there are none, (n, 0).
         """
         raise NotImplementedError
 
