@@ -84,24 +84,25 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     ``fit`` pre-trains a vision transformer without labels, by default as a joint-embedding
     predictive architecture, which learns to predict the tokens of hidden patches from visible ones.
-    ``transform`` pools the frozen encoder's tokens, by default to their mean.
+    ``transform`` pools the frozen encoder's tokens. The defaults are made for minutes on two cores;
+    those of the paper [1]_ are :meth:`published`.
 
     Parameters
     ----------
     patch_size : "auto", int or tuple of int, default="auto"
         Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
-        cut the field into about 512 tokens, fewer of small fields.
-    embed_dim : int, default=144
-        Width of a token, and length of a summary of mean tokens. The paper's have 360.
-    depth : int, default=4
+        cut the field into about 1000 tokens, fewer of small fields.
+    embed_dim : int, default=96
+        Width of a token, and length of a summary of mean tokens.
+    depth : int, default=2
         Transformer blocks of the encoder.
-    n_heads : int, default=4
+    n_heads : int, default=2
         Attention heads; divides ``embed_dim``.
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
-    embedding : {"linear", "moments"}, default="linear"
-        How the voxels of a patch become a token: by one matrix [1]_; or standardised, beside their
-        mean and log standard deviation, which wins on light cones (docs/learning.rst).
+    embedding : {"moments", "linear"}, default="moments"
+        How the voxels of a patch become a token: standardised, beside their mean and log standard
+        deviation, which wins on light cones (docs/learning.rst); or by one matrix [1]_.
     pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
@@ -117,12 +118,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         defaults; ``objective__ema_decay`` and the like reach its parameters.
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
-    max_epochs : int, default=100
-        Passes over the training fields. 0 keeps the random initial weights: the baseline that
-        every pre-training must beat.
-    batch_size : int, default=64
+    max_epochs : int or "auto", default="auto"
+        Passes over the training fields. "auto" is 8, and more of few fields: as many as make 150
+        steps. 0 keeps the random initial weights: the baseline that every pre-training must beat.
+    batch_size : int, default=32
         Fields in a step; the memory of pre-training grows with it.
-    learning_rate, weight_decay : float, default=1e-3 and 1e-3
+    learning_rate, weight_decay : float, default=2e-3 and 1e-3
         Of AdamW; the rate warms up linearly, then falls along a cosine to zero.
     warmup : float, default=0.1
         Share of the steps that warm up, in [0, 1).
@@ -207,6 +208,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     pooling: str = "auto"
     objective: str | Objective = "jepa"
     augment: bool = True
+    max_epochs: int | str = "auto"
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     subtract_mean: bool = False
     brightness_range: tuple[float, float] | None = None

@@ -22,12 +22,12 @@ __all__ = ["REGION_DOCS", "Expander", "RegionNetwork", "RegionObjective"]
 
 REGION_DOCS = {
     "region": """
-        region : float, default=0.15
+        region : float, default=0.4
             Share of the patches that each of the two regions has, in (0, 0.5].""",
     "expander": """
-        expander_dim : int, default=48
+        expander_dim : int, default=64
             Numbers in which the summaries of the regions are compared.
-        expander_depth : int, default=4
+        expander_depth : int, default=1
             Hidden layers between a summary and these numbers.""",
 }
 
@@ -36,9 +36,9 @@ REGION_DOCS = {
 class RegionObjective(Objective):
     """Base of the objectives that compare the pooled summaries of two regions of one sky."""
 
-    region: float = 0.15
-    expander_dim: int = 48
-    expander_depth: int = 4
+    region: float = 0.4
+    expander_dim: int = 64
+    expander_depth: int = 1
 
     _parameters = {
         "region": Real("(0, 0.5]"),  # two regions cannot both have more than half of a sky
