@@ -31,14 +31,22 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
-from skatr_sk.summaries.objectives.regions import RegionNetwork
+from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork
 from skatr_sk.summaries.objectives.vicreg import VICReg
+from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
-__all__ = ["JEPA", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
+__all__ = [
+    "JEPA",
+    "JEPALoss",
+    "JEPANetwork",
+    "MeanPredictor",
+    "PooledPredictor",
+    "SliceStandardizer",
+]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
 _REGIONS = VICReg()  # where none are given
@@ -83,6 +91,10 @@ class JEPA(MaskedObjective):
         Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
     regions : VICReg or None, default=None
         What is asked of the pooled summaries of two regions [5]_. None is ``VICReg()``.
+    pooled_weight : float, default=0.0
+        Weight in the loss of another prediction, of the whole region: from the pooled summary of
+        each of two regions (those of `regions`, whatever `regions_weight`) a small perceptron
+        predicts the one that the target encoder gives to the other, standardised over the batch.
     {predictor_dim}
     predictor_depth : int, default=2
         Transformer blocks of the predictor. 0 leaves it out, and the mean of the visible tokens
@@ -117,6 +129,7 @@ class JEPA(MaskedObjective):
     slice_targets: bool = True
     regions_weight: float = 0.05
     regions: VICReg | None = None
+    pooled_weight: float = 0.0
 
     _parameters = {
         **MaskedObjective._parameters,
@@ -125,11 +138,13 @@ class JEPA(MaskedObjective):
         "slice_targets": Flag(),
         "regions_weight": Real("[0, inf)"),
         "regions": Instance(VICReg, expected="a VICReg", optional=True),
+        "pooled_weight": Real("[0, inf)"),
     }
     prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
     def _regions(self) -> VICReg | None:
-        return (self.regions or _REGIONS) if self.regions_weight else None
+        seen = self.regions_weight or self.pooled_weight
+        return (self.regions or _REGIONS) if seen else None
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, those of the regions too."""
@@ -145,8 +160,8 @@ class JEPA(MaskedObjective):
     def _warn_without_effect(self) -> None:
         if self.predictor_depth == 0:
             warn_without_effect(self, {"predictor_dim"}, "predictor_depth=0")
-        if not self.regions_weight:
-            warn_without_effect(self, {"regions"}, "regions_weight=0")
+        if self._regions() is None:
+            warn_without_effect(self, {"regions"}, "pooled_weight=0 and regions_weight=0")
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
         """Draw the (visible, hidden) patches of each mask and, last, those of the two regions."""
@@ -166,18 +181,20 @@ class JEPA(MaskedObjective):
         depth = self.predictor_depth
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
         n_slices, regions = encoder.n_slices, self._regions()
+        n_summary = pooled_dim(width, regions.pooled_by(pooling)) if regions else 0
         return JEPANetwork(
             encoder,
             predictor,
             normalize_targets=self.normalize_targets,
             slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
             regions=regions and regions.of_regions(encoder, architecture, pooling),
+            pooled=PooledPredictor(n_summary) if self.pooled_weight else None,
         )
 
     def criterion(self) -> nn.Module:
-        """Return the distance of the prediction, and the weighted loss of the regions."""
-        of_tokens, regions = super().criterion(), self._regions()
-        return JEPALoss(of_tokens, regions and regions.criterion(), float(self.regions_weight))
+        """Return the distance of the prediction, and the weighted losses of the regions."""
+        of_tokens, regions = super().criterion(), (self.regions or _REGIONS).criterion()
+        return JEPALoss(of_tokens, regions, float(self.regions_weight), float(self.pooled_weight))
 
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn where the prediction is no better than what all light cones share."""
@@ -211,6 +228,7 @@ class JEPAOutput(NamedTuple):
     tokens: Pairs  # predictions and targets of each mask, (n, n_hidden, dim)
     places: Pairs  # in validation: what the other fields have at the same position, and targets
     regions: Pairs  # expanded summaries of two regions, (n, expander_dim), where these are compared
+    pooled: Pairs  # predicted and true summaries of two regions, (2 n, n_summary), where predicted
 
 
 class JEPANetwork(MaskedNetwork):
@@ -227,11 +245,13 @@ class JEPANetwork(MaskedNetwork):
         normalize_targets: bool = True,
         slices: SliceStandardizer | None = None,
         regions: RegionNetwork | None = None,
+        pooled: PooledPredictor | None = None,
     ) -> None:
         super().__init__(encoder, predictor, normalize_targets=normalize_targets)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.slices = slices
         self.regions = regions  # its encoder is the context encoder
+        self.pooled = pooled
 
     def _raw_targets(self, patches: Tensor) -> Tensor:
         return self.target_encoder(patches)
@@ -258,8 +278,15 @@ class JEPANetwork(MaskedNetwork):
             if not self.training and len(targets) > 1:
                 others = (targets.sum(dim=0) - targets) / (len(targets) - 1)
                 places.append((gather_tokens(others, target_index), hidden))
-        regions = [] if self.regions is None else self.regions(patches, pairs[-1:])
-        return JEPAOutput(tokens, places, regions)
+        if self.regions is None:
+            return JEPAOutput(tokens, places, [], [])
+        summaries = self.regions.summarise(self.context_encoder, patches, pairs[-1])
+        regions = [self.regions.expander(summaries).chunk(2)]
+        if self.pooled is None:
+            return JEPAOutput(tokens, places, regions, [])
+        with torch.no_grad():
+            wanted = self.regions.summarise(self.target_encoder, patches, pairs[-1])
+        return JEPAOutput(tokens, places, regions, [self.pooled(summaries, wanted)])
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -302,6 +329,23 @@ class SliceStandardizer(nn.Module):
         return ((slices - mean) / (variance + _LEAST_VARIANCE).sqrt()).flatten(1, 2)
 
 
+class PooledPredictor(nn.Module):
+    """Predict the summary of each of two regions from that of the other by a small perceptron."""
+
+    def __init__(self, n_summary: int) -> None:
+        super().__init__()
+        self.layers = Expander(n_summary, n_summary, depth=1)
+        self.standardise = SliceStandardizer(1, n_summary)
+
+    def forward(self, seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets, (2 n, n_summary), of context's and target's summaries.
+
+        The targets are standardised over the batch: all but little of a summary is shared by all.
+        """
+        targets = self.standardise(wanted.unsqueeze(1)).squeeze(1)
+        return self.layers(seen), torch.cat(targets.chunk(2)[::-1])
+
+
 class MeanPredictor(nn.Module):
     """Predict every hidden token by the mean of the visible ones, where there is no predictor.
 
@@ -314,16 +358,22 @@ class MeanPredictor(nn.Module):
 
 
 class JEPALoss(nn.Module):
-    """Distance of predictions from targets, and the weighted loss of the regions beside it.
+    """Distance of predictions from targets, and the weighted losses of the regions beside it.
 
     In validation it adds up, for :meth:`JEPA.figures`, the distance alone and that of places.
     """
 
-    def __init__(self, of_tokens: nn.Module, of_regions: nn.Module | None, weight: float) -> None:
+    def __init__(
+        self,
+        of_tokens: nn.Module,
+        of_regions: nn.Module,
+        regions_weight: float,
+        pooled_weight: float,
+    ) -> None:
         super().__init__()
         self.of_tokens = of_tokens
         self.of_regions = of_regions
-        self.weight = weight
+        self.regions_weight, self.pooled_weight = regions_weight, pooled_weight
         self.sums = np.zeros(5)
 
     def forward(self, output: JEPAOutput, _: object = None) -> Tensor:
@@ -331,9 +381,12 @@ class JEPALoss(nn.Module):
         prediction = self.of_tokens(output.tokens)
         if output.places:
             self._add_up(output, prediction)
-        if self.of_regions is None:
-            return prediction
-        return prediction + self.weight * self.of_regions(output.regions)
+        loss = prediction
+        if self.regions_weight:
+            loss = loss + self.regions_weight * self.of_regions(output.regions)
+        if self.pooled_weight:
+            loss = loss + self.pooled_weight * self.of_tokens(output.pooled)
+        return loss
 
     @torch.no_grad()
     def _add_up(self, output: JEPAOutput, prediction: Tensor) -> None:

@@ -102,11 +102,14 @@ class RegionNetwork(nn.Module):
 
     def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
         """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
-        pairs = []
-        for indices in regions:
-            tokens = [self.context_encoder(patches, index) for index in indices]
-            n_slices = self.context_encoder.n_slices
-            summaries = [pool(each.float(), self.pooling, n_slices) for each in tokens]
-            # As one batch: both are normalised alike, and even a single light cone makes two rows.
-            pairs.append(self.expander(torch.cat(summaries)).chunk(2))
-        return pairs
+        summaries = [self.summarise(self.context_encoder, patches, pair) for pair in regions]
+        return [self.expander(each).chunk(2) for each in summaries]
+
+    def summarise(self, encoder: nn.Module, patches: Tensor, pair: Sequence[Tensor]) -> Tensor:
+        """Return the pooled tokens of two regions, (2 n, n_summary), those of the first first.
+
+        As one batch: both are normalised alike, and even a single light cone makes two rows.
+        """
+        tokens = [encoder(patches, index) for index in pair]
+        n_slices = self.context_encoder.n_slices
+        return torch.cat([pool(each.float(), self.pooling, n_slices) for each in tokens])
