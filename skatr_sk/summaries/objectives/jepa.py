@@ -30,6 +30,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
+from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork
 from skatr_sk.summaries.objectives.vicreg import VICReg

@@ -51,8 +51,8 @@ class RegionObjective(Objective):
         return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
 
     def pooled_by(self, pooling: str) -> str:
-        """How the tokens of a region are pooled."""
-        return "mean" if pooling == "tokens" else pooling
+        """How the tokens of a region are pooled: "slices" by "moments", which serves them better."""
+        return {"tokens": "mean", "slices": "moments"}.get(pooling, pooling)
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
