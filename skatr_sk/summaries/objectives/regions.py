@@ -51,7 +51,7 @@ class RegionObjective(Objective):
         return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
 
     def pooled_by(self, pooling: str) -> str:
-        """How the tokens of a region are pooled: "slices" by "moments", which serves them better."""
+        """How the tokens of a region are pooled: by "moments" in the place of "slices"."""
         return {"tokens": "mean", "slices": "moments"}.get(pooling, pooling)
 
     def network(
