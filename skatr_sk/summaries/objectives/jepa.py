@@ -32,7 +32,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
-from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork
+from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork, RegionObjective
 from skatr_sk.summaries.objectives.vicreg import VICReg
 from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.views import Pairs
@@ -90,7 +90,7 @@ class JEPA(MaskedObjective):
         Batches of fewer than 32 fields are standardised by statistics that reach back.
     regions_weight : float, default=0.05
         Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
-    regions : VICReg or None, default=None
+    regions : VICReg, LeJEPA or None, default=None
         What is asked of the pooled summaries of two regions [5]_. None is ``VICReg()``.
     pooled_weight : float, default=0.0
         Weight in the loss of another prediction, of the whole region: from the pooled summary of
@@ -129,7 +129,7 @@ class JEPA(MaskedObjective):
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
     slice_targets: bool = True
     regions_weight: float = 0.05
-    regions: VICReg | None = None
+    regions: RegionObjective | None = None
     pooled_weight: float = 0.0
 
     _parameters = {
@@ -138,12 +138,12 @@ class JEPA(MaskedObjective):
         "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
         "slice_targets": Flag(),
         "regions_weight": Real("[0, inf)"),
-        "regions": Instance(VICReg, expected="a VICReg", optional=True),
+        "regions": Instance(RegionObjective, expected="VICReg(...) or LeJEPA(...)", optional=True),
         "pooled_weight": Real("[0, inf)"),
     }
     prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
-    def _regions(self) -> VICReg | None:
+    def _regions(self) -> RegionObjective | None:
         seen = self.regions_weight or self.pooled_weight
         return (self.regions or _REGIONS) if seen else None
 
@@ -164,10 +164,10 @@ class JEPA(MaskedObjective):
         if self._regions() is None:
             warn_without_effect(self, {"regions"}, "pooled_weight=0 and regions_weight=0")
 
-    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
-        """Draw the (visible, hidden) patches of each mask and, last, those of the two regions."""
-        pairs, regions = super().draw(n, grid_shape, generator), self._regions()
-        return pairs if regions is None else pairs + regions.draw(n, grid_shape, generator)
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> list[Any]:
+        """Draw the (visible, hidden) patches of each mask and, last, what the regions need."""
+        masks, regions = super().draw(n, grid_shape, generator), self._regions()
+        return masks if regions is None else [*masks, regions.draw(n, grid_shape, generator)]
 
     def pooled_by(self, pooling: str) -> str | None:
         """How the tokens of a region are pooled."""
@@ -182,13 +182,14 @@ class JEPA(MaskedObjective):
         depth = self.predictor_depth
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
         n_slices, regions = encoder.n_slices, self._regions()
+        sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
         n_summary = pooled_dim(width, regions.pooled_by(pooling)) if regions else 0
         return JEPANetwork(
             encoder,
             predictor,
             normalize_targets=self.normalize_targets,
             slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
-            regions=regions and regions.of_regions(encoder, architecture, pooling),
+            regions=regions and regions.network(encoder, architecture, **sizes),
             pooled=PooledPredictor(n_summary) if self.pooled_weight else None,
         )
 
@@ -228,7 +229,7 @@ class JEPAOutput(NamedTuple):
 
     tokens: Pairs  # predictions and targets of each mask, (n, n_hidden, dim)
     places: Pairs  # in validation: what the other fields have at the same position, and targets
-    regions: Pairs  # expanded summaries of two regions, (n, expander_dim), where these are compared
+    regions: Any  # what the loss of the regions takes, where these are compared
     pooled: Pairs  # predicted and true summaries of two regions, (2 n, n_summary), where predicted
 
 
@@ -262,12 +263,12 @@ class JEPANetwork(MaskedNetwork):
         targets = super().targets(patches)
         return targets if self.slices is None else self.slices(targets)
 
-    def forward(self, patches: Tensor, pairs: Pairs) -> JEPAOutput:  # type: ignore[override]
+    def forward(self, patches: Tensor, drawn: Sequence[Any]) -> JEPAOutput:  # type: ignore[override]
         """Return predictions beside targets of patches (n, n_patches, n_voxels).
 
-        `pairs` are (context, target) indices for each mask and, last, those of the two regions.
+        Drawn are (context, target) indices for each mask and, last, what the regions need.
         """
-        masks = pairs if self.regions is None else pairs[:-1]
+        masks = drawn if self.regions is None else drawn[:-1]
         with torch.no_grad():
             targets = self.targets(patches)
         tokens, places = [], []
@@ -281,12 +282,12 @@ class JEPANetwork(MaskedNetwork):
                 places.append((gather_tokens(others, target_index), hidden))
         if self.regions is None:
             return JEPAOutput(tokens, places, [], [])
-        summaries = self.regions.summarise(self.context_encoder, patches, pairs[-1])
-        regions = [self.regions.expander(summaries).chunk(2)]
+        summaries = self.regions.summarise(self.context_encoder, patches, drawn[-1])
+        regions = self.regions.compare(summaries, drawn[-1])
         if self.pooled is None:
             return JEPAOutput(tokens, places, regions, [])
         with torch.no_grad():
-            wanted = self.regions.summarise(self.target_encoder, patches, pairs[-1])
+            wanted = self.regions.summarise(self.target_encoder, patches, drawn[-1])
         return JEPAOutput(tokens, places, regions, [self.pooled(summaries, wanted)])
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,17 +66,19 @@ class LeJEPA(RegionObjective):
 
     def draw(
         self, n: int, grid_shape: Sequence[int], generator: torch.Generator
-    ) -> tuple[Pairs, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Draw the patches of two regions, and the directions of this step as columns."""
         shape = int(self.expander_dim), int(self.n_projections)
         directions = nn.functional.normalize(torch.randn(shape, generator=generator), dim=0)
-        return super().draw(n, grid_shape, generator), directions
+        return *super().draw(n, grid_shape, generator), directions
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
-    ) -> nn.Module:
+    ) -> LeJEPANetwork:
         """Return the encoder and the expander."""
-        return LeJEPANetwork(self.of_regions(encoder, architecture, pooling))
+        sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
+        regions = super().network(encoder, architecture, **sizes)
+        return LeJEPANetwork(encoder, regions.expander, pooling=regions.pooling)
 
     def criterion(self) -> nn.Module:
         """Return the weighted sum of distance and statistic."""
@@ -90,18 +92,12 @@ class LeJEPAOutput(NamedTuple):
     directions: Tensor  # on which they are projected, (expander_dim, n_projections)
 
 
-class LeJEPANetwork(nn.Module):
+class LeJEPANetwork(RegionNetwork):
     """Summarise and expand two regions, and hand on the directions of the step."""
 
-    def __init__(self, regions: RegionNetwork) -> None:
-        super().__init__()
-        self.context_encoder = regions.context_encoder
-        self.regions = regions
-
-    def forward(self, patches: Tensor, drawn: tuple[Pairs, Tensor]) -> LeJEPAOutput:
-        """Return the expanded summaries of patches (n, n_patches, n_voxels)."""
-        pairs, directions = drawn
-        return LeJEPAOutput(self.regions(patches, pairs), directions)
+    def compare(self, summaries: Tensor, drawn: Sequence[Tensor]) -> LeJEPAOutput:
+        """Return the expanded summaries, and the directions, which are drawn last."""
+        return LeJEPAOutput(super().compare(summaries, drawn), drawn[-1])
 
 
 class LeJEPALoss(nn.Module):

@@ -14,7 +14,6 @@ from skatr_sk._checks import Integer, Real
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives.base import Objective
 from skatr_sk.summaries.pooling import pool, pooled_dim
-from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
@@ -46,9 +45,11 @@ class RegionObjective(Objective):
         "expander_depth": Integer(0),
     }
 
-    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Any:
-        """Draw the patches of two regions."""
-        return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
+    def draw(
+        self, n: int, grid_shape: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Draw the patches of two regions; what a subclass draws beside comes behind."""
+        return sample_regions(n, grid_shape, share=self.region, generator=generator)
 
     def pooled_by(self, pooling: str) -> str:
         """How the tokens of a region are pooled: by "moments" in the place of "slices"."""
@@ -56,14 +57,8 @@ class RegionObjective(Objective):
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
-    ) -> nn.Module:
-        """Return the encoder and the expander."""
-        return self.of_regions(encoder, architecture, pooling)
-
-    def of_regions(
-        self, encoder: Encoder, architecture: Architecture, pooling: str
     ) -> RegionNetwork:
-        """Return what summarises and expands regions."""
+        """Return the encoder and the expander."""
         pooling = self.pooled_by(pooling)
         n_summary = pooled_dim(architecture.embed_dim, pooling)
         expander = Expander(n_summary, int(self.expander_dim), depth=int(self.expander_depth))
@@ -100,16 +95,19 @@ class RegionNetwork(nn.Module):
         self.context_encoder = encoder
         self.expander = expander
 
-    def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
-        """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
-        summaries = [self.summarise(self.context_encoder, patches, pair) for pair in regions]
-        return [self.expander(each).chunk(2) for each in summaries]
+    def forward(self, patches: Tensor, drawn: Sequence[Tensor]) -> Any:
+        """Return what the loss compares of the regions, whose patches are drawn first."""
+        return self.compare(self.summarise(self.context_encoder, patches, drawn), drawn)
 
-    def summarise(self, encoder: nn.Module, patches: Tensor, pair: Sequence[Tensor]) -> Tensor:
+    def summarise(self, encoder: nn.Module, patches: Tensor, drawn: Sequence[Tensor]) -> Tensor:
         """Return the pooled tokens of two regions, (2 n, n_summary), those of the first first.
 
         As one batch: both are normalised alike, and even a single light cone makes two rows.
         """
-        tokens = [encoder(patches, index) for index in pair]
+        tokens = [encoder(patches, index) for index in drawn[:2]]
         n_slices = self.context_encoder.n_slices
         return torch.cat([pool(each.float(), self.pooling, n_slices) for each in tokens])
+
+    def compare(self, summaries: Tensor, drawn: Sequence[Tensor]) -> Any:
+        """Return the expanded summaries of the two regions, both (n, dim), as the only pair."""
+        return [self.expander(summaries).chunk(2)]
