@@ -529,11 +529,13 @@ def main(arguments=None):
         cross_validate(folder, "probe", "held-out", ways, seeds, plan.probe)
     if "few" in given.part:
         cross_validate(folder, "few", "real", ways, seeds, plan.few)
-        wanted = from_scratch(plan.few["head"])
-        cross_validate(folder, "few", "real", [SCRATCH], seeds[:1], wanted)
+        if given.from_scratch:
+            wanted = from_scratch(plan.few["head"])
+            cross_validate(folder, "few", "real", [SCRATCH], seeds[:1], wanted)
     if "curve" in given.part:
         learn_curve(folder, ways, seeds, plan.curve)
-        learn_curve(folder, [SCRATCH], seeds[:1], from_scratch(plan.curve["head"]))
+        if given.from_scratch:
+            learn_curve(folder, [SCRATCH], seeds[:1], from_scratch(plan.curve["head"]))
     if "shifts" in given.part:
         for cones in TESTS[1:]:
             cross_validate(folder, "shifts", cones, ways, seeds, plan.shifts)
