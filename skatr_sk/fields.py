@@ -386,7 +386,9 @@ def digest_rows(values: ArrayLike) -> list[bytes]:
         return [digest(row) for some in chunks for row in np.ascontiguousarray(some, dtype="<f4")]
 
 
-def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(
+    fields: Fields, fraction: float, seed: int, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Split into sorted rows that train and that validate, by content and not by index or type.
 
     The rows with the smallest digests, keyed by the seed, validate. The order of the rows therefore
@@ -394,14 +396,16 @@ def split_rows(fields: Fields, fraction: float, seed: int) -> tuple[np.ndarray, 
     rows are on one side, unless the boundary between the sides falls among them.
 
     A `fraction` in [0, 1) validates; more than zero means at least one row, and at least one row
-    trains. Fields whose digests are known are not read.
+    trains. Fields whose digests are known are not read. Where `rows`, sorted numbers of rows, are
+    given, the others are on no side.
     """
-    n = fields.shape[0]
+    among = np.arange(fields.shape[0]) if rows is None else rows
+    n = len(among)
     if fraction == 0 or n < 2:
-        return np.arange(n), np.arange(0)
+        return among, among[:0]
     n_valid = min(max(1, round(fraction * n)), n - 1)
     key = seed.to_bytes(8, "little")
-    keyed = [hashlib.blake2b(one, key=key, digest_size=8).digest() for one in fields.digests()]
+    keyed = [hashlib.blake2b(one, key=key, digest_size=8).digest() for one in fields.digests(rows)]
     # As big-endian integers: strings of bytes would lose zeros at their end.
     order = np.argsort(np.frombuffer(b"".join(keyed), dtype=">u8"), kind="stable")
-    return np.sort(order[n_valid:]), np.sort(order[:n_valid])
+    return np.sort(among[order[n_valid:]]), np.sort(among[order[:n_valid]])

@@ -20,7 +20,7 @@ from sklearn.utils import get_tags
 
 from skatr_sk import LightconeRegressor, PosteriorEstimator, SimulatedLightcones, SKATRTransformer
 from skatr_sk.fields import as_fields
-from skatr_sk.summaries import JEPA, BlockMask, Reconstruction, VICReg
+from skatr_sk.summaries import JEPA, BlockMask, LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.training.device import autocast
 
@@ -227,7 +227,7 @@ class TestEstimator:
 
 # Whatever has parameters --------------------------------------------------------------------------
 
-OBJECTIVES = [JEPA, VICReg, Reconstruction]
+OBJECTIVES = [JEPA, LeJEPA, VICReg, Reconstruction, Supervised]
 PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
 
 
@@ -275,7 +275,9 @@ class TestParameters:
             LightconeRegressor: ("loss", "l2"),
             PosteriorEstimator: ("n_bins", 4),
             JEPA: ("ema_decay", 0.5),
+            LeJEPA: ("n_projections", 16),
             VICReg: ("region", 0.3),
+            Supervised: ("loss", "l2"),
             Reconstruction: ("min_context", 0.3),
         }[kind]
         assert repr(kind(**{name: value})) == f"{kind.__name__}({name}={value!r})"
@@ -300,13 +302,12 @@ class TestObjective:
     def test_fit_leaves_it_alone(self, objective):
         given = objective()
         before = copy.deepcopy(vars(given))
-        model = make("map", objective=given, max_epochs=1).fit(draw("map")[0])
+        model = make("map", objective=given, max_epochs=1).fit(*draw("map"))
         assert model.objective is given and vars(given) == before
 
     def test_its_name_stands_for_it_with_its_defaults(self, objective):
-        X, _ = draw("map")
         named, shown = (
-            make("map", objective=one, max_epochs=1).fit_transform(X)
+            make("map", objective=one, max_epochs=1).fit_transform(*draw("map"))
             for one in (objective.__name__.lower(), objective())
         )
         np.testing.assert_array_equal(named, shown)

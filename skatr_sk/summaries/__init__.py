@@ -3,7 +3,7 @@
 from skatr_sk._checks import CollapseWarning
 from skatr_sk.summaries.cache import CacheInfo, cache_info, clear_cache, limit_cache_memory
 from skatr_sk.summaries.masking import BlockMask
-from skatr_sk.summaries.objectives import JEPA, Reconstruction, VICReg
+from skatr_sk.summaries.objectives import JEPA, Combined, LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
 
@@ -13,8 +13,11 @@ __all__ = [
     "BrightnessScaling",
     "CacheInfo",
     "CollapseWarning",
+    "Combined",
+    "LeJEPA",
     "Reconstruction",
     "SKATRTransformer",
+    "Supervised",
     "VICReg",
     "cache_info",
     "clear_cache",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skatr_sk._checks import Integer, Rule, check_options
 
-__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks", "sample_regions"]
+__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks", "sample_patches", "sample_regions"]
 
 
 def _range_up_to(most: float) -> Rule:
@@ -153,9 +153,7 @@ def sample_regions(
     Each region has a `share` of the patches, at most a half; returned are its sorted indices,
     (n, n_region) of int64 in C order.
     """
-    sky = tuple(grid_shape[:2])
-    if len(grid_shape) == 1 or math.prod(sky) == 1:
-        sky, grid_shape = tuple(grid_shape[-1:]), grid_shape[-1:]
+    sky, grid_shape = _sky_of(grid_shape)
     positions = torch.cartesian_prod(*(torch.arange(float(size)) / size for size in sky))
     noise = torch.rand((n, math.prod(sky)), generator=generator)
     if len(sky) == 1:
@@ -168,9 +166,37 @@ def sample_regions(
     n_half = order.shape[1] // 2
     n_kept = min(max(1, round(share * order.shape[1])), n_half)
 
-    def some_of(half: Tensor) -> Tensor:
-        chosen = torch.rand(half.shape, generator=generator).argsort(dim=1)[:, :n_kept]
-        kept = half.gather(1, chosen).sort(dim=1).values
-        return _whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept
+    halves = order[:, :n_half], order[:, -n_half:]
+    one, two = (_some_columns(half, n_kept, grid_shape, generator) for half in halves)
+    return one, two
 
-    return some_of(order[:, :n_half]), some_of(order[:, -n_half:])
+
+def sample_patches(
+    n: int, grid_shape: Sequence[int], *, share: float, generator: torch.Generator
+) -> Tensor:
+    """Draw some patches of each of ``n`` fields: whole columns, at random places of the sky.
+
+    Without a sky, patches at random along the line of sight. A `share` in (0, 1] of the patches is
+    kept, at least one column; returned are sorted indices, (n, n_kept) of int64 in C order.
+    """
+    sky, grid_shape = _sky_of(grid_shape)
+    columns = torch.arange(math.prod(sky)).expand(n, -1)
+    n_kept = max(1, round(share * columns.shape[1]))
+    return _some_columns(columns, n_kept, grid_shape, generator)
+
+
+def _sky_of(grid_shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of the columns, and all axes; without a sky both are the line of sight."""
+    grid = tuple(grid_shape)
+    if len(grid) == 1 or math.prod(grid[:2]) == 1:
+        return grid[-1:], grid[-1:]
+    return grid[:2], grid
+
+
+def _some_columns(
+    columns: Tensor, n_kept: int, grid_shape: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """Choose some of the columns (n, n_columns) of each field at random, and return patches."""
+    chosen = torch.rand(columns.shape, generator=generator).argsort(dim=1)[:, :n_kept]
+    kept = columns.gather(1, chosen).sort(dim=1).values
+    return _whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept

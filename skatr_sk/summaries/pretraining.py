@@ -17,7 +17,9 @@ from skorch.callbacks import Callback
 from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.labels import Labels, check_labels
 from skatr_sk.summaries.objectives import Objective, as_objective
+from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule
@@ -30,7 +32,7 @@ from skatr_sk.training.trainer import train
 if TYPE_CHECKING:
     from skatr_sk.summaries.transformer import SKATRTransformer
 
-__all__ = ["EffectiveRank", "pretrain"]
+__all__ = ["EffectiveRank", "Hooks", "pretrain"]
 
 # Summaries are watched on the validation fields. Where these are few, training fields join them:
 # the rank of few fields is small whatever the encoder.
@@ -44,19 +46,26 @@ _HANDFUL = 3.0  # directions
 _RANK_FLOOR = 0.005
 
 
-def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
+def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) -> FrozenEncoder:
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
-    A CollapseWarning says when the summaries end on a handful of directions.
+    Labels `y` are looked at where the objective needs them. A CollapseWarning says when the
+    summaries end on a handful of directions.
     """
+    objective = as_objective(transformer.objective)
+    labels = None
+    if objective.needs_labels:
+        labels = check_labels(y, fields.shape[0], type(objective).__name__)
     warn_implausible(fields)
     transformer._warn_without_effect_on(fields)
-    objective = as_objective(transformer.objective)
     architecture = transformer._architecture_for(fields.shape[1:], objective)
     pooling = transformer._pooling_in_training()
     seed = seed_of(transformer.random_state)
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
-    train_rows, valid_rows = split_rows(fields, transformer.validation_fraction, split_seed)
+    seen = None if labels is None or objective.sees_unlabelled else labels.rows
+    fraction = transformer.validation_fraction
+    train_rows, valid_rows = split_rows(fields, fraction, split_seed, seen)
+    targets = None if labels is None else labels.standardised(train_rows)
     scaling = transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
@@ -66,21 +75,29 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
-    callbacks = [*objective.callbacks(), EffectiveRank(mean_tokens), ReturnMemory()]
+    callbacks = [Hooks(objective), EffectiveRank(mean_tokens), ReturnMemory()]
     if transformer.checkpoint_dir is not None:
-        run = _run_identity(transformer, objective, fields, seed)
+        run = _run_identity(transformer, objective, fields, labels, seed)
         folder = os.fspath(transformer.checkpoint_dir)
         callbacks.append(Checkpoint(folder, transformer.checkpoint_every, run))
-    views = objective.views(architecture, scaling, augment=transformer.augment, seed=views_seed)
+    n_parameters = 0 if targets is None else targets.shape[1]
+    sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
     network, history = train(
         transformer,
-        lambda: objective.network(architecture.build(), architecture, pooling=pooling),
+        lambda: objective.network(architecture.build(), architecture, **sizes),
         objective.criterion(),
-        FieldDataset(fields, rows=train_rows),
-        FieldDataset(fields, rows=valid_rows) if len(valid_rows) else None,
+        FieldDataset(fields, targets, train_rows),
+        FieldDataset(fields, targets, valid_rows) if len(valid_rows) else None,
         seeds=(weights_seed, order_seed),
         schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
-        prepare=views,
+        prepare=PatchViews(
+            architecture.field_shape,
+            architecture.patch_size,
+            scaling=scaling,
+            augment=transformer.augment,
+            seed=views_seed,
+            draw=objective.draw,
+        ),
         callbacks=callbacks,
         n_workers=transformer.n_workers,
     )
@@ -94,7 +111,11 @@ def pretrain(transformer: SKATRTransformer, fields: Fields) -> FrozenEncoder:
 
 
 def _run_identity(
-    transformer: SKATRTransformer, objective: Objective, fields: Fields, seed: int
+    transformer: SKATRTransformer,
+    objective: Objective,
+    fields: Fields,
+    labels: Labels | None,
+    seed: int,
 ) -> str:
     """Say what makes a run the same run: all that its result depends on."""
     given = transformer.get_params(deep=False)
@@ -103,6 +124,8 @@ def _run_identity(
     settings["pooling"] = objective.pooled_by(transformer._pooling_in_training())
     content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
+    if labels is not None:
+        settings["y"] = labels.digest()
     return json.dumps(settings, default=repr, sort_keys=True)
 
 
@@ -117,6 +140,23 @@ def _warn_collapse(kept: dict[str, Any], objective: Objective) -> None:
             f"({objective.prevents_collapse}), then try a lower learning_rate or fewer epochs.",
             CollapseWarning,
         )
+
+
+class Hooks(Callback):
+    """Let the objective act after each step, and record what it knows of each epoch."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+
+    def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
+        """Act."""
+        if training:
+            self.objective.after_step(net.module_, net.steps_done / net.n_steps)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record."""
+        for name, value in self.objective.figures(net.criterion_).items():
+            net.history.record(name, value)
 
 
 class EffectiveRank(Callback):

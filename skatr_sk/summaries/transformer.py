@@ -1,4 +1,4 @@
-"""SKATRTransformer: fit pre-trains without labels, transform gives frozen summaries."""
+"""SKATRTransformer: fit pre-trains an encoder, transform gives its frozen summaries."""
 
 from __future__ import annotations
 
@@ -101,12 +101,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
         else the mean [1]_. It may be changed after ``fit``.
-    objective : {"jepa", "reconstruction", "vicreg"} or objective, default="jepa"
+    objective : str or objective, default="jepa"
         What the encoder learns in pre-training: :class:`~skatr_sk.summaries.JEPA` predicts the
         tokens of an averaged encoder, :class:`~skatr_sk.summaries.Reconstruction` the voxels
-        themselves, and :class:`~skatr_sk.summaries.VICReg` lets two regions of one sky have the
-        same summary. A name stands for the object with its defaults; ``objective__ema_decay`` and
-        the like reach its parameters.
+        themselves, :class:`~skatr_sk.summaries.VICReg` and :class:`~skatr_sk.summaries.LeJEPA` let
+        two regions of one sky have the same summary, and :class:`~skatr_sk.summaries.Supervised`
+        learns labels, from ``fit(X, y)``. A name, such as "lejepa", stands for the object with its
+        defaults; ``objective__ema_decay`` and the like reach its parameters.
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
     max_epochs : int, default=100
@@ -350,14 +351,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     @with_callbacks
     @torch_defaults()
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Pre-train on fields without labels, or load ``weights``.
+        """Pre-train on fields, without labels unless the objective needs them, or load ``weights``.
 
         Parameters
         ----------
         X : array-like or Fields of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
-        y : None
-            Ignored.
+        y : array-like of shape (n,) or (n, n_parameters), or None, default=None
+            Labels, where the objective learns from them; NaN where they are unknown. Ignored by
+            objectives that need none.
 
         Returns
         -------
@@ -379,8 +381,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             self._warn_without_effect()
             if self.weights is not None:
                 warn_implausible(fields, only_a_look=True)
-            frozen = pretrain(self, fields) if self.weights is None else read_encoder(self.weights)
-            self._adopt(frozen)
+            weights = self.weights
+            self._adopt(pretrain(self, fields, y) if weights is None else read_encoder(weights))
         return self
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
@@ -497,4 +499,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # summaries are float32
         tags.input_tags.three_d_array = True
+        if not OBJECTIVE.fault(self.objective) and self.weights is None:
+            tags.target_tags.required = as_objective(self.objective).needs_labels
         return tags

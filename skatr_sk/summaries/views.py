@@ -22,9 +22,10 @@ class PatchViews:
 
     With `augment` each training field is turned by a sky symmetry of its own, before its patches
     are numbered, so that an index names a patch of the turned field. `seed` is that of all that is
-    drawn. ``draw(n, grid_shape, generator)``, where it is given, returns pairs of index tensors for
-    a batch of ``n`` fields; every validation pass draws the same ones, so that the losses of epochs
-    can be compared. The state of the attribute ``generator`` is part of a checkpoint.
+    drawn. ``draw(n, grid_shape, generator)``, where it is given, returns what is drawn for a batch
+    of ``n`` fields, such as pairs of index tensors: tensors in lists or tuples. Every validation
+    pass draws the same, so that the losses of epochs can be compared. The state of the attribute
+    ``generator`` is part of a checkpoint.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class PatchViews:
         scaling: BrightnessScaling,
         augment: bool,
         seed: int,
-        draw: Callable[[int, Sequence[int], torch.Generator], Pairs] | None = None,
+        draw: Callable[[int, Sequence[int], torch.Generator], Any] | None = None,
     ) -> None:
         self.patch_size = tuple(patch_size)
         self.grid_shape = tuple(n // p for n, p in zip(field_shape, patch_size, strict=True))
@@ -47,7 +48,7 @@ class PatchViews:
         self._in_validation: torch.Generator | None = None
 
     def __call__(self, fields: Tensor, training: bool) -> tuple[Any, ...]:
-        """Return a network's arguments: patches (n, n_patches, n_voxels), and pairs if any.
+        """Return a network's arguments: patches (n, n_patches, n_voxels), and what is drawn.
 
         The fields (n, *field_shape) are in mK; in validation none is turned.
         """
@@ -63,8 +64,15 @@ class PatchViews:
             self._in_validation = None
         elif self._in_validation is None:  # a new pass
             self._in_validation = torch.Generator().manual_seed(self.seed + 1)
-        pairs = self.draw(len(fields), self.grid_shape, self._in_validation or self.generator)
-        return patches, [(one.to(fields.device), two.to(fields.device)) for one, two in pairs]
+        drawn = self.draw(len(fields), self.grid_shape, self._in_validation or self.generator)
+        return patches, _moved(drawn, fields.device)
+
+
+def _moved(drawn: Any, device: torch.device) -> Any:
+    """Move tensors to a device, those in lists and tuples too."""
+    if isinstance(drawn, Tensor):
+        return drawn.to(device)
+    return [_moved(each, device) for each in drawn]
 
 
 def sky_symmetries(field_shape: Sequence[int]) -> Tensor:

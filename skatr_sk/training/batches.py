@@ -40,7 +40,7 @@ class TensorDataset(torch.utils.data.TensorDataset):
 class FieldDataset(torch.utils.data.Dataset):
     """Some rows of fields, or all of them, read when they are asked for, and of targets.
 
-    Without targets an empty tensor stands in.
+    Without targets the rows have none: those of a batch are of shape (n, 0).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FieldDataset(torch.utils.data.Dataset):
         rows = self.rows[indices]
         # Memory maps may be read-only, which torch does not know: these are copied.
         X = np.require(self.fields.read(rows.numpy()), requirements=["C", "W"])
-        y = torch.empty(0) if self.y is None else self.y[rows.to(self.y.device)]
+        y = torch.empty(len(rows), 0) if self.y is None else self.y[rows.to(self.y.device)]
         return torch.from_numpy(X), y
 
 

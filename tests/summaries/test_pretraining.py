@@ -72,7 +72,7 @@ def test_a_run_of_a_single_step_learns():
 def identity(objective, seed=0, **parameters):
     fields = ArrayFields(np.arange(32.0, dtype=np.float32).reshape(4, 8))
     skatr = SKATRTransformer(objective=objective, **parameters)
-    return json.loads(_run_identity(skatr, as_objective(objective), fields, seed))
+    return json.loads(_run_identity(skatr, as_objective(objective), fields, None, seed))
 
 
 def test_the_objectives_parameters_are_part_of_a_run():

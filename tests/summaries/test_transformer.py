@@ -20,6 +20,7 @@ from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning
 from skatr_sk.fields import ArrayFields
 from skatr_sk.summaries import JEPA, BlockMask, VICReg
+from skatr_sk.summaries.objectives import OBJECTIVES
 
 SIZES = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2)
 
@@ -109,7 +110,8 @@ def test_an_objective_is_cloned_and_stored(X, tmp_path):
 def test_objectives_are_told_apart_in_their_own_room_alone():
     """No ``objective == ...`` and no question for the kind of one elsewhere in the package."""
     package = Path(skatr_sk.__file__).parent
-    names = {"JEPA", "VICReg", "Reconstruction", "Objective", "MaskedObjective"}
+    names = {kind.__name__ for kind in OBJECTIVES.values()}
+    names |= {"Combined", "Objective", "MaskedObjective", "RegionObjective"}
     found = []
     for path in package.rglob("*.py"):
         if path == package / "summaries" / "objectives" / "__init__.py":

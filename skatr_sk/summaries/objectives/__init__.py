@@ -6,21 +6,27 @@ from typing import Any
 
 from skatr_sk._checks import Rule, spell
 from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.objectives.combined import Combined
 from skatr_sk.summaries.objectives.jepa import JEPA
+from skatr_sk.summaries.objectives.lejepa import LeJEPA
 from skatr_sk.summaries.objectives.reconstruction import Reconstruction
+from skatr_sk.summaries.objectives.supervised import Supervised
 from skatr_sk.summaries.objectives.vicreg import VICReg
 
 __all__ = [
     "JEPA",
+    "Combined",
+    "LeJEPA",
     "OBJECTIVE",
     "OBJECTIVES",
     "Objective",
     "Reconstruction",
+    "Supervised",
     "VICReg",
     "as_objective",
 ]
 
-_KINDS: tuple[type[Objective], ...] = (JEPA, Reconstruction, VICReg)
+_KINDS: tuple[type[Objective], ...] = (JEPA, LeJEPA, Reconstruction, Supervised, VICReg)
 OBJECTIVES = {kind.__name__.lower(): kind for kind in _KINDS}
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, layer_norm, mse_loss, smooth_l1_loss
 
@@ -25,14 +24,13 @@ from skatr_sk._checks import (
     warn_no_effect,
 )
 from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
-from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.views import Pairs, PatchViews
+from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, Predictor, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 
-__all__ = ["MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
+__all__ = ["LOSSES", "MASKED_DOCS", "MaskedNetwork", "MaskedObjective", "Objective", "PairLoss"]
 
-_LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
+LOSSES = {"l1": l1_loss, "l2": mse_loss, "smooth_l1": smooth_l1_loss}
 _MASKS = {"multiblock": (SHORT, LONG), "short": (SHORT,), "long": (LONG,)}
 
 
@@ -45,7 +43,23 @@ class Objective(BaseEstimator):
     """
 
     _parameters: ClassVar[Mapping[str, Kind]] = {}
-    prevents_collapse: ClassVar[str] = "see the objective's parameters"  # for CollapseWarning
+
+    # An objective overrides these by attributes of its class.
+
+    @property
+    def prevents_collapse(self) -> str:
+        """Which parameters prevent a collapse, for the CollapseWarning."""
+        return "see the objective's parameters"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it learns from labels; else ``y`` is ignored."""
+        return False
+
+    @property
+    def sees_unlabelled(self) -> bool:
+        """Whether it learns from rows without any label."""
+        return True
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, before any data are seen; `prefix` precedes their names."""
@@ -57,15 +71,12 @@ class Objective(BaseEstimator):
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing, where there are any."""
 
-    def views(
-        self, architecture: Architecture, scaling: BrightnessScaling, *, augment: bool, seed: int
-    ) -> PatchViews:
-        """Return what turns a batch of fields into the network's arguments."""
-        sizes = architecture.field_shape, architecture.patch_size
-        return PatchViews(*sizes, scaling=scaling, augment=augment, seed=seed, draw=self.draw)
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Any:
+        """Draw, for ``n`` fields, what a step needs to know beside their patches.
 
-    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
-        """Draw, for ``n`` fields, pairs of index tensors that say which patches a step sees."""
+        Usually pairs of index tensors that say which patches are seen; or other tensors, in lists
+        or tuples.
+        """
         raise NotImplementedError
 
     def pooled_by(self, pooling: str) -> str | None:
@@ -75,24 +86,34 @@ class Objective(BaseEstimator):
         """
         return None
 
-    def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> nn.Module:
+    def network(
+        self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
+    ) -> nn.Module:
         """Put around the encoder what is trained with it; its weights come from torch's generator.
 
-        Its ``forward`` takes what :meth:`views` give and returns what :meth:`criterion` takes; its
-        attribute ``context_encoder`` is the encoder that is kept.
+        Its ``forward`` takes patches (n, n_patches, n_voxels) and what :meth:`draw` gives, and
+        returns what :meth:`criterion` takes; its attribute ``context_encoder`` is the encoder that
+        is kept. `n_parameters` is the number of labels, 0 where there are none.
         """
         raise NotImplementedError
 
     def criterion(self) -> nn.Module:
-        """Return the loss of the network's output, ``criterion(output, y)``."""
+        """Return the loss of the network's output, ``criterion(output, y)``.
+
+        The labels `y` (n, n_parameters) are standardised, and NaN where they are not known; where
+        nothing is learned from them there are none, (n, 0).
+        """
         raise NotImplementedError
+
+    def after_step(self, network: Any, progress: float) -> None:
+        """Act on the network after a step of the optimiser, at a `progress` in (0, 1]."""
+
+    def figures(self, criterion: Any) -> dict[str, float]:
+        """Return what the criterion knows of the epoch that ends, for ``history_``; it forgets."""
+        return {}
 
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn of what the figures of the epoch whose weights are kept say, where they do."""
-
-    def callbacks(self) -> list[Callback]:
-        """Return what happens around steps and epochs beside the optimiser; usually nothing."""
-        return []
 
 
 class PairLoss(nn.Module):
@@ -150,7 +171,7 @@ class MaskedObjective(Objective):
     _parameters = {
         "masks": Rule(_are_masks, f"one of {sorted(_MASKS)} or a list of BlockMask"),
         "min_context": Real("(0, 1)"),
-        "loss": Choice(*_LOSSES),
+        "loss": Choice(*LOSSES),
         "normalize_targets": Flag(),
         "predictor_dim": Integer(1),
         "predictor_depth": Integer(1),
@@ -191,7 +212,7 @@ class MaskedObjective(Objective):
 
     def criterion(self) -> nn.Module:
         """Return the distance between predictions and targets."""
-        return PairLoss(_LOSSES[self.loss])
+        return PairLoss(LOSSES[self.loss])
 
 
 class MaskedNetwork(nn.Module):

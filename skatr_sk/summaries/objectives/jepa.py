@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from skatr_sk._checks import (
@@ -32,13 +31,14 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
-from skatr_sk.summaries.objectives.vicreg import RegionNetwork, VICReg
+from skatr_sk.summaries.objectives.regions import RegionNetwork
+from skatr_sk.summaries.objectives.vicreg import VICReg
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
-__all__ = ["JEPA", "EMATarget", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
+__all__ = ["JEPA", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
 _REGIONS = VICReg(region=0.3, expander_dim=64, expander_depth=1)  # where none are given
@@ -155,7 +155,9 @@ class JEPA(MaskedObjective):
         regions = self._regions()
         return None if regions is None else regions.pooled_by(pooling)
 
-    def network(self, encoder: Encoder, architecture: Architecture, *, pooling: str) -> JEPANetwork:
+    def network(
+        self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
+    ) -> JEPANetwork:
         """Return the two encoders, the predictor, and what pools and expands the regions."""
         width = architecture.embed_dim
         depth = self.predictor_depth
@@ -167,7 +169,7 @@ class JEPA(MaskedObjective):
             predictor,
             normalize_targets=self.normalize_targets,
             slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
-            regions=regions and regions.network(encoder, architecture, pooling=pooling),
+            regions=regions and regions.of_regions(encoder, architecture, pooling),
         )
 
     def criterion(self) -> nn.Module:
@@ -186,9 +188,19 @@ class JEPA(MaskedObjective):
                 PlaceWarning,
             )
 
-    def callbacks(self) -> list[Callback]:
-        """Return what moves the target encoder, and what records how much of it is place."""
-        return [EMATarget(*np.broadcast_to(self.ema_decay, 2).tolist()), PlaceRecord()]
+    def after_step(self, network: Any, progress: float) -> None:
+        """Let the target encoder follow the context encoder; its decay rises over the run."""
+        start, end = np.broadcast_to(self.ema_decay, 2).tolist()
+        network.update_target(ramp(start, end, progress))
+
+    def figures(self, criterion: Any) -> dict[str, float]:
+        """Return how much of the validation targets is place, and what that is worth, if known."""
+        (n, prediction, place, left, whole), criterion.sums = criterion.sums, np.zeros(5)
+        if not n:
+            return {}
+        share = max(0.0, 1 - left / whole) if whole > 0 else 0.0
+        means = {"prediction_loss": prediction / n, "place_loss": place / n}
+        return means | {"place_share": share}
 
 
 class JEPAOutput(NamedTuple):
@@ -302,7 +314,7 @@ class MeanPredictor(nn.Module):
 class JEPALoss(nn.Module):
     """Distance of predictions from targets, and the weighted loss of the regions beside it.
 
-    In validation it adds up, for :class:`PlaceRecord`, the distance alone and that of places.
+    In validation it adds up, for :meth:`JEPA.figures`, the distance alone and that of places.
     """
 
     def __init__(self, of_tokens: nn.Module, of_regions: nn.Module | None, weight: float) -> None:
@@ -328,32 +340,3 @@ class JEPALoss(nn.Module):
         left = torch.stack([(t - p).square().mean() for p, t in output.places]).mean()
         whole = torch.stack([t.var(dim=(0, 1)).mean() for _, t in output.places]).mean()
         self.sums += n * np.array([1.0, *(float(x) for x in (prediction, place, left, whole))])
-
-
-class PlaceRecord(Callback):
-    """Record how much of the validation targets their position explains, and what that is worth."""
-
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Start to add up."""
-        net.criterion_.sums[:] = 0.0
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Record the means over the validation fields, where there are any."""
-        n, prediction, place, left, whole = net.criterion_.sums
-        if n:
-            net.history.record("prediction_loss", prediction / n)
-            net.history.record("place_loss", place / n)
-            net.history.record("place_share", max(0.0, 1 - left / whole) if whole > 0 else 0.0)
-
-
-class EMATarget(Callback):
-    """Let the target follow the context encoder after each step; the decay rises to `end`."""
-
-    def __init__(self, start: float, end: float) -> None:
-        self.start = start
-        self.end = end
-
-    def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
-        """Move the target."""
-        if training:
-            net.module_.update_target(ramp(self.start, self.end, net.steps_done / net.n_steps))

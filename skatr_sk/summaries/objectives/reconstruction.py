@@ -53,7 +53,7 @@ class Reconstruction(MaskedObjective):
             problems.add(f"{prefix}normalize_targets", wanted, True, mend)
 
     def network(
-        self, encoder: Encoder, architecture: Architecture, *, pooling: str
+        self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
     ) -> ReconstructionNetwork:
         """Return the encoder and the predictor of voxels."""
         predictor = self._predictor(architecture.n_voxels, architecture)

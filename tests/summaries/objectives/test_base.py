@@ -9,8 +9,9 @@ import torch
 from sklearn.base import clone
 
 from skatr_sk import BlockMask, SKATRTransformer
-from skatr_sk.summaries import JEPA, BrightnessScaling, Reconstruction, VICReg
+from skatr_sk.summaries import JEPA, BrightnessScaling, LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.objectives import OBJECTIVES, Objective, as_objective
+from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.vit import patchify
 from skatr_sk.summaries.weights import Architecture
 
@@ -35,8 +36,10 @@ def small(**parameters):
 class TestInterface:
     def test_a_name_is_short_for_the_object(self, name, rng):
         X = rng.normal(size=(16, 8, 6)).astype(np.float32)
-        of_name = small(objective=name).fit_transform(X)
-        np.testing.assert_array_equal(small(objective=OBJECTIVES[name]()).fit_transform(X), of_name)
+        y = X.mean(axis=2)
+        of_name = small(objective=name).fit_transform(X, y)
+        of_object = small(objective=OBJECTIVES[name]()).fit_transform(X, y)
+        np.testing.assert_array_equal(of_object, of_name)
 
     def test_it_is_an_estimator_of_scikit_learn(self, name, tmp_path):
         for value in (as_objective(name), OBJECTIVES[name](**self.changed(name))):
@@ -49,7 +52,9 @@ class TestInterface:
 
     @staticmethod
     def changed(name):
-        return {"expander_dim": 8} if name == "vicreg" else {"loss": "l2", "predictor_dim": 24}
+        of_masks = {"loss": "l2", "predictor_dim": 24}
+        others = {"lejepa": {"sigreg": 0.2}, "vicreg": {"expander_dim": 8}}
+        return (others | {"supervised": {"loss": "l2"}}).get(name, of_masks)
 
     def test_its_table_names_its_parameters(self, name):
         signature = inspect.signature(OBJECTIVES[name]).parameters
@@ -63,9 +68,12 @@ class TestInterface:
     def test_its_network_takes_its_views_and_its_criterion_the_output(self, name, torch_seed):
         objective = as_objective(name)
         architecture = Architecture((8, 6), (2, 3), 12, 1, 2, 2.0)
-        views = objective.views(architecture, scaling=AS_IT_IS, augment=True, seed=0)
-        network = objective.network(architecture.build(), architecture, pooling="mean")
-        loss = objective.criterion()(network(*views(draw(5, 8, 6), True)), torch.empty(0))
+        see = PatchViews(
+            (8, 6), (2, 3), scaling=AS_IT_IS, augment=True, seed=0, draw=objective.draw
+        )
+        sizes = dict(pooling="mean", n_parameters=2)
+        network = objective.network(architecture.build(), architecture, **sizes)
+        loss = objective.criterion()(network(*see(draw(5, 8, 6), True)), draw(5, 2))
         assert loss.ndim == 0 and loss.isfinite()
         loss.backward()
         assert all(p.grad is not None for p in network.context_encoder.parameters())
@@ -74,7 +82,7 @@ class TestInterface:
     def test_fits_fields_of_every_rank(self, name, shape, rng, tmp_path):
         X = rng.normal(size=(20, *shape)).astype(np.float32)
         # A last batch of another size.
-        skatr = small(objective=name, embedding="moments").fit(X)
+        skatr = small(objective=name, embedding="moments").fit(X, X.reshape(20, -1)[:, :2])
         assert all(np.isfinite(row["train_loss"]) for row in skatr.history_)
         summaries = skatr.transform(X)
         assert summaries.shape == (20, 12) and np.isfinite(summaries).all()
@@ -84,6 +92,7 @@ class TestInterface:
 
 
 MASKED = (JEPA, Reconstruction)
+REGIONS = (LeJEPA, VICReg)
 WRONG = [
     (MASKED, "masks", "none"),
     (MASKED, "masks", []),
@@ -103,10 +112,16 @@ WRONG = [
     ((JEPA,), "ema_decay", (0.9,)),
     ((JEPA,), "ema_decay", "fast"),
     ((JEPA,), "ema_decay", None),
-    ((VICReg,), "region", 0.0),
-    ((VICReg,), "region", 0.6),
-    ((VICReg,), "expander_dim", 0),
-    ((VICReg,), "expander_depth", -1),
+    (REGIONS, "region", 0.0),
+    (REGIONS, "region", 0.6),
+    (REGIONS, "expander_dim", 0),
+    (REGIONS, "expander_depth", -1),
+    ((LeJEPA,), "sigreg", 1.1),
+    ((LeJEPA,), "sigreg", -0.1),
+    ((LeJEPA,), "n_projections", 0),
+    ((Supervised,), "visible", 0.0),
+    ((Supervised,), "visible", 1.5),
+    ((Supervised,), "loss", "smooth_l1"),
     ((VICReg,), "invariance", -1.0),
     ((VICReg,), "variance", float("inf")),
     ((VICReg,), "covariance", "small"),
@@ -120,7 +135,7 @@ WRONG = [
 )
 def test_wrong_parameters(kind, name, value):
     with pytest.raises(ValueError, match="SKATRTransformer has 1 invalid parameter:") as error:
-        small(objective=kind(**{name: value})).fit(np.zeros((4, 8, 6)))
+        small(objective=kind(**{name: value})).fit(np.zeros((4, 8, 6)), np.zeros(4))
     assert f"- objective__{name}: expected " in str(error.value)
     assert f"found {value!r}" in str(error.value)
 
@@ -172,7 +187,7 @@ def test_an_objective_of_ones_own(rng):
         def draw(self, n, grid_shape, generator):
             return []
 
-        def network(self, encoder, architecture, *, pooling):
+        def network(self, encoder, architecture, *, pooling, n_parameters):
             class Network(torch.nn.Module):
                 def __init__(self):
                     super().__init__()
@@ -201,10 +216,9 @@ def test_an_objective_of_ones_own(rng):
 
 
 def views(field_shape, patch_size, *, augment=True, seed=0):
-    sizes = dict(embed_dim=12, depth=1, n_heads=2, mlp_ratio=2.0)
-    return JEPA(masks=[MASK, MASK], min_context=0.1).views(
-        Architecture(field_shape, patch_size, **sizes), scaling=AS_IT_IS, augment=augment, seed=seed
-    )
+    masks = JEPA(masks=[MASK, MASK], min_context=0.1)
+    options = dict(scaling=AS_IT_IS, augment=augment, seed=seed, draw=masks.draw)
+    return PatchViews(field_shape, patch_size, **options)
 
 
 def marked(n, field_shape):

@@ -51,7 +51,6 @@ def test_reconstruction_trains_without_a_target_encoder(torch_seed):
     Reconstruction(loss="l1").criterion()(pairs).backward()
     assert all((p.grad != 0).any() for p in model.parameters())
     assert not hasattr(model, "target_encoder")
-    assert Reconstruction().callbacks() == []
 
 
 def test_normalised_patches_of_a_single_voxel_leave_nothing_to_predict(rng):

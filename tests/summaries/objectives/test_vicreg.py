@@ -8,7 +8,7 @@ import torch
 
 from skatr_sk import SKATRTransformer
 from skatr_sk.summaries import VICReg
-from skatr_sk.summaries.objectives.vicreg import Expander, RegionNetwork
+from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork
 from skatr_sk.summaries.vit import Encoder
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 

@@ -1,0 +1,80 @@
+"""Labels that an objective learns from: checked, standardised, and NaN where they are unknown."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_array
+from torch import Tensor
+
+from skatr_sk.fields import check_finite_rows, check_numbers
+
+__all__ = ["Labels", "check_labels"]
+
+_LEAST_LABELLED = 2  # rows that train and have labels that differ
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of shape (n, n_parameters), float64, finite or NaN."""
+
+    values: NDArray[np.float64]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows that have a label at least."""
+        return np.flatnonzero(~np.isnan(self.values).all(axis=1))
+
+    def standardised(self, rows: NDArray[Any]) -> Tensor:
+        """Labels of zero mean and unit variance over the known ones of the rows that train.
+
+        A parameter that does not vary there becomes zero. A ValueError says when none does.
+        """
+        known = np.ma.masked_invalid(self.values[rows])
+        mean, deviation = (getattr(known, of)(axis=0).filled(0.0) for of in ("mean", "std"))
+        if not (deviation > 0).any():
+            n = int((~np.ma.getmaskarray(known)).any(axis=1).sum())
+            raise ValueError(
+                f"y: expected at least {_LEAST_LABELLED} light cones that train with labels that "
+                f"differ, found {n} labelled of {len(rows)} that train; NaN counts as unlabelled: "
+                "give more labels, or take an objective that needs none, such as JEPA()."
+            )
+        scaled = (self.values - mean) / np.where(deviation > 0, deviation, 1.0)
+        return torch.from_numpy(scaled.astype(np.float32))
+
+    def digest(self) -> str:
+        """Stand for the labels in the identity of a run."""
+        return hashlib.blake2b(self.values.tobytes(), digest_size=8).hexdigest()
+
+
+def check_labels(y: Any, n: int, learner: str) -> Labels:
+    """Check the labels of `n` light cones, one number or a row of them for each.
+
+    `learner` is what needs them, for the message where there are none. Raises a TypeError or a
+    ValueError where `y` holds no numbers, infinite ones, or not one row for each light cone.
+    """
+    if y is None:
+        raise ValueError(
+            f"y: expected labels of shape (n,) or (n, n_parameters), from which {learner} learns, "
+            "found None; call fit(X, y), or take an objective that needs none, such as JEPA()."
+        )
+    y = check_array(
+        check_numbers(y, "y"),
+        dtype=np.float64,
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_all_finite=False,
+        input_name="y",
+    )
+    if y.ndim not in (1, 2) or len(y) != n:
+        raise ValueError(
+            f"y: expected shape ({n},) or ({n}, n_parameters), a row for each row of X and in its "
+            f"order, found {y.shape}."
+        )
+    check_finite_rows(np.nan_to_num(y, nan=0.0, posinf=np.inf, neginf=-np.inf), "y", "values")
+    return Labels(np.ascontiguousarray(y.reshape(n, -1)))

@@ -1,0 +1,111 @@
+"""What objectives share that compare two regions of one sky."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skatr_sk._checks import Integer, Real
+from skatr_sk.summaries.masking import sample_regions
+from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.pooling import pool, pooled_dim
+from skatr_sk.summaries.views import Pairs
+from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.weights import Architecture
+
+__all__ = ["REGION_DOCS", "Expander", "RegionNetwork", "RegionObjective"]
+
+REGION_DOCS = {
+    "region": """
+        region : float, default=0.15
+            Share of the patches that each of the two regions has, in (0, 0.5].""",
+    "expander": """
+        expander_dim : int, default=48
+            Numbers in which the summaries of the regions are compared.
+        expander_depth : int, default=4
+            Hidden layers between a summary and these numbers.""",
+}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RegionObjective(Objective):
+    """Base of the objectives that compare the pooled summaries of two regions of one sky."""
+
+    region: float = 0.15
+    expander_dim: int = 48
+    expander_depth: int = 4
+
+    _parameters = {
+        "region": Real("(0, 0.5]"),  # two regions cannot both have more than half of a sky
+        "expander_dim": Integer(1),
+        "expander_depth": Integer(0),
+    }
+
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Any:
+        """Draw the patches of two regions."""
+        return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
+
+    def pooled_by(self, pooling: str) -> str:
+        """How the tokens of a region are pooled."""
+        return "mean" if pooling == "tokens" else pooling
+
+    def network(
+        self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
+    ) -> nn.Module:
+        """Return the encoder and the expander."""
+        return self.of_regions(encoder, architecture, pooling)
+
+    def of_regions(
+        self, encoder: Encoder, architecture: Architecture, pooling: str
+    ) -> RegionNetwork:
+        """Return what summarises and expands regions."""
+        pooling = self.pooled_by(pooling)
+        n_summary = pooled_dim(architecture.embed_dim, pooling)
+        expander = Expander(n_summary, int(self.expander_dim), depth=int(self.expander_depth))
+        return RegionNetwork(encoder, expander, pooling=pooling)
+
+
+class Expander(nn.Sequential):
+    """Perceptron from a summary to the `dim` numbers in which regions are compared.
+
+    Its `depth` hidden layers are twice as wide as a summary. It is not used after the training: its
+    output keeps what the regions agree on and little else, the summary before it keeps more.
+    """
+
+    def __init__(self, n_summary: int, dim: int, *, depth: int) -> None:
+        widths = [n_summary, *[2 * n_summary] * depth]
+        layers: list[nn.Module] = []
+        for width, hidden in pairwise(widths):
+            # Summaries of different light cones differ by little compared with what they share.
+            # Normalising over the batch removes what they share.
+            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.GELU()]
+        super().__init__(*layers, nn.Linear(widths[-1], dim))
+
+
+class RegionNetwork(nn.Module):
+    """Summarise two disjoint regions of each light cone, and expand both summaries.
+
+    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The tokens of a
+    region are pooled by `pooling`: see :func:`~skatr_sk.summaries.pooling.pool`.
+    """
+
+    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.context_encoder = encoder
+        self.expander = expander
+
+    def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
+        """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
+        pairs = []
+        for indices in regions:
+            tokens = [self.context_encoder(patches, index) for index in indices]
+            summaries = [pool(each.float(), self.pooling) for each in tokens]
+            # As one batch: both are normalised alike, and even a single light cone makes two rows.
+            pairs.append(self.expander(torch.cat(summaries)).chunk(2))
+        return pairs
