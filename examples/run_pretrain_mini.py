@@ -62,18 +62,23 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
-from skatr_sk.summaries import JEPA, VICReg
+from skatr_sk.summaries import JEPA, Combined, LeJEPA, Supervised, VICReg
 
 # Ways to summarise a light cone -------------------------------------------------------------------
 
 ENCODER = dict(patch_size=(2, 2, 5), embed_dim=96, depth=2, embedding="moments", pooling="moments")
 STEPS = dict(batch_size=32, max_epochs=3, learning_rate=2e-3, validation_fraction=0.02)
-OBJECTIVES = {
-    "jepa": JEPA(masks="long", predictor_depth=2, slice_targets=True, regions_weight=0.05),
-    "vicreg": VICReg(region=0.4, expander_dim=64, expander_depth=1),
+JEPA_ALONE = JEPA(masks="long", predictor_depth=2, slice_targets=True, regions_weight=0.05)
+BOTH = Combined(objectives=[("jepa", JEPA_ALONE), ("labels", Supervised())], weights=[1.0, 0.1])
+RECIPES = {
+    "jepa": STEPS | dict(objective=JEPA_ALONE),
+    "vicreg": STEPS | dict(objective=VICReg(region=0.4, expander_dim=64, expander_depth=1)),
+    "lejepa": STEPS | dict(objective=LeJEPA(region=0.4, expander_dim=64, expander_depth=1)),
+    "supervised": STEPS | dict(objective=Supervised()),  # with all labels of what it trains on
+    "combined": STEPS | dict(objective=BOTH),
+    "random": dict(max_epochs=0),
 }
-RECIPES = {name: ENCODER | STEPS | dict(objective=it) for name, it in OBJECTIVES.items()}
-RECIPES["random"] = ENCODER | dict(max_epochs=0)
+RECIPES = {name: ENCODER | recipe for name, recipe in RECIPES.items()}
 SIGNAL = "signal"  # mean and standard deviation of each slice: nothing is trained
 NO_MEAN = "-no-mean"  # behind a name: the mean of each slice is subtracted before all else
 NO_MEAN_WAYS = [way + NO_MEAN for way in ("jepa", "random", SIGNAL)]

@@ -126,7 +126,9 @@ def test_full_size_counts_the_operations_of_a_field(torch_seed):
     parameters = script.SMALL.encoder | dict(objective=script.STEPS["objective"], max_epochs=0)
     skatr = SKATRTransformer(**parameters).fit(X.numpy())
     architecture, objective = skatr.architecture_, skatr.objective
-    network = objective.network(architecture.build(), architecture, pooling="moments")
+    network = objective.network(
+        architecture.build(), architecture, pooling="moments", n_parameters=0
+    )
     pairs = objective.draw(3, architecture.grid_shape, torch.Generator().manual_seed(0))
     patches = patchify(X, architecture.patch_size)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
