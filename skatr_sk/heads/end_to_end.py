@@ -73,7 +73,8 @@ class EncoderWithHead(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches of shape (n, n_patches, n_voxels) to what :meth:`Head.forward` gives."""
-        return self.head(pool(self.encoder(patches).float(), self.pooling))
+        tokens = self.encoder(patches).float()
+        return self.head(pool(tokens, self.pooling, self.encoder.n_slices))
 
 
 def fit_end_to_end(
@@ -94,7 +95,7 @@ def fit_end_to_end(
             warn_without_effect(transformer, {"pooling"}, "the attention of the head")
         sizes = transformer._architecture_for(fields.shape[1:])
         scaling = transformer._scaling_for(fields, split[0])
-        pooling = transformer._pooling_in_training()
+        pooling = transformer._pooling_in_training(fields.shape[1:])
     else:
         sizes, scaling, pooling = given.architecture, given.scaling, given.pooling
     seen = "tokens" if regressor.pooling == "attention" else pooling  # by the head

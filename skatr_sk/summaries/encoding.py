@@ -17,7 +17,7 @@ import torch
 
 from skatr_sk.fields import Fields
 from skatr_sk.summaries.cache import compute_once, recall_in
-from skatr_sk.summaries.pooling import pool, pooled_dim
+from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -128,12 +128,13 @@ def encode(
     `device` and in evaluation mode; `autocast`, a context manager, sets the precision. The result,
     in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
     """
-    n_tokens = math.prod(fields.shape[1:]) // math.prod(patch_size)
+    grid_shape = [n // p for n, p in zip(fields.shape[1:], patch_size, strict=True)]
+    n_tokens, n_slices = math.prod(grid_shape), count_slices(grid_shape)
     batch_size = batch_size or _fields_at_a_time(n_tokens, device)
     parts = []
     with autocast:
         dataset = FieldDataset(fields, rows=rows)
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
-            parts.append(pool(encoder(patches).float(), pooling).cpu())
+            parts.append(pool(encoder(patches).float(), pooling, n_slices).cpu())
     return torch.cat(parts).numpy()

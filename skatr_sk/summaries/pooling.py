@@ -1,23 +1,35 @@
 """From the tokens of a field to its summary.
 
-"moments" are the means over the tokens, followed by their standard deviations, which say how tokens
-differ over the sky and along the line of sight (statistics pooling: Snyder et al., "X-vectors:
-robust DNN embeddings for speaker recognition", ICASSP (2018), section 2.1).
+"moments" are the means over the tokens, followed by their standard deviations (statistics pooling:
+Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP (2018), section
+2.1). Of a light cone these mix how tokens change along the line of sight, which all cones share in
+the main, with how they differ over the sky; "slices" has each by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["POOLINGS", "pool", "pooled_dim"]
+__all__ = ["POOLINGS", "count_slices", "pool", "pooled_dim"]
 
-POOLINGS = ("mean", "max", "moments", "tokens")
+POOLINGS = ("mean", "max", "moments", "slices", "tokens")
 _LEAST_VARIANCE = 1e-12  # of tokens, whose size is one
 
 
-def pool(tokens: Tensor, pooling: str) -> Tensor:
-    """Pool tokens (n, n_tokens, dim) to (n, dim), to (n, 2 dim) by "moments", or keep them all."""
+def count_slices(grid_shape: Sequence[int]) -> int:
+    """Patches along the line of sight: the last axis, or 1 of maps, which have none."""
+    return 1 if len(grid_shape) == 2 else grid_shape[-1]
+
+
+def pool(tokens: Tensor, pooling: str, n_slices: int) -> Tensor:
+    """Pool tokens (n, n_tokens, dim), the line of sight fastest, or keep them all.
+
+    To (n, dim) by "mean" and "max"; to (n, 2 dim) by "moments"; to (n, 3 dim) by "slices": the
+    mean, the standard deviation between the means of the `n_slices`, and that within slices.
+    """
     if pooling == "tokens":
         return tokens
     if pooling == "max":
@@ -25,12 +37,18 @@ def pool(tokens: Tensor, pooling: str) -> Tensor:
     mean = tokens.mean(dim=1)
     if pooling == "mean":
         return mean
-    variance = (tokens - mean.unsqueeze(1)).square().mean(dim=1)
+    if pooling == "moments":
+        variances = [(tokens - mean.unsqueeze(1)).square().mean(dim=1)]
+    else:
+        sky = tokens.unflatten(1, (-1, n_slices))
+        slices = sky.mean(dim=1)
+        between = (slices - mean.unsqueeze(1)).square().mean(dim=1)
+        variances = [between, (sky - slices.unsqueeze(1)).square().mean(dim=(1, 2))]
     # The derivative of a square root diverges at zero variance, which a field has whose tokens are
     # all alike, or that has only one.
-    return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1)
+    return torch.cat([mean, *((each + _LEAST_VARIANCE).sqrt() for each in variances)], dim=1)
 
 
 def pooled_dim(embed_dim: int, pooling: str) -> int:
     """Length of a summary, or of a token where these are kept."""
-    return embed_dim * (2 if pooling == "moments" else 1)
+    return embed_dim * {"moments": 2, "slices": 3}.get(pooling, 1)

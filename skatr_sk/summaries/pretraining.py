@@ -22,7 +22,7 @@ from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
-from skatr_sk.training.callbacks import ReturnMemory, cosine_schedule
+from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
 from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast
 from skatr_sk.training.effective_rank import effective_rank
@@ -59,7 +59,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     warn_implausible(fields)
     transformer._warn_without_effect_on(fields)
     architecture = transformer._architecture_for(fields.shape[1:], objective)
-    pooling = transformer._pooling_in_training()
+    pooling = transformer._pooling_in_training(fields.shape[1:])
     seed = seed_of(transformer.random_state)
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     seen = None if labels is None or objective.sees_unlabelled else labels.rows
@@ -75,7 +75,12 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
+    subject = (
+        f"{type(transformer).__name__}: pre-training on {len(train_rows)} fields of "
+        f"{fields.shape[1:]} cells, each {architecture.n_tokens} tokens"
+    )
     callbacks = [Hooks(objective), EffectiveRank(mean_tokens), ReturnMemory()]
+    callbacks.append(Announcement(subject))
     if transformer.checkpoint_dir is not None:
         run = _run_identity(transformer, objective, fields, labels, seed)
         folder = os.fspath(transformer.checkpoint_dir)
@@ -121,7 +126,7 @@ def _run_identity(
     given = transformer.get_params(deep=False)
     settings = {name: given[name] for name in given.keys() - transformer._not_learned_from}
     settings["objective"] = [type(objective).__name__, objective.get_params()]
-    settings["pooling"] = objective.pooled_by(transformer._pooling_in_training())
+    settings["pooling"] = objective.pooled_by(transformer._pooling_in_training(fields.shape[1:]))
     content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
     settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
     if labels is not None:

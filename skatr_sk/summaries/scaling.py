@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ class BrightnessScaling:
         Brightness in mK where the linear core ends.
     offset, scale : float
         Mean and standard deviation of ``f(T)``, or low end and width of a physical range in mK.
+    subtract_mean : bool, default=False
+        Subtract from each field the mean over its sky first, at each redshift: what is left is what
+        an interferometer sees.
 
     Examples
     --------
@@ -47,22 +51,29 @@ class BrightnessScaling:
     softening: float | None
     offset: float
     scale: float
+    subtract_mean: bool = False
 
     def __call__(self, fields: Tensor) -> Tensor:
-        """Scale fields of any shape, in mK, to float32."""
+        """Scale fields (n, *field_shape) in mK to float32."""
         fields = fields.float()
+        if self.subtract_mean:
+            fields = fields - fields.mean(dim=(1, 2), keepdim=True)
         if self.softening is not None:
             magnitude = fields.abs().div_(self.softening)
             fields = magnitude.log1p_().copysign_(fields)
         return (fields - self.offset).div_(self.scale)
 
     @classmethod
-    def from_range(cls, low: float, high: float) -> BrightnessScaling:
+    def from_range(
+        cls, low: float, high: float, *, subtract_mean: bool = False
+    ) -> BrightnessScaling:
         """Map [low, high] mK affinely to [0, 1], as in arXiv:2410.18899, section 2."""
-        return cls(None, float(low), float(high) - float(low))
+        return cls(None, float(low), float(high) - float(low), bool(subtract_mean))
 
     @classmethod
-    def learn(cls, fields: Any, rows: np.ndarray | None = None) -> BrightnessScaling:
+    def learn(
+        cls, fields: Any, rows: np.ndarray | None = None, *, subtract_mean: bool = False
+    ) -> BrightnessScaling:
         """Learn softening, offset and scale from fields of shape ``(n, *field_shape)`` in mK.
 
         Only from `rows` of them where these are given, and from a sample of these where they are
@@ -79,9 +90,10 @@ class BrightnessScaling:
         if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:  # they are read twice
             fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))
         n_values = len(rows) * math.prod(fields.shape[1:])
-        softening = sum(np.abs(c).sum() for c in _chunks(fields, rows)) / n_values or 1.0
+        chunks = functools.partial(_chunks, fields, rows, subtract_mean)
+        softening = sum(np.abs(c).sum() for c in chunks()) / n_values or 1.0
         total = square = 0.0
-        for chunk in _chunks(fields, rows):
+        for chunk in chunks():
             scaled = np.copysign(np.log1p(np.abs(chunk) / softening), chunk)
             total += scaled.sum()
             square += np.square(scaled).sum()
@@ -89,13 +101,16 @@ class BrightnessScaling:
         variance = max(square / n_values - mean**2, 0.0)
         # Below the rounding of these sums a variance is no variance.
         scale = math.sqrt(variance) if variance > 1e-10 * max(mean**2, 1e-10) else 1.0
-        return cls(float(softening), float(mean), scale)
+        return cls(float(softening), float(mean), scale, bool(subtract_mean))
 
 
-def _chunks(fields: Fields, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield some rows of the fields at a time, as float64."""
+def _chunks(fields: Fields, rows: np.ndarray, subtract_mean: bool) -> Iterator[np.ndarray]:
+    """Yield the values of some rows of the fields at a time, as float64."""
     step = max(1, _CHUNK_VALUES // max(1, math.prod(fields.shape[1:])))
     for start in range(0, len(rows), step):
-        values = fields.read(rows[start : start + step]).reshape(-1)
+        values = fields.read(rows[start : start + step])
+        if subtract_mean:
+            values = values - values.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+        values = values.reshape(-1)
         for first in range(0, values.size, _CHUNK_VALUES):  # a single cone may have more
             yield values[first : first + _CHUNK_VALUES].astype(np.float64)

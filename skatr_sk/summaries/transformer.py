@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,7 +35,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
-from skatr_sk.summaries.objectives import OBJECTIVE, Objective, as_objective
+from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -52,6 +53,10 @@ from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
 __all__ = ["SKATRTransformer"]
+
+# Steps of max_epochs="auto": at least so many, and of many fields so many visits to each.
+_FEWEST_STEPS = 150
+_VISITS = 8
 
 
 def _is_range(value: Any) -> bool | str:
@@ -79,28 +84,31 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     ``fit`` pre-trains a vision transformer without labels, by default as a joint-embedding
     predictive architecture, which learns to predict the tokens of hidden patches from visible ones.
-    ``transform`` pools the frozen encoder's tokens, by default to their mean.
+    ``transform`` pools the frozen encoder's tokens. The defaults are made for minutes on two cores;
+    those of the paper [1]_ are :meth:`published`.
 
     Parameters
     ----------
     patch_size : "auto", int or tuple of int, default="auto"
         Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
-        cut the field into about 512 tokens, fewer of small fields.
-    embed_dim : int, default=144
-        Width of a token, and length of a summary of mean tokens. The paper's have 360.
-    depth : int, default=4
+        cut the field into about 1000 tokens, fewer of small fields.
+    embed_dim : int, default=96
+        Width of a token, and length of a summary of mean tokens.
+    depth : int, default=2
         Transformer blocks of the encoder.
-    n_heads : int, default=4
+    n_heads : int, default=2
         Attention heads; divides ``embed_dim``.
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
-    embedding : {"linear", "moments"}, default="linear"
-        How the voxels of a patch become a token: by one matrix [1]_; or standardised, beside their
-        mean and log standard deviation, which wins on light cones (docs/learning.rst).
-    pooling : {"auto", "mean", "max", "moments", "tokens"}, default="auto"
+    embedding : {"moments", "linear"}, default="moments"
+        How the voxels of a patch become a token: standardised, beside their mean and log standard
+        deviation, which wins on light cones (docs/learning.rst); or by one matrix [1]_.
+    pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
-        summary of 2 `embed_dim`; "tokens" keeps them all; "auto" is as `weights` were saved, and
-        else the mean [1]_. It may be changed after ``fit``.
+        summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
+        between and within redshift slices, 3 `embed_dim`; "tokens" keeps them all. "auto" is as
+        `weights` were saved, and else "slices" of light cones and "moments" of maps and signals;
+        the paper has the mean [1]_. It may be changed after ``fit``.
     objective : str or objective, default="jepa"
         What the encoder learns in pre-training: :class:`~skatr_sk.summaries.JEPA` predicts the
         tokens of an averaged encoder, :class:`~skatr_sk.summaries.Reconstruction` the voxels
@@ -110,12 +118,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         defaults; ``objective__ema_decay`` and the like reach its parameters.
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
-    max_epochs : int, default=100
-        Passes over the training fields. 0 keeps the random initial weights: the baseline that
-        every pre-training must beat.
-    batch_size : int, default=64
+    max_epochs : int or "auto", default="auto"
+        Passes over the training fields. "auto" is 8, and more of few fields: as many as make 150
+        steps. 0 keeps the random initial weights: the baseline that every pre-training must beat.
+    batch_size : int, default=32
         Fields in a step; the memory of pre-training grows with it.
-    learning_rate, weight_decay : float, default=1e-3 and 1e-3
+    learning_rate, weight_decay : float, default=2e-3 and 1e-3
         Of AdamW; the rate warms up linearly, then falls along a cosine to zero.
     warmup : float, default=0.1
         Share of the steps that warm up, in [0, 1).
@@ -126,6 +134,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Epochs without a better validation loss before the run stops and the best epoch comes
         back. None trains to the end: the loss of a JEPA moves with its target and is a poor guide
         to the best summaries.
+    subtract_mean : bool, default=False
+        Subtract the mean over the sky at each redshift from every field, in ``fit`` and in
+        ``transform``: an interferometer does not see it. It is part of the weights.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -189,15 +200,19 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     """
 
     patch_size: str | int | tuple[int, ...] = "auto"
-    embed_dim: int = 144
-    depth: int = 4
-    n_heads: int = 4
+    embed_dim: int = 96
+    depth: int = 2
+    n_heads: int = 2
     mlp_ratio: float = 2.0
-    embedding: str = "linear"
+    embedding: str = "moments"
     pooling: str = "auto"
     objective: str | Objective = "jepa"
     augment: bool = True
+    max_epochs: int | str = "auto"
+    batch_size: int = 32
+    learning_rate: float = 2e-3
     warmup: float = 0.1
+    subtract_mean: bool = False
     brightness_range: tuple[float, float] | None = None
     weights: str | os.PathLike[str] | None = None
     cache: str | os.PathLike[str] | None = MEMORY
@@ -217,6 +232,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "objective": OBJECTIVE,
         "augment": Flag(),
         "warmup": Real("[0, 1)"),
+        "subtract_mean": Flag(),
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
         "weights": PathLike(),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
@@ -224,6 +240,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+
+    def _auto(self, n_rows: int) -> dict[str, Any]:
+        steps_an_epoch = math.ceil(n_rows / self.batch_size)
+        return {"max_epochs": max(_VISITS, math.ceil(_FEWEST_STEPS / steps_an_epoch))}
+
     # What is learned depends on all parameters but these, which may change where a run resumes.
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(
         "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
@@ -232,8 +253,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
-        {"patch_size", *ENCODER_SIZES, "brightness_range", "weights", "pooling", "cache"}
-        | {"device", "precision", "verbose", "random_state"}
+        {"patch_size", *ENCODER_SIZES, "subtract_mean", "brightness_range", "weights", "pooling"}
+        | {"cache", "device", "precision", "verbose", "random_state"}
     )
 
     def set_params(self, **params: Any) -> Self:
@@ -313,27 +334,41 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
+        if self.subtract_mean and len(field_shape) == 1:
+            wanted = "False with signals, which have no sky to take the mean over"
+            problems.add("subtract_mean", wanted, self.subtract_mean)
         if objective is not None:
             objective.check_sizes(problems, "objective__", architecture)
         problems.raise_if_any()
         return architecture
 
-    def _pooling_in_training(self) -> str:
-        """Return how an encoder that is trained with these parameters pools its tokens."""
-        return "mean" if self.pooling == "auto" else str(self.pooling)
+    def _pooling_in_training(self, field_shape: Sequence[int]) -> str:
+        """Return how an encoder that is trained on fields of a shape pools its tokens."""
+        in_slices = len(field_shape) == 3
+        if self.pooling == "auto":
+            return "slices" if in_slices else "moments"
+        if self.pooling == "slices" and not in_slices:
+            problems = Problems(type(self).__name__)
+            wanted = f"another for fields of {len(field_shape)} axes, such as 'moments'"
+            problems.add("pooling", wanted, self.pooling)
+            problems.raise_if_any()
+        return self.pooling
 
     def _scaling_for(self, fields: Fields, rows: np.ndarray) -> BrightnessScaling:
         """Return the brightness scaling: by the range that was given, or learned from rows."""
         if self.brightness_range is None:
-            return BrightnessScaling.learn(fields, rows)
-        return BrightnessScaling.from_range(*self.brightness_range)
+            return BrightnessScaling.learn(fields, rows, subtract_mean=self.subtract_mean)
+        return BrightnessScaling.from_range(
+            *self.brightness_range, subtract_mean=self.subtract_mean
+        )
 
     def _check_same_encoder(self, frozen: FrozenEncoder) -> None:
         """Check that parameters changed from their defaults agree with a frozen encoder."""
         problems = Problems(type(self).__name__)
         changed = changed_parameters(self)
-        for name in ("patch_size", *ENCODER_SIZES):
-            stored = getattr(frozen.architecture, name)
+        for name in ("patch_size", *ENCODER_SIZES, "subtract_mean"):
+            owner = frozen.scaling if name == "subtract_mean" else frozen.architecture
+            stored = getattr(owner, name)
             given = changed.get(name, stored)
             if name == "patch_size":
                 given = patch_size_for(frozen.architecture.field_shape, given)
@@ -341,7 +376,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 mend = "leave it at its default to take what the file has"
                 problems.add(name, f"{stored!r} as in the weights file", given, mend)
         bounds = self.brightness_range
-        if bounds is not None and BrightnessScaling.from_range(*bounds) != frozen.scaling:
+        same = replace(frozen.scaling, subtract_mean=False)
+        if bounds is not None and BrightnessScaling.from_range(*bounds) != same:
             mend = "leave it at None: the scaling is part of the weights"
             problems.add(
                 "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
@@ -411,7 +447,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def pooling_(self) -> str:
         """How `transform` pools the tokens; with ``pooling="auto"`` as the weights were saved."""
         check_is_fitted(self)
-        return self._pooling_found if self.pooling == "auto" else self.pooling
+        if self.pooling == "auto":
+            return self._pooling_found
+        return self._pooling_in_training(self.architecture_.field_shape)
 
     @torch_defaults()
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -425,8 +463,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Returns
         -------
         ndarray of shape (n, embed_dim), float32
-            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "tokens" of shape
-            (n, n_tokens, embed_dim).
+            With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "slices" (n, 3 embed_dim),
+            with "tokens" (n, n_tokens, embed_dim).
         """
         check_is_fitted(self)
         self._check_parameters()
@@ -491,6 +529,55 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         transformer.field_shape_in_ = frozen.architecture.field_shape
         transformer.n_features_in_ = transformer.field_shape_in_[0]
         return transformer
+
+    @classmethod
+    def published(cls, **parameters: Any) -> Self:
+        """Return a transformer with the settings of the paper, which are made for a GPU [1]_.
+
+        They are for the low-resolution light cones of 28 x 28 x 470 cells. On fewer cells, in fewer
+        steps or with fewer light cones the defaults of the class are better.
+
+        Parameters
+        ----------
+        **parameters
+            What is to be otherwise, such as ``embed_dim=360``, the width of the paper's summaries,
+            or ``patch_size="auto"`` for other grids.
+
+        Returns
+        -------
+        SKATRTransformer
+            Not fitted.
+
+        References
+        ----------
+        .. [1] Ore, Heneka, Plehn (SKATR), arXiv:2410.18899, section 3 and tables 2 and 3.
+
+        Examples
+        --------
+        >>> SKATRTransformer.published(random_state=0).max_epochs
+        1000
+        """
+        objective = JEPA(
+            masks="multiblock",
+            ema_decay=0.9997,
+            slice_targets=False,
+            regions_weight=0.0,
+            predictor_depth=4,
+        )
+        settings: dict[str, Any] = {
+            "patch_size": (4, 4, 10),
+            "embed_dim": 144,
+            "depth": 4,
+            "n_heads": 4,
+            "embedding": "linear",
+            "pooling": "mean",
+            "objective": objective,
+            "max_epochs": 1000,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+            "brightness_range": (-120.0, -1.0),
+        }
+        return cls(**settings | parameters)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "encoder_")

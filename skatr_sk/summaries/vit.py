@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
 
@@ -130,6 +131,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = EMBEDDINGS[embedding](n_voxels, embed_dim)
+        self.n_slices = count_slices(grid_shape)
         self.position = PositionCode(grid_shape, embed_dim)
         self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 BUNDLED = ("mini-lr",)  # names of the weights that come with the package
-_TOKEN_BUDGET = 512
+_TOKEN_BUDGET = 1024
 _FORMAT = 1
 _KEY = "skatr_sk"
 _FOLDER = Path(__file__).with_name("weights")
@@ -139,7 +139,7 @@ def patch_size_for(field_shape: Sequence[int], patch: str | int | Sequence[int])
 
 
 def auto_patch_size(field_shape: Sequence[int]) -> tuple[int, ...]:
-    """Choose a patch that divides each axis and cuts the field into about 512 tokens.
+    """Choose a patch that divides each axis and cuts the field into about 1000 tokens.
 
     Among the divisors of the axes it takes those that come near to this budget with patches near to
     cubes: a factor e in the number of tokens counts as much as two in the standard deviation of the

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from skatr_sk.training.device import return_memory
 
 __all__ = [
+    "Announcement",
     "EarlyStopping",
     "Progress",
     "ReturnMemory",
@@ -33,6 +34,7 @@ __all__ = [
 
 _LOGGER = logging.getLogger("skatr_sk.training")
 _TRIM_SECONDS = 1.0
+_CLOCKED_SECONDS = 1.0  # of steps that are timed before the minutes are told
 
 
 def ramp(start: float, end: float, progress: float) -> float:
@@ -105,6 +107,36 @@ class ReturnMemory(Callback):
         if torch.device(net.device).type == "cpu" and time.monotonic() - self.last_ > _TRIM_SECONDS:
             return_memory()
             self.last_ = time.monotonic()
+
+
+class Announcement(Callback):
+    """Log once, at INFO, what is trained on, in how many steps, and the minutes it will take.
+
+    These are extrapolated from the first steps but the very first, which also warms up.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Nothing is said yet."""
+        self.said_, self.n_timed_, self.start_ = False, -1, math.nan
+
+    def on_batch_end(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
+        """Time the steps, and speak when they have taken long enough."""
+        if self.said_ or not training:
+            return
+        now = time.monotonic()
+        self.n_timed_ += 1
+        if self.n_timed_ == 0:
+            self.start_ = now
+        elif now - self.start_ > _CLOCKED_SECONDS or net.steps_done == net.n_steps:
+            self.said_ = True
+            minutes = (now - self.start_) / self.n_timed_ * (net.n_steps - net.steps_done) / 60
+            _LOGGER.info(
+                "%s; %d steps of %d in %d epochs on %s, about %.1f minutes to go.",
+                *(self.subject, net.n_steps, net.batch_size, net.max_epochs, net.device, minutes),
+            )
 
 
 class Schedule(Callback):

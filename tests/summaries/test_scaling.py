@@ -126,3 +126,14 @@ def test_real_light_cones_keep_core_and_tail():
     assert out.std() == pytest.approx(1, abs=1e-4)
     # The affine map of [-120, -1] mK to [0, 1] reaches -2.4, 6 of its own standard deviations out.
     assert np.abs(out).max() < 5
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 4, 10), (40, 6, 5)])
+def test_without_the_mean_of_the_sky_it_is_the_scaling_of_what_is_left(rng, shape):
+    fields = brightness(rng, shape)
+    left = fields - fields.mean(axis=(1, 2), keepdims=True)
+    learned = BrightnessScaling.learn(fields, subtract_mean=True)
+    plain = BrightnessScaling.learn(left)
+    assert learned.subtract_mean and not plain.subtract_mean
+    assert (learned.softening, learned.offset) == pytest.approx((plain.softening, plain.offset))
+    np.testing.assert_allclose(scaled(learned, fields), scaled(plain, left), atol=1e-4)

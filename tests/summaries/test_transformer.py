@@ -46,7 +46,7 @@ def path(X, tmp_path):
 
 def test_there_are_few_parameters_and_each_is_checked_and_documented():
     names = set(inspect.signature(SKATRTransformer).parameters)
-    assert len(names) <= 27
+    assert len(names) <= 28
     assert names == set(SKATRTransformer._parameters)
     before_attributes = SKATRTransformer.__doc__.partition("Attributes\n")[0]
     assert all(name in before_attributes for name in names)
@@ -241,3 +241,58 @@ def test_a_warning_made_an_error_changes_nothing(X, path):
             skatr.set_params(batch_size=2).fit(X[:, :4])
     assert skatr.field_shape_in_ == (8, 6)
     np.testing.assert_array_equal(skatr.set_params(batch_size=64).transform(X), before)
+
+
+# The mean of the sky ---------------------------------------------------------------------------
+
+
+def test_without_the_mean_of_the_sky_no_signal_changes_a_summary(rng, tmp_path):
+    cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
+    signal = 30 * rng.normal(size=(20, 1, 1, 6)).astype(np.float32)
+    plain, blind = (small(subtract_mean=flag).fit(cones) for flag in (False, True))
+    assert not np.allclose(plain.transform(cones), plain.transform(cones + signal), atol=1e-3)
+    np.testing.assert_allclose(
+        blind.transform(cones), blind.transform(cones + signal), atol=1e-4, rtol=1e-4
+    )
+    blind.save(tmp_path / "blind.safetensors")
+    again = SKATRTransformer(weights=tmp_path / "blind.safetensors").fit(cones)
+    assert again.scaling_.subtract_mean
+    np.testing.assert_array_equal(again.transform(cones), blind.transform(cones))
+
+
+def test_weights_that_know_the_mean_do_not_lose_it_in_silence(X, path):
+    with pytest.raises(ValueError, match="subtract_mean: expected False as in the weights file"):
+        SKATRTransformer(weights=path, subtract_mean=True).fit(X)
+
+
+def test_a_signal_has_no_sky_to_take_the_mean_over(rng):
+    with pytest.raises(ValueError, match="subtract_mean: expected False with signals"):
+        SKATRTransformer(subtract_mean=True, max_epochs=0).fit(rng.normal(size=(20, 12)))
+
+
+# The length of a run ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "epochs"), [(1, 150), (32, 150), (206, 22), (900, 8), (20_000, 8)]
+)
+def test_few_fields_are_visited_more_often(n_rows, epochs):
+    skatr = SKATRTransformer(max_epochs="auto", batch_size=32)
+    assert skatr._resolved(n_rows).max_epochs == epochs
+    assert skatr.max_epochs == "auto"
+
+
+def test_auto_is_the_number_that_it_stands_for(X):
+    left = small(max_epochs="auto").fit(X)
+    given = small(max_epochs=len(left.history_)).fit(X)
+    assert len(left.history_) == 75  # 150 steps of 2 batches
+    np.testing.assert_array_equal(left.transform(X), given.transform(X))
+
+
+def test_the_published_settings_are_one_word():
+    paper = SKATRTransformer.published(embed_dim=360)
+    assert (paper.embed_dim, paper.depth, paper.max_epochs) == (360, 4, 1000)
+    assert (paper.embedding, paper.brightness_range) == ("linear", (-120.0, -1.0))
+    assert paper.objective.ema_decay == 0.9997 and not paper.objective.slice_targets
+    architecture = paper._architecture_for((28, 28, 470), paper.objective)
+    assert architecture.n_tokens == 2303

@@ -153,7 +153,7 @@ def test_the_header_is_plain_json(path, fitted):
         "mlp_ratio": 2.0,
         "embedding": "linear",
     }
-    assert set(header["scaling"]) == {"softening", "offset", "scale"}
+    assert set(header["scaling"]) == {"softening", "offset", "scale", "subtract_mean"}
     assert header["scaling"]["scale"] == fitted.scaling_.scale
     assert header["history"] == fitted.history_
     assert names == set(fitted.encoder_.state_dict())

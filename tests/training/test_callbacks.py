@@ -336,3 +336,12 @@ def test_scikit_learns_progress_bar(inside, capfd):
     estimator.set_callbacks(bars).fit(signals(), signals()[:, 0])
     out, err = capfd.readouterr()
     assert "SKATRTransformer" in out + err
+
+
+def test_a_run_says_once_what_it_is_and_how_long_it_takes(caplog):
+    with caplog.at_level(logging.INFO, logger="skatr_sk.training"):
+        transformer().fit(signals())
+    said = [record.message for record in caplog.records if "pre-training" in record.message]
+    assert len(said) == 1
+    assert "SKATRTransformer: pre-training on 18 fields of (12,) cells, each 6 tokens" in said[0]
+    assert "12 steps of 8 in 4 epochs on cpu, about 0.0 minutes to go." in said[0]

@@ -41,7 +41,7 @@ from skatr_sk.training.callbacks import ramp
 __all__ = ["JEPA", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
-_REGIONS = VICReg(region=0.3, expander_dim=64, expander_depth=1)  # where none are given
+_REGIONS = VICReg()  # where none are given
 _LEAST_VARIANCE = 1e-4  # of targets, whose tokens have a size of one
 
 
@@ -62,7 +62,10 @@ class JEPA(MaskedObjective):
 
     Parameters
     ----------
-    {masks}
+    masks : str, BlockMask or list of BlockMask, default="long"
+        What is hidden; each mask is a prediction task. "long" is the union of 2 blocks of 60 to 80
+        % of the sky, "short" of 8 blocks of 10 to 20 %, both along the whole line of sight;
+        "multiblock" is both (V-JEPA, arXiv:2404.08471, section 3.2), at twice the cost.
     {min_context}
     ema_decay : float or (float, float), default=(0.99, 1.0)
         Decay of the target encoder's exponential moving average, in [0, 1], constant or rising from
@@ -72,18 +75,16 @@ class JEPA(MaskedObjective):
     normalize_targets : bool, default=True
         Layer-normalise each target token before the loss [3]_: otherwise shrinking all tokens is
         the easiest way to lower it.
-    slice_targets : bool, default=False
+    slice_targets : bool, default=True
         Standardise the targets in each redshift slice, over the light cones of the batch and the
         sky, after `normalize_targets` [4]_. Of maps, which have no line of sight, over all patches.
         Batches of fewer than 32 fields are standardised by statistics that reach back.
-    regions_weight : float, default=0.0
-        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out. On
-        light cones 0.05 is a good start.
+    regions_weight : float, default=0.05
+        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
     regions : VICReg or None, default=None
-        What is asked of the pooled summaries of two regions [5]_. None is
-        ``VICReg(region=0.3, expander_dim=64, expander_depth=1)``.
+        What is asked of the pooled summaries of two regions [5]_. None is ``VICReg()``.
     {predictor_dim}
-    predictor_depth : int, default=4
+    predictor_depth : int, default=2
         Transformer blocks of the predictor. 0 leaves it out, and the mean of the visible tokens
         predicts the hidden ones: an ablation that collapses.
 
@@ -106,13 +107,15 @@ class JEPA(MaskedObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import JEPA
-    >>> SKATRTransformer(objective=JEPA(masks="long")).set_params(objective__ema_decay=0.999)
-    SKATRTransformer(objective=JEPA(ema_decay=0.999, masks='long'))
+    >>> SKATRTransformer(objective=JEPA(masks="short")).set_params(objective__ema_decay=0.999)
+    SKATRTransformer(objective=JEPA(ema_decay=0.999, masks='short'))
     """
 
+    masks: str | BlockMask | Sequence[BlockMask] = "long"
+    predictor_depth: int = 2
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
-    slice_targets: bool = False
-    regions_weight: float = 0.0
+    slice_targets: bool = True
+    regions_weight: float = 0.05
     regions: VICReg | None = None
 
     _parameters = {
@@ -162,8 +165,7 @@ class JEPA(MaskedObjective):
         width = architecture.embed_dim
         depth = self.predictor_depth
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
-        grid, regions = architecture.grid_shape, self._regions()
-        n_slices = 1 if len(grid) == 2 else grid[-1]
+        n_slices, regions = encoder.n_slices, self._regions()
         return JEPANetwork(
             encoder,
             predictor,

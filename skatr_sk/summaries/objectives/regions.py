@@ -22,12 +22,12 @@ __all__ = ["REGION_DOCS", "Expander", "RegionNetwork", "RegionObjective"]
 
 REGION_DOCS = {
     "region": """
-        region : float, default=0.15
+        region : float, default=0.4
             Share of the patches that each of the two regions has, in (0, 0.5].""",
     "expander": """
-        expander_dim : int, default=48
+        expander_dim : int, default=64
             Numbers in which the summaries of the regions are compared.
-        expander_depth : int, default=4
+        expander_depth : int, default=1
             Hidden layers between a summary and these numbers.""",
 }
 
@@ -36,9 +36,9 @@ REGION_DOCS = {
 class RegionObjective(Objective):
     """Base of the objectives that compare the pooled summaries of two regions of one sky."""
 
-    region: float = 0.15
-    expander_dim: int = 48
-    expander_depth: int = 4
+    region: float = 0.4
+    expander_dim: int = 64
+    expander_depth: int = 1
 
     _parameters = {
         "region": Real("(0, 0.5]"),  # two regions cannot both have more than half of a sky
@@ -105,7 +105,8 @@ class RegionNetwork(nn.Module):
         pairs = []
         for indices in regions:
             tokens = [self.context_encoder(patches, index) for index in indices]
-            summaries = [pool(each.float(), self.pooling) for each in tokens]
+            n_slices = self.context_encoder.n_slices
+            summaries = [pool(each.float(), self.pooling, n_slices) for each in tokens]
             # As one batch: both are normalised alike, and even a single light cone makes two rows.
             pairs.append(self.expander(torch.cat(summaries)).chunk(2))
         return pairs

@@ -120,7 +120,8 @@ class SupervisedNetwork(nn.Module):
         In training from the patches alone that `visible` names, if it names any.
         """
         tokens = self.context_encoder(patches, *(visible if self.training else ()))
-        return self.head(pool(tokens.float(), self.pooling))
+        n_slices = self.context_encoder.n_slices
+        return self.head(pool(tokens.float(), self.pooling, n_slices))
 
 
 class Standardizer(nn.BatchNorm1d):
