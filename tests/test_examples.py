@@ -1,11 +1,21 @@
-"""Every gallery example runs from start to end, in its fast form."""
+"""Every example runs from start to end, in its fast form."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from skatr_sk import SKATRTransformer
+from skatr_sk.parameters import PRIOR_BOUNDS
+from skatr_sk.summaries.vit import patchify
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
@@ -34,3 +44,94 @@ def test_example_runs(example, tmp_path):
     except subprocess.TimeoutExpired as error:
         pytest.fail(f"{example.name} took more than {TIME_LIMIT} s:\n{error.output}", pytrace=False)
     assert done.returncode == 0, f"{example.name} failed:\n{done.stdout}"
+
+
+def load(name):
+    """Import a script of the examples; none is run."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.slow
+def test_pretrain_mini_makes_weights_and_tables_and_goes_on(tmp_path, monkeypatch, capsys):
+    script = load("run_pretrain_mini")
+    command = [str(tmp_path), "--quick", "--seeds", "0", "1", "--from-scratch", "16"]
+    script.main([*command, "--part", "simulate", "pretrain", "probe", "few"])
+    script.main(command)
+    scores = (tmp_path / "scores.jsonl").read_bytes()
+    lines = [json.loads(line) for line in scores.splitlines()]
+    assert {line["part"] for line in lines} == {"probe", "few", "curve", "shifts", "no-mean"}
+    assert {line["way"] for line in lines if line["part"] == "curve"} == {
+        *script.RECIPES, script.SIGNAL, script.SCRATCH
+    }  # fmt: skip
+    for path in (tmp_path / "weights").iterdir():
+        assert SKATRTransformer.load(path).history_ or path.name.startswith("random")
+    printed = capsys.readouterr().out
+    tables = (tmp_path / "tables.rst").read_text()
+    for title in ("Real labels, ridge: mean R2", "16 simulated labels, tested on, head", "no mean"):
+        assert title in printed and title in tables
+    script.main(command)
+    assert (tmp_path / "scores.jsonl").read_bytes() == scores  # nothing is fitted twice
+    monkeypatch.setitem(script.RECIPES, "jepa", script.RECIPES["jepa"] | dict(max_epochs=4))
+    with pytest.raises(SystemExit, match="settings.json has another jepa"):
+        script.main(command)
+
+
+def test_tables_compare_ways_on_the_same_labels(tmp_path):
+    script = load("run_pretrain_mini")
+    folder = script.Folder(tmp_path, script.QUICK, stand_in=True, core_hours=1)
+    wanted = dict(part="few", cones="real", fitted="ridge", labels=None)
+    for way, seed, fold, r2 in (
+        ("jepa", 0, 0, 0.5), ("jepa", 0, 1, 0.7), ("jepa", 1, 0, 0.8), ("random", 0, 0, 0.4)
+    ):  # fmt: skip
+        line = wanted | dict(way=way, seed=seed, fold=fold)
+        folder.lines.append(line | {"scores": {"real": [9.0, r2, r2]}})
+    wanted |= dict(test="real")
+    assert script.scores_of(folder, "jepa", **wanted) == pytest.approx({0: 0.6, 1: 0.8})
+    assert script.over_random(folder, "jepa", **wanted) == pytest.approx({0: 0.2})
+    assert script.scores_of(folder, "jepa", column=0, **wanted) == pytest.approx({0: 9, 1: 9})
+
+
+def test_light_cones_that_differ(rng):
+    script = load("run_pretrain_mini")
+    redshifts = script.slice_redshifts(script.FULL.grid)
+    X = np.zeros((20, 14, 14, 90), dtype=np.float32)
+    noise = script.with_noise(X, redshifts).std(axis=(0, 1, 2))
+    at = np.searchsorted(redshifts, [9, 19])
+    assert noise[at] == pytest.approx([3, 3 * 2**2.55], rel=0.1)
+    kept = script.with_cut(X + 1, redshifts).any(axis=(0, 1, 2))
+    assert redshifts[kept].min() > 7 and redshifts[kept].max() < 15 and kept.sum() > 40
+    y = rng.uniform(*PRIOR_BOUNDS.T, size=(1000, 6))
+    correlation = np.corrcoef(y[script.near_a_line(y, 229)].T)
+    assert correlation[3, 4] < -0.9
+    assert np.abs(correlation[np.triu_indices(6, 1)]).sum() < 1.9  # and none of the others
+
+
+@pytest.mark.slow
+def test_full_size_in_a_small_size(tmp_path, capsys):
+    weights = tmp_path / "full-lr.safetensors"
+    load("run_full_size").main([str(weights), "--quick"])
+    stages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["device", "tests", "simulator", "step", "pre-training", "probe", "summary"]
+    assert [line["stage"] for line in stages] == names
+    assert stages[-1]["step"]["share"] > 0
+    assert SKATRTransformer.load(weights).pooling_ == "moments"
+
+
+def test_full_size_counts_the_operations_of_a_field(torch_seed):
+    script = load("run_full_size")
+    X = 10 * torch.randn(3, 16, 16, 80)
+    parameters = script.SMALL.encoder | dict(objective=script.STEPS["objective"], max_epochs=0)
+    skatr = SKATRTransformer(**parameters).fit(X.numpy())
+    architecture, objective = skatr.architecture_, skatr.objective
+    network = objective.network(
+        architecture.build(), architecture, pooling="moments", n_parameters=0
+    )
+    pairs = objective.draw(3, architecture.grid_shape, torch.Generator().manual_seed(0))
+    patches = patchify(X, architecture.patch_size)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        objective.criterion()(network(patches, pairs)).backward()
+    counted = 3 * script.field_operations(architecture, objective, pairs)
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.02)
