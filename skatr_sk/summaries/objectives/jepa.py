@@ -3,7 +3,7 @@
 A token's target is mostly what its redshift says, which all light cones share: the loss falls when
 that is learned, and the summaries gain nothing. The history says how much of the targets their
 position explains, and what that is worth. There are two cures: `slice_targets` takes what all cones
-share out of the targets, and `regions` asks of pooled summaries to differ between cones.
+share out of the targets, and `regions` asks of summaries to differ between cones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork, RegionObjective
 from skatr_sk.summaries.objectives.vicreg import VICReg
-from skatr_sk.summaries.pooling import pooled_dim
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
@@ -91,9 +90,9 @@ class JEPA(MaskedObjective):
     regions_weight : float, default=0.05
         Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
     regions : VICReg, LeJEPA or None, default=None
-        What is asked of the pooled summaries of two regions [5]_. None is ``VICReg()``.
+        What is asked of the summaries of two regions, their mean tokens [5]_. None is ``VICReg()``.
     pooled_weight : float, default=0.0
-        Weight in the loss of another prediction, of the whole region: from the pooled summary of
+        Weight in the loss of another prediction, of the whole region: from the mean token of
         each of two regions (those of `regions`, whatever `regions_weight`) a small perceptron
         predicts the one that the target encoder gives to the other, standardised over the batch.
     {predictor_dim}
@@ -169,11 +168,6 @@ class JEPA(MaskedObjective):
         masks, regions = super().draw(n, grid_shape, generator), self._regions()
         return masks if regions is None else [*masks, regions.draw(n, grid_shape, generator)]
 
-    def pooled_by(self, pooling: str) -> str | None:
-        """How the tokens of a region are pooled."""
-        regions = self._regions()
-        return None if regions is None else regions.pooled_by(pooling)
-
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
     ) -> JEPANetwork:
@@ -183,14 +177,13 @@ class JEPA(MaskedObjective):
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
         n_slices, regions = encoder.n_slices, self._regions()
         sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
-        n_summary = pooled_dim(width, regions.pooled_by(pooling)) if regions else 0
         return JEPANetwork(
             encoder,
             predictor,
             normalize_targets=self.normalize_targets,
             slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
             regions=regions and regions.network(encoder, architecture, **sizes),
-            pooled=PooledPredictor(n_summary) if self.pooled_weight else None,
+            pooled=PooledPredictor(width) if self.pooled_weight else None,
         )
 
     def criterion(self) -> nn.Module:
@@ -230,7 +223,7 @@ class JEPAOutput(NamedTuple):
     tokens: Pairs  # predictions and targets of each mask, (n, n_hidden, dim)
     places: Pairs  # in validation: what the other fields have at the same position, and targets
     regions: Any  # what the loss of the regions takes, where these are compared
-    pooled: Pairs  # predicted and true summaries of two regions, (2 n, n_summary), where predicted
+    pooled: Pairs  # predicted and true mean tokens of regions, (2 n, embed_dim), where predicted
 
 
 class JEPANetwork(MaskedNetwork):

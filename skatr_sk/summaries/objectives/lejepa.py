@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class LeJEPA(RegionObjective):
     The two regions are views of one sky, and their expanded summaries are to meet in their mean.
     That all summaries become alike is prevented by a test of normality: over the batch, the
     projections of the numbers on random directions are to follow a normal distribution of zero mean
-    and unit variance (SIGReg). There is no target encoder, and one weight. The tokens of each
-    region are pooled as ``transform`` pools them (those that it keeps as "tokens", by their mean).
+    and unit variance (SIGReg). There is no target encoder, and one weight. The summary of a region
+    is the mean of its tokens, however ``transform`` pools those of the whole sky.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class LeJEPA(RegionObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import LeJEPA
-    >>> SKATRTransformer(objective=LeJEPA(region=0.4, expander_dim=16), pooling="moments")
-    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.4), pooling='moments')
+    >>> SKATRTransformer(objective=LeJEPA(region=0.3, expander_dim=16))
+    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.3))
     """
 
     sigreg: float = 0.05
@@ -76,13 +76,7 @@ class LeJEPA(RegionObjective):
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
     ) -> LeJEPANetwork:
         """Return the encoder and the expander."""
-        sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
-        regions = super().network(encoder, architecture, **sizes)
-        return LeJEPANetwork(encoder, regions.expander, pooling=regions.pooling)
-
-    def criterion(self) -> nn.Module:
-        """Return the weighted sum of distance and statistic."""
-        return LeJEPALoss(float(self.sigreg))
+        return LeJEPANetwork(encoder, self._expander(architecture))
 
 
 class LeJEPAOutput(NamedTuple):

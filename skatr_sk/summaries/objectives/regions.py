@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from skatr_sk._checks import Integer, Real
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives.base import Objective
-from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
@@ -33,7 +32,7 @@ REGION_DOCS = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class RegionObjective(Objective):
-    """Base of the objectives that compare the pooled summaries of two regions of one sky."""
+    """Base of the objectives that compare the summaries of two regions of one sky."""
 
     region: float = 0.4
     expander_dim: int = 64
@@ -51,18 +50,15 @@ class RegionObjective(Objective):
         """Draw the patches of two regions; what a subclass draws beside comes behind."""
         return sample_regions(n, grid_shape, share=self.region, generator=generator)
 
-    def pooled_by(self, pooling: str) -> str:
-        """How the tokens of a region are pooled: by "moments" in the place of "slices"."""
-        return {"tokens": "mean", "slices": "moments"}.get(pooling, pooling)
-
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
     ) -> RegionNetwork:
         """Return the encoder and the expander."""
-        pooling = self.pooled_by(pooling)
-        n_summary = pooled_dim(architecture.embed_dim, pooling)
-        expander = Expander(n_summary, int(self.expander_dim), depth=int(self.expander_depth))
-        return RegionNetwork(encoder, expander, pooling=pooling)
+        return RegionNetwork(encoder, self._expander(architecture))
+
+    def _expander(self, architecture: Architecture) -> Expander:
+        dim, depth = int(self.expander_dim), int(self.expander_depth)
+        return Expander(architecture.embed_dim, dim, depth=depth)
 
 
 class Expander(nn.Sequential):
@@ -85,13 +81,12 @@ class Expander(nn.Sequential):
 class RegionNetwork(nn.Module):
     """Summarise two disjoint regions of each light cone, and expand both summaries.
 
-    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The tokens of a
-    region are pooled by `pooling`: see :func:`~skatr_sk.summaries.pooling.pool`.
+    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The summary of
+    a region is the mean of its tokens, however ``transform`` pools: that serves every pooling best.
     """
 
-    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str) -> None:
+    def __init__(self, encoder: Encoder, expander: Expander) -> None:
         super().__init__()
-        self.pooling = pooling
         self.context_encoder = encoder
         self.expander = expander
 
@@ -100,13 +95,11 @@ class RegionNetwork(nn.Module):
         return self.compare(self.summarise(self.context_encoder, patches, drawn), drawn)
 
     def summarise(self, encoder: nn.Module, patches: Tensor, drawn: Sequence[Tensor]) -> Tensor:
-        """Return the pooled tokens of two regions, (2 n, n_summary), those of the first first.
+        """Return the mean tokens of two regions, (2 n, embed_dim), those of the first first.
 
         As one batch: both are normalised alike, and even a single light cone makes two rows.
         """
-        tokens = [encoder(patches, index) for index in drawn[:2]]
-        n_slices = self.context_encoder.n_slices
-        return torch.cat([pool(each.float(), self.pooling, n_slices) for each in tokens])
+        return torch.cat([encoder(patches, index).float().mean(dim=1) for index in drawn[:2]])
 
     def compare(self, summaries: Tensor, drawn: Sequence[Tensor]) -> Any:
         """Return the expanded summaries of the two regions, both (n, dim), as the only pair."""
