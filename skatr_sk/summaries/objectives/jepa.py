@@ -32,8 +32,8 @@ from skatr_sk._checks import (
 )
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
+from skatr_sk.summaries.objectives.lejepa import LeJEPA
 from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork, RegionObjective
-from skatr_sk.summaries.objectives.vicreg import VICReg
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
-_REGIONS = VICReg()  # where none are given
+_REGIONS = LeJEPA()  # where none are given
 _LEAST_VARIANCE = 1e-4  # of targets, whose tokens have a size of one
 
 
@@ -87,10 +87,11 @@ class JEPA(MaskedObjective):
         Standardise the targets in each redshift slice, over the light cones of the batch and the
         sky, after `normalize_targets` [4]_. Of maps, which have no line of sight, over all patches.
         Batches of fewer than 32 fields are standardised by statistics that reach back.
-    regions_weight : float, default=0.05
-        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
+    regions_weight : float, default=5.0
+        Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out. With
+        `VICReg`, whose loss is larger, 0.05 is the like of it.
     regions : VICReg, LeJEPA or None, default=None
-        What is asked of the summaries of two regions, their mean tokens [5]_. None is ``VICReg()``.
+        What is asked of the summaries of two regions, their mean tokens [5]_. None is ``LeJEPA()``.
     pooled_weight : float, default=0.0
         Weight in the loss of another prediction, of the whole region: from the mean token of
         each of two regions (those of `regions`, whatever `regions_weight`) a small perceptron
@@ -127,7 +128,7 @@ class JEPA(MaskedObjective):
     predictor_depth: int = 2
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
     slice_targets: bool = True
-    regions_weight: float = 0.05
+    regions_weight: float = 5.0
     regions: RegionObjective | None = None
     pooled_weight: float = 0.0
 
@@ -198,7 +199,7 @@ class JEPA(MaskedObjective):
                 f"JEPA has learned nothing of single light cones: its prediction loss of "
                 f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of the "
                 "mean over the others at each position. Train for more steps, or try "
-                "slice_targets=True and regions_weight=0.05.",
+                "slice_targets=True and regions_weight=5.",
                 PlaceWarning,
             )
 
