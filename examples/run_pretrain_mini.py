@@ -73,8 +73,8 @@ RECIPES = {
     "vicreg": dict(objective=VICReg()),
     "lejepa": dict(objective=LeJEPA()),
     # With all labels of what it trains on. Labels are learned in more steps.
-    "supervised": dict(objective=Supervised(), max_epochs=6),
-    "combined": dict(objective=BOTH, max_epochs=4),
+    "supervised": dict(objective=Supervised(), max_epochs=4),
+    "combined": dict(objective=BOTH, max_epochs=2),
     "random": dict(max_epochs=0),
 }
 RECIPES = {name: recipe | dict(validation_fraction=0.02) for name, recipe in RECIPES.items()}

@@ -274,7 +274,7 @@ def test_a_signal_has_no_sky_to_take_the_mean_over(rng):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "epochs"), [(1, 150), (32, 150), (206, 22), (900, 8), (20_000, 8)]
+    ("n_rows", "epochs"), [(1, 120), (32, 120), (206, 18), (900, 5), (20_000, 1)]
 )
 def test_few_fields_are_visited_more_often(n_rows, epochs):
     skatr = SKATRTransformer(max_epochs="auto", batch_size=32)
@@ -285,7 +285,7 @@ def test_few_fields_are_visited_more_often(n_rows, epochs):
 def test_auto_is_the_number_that_it_stands_for(X):
     left = small(max_epochs="auto").fit(X)
     given = small(max_epochs=len(left.history_)).fit(X)
-    assert len(left.history_) == 75  # 150 steps of 2 batches
+    assert len(left.history_) == 60  # 120 steps of 2 batches
     np.testing.assert_array_equal(left.transform(X), given.transform(X))
 
 
