@@ -78,6 +78,10 @@ class LeJEPA(RegionObjective):
         """Return the encoder and the expander."""
         return LeJEPANetwork(encoder, self._expander(architecture))
 
+    def criterion(self) -> nn.Module:
+        """Return the weighted sum of distance and statistic."""
+        return LeJEPALoss(float(self.sigreg))
+
 
 class LeJEPAOutput(NamedTuple):
     """What the network gives to the loss."""
