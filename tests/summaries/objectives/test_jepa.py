@@ -12,7 +12,15 @@ from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PlaceWarning
 from skatr_sk.summaries import JEPA, VICReg
 from skatr_sk.summaries.objectives.jepa import JEPANetwork, SliceStandardizer
-from tests.summaries.objectives.masked import DIM, MASK, N_VOXELS, build_masked, draw, masks
+from tests.summaries.objectives.masked import (
+    DIM,
+    MASK,
+    N_VOXELS,
+    PREDICTION_ALONE,
+    build_masked,
+    draw,
+    masks,
+)
 
 
 def build(**kwargs):
@@ -69,7 +77,7 @@ def test_target_keeps_to_itself(torch_seed):
     jepa.update_target(0.5)
     assert [p.data_ptr() for p in jepa.target_encoder.parameters()] == before
     assert not any(p.requires_grad for p in jepa.target_encoder.parameters())
-    JEPA(loss="l2").criterion()(jepa(draw(3, 16, N_VOXELS), masks(3))).backward()
+    JEPA(loss="l2", **PREDICTION_ALONE).criterion()(jepa(draw(3, 16, N_VOXELS), masks(3))).backward()
     assert all(p.grad is None for p in jepa.target_encoder.parameters())
     assert all(p.grad is not None for p in jepa.context_encoder.parameters())
 
@@ -86,13 +94,13 @@ class Watch(Callback):
         self.note(network=net.module_, fresh=copy.deepcopy(net.module_), tensors=tensors)
 
 
-def run(ema_decay, *, max_epochs=3, fields=None, loss="l1"):
+def run(ema_decay, *, max_epochs=3, fields=None, **parameters):
     """Train a JEPA; return its network, that before the training, the tensors and the history."""
     if fields is None:
         fields = np.random.default_rng(0).normal(size=(12, 8, 12)).astype(np.float32)
     seen = {}
-    jepa = JEPA(masks=MASK, min_context=0.1, ema_decay=ema_decay, loss=loss)
-    jepa.set_params(predictor_dim=8, predictor_depth=1)
+    jepa = JEPA(masks=MASK, min_context=0.1, ema_decay=ema_decay, **PREDICTION_ALONE)
+    jepa.set_params(predictor_dim=8, predictor_depth=1, **parameters)
     skatr = SKATRTransformer(
         objective=jepa, patch_size=(2, 3), embed_dim=DIM, depth=1, n_heads=2, augment=False,
         brightness_range=(0, 1), max_epochs=max_epochs, batch_size=4, learning_rate=1e-2, warmup=0,
@@ -104,9 +112,9 @@ def run(ema_decay, *, max_epochs=3, fields=None, loss="l1"):
 
 def test_the_optimiser_leaves_the_target_alone():
     # Weight decay of 0.1 would show, had the optimiser got hold of it.
-    jepa, fresh, tensors, _ = run(ema_decay=1.0)
-    wanted = [*jepa.context_encoder.parameters(), *jepa.predictor.parameters()]
-    assert tensors == {p.data_ptr() for p in wanted}
+    jepa, fresh, tensors, _ = run(ema_decay=1.0, regions_weight=0.05)
+    trained = (jepa.context_encoder, jepa.predictor, jepa.regions.expander)
+    assert tensors == {p.data_ptr() for module in trained for p in module.parameters()}
     for name, p in jepa.target_encoder.named_parameters():
         assert torch.equal(p, fresh.target_encoder.get_parameter(name)), name
     for name, p in jepa.context_encoder.named_parameters():
@@ -260,7 +268,7 @@ def test_regions_stand_beside_the_prediction():
     X = shared_by_all(noise=5.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlaceWarning)
-        plain, beside = pretrained(X), pretrained(X, regions_weight=0.5)
+        plain, beside = (pretrained(X, regions_weight=w) for w in (0, 0.5))
         other = pretrained(X, regions_weight=0.5, regions=VICReg(region=0.2, expander_dim=8))
     for found in (beside, other):
         last = found.history_[-1]
@@ -279,7 +287,7 @@ def test_regions_are_checked_and_reached_by_a_search():
     with pytest.raises(ValueError, match="objective__regions: expected a VICReg or None"):
         SKATRTransformer(objective=JEPA(regions="vicreg")).fit(shared_by_all())
     with pytest.warns(NoEffectWarning, match="no effect with regions_weight=0 of regions"):
-        pretrained(shared_by_all(noise=5.0), regions=VICReg())
+        pretrained(shared_by_all(noise=5.0), regions_weight=0, regions=VICReg())
 
 
 def test_maps_are_one_slice():
