@@ -19,6 +19,7 @@ from skatr_sk.summaries.weights import Architecture
 __all__ = ["Combined", "CombinedLoss", "CombinedNetwork"]
 
 _ONE = Instance(Objective, expected="an objective")
+_OWN = {"objectives", "weights"}  # names of the parameters
 
 
 def _are_parts(value: Any) -> bool | str:
@@ -28,7 +29,7 @@ def _are_parts(value: Any) -> bool | str:
         return False
     names, parts = zip(*value, strict=True)
     words = all(isinstance(name, str) and name and "__" not in name for name in names)
-    if not words or len({*names, "objectives", "weights"}) < len(names) + 2:
+    if not words or len(set(names)) < len(names) or _OWN & set(names):
         return "names are different words without '__', other than objectives and weights"
     for part in parts:
         if isinstance(part, type) and issubclass(part, Objective):
