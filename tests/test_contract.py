@@ -407,7 +407,10 @@ class TestTransformer:
         assert len(transformer.get_feature_names_out()) == 24
         if case == "cone":
             slices = tokens.reshape(20, -1, SHAPES[case][-1] // 2, 12)
-            between, within = slices.mean(axis=1).std(axis=1), slices.var(axis=1).mean(axis=1) ** 0.5
+            between, within = (
+                slices.mean(axis=1).std(axis=1),
+                slices.var(axis=1).mean(axis=1) ** 0.5,
+            )
             moments = np.concatenate([tokens.mean(axis=1), between, within], axis=1)
         np.testing.assert_allclose(models[case].transform(X), moments, rtol=1e-4, atol=1e-5)
 

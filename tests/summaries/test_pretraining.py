@@ -175,8 +175,15 @@ def test_jepa_beats_random_weights(capsys):
 
 
 COLLAPSE = dict(
-    # No predictor, and a target without lag.
-    objective=JEPA(predictor_depth=0, ema_decay=0.0, normalize_targets=False),
+    # No predictor, a target without lag, and nothing that asks of summaries to differ.
+    embedding="linear",
+    objective=JEPA(
+        predictor_depth=0,
+        ema_decay=0.0,
+        normalize_targets=False,
+        slice_targets=False,
+        regions_weight=0,
+    ),
     max_epochs=6,
     validation_fraction=0.2,
     random_state=0,

@@ -251,10 +251,19 @@ def test_tensors_that_do_not_fit_the_header(path, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: {k: v for k, v in t.items() if k != "embed.texture.bias"}, "embed.texture.bias is missing"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "embed.texture.bias"},
+            "embed.texture.bias is missing",
+        ),
         (lambda t: t | {"extra": torch.zeros(1)}, "extra is not part of it"),
-        (lambda t: t | {"embed.texture.bias": torch.zeros(9)}, r"embed.texture.bias has shape \(9,\).*\(8,\)"),
-        (lambda t: t | {"embed.texture.bias": torch.full((8,), torch.nan)}, "embed.texture.bias has NaN"),
+        (
+            lambda t: t | {"embed.texture.bias": torch.zeros(9)},
+            r"embed.texture.bias has shape \(9,\).*\(8,\)",
+        ),
+        (
+            lambda t: t | {"embed.texture.bias": torch.full((8,), torch.nan)},
+            "embed.texture.bias has NaN",
+        ),
         (lambda t: t | {"norm.weight": torch.full((8,), torch.inf)}, "norm.weight has NaN or inf"),
     ],
 )

@@ -30,6 +30,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
+from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.objectives.regions import RegionNetwork
 from skatr_sk.summaries.objectives.vicreg import VICReg
@@ -126,7 +127,10 @@ class JEPA(MaskedObjective):
         "regions_weight": Real("[0, inf)"),
         "regions": Instance(VICReg, expected="a VICReg", optional=True),
     }
-    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
+    prevents_collapse = (
+        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True, slice_targets=True, "
+        "regions_weight > 0"
+    )
 
     def _regions(self) -> VICReg | None:
         return (self.regions or _REGIONS) if self.regions_weight else None
@@ -182,11 +186,13 @@ class JEPA(MaskedObjective):
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn where the prediction is no better than what all light cones share."""
         if kept.get("prediction_loss", 0.0) >= kept.get("place_loss", math.inf):
+            cures = ("slice_targets", "regions_weight")
+            left_out = [f"{k}={getattr(JEPA, k)}" for k in cures if not getattr(self, k)]
             warn(
                 f"JEPA has learned nothing of single light cones: its prediction loss of "
                 f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of the "
-                "mean over the others at each position. Train for more steps, or try "
-                "slice_targets=True and regions_weight=0.05.",
+                "mean over the others at each position. Train for more steps"
+                f"{', or try ' if left_out else ''}{' and '.join(left_out)}.",
                 PlaceWarning,
             )
 

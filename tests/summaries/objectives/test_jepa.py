@@ -77,7 +77,9 @@ def test_target_keeps_to_itself(torch_seed):
     jepa.update_target(0.5)
     assert [p.data_ptr() for p in jepa.target_encoder.parameters()] == before
     assert not any(p.requires_grad for p in jepa.target_encoder.parameters())
-    JEPA(loss="l2", **PREDICTION_ALONE).criterion()(jepa(draw(3, 16, N_VOXELS), masks(3))).backward()
+    JEPA(loss="l2", **PREDICTION_ALONE).criterion()(
+        jepa(draw(3, 16, N_VOXELS), masks(3))
+    ).backward()
     assert all(p.grad is None for p in jepa.target_encoder.parameters())
     assert all(p.grad is not None for p in jepa.context_encoder.parameters())
 
@@ -252,7 +254,7 @@ def pretrained(X, **parameters):
 
 def test_the_share_of_place_is_recorded():
     """Fields that are alike have targets that their position explains, others have less of it."""
-    with pytest.warns(PlaceWarning, match="is not below"):
+    with pytest.warns(PlaceWarning, match=r"is not below .* more steps\.$"):
         alike = pretrained(shared_by_all(noise=0.01)).history_[-1]
     assert alike["place_share"] > 0.99
     assert alike["place_loss"] < alike["prediction_loss"]
@@ -261,6 +263,16 @@ def test_the_share_of_place_is_recorded():
         other = pretrained(shared_by_all(noise=100.0)).history_[-1]
     assert other["place_share"] < 0.7
     assert other["place_loss"] > 10 * alike["place_loss"]
+
+
+def test_the_warning_names_the_cures_that_were_left_out():
+    for given, said in (
+        (PREDICTION_ALONE, "slice_targets=True and regions_weight=0.05"),
+        (dict(slice_targets=False), "slice_targets=True"),
+        (dict(regions_weight=0), "regions_weight=0.05"),
+    ):
+        with pytest.warns(PlaceWarning, match=f"more steps, or try {said}\\.$"):
+            JEPA(**given).judge({"prediction_loss": 1.0, "place_loss": 0.9})
 
 
 def test_regions_stand_beside_the_prediction():
