@@ -196,7 +196,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ...     patch_size=(2, 2, 45), embed_dim=16, depth=1, max_epochs=1, random_state=0
     ... )
     >>> skatr.set_params(objective__predictor_depth=1).fit_transform(cones).shape
-    (16, 16)
+    (16, 48)
     """
 
     patch_size: str | int | tuple[int, ...] = "auto"

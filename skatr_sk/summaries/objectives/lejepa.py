@@ -50,8 +50,8 @@ class LeJEPA(RegionObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import LeJEPA
-    >>> SKATRTransformer(objective=LeJEPA(region=0.4, expander_dim=16), pooling="moments")
-    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.4), pooling='moments')
+    >>> SKATRTransformer(objective=LeJEPA(region=0.3, expander_dim=16), pooling="moments")
+    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.3), pooling='moments')
     """
 
     sigreg: float = 0.05

@@ -42,8 +42,8 @@ class VICReg(RegionObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import VICReg
-    >>> SKATRTransformer(objective=VICReg(region=0.4, expander_dim=64), pooling="moments")
-    SKATRTransformer(objective=VICReg(expander_dim=64, region=0.4), pooling='moments')
+    >>> SKATRTransformer(objective=VICReg(region=0.3, expander_dim=32), pooling="moments")
+    SKATRTransformer(objective=VICReg(expander_dim=32, region=0.3), pooling='moments')
     """
 
     invariance: float = 25.0
