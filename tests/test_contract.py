@@ -28,6 +28,7 @@ from skatr_sk.training.device import autocast
 SHAPES = {"signal": (24,), "map": (8, 6), "cone": (6, 4, 8)}
 OTHER_SHAPES = {"signal": (6, 4, 8), "map": (10, 4), "cone": (24,)}
 FIELDS = list(SHAPES)
+N_SUMMARY = {"signal": 24, "map": 24, "cone": 36}  # of tokens of 12: moments, of cones by slices
 HEADS = ["head", "joint", "posterior"]
 ALL = [*FIELDS, *HEADS]
 
@@ -386,7 +387,7 @@ class TestTransformer:
 
     def test_summaries(self, case, models):
         summaries = models[case].transform(draw(case)[0])
-        assert summaries.shape == (20, 12)
+        assert summaries.shape == (20, N_SUMMARY[case])
         assert summaries.dtype == np.float32
 
     def test_pooling(self, case, models):
@@ -398,12 +399,20 @@ class TestTransformer:
         assert tokens.dtype == np.float32
         highest = transformer.set_params(pooling="max").transform(X)
         np.testing.assert_allclose(highest, tokens.max(axis=1), rtol=1e-5, atol=1e-6)
-        mean = models[case].transform(X)
+        mean = transformer.set_params(pooling="mean").transform(X)
         np.testing.assert_allclose(mean, tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
         moments = transformer.set_params(pooling="moments").transform(X)
         by_hand = np.concatenate([tokens.mean(axis=1), tokens.std(axis=1)], axis=1)
         np.testing.assert_allclose(moments, by_hand, rtol=1e-4, atol=1e-5)
         assert len(transformer.get_feature_names_out()) == 24
+        if case == "cone":
+            slices = tokens.reshape(20, -1, SHAPES[case][-1] // 2, 12)
+            between, within = (
+                slices.mean(axis=1).std(axis=1),
+                slices.var(axis=1).mean(axis=1) ** 0.5,
+            )
+            moments = np.concatenate([tokens.mean(axis=1), between, within], axis=1)
+        np.testing.assert_allclose(models[case].transform(X), moments, rtol=1e-4, atol=1e-5)
 
     def test_batch_size_of_the_encoder(self, case, models):
         X, _ = draw(case)
@@ -415,7 +424,7 @@ class TestTransformer:
                 as_fields(X),
                 scaling=model.scaling_,
                 patch_size=model.architecture_.patch_size,
-                pooling="mean",
+                pooling=model.pooling_,
                 device=device,
                 autocast=autocast(device, "float32"),
                 batch_size=batch_size,
@@ -428,7 +437,7 @@ class TestTransformer:
     def test_feature_names_out_and_pandas(self, case, models):
         pandas = pytest.importorskip("pandas")
         X, _ = draw(case)
-        names = [f"skatrtransformer{i}" for i in range(12)]
+        names = [f"skatrtransformer{i}" for i in range(N_SUMMARY[case])]
         assert models[case].get_feature_names_out().tolist() == names
         transformer = clone(models[case]).set_output(transform="pandas")
         frame = transformer.fit_transform(X)

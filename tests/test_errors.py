@@ -338,6 +338,7 @@ def test_patches_that_do_not_fit(patch_size, said):
 
 STRINGS = [
     ("transformer", "patch_size", "atuo", "auto"),
+    ("transformer", "max_epochs", "Auto", "auto"),
     ("transformer", "pooling", "maen", "mean"),
     ("transformer", "pooling", "token", "tokens"),
     ("transformer", "embedding", "moment", "moments"),

@@ -66,7 +66,7 @@ def test_fit_predict_score(fitted, cones):
     # The pipeline is its two parts, one after the other.
     by_hand = fitted["head"].predict(fitted["skatr"].transform(X))
     np.testing.assert_array_equal(fitted.predict(X), by_hand)
-    assert fitted["head"].n_features_in_ == 24
+    assert fitted["head"].n_features_in_ == 3 * 24  # by slices
     assert fitted[:-1].get_feature_names_out()[:2].tolist() == [
         "skatrtransformer0",
         "skatrtransformer1",

@@ -117,8 +117,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
     max_epochs : int or "auto", default="auto"
-        Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more
-        than 3,800 fields in batches of 32. 0 keeps the random initial weights: the baseline that every pre-training must beat.
+        Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more than
+        3,800 fields in batches of 32. 0 keeps the random initial weights: the baseline that every
+        pre-training must beat.
     batch_size : int, default=32
         Fields in a step; the memory of pre-training grows with it.
     learning_rate, weight_decay : float, default=2e-3 and 1e-3
@@ -194,7 +195,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ...     patch_size=(2, 2, 45), embed_dim=16, depth=1, max_epochs=1, random_state=0
     ... )
     >>> skatr.set_params(objective__predictor_depth=1).fit_transform(cones).shape
-    (16, 16)
+    (16, 48)
     """
 
     patch_size: str | int | tuple[int, ...] = "auto"

@@ -93,10 +93,14 @@ def test_the_objectives_parameters_are_part_of_a_run():
 def test_what_does_not_change_the_result_is_no_part_of_a_run(tmp_path):
     other = dict(verbose=1, device="cpu", checkpoint_dir=tmp_path, checkpoint_every=2)
     other |= dict(cache=None, n_workers=1, callbacks=[])
-    assert identity("jepa", **other, pooling="max") == identity("jepa")
-    # But that VICReg pools regions as `transform` does.
-    assert identity("vicreg", pooling="max") != identity("vicreg")
-    assert identity("vicreg", pooling="tokens") == identity("vicreg", pooling="mean")
+    for objective in ("jepa", "vicreg", "reconstruction"):
+        assert identity(objective, **other) == identity(objective)
+    for alone in (JEPA(regions_weight=0), "reconstruction"):
+        assert identity(alone, pooling="max") == identity(alone)
+    # But that regions are pooled as `transform` pools.
+    for regions in ("jepa", "vicreg"):
+        assert identity(regions, pooling="max") != identity(regions)
+        assert identity(regions, pooling="tokens") == identity(regions, pooling="mean")
 
 
 def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):
@@ -171,8 +175,15 @@ def test_jepa_beats_random_weights(capsys):
 
 
 COLLAPSE = dict(
-    # No predictor, and a target without lag.
-    objective=JEPA(predictor_depth=0, ema_decay=0.0, normalize_targets=False),
+    # No predictor, a target without lag, and nothing that asks of summaries to differ.
+    embedding="linear",
+    objective=JEPA(
+        predictor_depth=0,
+        ema_decay=0.0,
+        normalize_targets=False,
+        slice_targets=False,
+        regions_weight=0,
+    ),
     max_epochs=6,
     validation_fraction=0.2,
     random_state=0,

@@ -81,9 +81,9 @@ def test_set_params_turns_a_name_into_its_object():
     assert repr(skatr) == "SKATRTransformer(objective=JEPA(ema_decay=0.9))"
     assert skatr.get_params()["objective__ema_decay"] == 0.9
     objective = skatr.objective
-    assert skatr.set_params(objective__loss="l2", depth=2).objective is objective
+    assert skatr.set_params(objective__loss="l2", depth=3).objective is objective
     skatr.set_params(objective__region=0.3, objective="vicreg")  # in any order
-    assert repr(skatr) == "SKATRTransformer(depth=2, objective=VICReg(region=0.3))"
+    assert repr(skatr) == "SKATRTransformer(depth=3, objective=VICReg(region=0.3))"
     assert skatr.set_params(objective="jepa").objective == "jepa"  # as it was given
     with pytest.raises(ValueError, match=r"Invalid parameter 'region' for estimator JEPA\(\)"):
         SKATRTransformer().set_params(objective__region=0.3)
@@ -240,7 +240,7 @@ def test_a_warning_made_an_error_changes_nothing(X, path):
         with pytest.raises(NoEffectWarning):
             skatr.set_params(batch_size=2).fit(X[:, :4])
     assert skatr.field_shape_in_ == (8, 6)
-    np.testing.assert_array_equal(skatr.set_params(batch_size=64).transform(X), before)
+    np.testing.assert_array_equal(skatr.set_params(batch_size=32).transform(X), before)
 
 
 # The mean of the sky ---------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_weights_pool_as_they_were_saved(tmp_path):
     # Pooling needs no training, so that it may be changed afterwards, and "auto" goes back.
     assert frozen.set_params(pooling="mean").transform(X).shape == (len(X), width)
     assert frozen.set_params(pooling="auto").transform(X).shape == (len(X), 2 * width)
-    assert SKATRTransformer(**SMALL, patch_size=2).fit(X).pooling_ == "mean"
+    assert SKATRTransformer(**SMALL, patch_size=2, pooling="max").fit(X).pooling_ == "max"
 
 
 def test_a_scaling_that_contradicts_the_file(tmp_path):
@@ -151,7 +151,7 @@ def test_the_header_is_plain_json(path, fitted):
         "depth": 1,
         "n_heads": 2,
         "mlp_ratio": 2.0,
-        "embedding": "linear",
+        "embedding": "moments",
     }
     assert set(header["scaling"]) == {"softening", "offset", "scale", "subtract_mean"}
     assert header["scaling"]["scale"] == fitted.scaling_.scale
@@ -251,10 +251,19 @@ def test_tensors_that_do_not_fit_the_header(path, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: {k: v for k, v in t.items() if k != "embed.bias"}, "embed.bias is missing"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "embed.texture.bias"},
+            "embed.texture.bias is missing",
+        ),
         (lambda t: t | {"extra": torch.zeros(1)}, "extra is not part of it"),
-        (lambda t: t | {"embed.bias": torch.zeros(9)}, r"embed.bias has shape \(9,\).*\(8,\)"),
-        (lambda t: t | {"embed.bias": torch.full((8,), torch.nan)}, "embed.bias has NaN"),
+        (
+            lambda t: t | {"embed.texture.bias": torch.zeros(9)},
+            r"embed.texture.bias has shape \(9,\).*\(8,\)",
+        ),
+        (
+            lambda t: t | {"embed.texture.bias": torch.full((8,), torch.nan)},
+            "embed.texture.bias has NaN",
+        ),
         (lambda t: t | {"norm.weight": torch.full((8,), torch.inf)}, "norm.weight has NaN or inf"),
     ],
 )
@@ -400,9 +409,15 @@ def test_weights_of_another_embedding(rng, tmp_path):
     X = rng.normal(size=(12, 8, 8)).astype(np.float32)
     small = dict(embed_dim=8, depth=1, n_heads=2, max_epochs=0, random_state=0)
     SKATRTransformer(**small).fit(X).save(tmp_path / "w.safetensors")
-    other = SKATRTransformer(weights=tmp_path / "w.safetensors", embedding="moments")
-    with pytest.raises(ValueError, match="embedding: expected 'linear' as in the weights file"):
+    other = SKATRTransformer(weights=tmp_path / "w.safetensors", embedding="linear")
+    with pytest.raises(ValueError, match="embedding: expected 'moments' as in the weights file"):
         other.fit(X)
+    linear = SKATRTransformer(**small, embedding="linear").fit(X)
+    linear.save(tmp_path / "w.safetensors")
+    # Left at its default, the embedding is that of the file.
+    found = SKATRTransformer(weights=tmp_path / "w.safetensors").fit(X)
+    assert found.architecture_.embedding == "linear"
+    np.testing.assert_array_equal(found.transform(X), linear.transform(X))
 
 
 # Patch sizes -----------------------------------------------------------------------------------
@@ -421,7 +436,7 @@ def test_automatic_patches_divide_the_field(shape):
     assert 2 <= n_tokens <= 1024
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((14, 14, 90), (2, 2, 9)), ((24, 24), (4, 4))])
+@pytest.mark.parametrize(("shape", "patch"), [((14, 14, 90), (2, 2, 5)), ((24, 24), (4, 4))])
 def test_automatic_patches_by_hand(shape, patch):
     assert auto_patch_size(shape) == patch
 

@@ -104,7 +104,7 @@ def test_early_stopping_of_skorch_ends_quietly():
     fitted = transformer(max_epochs=50, callbacks=[stop]).fit(signals())
     # No epoch can improve by 1e9: the second after the first ends the run.
     assert 2 <= len(fitted.history_) <= 3
-    assert fitted.transform(signals()).shape == (24, 8)
+    assert fitted.transform(signals()).shape == (24, 16)
 
 
 class Remembering(Callback):

@@ -141,7 +141,10 @@ class JEPA(MaskedObjective):
         "regions": Instance(RegionObjective, expected="VICReg(...) or LeJEPA(...)", optional=True),
         "pooled_weight": Real("[0, inf)"),
     }
-    prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
+    prevents_collapse = (
+        "ema_decay near 1, predictor_depth >= 1, normalize_targets=True, slice_targets=True, "
+        "regions_weight > 0"
+    )
 
     def _regions(self) -> RegionObjective | None:
         seen = self.regions_weight or self.pooled_weight
@@ -195,11 +198,13 @@ class JEPA(MaskedObjective):
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn where the prediction is no better than what all light cones share."""
         if kept.get("prediction_loss", 0.0) >= kept.get("place_loss", math.inf):
+            cures = ("slice_targets", "regions_weight")
+            left_out = [f"{k}={getattr(JEPA, k)}" for k in cures if not getattr(self, k)]
             warn(
                 f"JEPA has learned nothing of single light cones: its prediction loss of "
                 f"{kept['prediction_loss']:.3g} is not below {kept['place_loss']:.3g}, that of the "
-                "mean over the others at each position. Train for more steps, or try "
-                "slice_targets=True and regions_weight=5.",
+                "mean over the others at each position. Train for more steps"
+                f"{', or try ' if left_out else ''}{' and '.join(left_out)}.",
                 PlaceWarning,
             )
 

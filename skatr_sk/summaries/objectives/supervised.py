@@ -61,7 +61,7 @@ class Supervised(Objective):
     ...     objective=Supervised(), patch_size=(2, 2, 45), embed_dim=16, depth=1, max_epochs=1
     ... )
     >>> skatr.fit(cones.data[:16], cones.target[:16]).transform(cones.data[16:18]).shape
-    (2, 16)
+    (2, 48)
     """
 
     visible: float = 0.5

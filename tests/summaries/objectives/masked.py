@@ -7,6 +7,7 @@ from skatr_sk.summaries.masking import sample_masks
 from skatr_sk.summaries.vit import Encoder, Predictor
 
 GRID, N_VOXELS, DIM = (4, 4), 6, 12
+PREDICTION_ALONE = dict(slice_targets=False, regions_weight=0.0)  # a JEPA without its cures
 MASK = BlockMask(n_blocks=2, scale=(0.2, 0.4))
 
 

@@ -14,6 +14,7 @@ from skatr_sk.summaries.objectives import OBJECTIVES, Objective, as_objective
 from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.vit import patchify
 from skatr_sk.summaries.weights import Architecture
+from tests.summaries.objectives.masked import PREDICTION_ALONE
 
 MASK = BlockMask(n_blocks=2, scale=(0.2, 0.4))
 AS_IT_IS = BrightnessScaling.from_range(0, 1)
@@ -82,10 +83,11 @@ class TestInterface:
     def test_fits_fields_of_every_rank(self, name, shape, rng, tmp_path):
         X = rng.normal(size=(20, *shape)).astype(np.float32)
         # A last batch of another size.
-        skatr = small(objective=name, embedding="moments").fit(X, X.reshape(20, -1)[:, :2])
+        skatr = small(objective=name).fit(X, X.reshape(20, -1)[:, :2])
         assert all(np.isfinite(row["train_loss"]) for row in skatr.history_)
         summaries = skatr.transform(X)
-        assert summaries.shape == (20, 12) and np.isfinite(summaries).all()
+        n_summary = 12 * (3 if len(shape) == 3 else 2)  # pooled by slices, or by moments
+        assert summaries.shape == (20, n_summary) and np.isfinite(summaries).all()
         skatr.save(tmp_path / "w.safetensors")
         loaded = SKATRTransformer.load(tmp_path / "w.safetensors", device="cpu")
         np.testing.assert_array_equal(loaded.transform(X), summaries)
@@ -113,6 +115,8 @@ WRONG = [
     ((JEPA,), "ema_decay", "fast"),
     ((JEPA,), "ema_decay", None),
     ((JEPA,), "pooled_weight", -1.0),
+    ((JEPA,), "slice_targets", 1),
+    ((JEPA,), "regions_weight", -0.1),
     (REGIONS, "region", 0.0),
     (REGIONS, "region", 0.6),
     (REGIONS, "expander_dim", 0),
@@ -217,7 +221,7 @@ def test_an_objective_of_ones_own(rng):
 
 
 def views(field_shape, patch_size, *, augment=True, seed=0):
-    masks = JEPA(masks=[MASK, MASK], min_context=0.1)
+    masks = JEPA(masks=[MASK, MASK], min_context=0.1, **PREDICTION_ALONE)
     options = dict(scaling=AS_IT_IS, augment=augment, seed=seed, draw=masks.draw)
     return PatchViews(field_shape, patch_size, **options)
 

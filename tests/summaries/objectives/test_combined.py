@@ -117,7 +117,9 @@ def test_wrong_parameters(parameters, said, X):
 
 
 def test_warnings_of_each_are_given(X):
-    idle = Combined(objectives=[("jepa", tiny_jepa(regions=VICReg())), ("vicreg", VICReg())])
+    idle = Combined(
+        objectives=[("jepa", tiny_jepa(regions_weight=0, regions=VICReg())), ("vicreg", VICReg())]
+    )
     with pytest.warns(NoEffectWarning, match="JEPA: no effect with .*regions_weight=0 of regions"):
         fitted(idle, X)
 
@@ -154,14 +156,14 @@ def test_one_objective_is_itself(X):
 
 
 def test_losses_are_weighted_and_recorded_by_name(X, y):
-    found = fitted(both(weights=[1.0, 0.25]), X, y)
+    found = fitted(both(weights=[1.0, 0.25], regions_weight=0), X, y)
     for row in found.history_:
         for when in ("train", "valid"):
             parts = row[f"jepa_{when}_loss"] + 0.25 * row[f"labels_{when}_loss"]
             assert row[f"{when}_loss"] == pytest.approx(parts, rel=1e-5)
         assert {"jepa_place_loss", "jepa_place_share", "labels_valid_r2"} <= row.keys()
         assert row["jepa_prediction_loss"] == pytest.approx(row["jepa_valid_loss"], rel=1e-5)
-    other = fitted(both(weights=[1.0, 4.0]), X, y)
+    other = fitted(both(weights=[1.0, 4.0], regions_weight=0), X, y)
     assert not np.array_equal(other.transform(X), found.transform(X))
     plain, ones = (fitted(both(weights=w), X, y).transform(X) for w in (None, np.ones(2)))
     np.testing.assert_array_equal(plain, ones)
@@ -236,4 +238,4 @@ def test_fits_fields_of_every_rank(shape, rng):
     parts = [*both().objectives, ("a", VICReg()), ("b", LeJEPA()), ("c", Reconstruction())]
     found = fitted(Combined(objectives=parts), X, X.reshape(20, -1)[:, 0], embed_dim=12)
     assert all(np.isfinite(list(row.values())).all() for row in found.history_)
-    assert found.transform(X).shape == (20, 12)
+    assert found.transform(X).shape == (20, 12 * (3 if len(shape) == 3 else 2))
