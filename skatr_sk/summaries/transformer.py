@@ -576,7 +576,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             "learning_rate": 1e-3,
             "brightness_range": (-120.0, -1.0),
         }
-        return cls(**settings | parameters)
+        settings |= parameters
+        if settings["max_epochs"] == 0:  # what is left without effect was not asked for
+            idle = cls._of_steps - parameters.keys()
+            settings = {name: value for name, value in settings.items() if name not in idle}
+        return cls(**settings)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "encoder_")

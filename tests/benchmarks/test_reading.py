@@ -74,11 +74,11 @@ def test_training_from_files(tmp_path, capsys, compression):
     X = open_lightcones(tmp_path / "a.h5").data
 
     def epoch(data):
-        transformer = SKATRTransformer(
+        transformer = SKATRTransformer.published(
+            patch_size=(4, 4, 47),
             max_epochs=1,
             batch_size=4,
             validation_fraction=0,
-            brightness_range=(-120, -1),
             device="cpu",
             random_state=0,
         )

@@ -69,16 +69,14 @@ def test_search(kept, cache, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("field_shape", "patch_size", "n"),
-    [((14, 14, 90), "auto", 64), ((28, 28, 470), (4, 4, 10), 8)],
+    ("field_shape", "make", "n"),
+    [((14, 14, 90), SKATRTransformer, 64), ((28, 28, 470), SKATRTransformer.published, 8)],
     ids=["14x14x90", "28x28x470"],
 )
-def test_hashing(field_shape, patch_size, n, capsys):
+def test_hashing(field_shape, make, n, capsys):
     """The key of a light cone costs at most 2 % of its summary."""
     X = np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
-    skatr = SKATRTransformer(
-        patch_size=patch_size, max_epochs=0, cache=None, device="cpu", random_state=0
-    ).fit(X[:2])
+    skatr = make(max_epochs=0, cache=None, device="cpu", random_state=0).fit(X[:2])
     skatr.transform(X[:2])
     times = [(seconds(digest_rows, X), seconds(skatr.transform, X)) for _ in range(7)]
     hashing, summaries = (statistics.median(each) for each in zip(*times, strict=True))

@@ -53,7 +53,7 @@ STEPS = {
 def step_seconds(field_shape, patch_size, embed_dim, batch_size, n_steps):
     """Median seconds of a pre-training step."""
     times = StepTimes()
-    SKATRTransformer(
+    SKATRTransformer.published(
         patch_size=patch_size,
         embed_dim=embed_dim,
         max_epochs=1,
@@ -77,7 +77,7 @@ def test_pretraining_step(what, capsys):
 
 def test_transform(capsys, benchmark):
     X = cones(32, 28, 28, 136)
-    transformer = SKATRTransformer(
+    transformer = SKATRTransformer.published(
         patch_size=(7, 7, 8), embed_dim=96, max_epochs=1, device="cpu", random_state=0
     ).fit(X[:2])
     rates = [matmul_rate()]

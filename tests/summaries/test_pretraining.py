@@ -11,7 +11,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk import CollapseWarning, LightconeRegressor, SimulatedLightcones, SKATRTransformer
 from skatr_sk.fields import ArrayFields
-from skatr_sk.summaries import JEPA, Reconstruction, VICReg
+from skatr_sk.summaries import JEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.objectives import as_objective
 from skatr_sk.summaries.pretraining import _run_identity
 from tests.gaussian_fields import gaussian_fields, ridge_probe
@@ -95,12 +95,11 @@ def test_what_does_not_change_the_result_is_no_part_of_a_run(tmp_path):
     other |= dict(cache=None, n_workers=1, callbacks=[])
     for objective in ("jepa", "vicreg", "reconstruction"):
         assert identity(objective, **other) == identity(objective)
-    for alone in (JEPA(regions_weight=0), "reconstruction"):
-        assert identity(alone, pooling="max") == identity(alone)
-    # But that regions are pooled as `transform` pools.
-    for regions in ("jepa", "vicreg"):
-        assert identity(regions, pooling="max") != identity(regions)
-        assert identity(regions, pooling="tokens") == identity(regions, pooling="mean")
+    for objective in ("jepa", "vicreg", "lejepa", "reconstruction"):
+        assert identity(objective, pooling="max") == identity(objective)
+    # But what labels are learned from is pooled as `transform` pools.
+    assert identity(Supervised(), pooling="max") != identity(Supervised())
+    assert identity(Supervised(), pooling="tokens") == identity(Supervised(), pooling="mean")
 
 
 def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):

@@ -296,3 +296,7 @@ def test_the_published_settings_are_one_word():
     assert paper.objective.ema_decay == 0.9997 and not paper.objective.slice_targets
     architecture = paper._architecture_for((28, 28, 470), paper.objective)
     assert architecture.n_tokens == 2303
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NoEffectWarning)
+        for max_epochs in (0, 1):
+            SKATRTransformer.published(max_epochs=max_epochs)._warn_without_effect()
