@@ -230,12 +230,7 @@ def test_it_learns_a_label(rng):
     X = rng.normal(size=(200, 8, 8)) + rng.normal(size=(200, 1, 1))
     y = X.mean(axis=(1, 2))
     known = np.where(np.arange(200) < 120, y, np.nan)
-<<<<<<< HEAD
-    parameters = dict(max_epochs=15, learning_rate=5e-3, batch_size=40, validation_fraction=0.2)
-    parameters |= dict(pooling="mean")
-=======
     parameters = dict(max_epochs=25, learning_rate=1e-2, batch_size=40, validation_fraction=0.2)
->>>>>>> deftests
     skatr = supervised(X, known, **parameters)
     assert skatr.history_[-1]["valid_r2"] > 0.9
     assert skatr.history_[-1]["valid_loss"] < 0.5 * skatr.history_[0]["valid_loss"]
