@@ -209,8 +209,8 @@ class Folder:
     def _check_settings(self):
         """Stop where the folder was begun with other recipes, or another plan."""
         path = self.path / "settings.json"
-        now = {name: repr(SKATRTransformer(**recipe)) for name, recipe in RECIPES.items()}
-        now |= {name: repr(estimator) for name, estimator in FITTED.items()}
+        estimators = {name: SKATRTransformer(**recipe) for name, recipe in RECIPES.items()} | FITTED
+        now = {name: repr(each.get_params()) for name, each in estimators.items()}  # and defaults
         sizes = ("grid", "n_labelled", "n_held_out", "n_last", "n_real", "n_folds")
         now |= {name: repr(getattr(self.plan, name)) for name in (*sizes, "recipe", "network")}
         now["real"] = "simulated ones stand in" if self.stand_in else "21cmFAST"
