@@ -156,6 +156,16 @@ def test_split_follows_the_content_of_a_row(rng):
     assert strided.tolist() == validation.tolist()
 
 
+def test_a_split_of_some_rows_is_that_of_these_alone():
+    rows = signals(50)
+    some = np.arange(3, 50, 2)
+    found = split_rows(as_fields(rows), 0.25, 1, some)
+    for side, alone in zip(found, split(rows[some], 0.25, seed=1), strict=True):
+        np.testing.assert_array_equal(side, some[alone])
+    for side, whole in zip(split_rows(as_fields(rows), 0, 1, some), (some, []), strict=True):
+        np.testing.assert_array_equal(side, whole)
+
+
 def test_split_with_another_seed_is_another():
     rows = signals(200)
     first, second = (set(split(rows, 0.5, seed)[1]) for seed in (1, 2))

@@ -56,7 +56,7 @@ __all__ = ["SKATRTransformer"]
 
 # Steps of max_epochs="auto": at least so many, and of many fields so many visits to each.
 _FEWEST_STEPS = 150
-_VISITS = 8
+_VISITS = 2
 
 
 def _is_range(value: Any) -> bool | str:
@@ -119,7 +119,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     augment : bool, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
     max_epochs : int or "auto", default="auto"
-        Passes over the training fields. "auto" is 8, and more of few fields: as many as make 150
+        Passes over the training fields. "auto" is 2, and more of few fields: as many as make 150
         steps. 0 keeps the random initial weights: the baseline that every pre-training must beat.
     batch_size : int, default=32
         Fields in a step; the memory of pre-training grows with it.

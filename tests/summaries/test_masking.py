@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks, sample_regions
+from skatr_sk.summaries.masking import (
+    LONG,
+    SHORT,
+    BlockMask,
+    sample_masks,
+    sample_patches,
+    sample_regions,
+)
 
 GRIDS = [(2,), (9,), (64,), (4, 4), (1, 5), (7, 6), (7, 7, 3), (4, 4, 1), (2, 1, 5), (1, 1, 6)]
 DEEP = BlockMask(n_blocks=3, scale=(0.2, 0.4), depth=(0.2, 0.6))
@@ -332,3 +339,22 @@ def test_regions_hold_whole_columns_on_two_sides_of_a_line():
     assert apart.mean(dim=0).abs().max() < 1.0
     counts = torch.cat([c[..., 0].flatten() for c in columns]).bincount(minlength=64)
     assert counts.min() > 0.7 * counts.float().mean()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_some_patches_are_whole_columns_at_random_places(grid):
+    share, n = 0.3, 400
+    found = sample_patches(n, grid, share=share, generator=seeded())
+    assert (found.diff(dim=1) > 0).all()
+    seen = as_maps(found, grid)
+    if len(grid) == 3 and math.prod(grid[:2]) > 1:
+        assert (seen.all(dim=-1) == seen.any(dim=-1)).all()
+        seen = seen.any(dim=-1)
+    columns = seen.reshape(n, -1).float()
+    n_kept = max(1, round(share * columns.shape[1]))
+    assert (columns.sum(dim=1) == n_kept).all()
+    often = columns.mean(dim=0)  # each as often as any other
+    assert (often - n_kept / len(often)).abs().max() < 0.13
+    assert torch.equal(sample_patches(n, grid, share=share, generator=seeded()), found)
+    whole = sample_patches(2, grid, share=1.0, generator=seeded())
+    assert torch.equal(whole, torch.arange(math.prod(grid)).expand(2, -1))

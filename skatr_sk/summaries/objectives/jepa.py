@@ -3,7 +3,7 @@
 A token's target is mostly what its redshift says, which all light cones share: the loss falls when
 that is learned, and the summaries gain nothing. The history says how much of the targets their
 position explains, and what that is worth. There are two cures: `slice_targets` takes what all cones
-share out of the targets, and `regions` asks of pooled summaries to differ between cones.
+share out of the targets, and `regions` asks of summaries to differ between cones.
 """
 
 from __future__ import annotations
@@ -30,15 +30,23 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
+from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
-from skatr_sk.summaries.objectives.regions import RegionNetwork
+from skatr_sk.summaries.objectives.regions import Expander, RegionNetwork, RegionObjective
 from skatr_sk.summaries.objectives.vicreg import VICReg
 from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder, gather_tokens
 from skatr_sk.summaries.weights import Architecture
 from skatr_sk.training.callbacks import ramp
 
-__all__ = ["JEPA", "JEPALoss", "JEPANetwork", "MeanPredictor", "SliceStandardizer"]
+__all__ = [
+    "JEPA",
+    "JEPALoss",
+    "JEPANetwork",
+    "MeanPredictor",
+    "PooledPredictor",
+    "SliceStandardizer",
+]
 
 _REMEMBERED = 32  # light cones over which the statistics of slices reach, where a batch has fewer
 _REGIONS = VICReg()  # where none are given
@@ -81,8 +89,12 @@ class JEPA(MaskedObjective):
         Batches of fewer than 32 fields are standardised by statistics that reach back.
     regions_weight : float, default=0.05
         Weight of `regions` in the loss, beside a prediction of weight one; 0 leaves them out.
-    regions : VICReg or None, default=None
-        What is asked of the pooled summaries of two regions [5]_. None is ``VICReg()``.
+    regions : VICReg, LeJEPA or None, default=None
+        What is asked of the summaries of two regions, their mean tokens [5]_. None is ``VICReg()``.
+    pooled_weight : float, default=0.0
+        Weight in the loss of another prediction, of the whole region: from the mean token of
+        each of two regions (those of `regions`, whatever `regions_weight`) a small perceptron
+        predicts the one that the target encoder gives to the other, standardised over the batch.
     {predictor_dim}
     predictor_depth : int, default=2
         Transformer blocks of the predictor. 0 leaves it out, and the mean of the visible tokens
@@ -116,7 +128,8 @@ class JEPA(MaskedObjective):
     ema_decay: float | tuple[float, float] = (0.99, 1.0)
     slice_targets: bool = True
     regions_weight: float = 0.05
-    regions: VICReg | None = None
+    regions: RegionObjective | None = None
+    pooled_weight: float = 0.0
 
     _parameters = {
         **MaskedObjective._parameters,
@@ -124,12 +137,14 @@ class JEPA(MaskedObjective):
         "ema_decay": Rule(_is_decay, "a number in [0, 1], or (start, end) with start <= end"),
         "slice_targets": Flag(),
         "regions_weight": Real("[0, inf)"),
-        "regions": Instance(VICReg, expected="a VICReg", optional=True),
+        "regions": Instance(RegionObjective, expected="VICReg(...) or LeJEPA(...)", optional=True),
+        "pooled_weight": Real("[0, inf)"),
     }
     prevents_collapse = "ema_decay near 1, predictor_depth >= 1, normalize_targets=True"
 
-    def _regions(self) -> VICReg | None:
-        return (self.regions or _REGIONS) if self.regions_weight else None
+    def _regions(self) -> RegionObjective | None:
+        seen = self.regions_weight or self.pooled_weight
+        return (self.regions or _REGIONS) if seen else None
 
     def check(self, problems: Problems, prefix: str) -> None:
         """Note wrong parameters, those of the regions too."""
@@ -145,18 +160,13 @@ class JEPA(MaskedObjective):
     def _warn_without_effect(self) -> None:
         if self.predictor_depth == 0:
             warn_without_effect(self, {"predictor_dim"}, "predictor_depth=0")
-        if not self.regions_weight:
-            warn_without_effect(self, {"regions"}, "regions_weight=0")
+        if self._regions() is None:
+            warn_without_effect(self, {"regions"}, "pooled_weight=0 and regions_weight=0")
 
-    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Pairs:
-        """Draw the (visible, hidden) patches of each mask and, last, those of the two regions."""
-        pairs, regions = super().draw(n, grid_shape, generator), self._regions()
-        return pairs if regions is None else pairs + regions.draw(n, grid_shape, generator)
-
-    def pooled_by(self, pooling: str) -> str | None:
-        """How the tokens of a region are pooled."""
-        regions = self._regions()
-        return None if regions is None else regions.pooled_by(pooling)
+    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> list[Any]:
+        """Draw the (visible, hidden) patches of each mask and, last, what the regions need."""
+        masks, regions = super().draw(n, grid_shape, generator), self._regions()
+        return masks if regions is None else [*masks, regions.draw(n, grid_shape, generator)]
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
@@ -166,18 +176,20 @@ class JEPA(MaskedObjective):
         depth = self.predictor_depth
         predictor = self._predictor(width, architecture) if depth else MeanPredictor()
         n_slices, regions = encoder.n_slices, self._regions()
+        sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
         return JEPANetwork(
             encoder,
             predictor,
             normalize_targets=self.normalize_targets,
             slices=SliceStandardizer(n_slices, width) if self.slice_targets else None,
-            regions=regions and regions.of_regions(encoder, architecture, pooling),
+            regions=regions and regions.network(encoder, architecture, **sizes),
+            pooled=PooledPredictor(width) if self.pooled_weight else None,
         )
 
     def criterion(self) -> nn.Module:
-        """Return the distance of the prediction, and the weighted loss of the regions."""
-        of_tokens, regions = super().criterion(), self._regions()
-        return JEPALoss(of_tokens, regions and regions.criterion(), float(self.regions_weight))
+        """Return the distance of the prediction, and the weighted losses of the regions."""
+        of_tokens, regions = super().criterion(), (self.regions or _REGIONS).criterion()
+        return JEPALoss(of_tokens, regions, float(self.regions_weight), float(self.pooled_weight))
 
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Warn where the prediction is no better than what all light cones share."""
@@ -210,7 +222,8 @@ class JEPAOutput(NamedTuple):
 
     tokens: Pairs  # predictions and targets of each mask, (n, n_hidden, dim)
     places: Pairs  # in validation: what the other fields have at the same position, and targets
-    regions: Pairs  # expanded summaries of two regions, (n, expander_dim), where these are compared
+    regions: Any  # what the loss of the regions takes, where these are compared
+    pooled: Pairs  # predicted and true mean tokens of regions, (2 n, embed_dim), where predicted
 
 
 class JEPANetwork(MaskedNetwork):
@@ -227,11 +240,13 @@ class JEPANetwork(MaskedNetwork):
         normalize_targets: bool = True,
         slices: SliceStandardizer | None = None,
         regions: RegionNetwork | None = None,
+        pooled: PooledPredictor | None = None,
     ) -> None:
         super().__init__(encoder, predictor, normalize_targets=normalize_targets)
         self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.slices = slices
         self.regions = regions  # its encoder is the context encoder
+        self.pooled = pooled
 
     def _raw_targets(self, patches: Tensor) -> Tensor:
         return self.target_encoder(patches)
@@ -241,12 +256,12 @@ class JEPANetwork(MaskedNetwork):
         targets = super().targets(patches)
         return targets if self.slices is None else self.slices(targets)
 
-    def forward(self, patches: Tensor, pairs: Pairs) -> JEPAOutput:  # type: ignore[override]
+    def forward(self, patches: Tensor, drawn: Sequence[Any]) -> JEPAOutput:  # type: ignore[override]
         """Return predictions beside targets of patches (n, n_patches, n_voxels).
 
-        `pairs` are (context, target) indices for each mask and, last, those of the two regions.
+        Drawn are (context, target) indices for each mask and, last, what the regions need.
         """
-        masks = pairs if self.regions is None else pairs[:-1]
+        masks = drawn if self.regions is None else drawn[:-1]
         with torch.no_grad():
             targets = self.targets(patches)
         tokens, places = [], []
@@ -258,8 +273,15 @@ class JEPANetwork(MaskedNetwork):
             if not self.training and len(targets) > 1:
                 others = (targets.sum(dim=0) - targets) / (len(targets) - 1)
                 places.append((gather_tokens(others, target_index), hidden))
-        regions = [] if self.regions is None else self.regions(patches, pairs[-1:])
-        return JEPAOutput(tokens, places, regions)
+        if self.regions is None:
+            return JEPAOutput(tokens, places, [], [])
+        summaries = self.regions.summarise(self.context_encoder, patches, drawn[-1])
+        regions = self.regions.compare(summaries, drawn[-1])
+        if self.pooled is None:
+            return JEPAOutput(tokens, places, regions, [])
+        with torch.no_grad():
+            wanted = self.regions.summarise(self.target_encoder, patches, drawn[-1])
+        return JEPAOutput(tokens, places, regions, [self.pooled(summaries, wanted)])
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
@@ -302,6 +324,23 @@ class SliceStandardizer(nn.Module):
         return ((slices - mean) / (variance + _LEAST_VARIANCE).sqrt()).flatten(1, 2)
 
 
+class PooledPredictor(nn.Module):
+    """Predict the summary of each of two regions from that of the other by a small perceptron."""
+
+    def __init__(self, n_summary: int) -> None:
+        super().__init__()
+        self.layers = Expander(n_summary, n_summary, depth=1)
+        self.standardise = SliceStandardizer(1, n_summary)
+
+    def forward(self, seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets, (2 n, n_summary), of context's and target's summaries.
+
+        The targets are standardised over the batch: all but little of a summary is shared by all.
+        """
+        targets = self.standardise(wanted.unsqueeze(1)).squeeze(1)
+        return self.layers(seen), torch.cat(targets.chunk(2)[::-1])
+
+
 class MeanPredictor(nn.Module):
     """Predict every hidden token by the mean of the visible ones, where there is no predictor.
 
@@ -314,16 +353,22 @@ class MeanPredictor(nn.Module):
 
 
 class JEPALoss(nn.Module):
-    """Distance of predictions from targets, and the weighted loss of the regions beside it.
+    """Distance of predictions from targets, and the weighted losses of the regions beside it.
 
     In validation it adds up, for :meth:`JEPA.figures`, the distance alone and that of places.
     """
 
-    def __init__(self, of_tokens: nn.Module, of_regions: nn.Module | None, weight: float) -> None:
+    def __init__(
+        self,
+        of_tokens: nn.Module,
+        of_regions: nn.Module,
+        regions_weight: float,
+        pooled_weight: float,
+    ) -> None:
         super().__init__()
         self.of_tokens = of_tokens
         self.of_regions = of_regions
-        self.weight = weight
+        self.regions_weight, self.pooled_weight = regions_weight, pooled_weight
         self.sums = np.zeros(5)
 
     def forward(self, output: JEPAOutput, _: object = None) -> Tensor:
@@ -331,9 +376,12 @@ class JEPALoss(nn.Module):
         prediction = self.of_tokens(output.tokens)
         if output.places:
             self._add_up(output, prediction)
-        if self.of_regions is None:
-            return prediction
-        return prediction + self.weight * self.of_regions(output.regions)
+        loss = prediction
+        if self.regions_weight:
+            loss = loss + self.regions_weight * self.of_regions(output.regions)
+        if self.pooled_weight:
+            loss = loss + self.pooled_weight * self.of_tokens(output.pooled)
+        return loss
 
     @torch.no_grad()
     def _add_up(self, output: JEPAOutput, prediction: Tensor) -> None:

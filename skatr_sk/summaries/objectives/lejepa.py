@@ -28,8 +28,8 @@ class LeJEPA(RegionObjective):
     The two regions are views of one sky, and their expanded summaries are to meet in their mean.
     That all summaries become alike is prevented by a test of normality: over the batch, the
     projections of the numbers on random directions are to follow a normal distribution of zero mean
-    and unit variance (SIGReg). There is no target encoder, and one weight. The tokens of each
-    region are pooled as ``transform`` pools them (those that it keeps as "tokens", by their mean).
+    and unit variance (SIGReg). There is no target encoder, and one weight. The summary of a region
+    is the mean of its tokens, however ``transform`` pools those of the whole sky.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class LeJEPA(RegionObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import LeJEPA
-    >>> SKATRTransformer(objective=LeJEPA(region=0.4, expander_dim=16), pooling="moments")
-    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.4), pooling='moments')
+    >>> SKATRTransformer(objective=LeJEPA(region=0.3, expander_dim=16))
+    SKATRTransformer(objective=LeJEPA(expander_dim=16, region=0.3))
     """
 
     sigreg: float = 0.05
@@ -66,21 +66,17 @@ class LeJEPA(RegionObjective):
 
     def draw(
         self, n: int, grid_shape: Sequence[int], generator: torch.Generator
-    ) -> tuple[Pairs, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Draw the patches of two regions, and the directions of this step as columns."""
         shape = int(self.expander_dim), int(self.n_projections)
         directions = nn.functional.normalize(torch.randn(shape, generator=generator), dim=0)
-        return super().draw(n, grid_shape, generator), directions
+        return *super().draw(n, grid_shape, generator), directions
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
-    ) -> nn.Module:
+    ) -> LeJEPANetwork:
         """Return the encoder and the expander."""
-        return LeJEPANetwork(self.of_regions(encoder, architecture, pooling))
-
-    def criterion(self) -> nn.Module:
-        """Return the weighted sum of distance and statistic."""
-        return LeJEPALoss(float(self.sigreg))
+        return LeJEPANetwork(encoder, self._expander(architecture))
 
 
 class LeJEPAOutput(NamedTuple):
@@ -90,18 +86,12 @@ class LeJEPAOutput(NamedTuple):
     directions: Tensor  # on which they are projected, (expander_dim, n_projections)
 
 
-class LeJEPANetwork(nn.Module):
+class LeJEPANetwork(RegionNetwork):
     """Summarise and expand two regions, and hand on the directions of the step."""
 
-    def __init__(self, regions: RegionNetwork) -> None:
-        super().__init__()
-        self.context_encoder = regions.context_encoder
-        self.regions = regions
-
-    def forward(self, patches: Tensor, drawn: tuple[Pairs, Tensor]) -> LeJEPAOutput:
-        """Return the expanded summaries of patches (n, n_patches, n_voxels)."""
-        pairs, directions = drawn
-        return LeJEPAOutput(self.regions(patches, pairs), directions)
+    def compare(self, summaries: Tensor, drawn: Sequence[Tensor]) -> LeJEPAOutput:
+        """Return the expanded summaries, and the directions, which are drawn last."""
+        return LeJEPAOutput(super().compare(summaries, drawn), drawn[-1])
 
 
 class LeJEPALoss(nn.Module):

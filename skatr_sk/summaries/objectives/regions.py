@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from skatr_sk._checks import Integer, Real
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives.base import Objective
-from skatr_sk.summaries.pooling import pool, pooled_dim
-from skatr_sk.summaries.views import Pairs
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
@@ -34,7 +32,7 @@ REGION_DOCS = {
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class RegionObjective(Objective):
-    """Base of the objectives that compare the pooled summaries of two regions of one sky."""
+    """Base of the objectives that compare the summaries of two regions of one sky."""
 
     region: float = 0.4
     expander_dim: int = 64
@@ -46,28 +44,21 @@ class RegionObjective(Objective):
         "expander_depth": Integer(0),
     }
 
-    def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> Any:
-        """Draw the patches of two regions."""
-        return [sample_regions(n, grid_shape, share=self.region, generator=generator)]
-
-    def pooled_by(self, pooling: str) -> str:
-        """How the tokens of a region are pooled."""
-        return "mean" if pooling == "tokens" else pooling
+    def draw(
+        self, n: int, grid_shape: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Draw the patches of two regions; what a subclass draws beside comes behind."""
+        return sample_regions(n, grid_shape, share=self.region, generator=generator)
 
     def network(
         self, encoder: Encoder, architecture: Architecture, *, pooling: str, n_parameters: int
-    ) -> nn.Module:
-        """Return the encoder and the expander."""
-        return self.of_regions(encoder, architecture, pooling)
-
-    def of_regions(
-        self, encoder: Encoder, architecture: Architecture, pooling: str
     ) -> RegionNetwork:
-        """Return what summarises and expands regions."""
-        pooling = self.pooled_by(pooling)
-        n_summary = pooled_dim(architecture.embed_dim, pooling)
-        expander = Expander(n_summary, int(self.expander_dim), depth=int(self.expander_depth))
-        return RegionNetwork(encoder, expander, pooling=pooling)
+        """Return the encoder and the expander."""
+        return RegionNetwork(encoder, self._expander(architecture))
+
+    def _expander(self, architecture: Architecture) -> Expander:
+        dim, depth = int(self.expander_dim), int(self.expander_depth)
+        return Expander(architecture.embed_dim, dim, depth=depth)
 
 
 class Expander(nn.Sequential):
@@ -90,23 +81,26 @@ class Expander(nn.Sequential):
 class RegionNetwork(nn.Module):
     """Summarise two disjoint regions of each light cone, and expand both summaries.
 
-    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The tokens of a
-    region are pooled by `pooling`: see :func:`~skatr_sk.summaries.pooling.pool`.
+    The encoder sees one region at a time, as it sees the visible patches of a JEPA. The summary of
+    a region is the mean of its tokens, however ``transform`` pools: that serves every pooling best.
     """
 
-    def __init__(self, encoder: Encoder, expander: Expander, *, pooling: str) -> None:
+    def __init__(self, encoder: Encoder, expander: Expander) -> None:
         super().__init__()
-        self.pooling = pooling
         self.context_encoder = encoder
         self.expander = expander
 
-    def forward(self, patches: Tensor, regions: Pairs) -> Pairs:
-        """Return the expanded summaries of each pair of regions, both of shape (n, dim)."""
-        pairs = []
-        for indices in regions:
-            tokens = [self.context_encoder(patches, index) for index in indices]
-            n_slices = self.context_encoder.n_slices
-            summaries = [pool(each.float(), self.pooling, n_slices) for each in tokens]
-            # As one batch: both are normalised alike, and even a single light cone makes two rows.
-            pairs.append(self.expander(torch.cat(summaries)).chunk(2))
-        return pairs
+    def forward(self, patches: Tensor, drawn: Sequence[Tensor]) -> Any:
+        """Return what the loss compares of the regions, whose patches are drawn first."""
+        return self.compare(self.summarise(self.context_encoder, patches, drawn), drawn)
+
+    def summarise(self, encoder: nn.Module, patches: Tensor, drawn: Sequence[Tensor]) -> Tensor:
+        """Return the mean tokens of two regions, (2 n, embed_dim), those of the first first.
+
+        As one batch: both are normalised alike, and even a single light cone makes two rows.
+        """
+        return torch.cat([encoder(patches, index).float().mean(dim=1) for index in drawn[:2]])
+
+    def compare(self, summaries: Tensor, drawn: Sequence[Tensor]) -> Any:
+        """Return the expanded summaries of the two regions, both (n, dim), as the only pair."""
+        return [self.expander(summaries).chunk(2)]

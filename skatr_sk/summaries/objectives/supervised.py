@@ -20,6 +20,8 @@ from skatr_sk.summaries.weights import Architecture
 
 __all__ = ["Supervised", "SupervisedLoss", "SupervisedNetwork"]
 
+_MOMENTUM = 0.1  # share of a batch in the statistics for validation, after ten of them
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Supervised(Objective):
@@ -127,17 +129,18 @@ class SupervisedNetwork(nn.Module):
 class Standardizer(nn.BatchNorm1d):
     """Standardise over the batch what differs by little beside what all rows share.
 
-    A batch of one row has no statistics of its own: it is standardised by those of the others.
+    The statistics for validation are at first the mean over all batches: what is shared is large,
+    and would not leave a moving average from zero for many steps. They also standardise a batch of
+    a single row, which has none of its own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return rows (n, dim) standardised."""
-        alone = self.training and len(x) == 1
-        if not alone:
+        if not self.training or len(x) > 1:
+            self.momentum = max(_MOMENTUM, 1 / (1 + int(self.num_batches_tracked or 0)))
             return super().forward(x)
-        return functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        of_others = self.running_mean, self.running_var, self.weight, self.bias
+        return functional.batch_norm(x, *of_others, eps=self.eps)
 
 
 class SupervisedLoss(nn.Module):

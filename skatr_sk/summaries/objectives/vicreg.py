@@ -21,8 +21,8 @@ class VICReg(RegionObjective):
 
     Two regions of one sky have different structure and the same physics: what one region says of
     the other is, except for waves longer than the regions, what the parameters of the simulation
-    are. The tokens of each region are pooled as ``transform`` pools them (those that it keeps as
-    "tokens", by their mean).
+    are. The summary of a region is the mean of its tokens, however ``transform`` pools those of the
+    whole sky.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class VICReg(RegionObjective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import VICReg
-    >>> SKATRTransformer(objective=VICReg(region=0.4, expander_dim=64), pooling="moments")
-    SKATRTransformer(objective=VICReg(expander_dim=64, region=0.4), pooling='moments')
+    >>> SKATRTransformer(objective=VICReg(region=0.3, expander_dim=16))
+    SKATRTransformer(objective=VICReg(expander_dim=16, region=0.3))
     """
 
     invariance: float = 25.0

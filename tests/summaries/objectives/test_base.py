@@ -112,6 +112,7 @@ WRONG = [
     ((JEPA,), "ema_decay", (0.9,)),
     ((JEPA,), "ema_decay", "fast"),
     ((JEPA,), "ema_decay", None),
+    ((JEPA,), "pooled_weight", -1.0),
     (REGIONS, "region", 0.0),
     (REGIONS, "region", 0.6),
     (REGIONS, "expander_dim", 0),

@@ -12,6 +12,7 @@ from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PlaceWarning
 from skatr_sk.summaries import JEPA, VICReg
 from skatr_sk.summaries.objectives.jepa import JEPANetwork, SliceStandardizer
+from skatr_sk.summaries.weights import Architecture
 from tests.summaries.objectives.masked import DIM, MASK, N_VOXELS, build_masked, draw, masks
 
 
@@ -278,8 +279,49 @@ def test_regions_are_checked_and_reached_by_a_search():
         skatr.fit(shared_by_all())
     with pytest.raises(ValueError, match="objective__regions: expected a VICReg or None"):
         SKATRTransformer(objective=JEPA(regions="vicreg")).fit(shared_by_all())
-    with pytest.warns(NoEffectWarning, match="no effect with regions_weight=0 of regions"):
+    with pytest.warns(NoEffectWarning, match="pooled_weight=0 and regions_weight=0 of regions"):
         pretrained(shared_by_all(noise=5.0), regions=VICReg())
+
+
+def test_the_summary_of_a_region_is_predicted_from_the_other(torch_seed):
+    architecture = Architecture((8, 6), (2, 2), 8, 1, 2, 2.0)
+    objective = JEPA(predictor_dim=8, pooled_weight=1.0)
+    sizes = dict(pooling="moments", n_parameters=0)
+    network = objective.network(architecture.build(), architecture, **sizes)
+    parted(network)
+    drawn = objective.draw(40, architecture.grid_shape, torch.Generator().manual_seed(0))
+    patches = draw(40, 12, 4)
+    [(predicted, wanted)] = network(patches, drawn).pooled
+    assert predicted.shape == wanted.shape == (80, 16)
+    # Of the target encoder, standardised over the batch, and those of the second region first.
+    tokens = [network.target_encoder(patches, index) for index in (drawn[-1][1], drawn[-1][0])]
+    means, moments = torch.cat(tokens).mean(dim=1), torch.cat(tokens).std(dim=1, correction=0)
+    summaries = torch.cat([means, moments], dim=1)
+    by_hand = (summaries - summaries.mean(dim=0)) / (
+        summaries.var(dim=0, correction=0) + 1e-4
+    ).sqrt()
+    torch.testing.assert_close(wanted, by_hand, rtol=1e-3, atol=1e-3)
+    assert predicted.requires_grad and not wanted.requires_grad
+    # What a region has is no part of the prediction of it.
+    one, two = drawn[-1]
+    other = patches.scatter(1, two[..., None].expand(-1, -1, 4), 9.0)
+    network.eval()
+    [(before, _)], [(after, _)] = network(patches, drawn).pooled, network(other, drawn).pooled
+    torch.testing.assert_close(before[:40], after[:40])
+    assert not torch.allclose(before[40:], after[40:])
+
+
+def test_pooled_prediction_has_a_weight():
+    X = shared_by_all(noise=5.0)
+    options = dict(slice_targets=True, regions_weight=0.0, regions=VICReg(region=0.3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlaceWarning)
+        warnings.simplefilter("error", NoEffectWarning)
+        found = [pretrained(X, **options, pooled_weight=weight) for weight in (0.5, 1.0)]
+    rows = [each.history_[0] for each in found]
+    beside = [row["valid_loss"] - row["prediction_loss"] for row in rows]
+    assert beside[1] == pytest.approx(2 * beside[0], rel=0.2) and beside[0] > 0.1
+    assert not np.array_equal(found[0].transform(X), found[1].transform(X))
 
 
 def test_maps_are_one_slice():

@@ -62,13 +62,13 @@ def test_a_single_field_has_no_statistic():
 def test_directions_are_drawn_with_the_regions():
     objective = LeJEPA(region=0.25, expander_dim=5, n_projections=7)
     generator = seeded()
-    [(one, two)], directions = objective.draw(3, (8, 8, 4), generator)
+    one, two, directions = objective.draw(3, (8, 8, 4), generator)
     assert one.shape == two.shape == (3, 64)
     assert directions.shape == (5, 7)
     torch.testing.assert_close(directions.norm(dim=0), torch.ones(7))
-    _, others = objective.draw(3, (8, 8, 4), generator)
+    *_, others = objective.draw(3, (8, 8, 4), generator)
     assert not torch.equal(others, directions)
-    _, again = objective.draw(3, (8, 8, 4), seeded())
+    *_, again = objective.draw(3, (8, 8, 4), seeded())
     assert torch.equal(again, directions)
 
 

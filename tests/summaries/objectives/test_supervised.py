@@ -16,7 +16,7 @@ from skorch.callbacks import Callback
 from skatr_sk import SKATRTransformer
 from skatr_sk.summaries import JEPA, Supervised
 from skatr_sk.summaries.labels import Labels, check_labels
-from skatr_sk.summaries.objectives.supervised import SupervisedLoss, SupervisedNetwork
+from skatr_sk.summaries.objectives.supervised import Standardizer, SupervisedLoss, SupervisedNetwork
 from skatr_sk.summaries.vit import Encoder
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 
@@ -168,6 +168,18 @@ def test_a_batch_of_one_field_can_be_learned_from(torch_seed):
     loss = Supervised().criterion()(model(torch.randn(1, 16, 4), []), torch.ones(1, 2))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.context_encoder.parameters())
+
+
+def test_validation_is_standardised_as_training_from_the_first_step(torch_seed):
+    x = 100 + torch.randn(5000, 3)  # what all rows share is large
+    standardise = Standardizer(3)
+    for batch in x.split(250):
+        standardise.train()(batch)
+        found = standardise.eval()(x)
+        assert found.mean(dim=0).abs().max() < 0.3
+        assert (found.std(dim=0) - 1).abs().max() < 0.2
+    assert standardise.train()(x[:1]).isfinite().all()
+    assert standardise.num_batches_tracked == 20
 
 
 @pytest.mark.parametrize("pooling", ["max", "moments", "tokens"])

@@ -48,14 +48,14 @@ def test_each_region_is_seen_alone(torch_seed):
     patches = torch.randn(6, 16, 4)
     one = torch.arange(5).expand(6, -1)
     two = torch.arange(8, 13).expand(6, -1)
-    [(a, b)] = network(patches, [(one, two)])
+    [(a, b)] = network(patches, (one, two))
     assert a.shape == b.shape == (6, 3)
     other = patches.clone()
     other[:, 5:] = 0  # all that the first region does not see
-    [(same, changed)] = network(other, [(one, two)])
+    [(same, changed)] = network(other, (one, two))
     torch.testing.assert_close(same, a)
     assert not torch.allclose(changed, b)
-    [(same, _)] = network(patches, [(one, one)])
+    [(same, _)] = network(patches, (one, one))
     torch.testing.assert_close(same, a)
 
 
@@ -63,7 +63,7 @@ def test_a_batch_of_one_field_can_be_learned_from(torch_seed):
     encoder = Encoder(4, (4, 4), embed_dim=16, depth=1, n_heads=2, mlp_ratio=2.0)
     network = RegionNetwork(encoder, Expander(16, 3, depth=1), pooling="mean").train()
     index = torch.arange(16)[None]
-    loss = VICReg().criterion()(network(torch.randn(1, 16, 4), [(index[:, :8], index[:, 8:])]))
+    loss = VICReg().criterion()(network(torch.randn(1, 16, 4), (index[:, :8], index[:, 8:])))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
 
@@ -104,7 +104,7 @@ def test_the_terms_have_weights(rng):
 
 def test_two_regions_of_the_asked_size():
     objective = VICReg(region=0.25)
-    [(one, two)] = objective.draw(3, (8, 8, 4), torch.Generator().manual_seed(0))
+    one, two = objective.draw(3, (8, 8, 4), torch.Generator().manual_seed(0))
     assert one.shape == two.shape == (3, 64)
 
 
