@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,17 +37,7 @@ from skatr_sk.summaries import JEPA
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = SimpleNamespace(
     grid=dict(field_shape=(28, 28, 470)),
-    # arXiv:2410.18899, but for the embedding and the pooling: those of docs/learning.rst.
-    encoder=dict(
-        patch_size=(4, 4, 10),
-        embed_dim=144,
-        depth=4,
-        n_heads=4,
-        mlp_ratio=2.0,
-        embedding="moments",
-        pooling="moments",
-    ),
-    batch_size=64,
+    sizes=dict(batch_size=64),
     n_trial=1024,  # light cones on which a step is timed
     n_probe=1536,  # light cones of the probe, if they are simulated in time
     n_valid=128,
@@ -55,21 +46,20 @@ PUBLISHED = SimpleNamespace(
 )
 SMALL = SimpleNamespace(
     grid=dict(field_shape=(8, 8, 40), block=(1, 1, 3), cell_size=25),
-    encoder=PUBLISHED.encoder | dict(embed_dim=16, depth=1),
-    batch_size=2,
+    sizes=dict(batch_size=2, embed_dim=16, depth=1),
     n_trial=8,
     n_probe=9,
     n_valid=2,
     most=8,
     matrix=256,
 )
-# As published but for the regions and the standardised targets.
-STEPS = dict(
-    objective=JEPA(slice_targets=True, regions_weight=0.05),
+# Sizes, masks and predictor are those of arXiv:2410.18899; the rest is what learns on light cones.
+LEARNS = dict(
+    objective=JEPA(masks="multiblock", predictor_depth=4),
+    embedding="moments",
+    pooling="moments",
+    brightness_range=None,
     max_epochs=1,
-    learning_rate=1e-3,
-    weight_decay=1e-3,
-    random_state=0,
 )
 # Shares of the time after which a stage ends; what is left is for the probe.
 ENDS = {"tests": 0.25, "simulator": 0.4, "pre-training": 0.9}
@@ -195,7 +185,7 @@ def main(arguments=None):
     if not cuda and not given.quick:
         parser.error("this size needs a CUDA device; --quick runs a small one")
     plan, device = SMALL if given.quick else PUBLISHED, "cuda" if cuda else "cpu"
-    grid = plan.grid | dict(device=device)
+    grid, batch_size = plan.grid | dict(device=device), plan.sizes["batch_size"]
 
     report = Report(given.minutes)
     report.add("device", name=torch.cuda.get_device_name() if cuda else "CPU")
@@ -206,15 +196,14 @@ def main(arguments=None):
     simulated[:1].read()  # tables that are made once
     X, start = [], time.perf_counter()
     while len(X) < plan.n_probe and (len(X) < plan.n_trial or report.left("simulator") > 0):
-        X.extend(simulated[len(X) : len(X) + plan.batch_size].read())
+        X.extend(simulated[len(X) : len(X) + batch_size].read())
     made = len(X) / (time.perf_counter() - start)
     report.add("simulator", n=len(X), light_cones_per_second=made)
     X, y = np.stack(X), simulated[: len(X)].target
 
     def pretrain(X, n_valid):
-        settings = plan.encoder | STEPS | dict(batch_size=plan.batch_size, cache=None)
-        settings |= dict(validation_fraction=n_valid / len(X), callbacks=[StepSeconds()])
-        return SKATRTransformer(**settings).fit(X)
+        run = dict(validation_fraction=n_valid / len(X), callbacks=[StepSeconds()], random_state=0)
+        return SKATRTransformer.published(**LEARNS, **plan.sizes, **run).fit(X)
 
     trial = pretrain(X[: plan.n_trial], 0)
     step, operations = trial.history_[-1]["step_seconds"], step_operations(trial)
@@ -222,14 +211,14 @@ def main(arguments=None):
     report.add(
         "step",
         seconds=step,
-        light_cones_per_second=plan.batch_size / step,
+        light_cones_per_second=batch_size / step,
         teraflops=operations / step / 1e12,
         teraflops_of_matrices=rate / 1e12,
         share=operations / step / rate,
     )
 
     # Each light cone is simulated when its batch is read, and never again.
-    seconds = 1 / made + step / plan.batch_size  # for a light cone
+    seconds = 1 / made + step / batch_size  # for a light cone
     n = min(plan.most, max(plan.n_trial, int(0.9 * report.left("pre-training") / seconds)))
     skatr = pretrain(SimulatedLightcones(n, random_state=0, **grid), plan.n_valid)
     skatr.save(given.weights)
@@ -239,7 +228,9 @@ def main(arguments=None):
     if megabytes > MOST_MEGABYTES:
         raise SystemExit(f"{given.weights} is larger than {MOST_MEGABYTES} MB")
 
-    encoders = dict(jepa=skatr, random=SKATRTransformer(**plan.encoder, max_epochs=0).fit(X))
+    sizes = asdict(skatr.architecture_) | dict(pooling=skatr.pooling_, max_epochs=0, random_state=0)
+    del sizes["field_shape"]
+    encoders = dict(jepa=skatr, random=SKATRTransformer(**sizes).fit(X))
     scores = {name: probe(each.transform(X), y) for name, each in encoders.items()}
     report.add("probe", labels=len(X) * 2 // 3, **scores)
     report.add("summary", minutes=(time.perf_counter() - report.start) / 60, **report.stages)

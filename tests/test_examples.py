@@ -123,7 +123,7 @@ def test_full_size_in_a_small_size(tmp_path, capsys):
 def test_full_size_counts_the_operations_of_a_field(torch_seed):
     script = load("run_full_size")
     X = 10 * torch.randn(3, 16, 16, 80)
-    parameters = script.SMALL.encoder | dict(objective=script.STEPS["objective"], max_epochs=0)
+    parameters = script.LEARNS | dict(patch_size=(4, 4, 10), embed_dim=16, depth=2, max_epochs=0)
     skatr = SKATRTransformer(**parameters).fit(X.numpy())
     architecture, objective = skatr.architecture_, skatr.objective
     network = objective.network(
