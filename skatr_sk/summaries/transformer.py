@@ -139,10 +139,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
-    weights : path, "mini-lr" or None, default=None
-        A file written by :meth:`save`: ``fit`` then loads it and trains nothing. "mini-lr" comes
-        with the package, pre-trained on simulated light cones of the grid of
-        :func:`~skatr_sk.load_lightcones` (docs/weights.rst is its card). Sizes that were given must
+    weights : path, "mini-lr", "mini-lr-labels" or None, default=None
+        A file written by :meth:`save`: ``fit`` then loads it and trains nothing. Two come with the
+        package, pre-trained on simulated light cones of the grid of
+        :func:`~skatr_sk.load_lightcones`: "mini-lr" without labels, "mini-lr-labels" with those of
+        the simulator (docs/weights.rst says which to take when). Sizes that were given must
         be those of the file, and parameters of the training have no effect. Give new weights a new
         name under ``Pipeline(memory=...)``, which knows nothing else of them.
     cache : "memory", path or None, default="memory"

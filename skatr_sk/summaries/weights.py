@@ -37,7 +37,7 @@ __all__ = [
     "write_encoder",
 ]
 
-BUNDLED = ("mini-lr",)  # names of the weights that come with the package
+BUNDLED = ("mini-lr", "mini-lr-labels")  # names of the weights that come with the package
 _TOKEN_BUDGET = 1024
 _FORMAT = 1
 _KEY = "skatr_sk"
