@@ -38,7 +38,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
-from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
+from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
@@ -89,6 +89,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     dropout : float, default=0.2
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). Long and
         noisy summaries need it; for a few informative ones 0.05 gives sharper posteriors.
+    {members}
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
         likelihood. Some tens are needed to move an overfitted posterior, at a cost in likelihood
@@ -115,8 +116,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     Attributes
     ----------
-    net_ : torch.nn.Module
-        The trained pooling and flow, on the CPU.
+    net_ : torch.nn.ModuleList
+        The trained pooling and flow of each member, on the CPU.
     prior_transform_ : PriorTransform
         Map of the parameters to the unbounded, standardised space of the flow and of the losses.
     prior_bounds_ : ndarray of shape (n_parameters, 2)
@@ -138,6 +139,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     .. [1] Papamakarios & Murray, arXiv:1605.06376; Greenberg et al., arXiv:1905.07488.
     .. [2] Ore, Heneka, Plehn, arXiv:2410.18899, section 5 (posteriors from summaries).
     .. [3] Falkiewicz et al., arXiv:2310.13402.
+    .. [4] Hermans et al., arXiv:2110.06581 (ensembles of posteriors are better calibrated).
 
     Examples
     --------
@@ -182,7 +184,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         "calibration_weight": Real("[0, inf)"),
         "calibration": Choice(*CALIBRATIONS),
     }
-    _of_steps = SummaryHead._of_steps | {"calibration_weight"}
+    # Without steps each member is the same identity.
+    _of_steps = SummaryHead._of_steps | {"calibration_weight", "n_members"}
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()
@@ -205,15 +208,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        run = self._split(summaries)
+        runs = self._runs(summaries)
         transform = PriorTransform.learn(targets, bounds)
-        free, _ = transform.to_free(transform.off_edges(targets, seed=run[1]))
+        free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
         sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
         n_inputs = summaries.shape[-1]
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
         network = build, NPELoss(self.calibration_weight, self.calibration)
         schedule = partial(cosine_schedule, warmup=0.02)
-        self.net_ = self._train_on_summaries(network, (summaries, free), run, schedule=schedule)
+        flows = self._train_on_summaries(network, (summaries, free), runs, schedule=schedule)
+        self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
         self.parameter_names_, self.n_parameters_ = names, n_parameters
 
@@ -355,19 +359,25 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
+        whose = np.zeros(log_prob.shape, dtype=np.int64)
+        if several := len(self.net_) > 1:
+            whose[...] = generator.integers(len(self.net_), size=whose.shape)
         for at, context, flow in self._passes(summaries, n_samples, double=False):
             shape = samples[at].shape
             # Row by row, so that the batches leave no trace in the numbers drawn.
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-            free, log_free = flow.sample_and_log_prob(noise.to(context.shift.device), context)
+            device = context.shift.device
+            drawn_from = torch.from_numpy(whose[at]).to(device)
+            free, log_free = flow.sample_and_log_prob(noise.to(device), context, drawn_from)
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
-            moved = self.prior_transform_.beyond_edge(points)
-            # What was moved away from an edge has the density of its new position.
+            # What was moved away from an edge has the density of its new position, and what one of
+            # several members has drawn that of all.
+            moved = self.prior_transform_.beyond_edge(points) | several
             points, log_jacobian = self.prior_transform_.to_free(samples[at])
             if moved.any():
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)
-                log_free = torch.where(torch.from_numpy(moved).to(free.device), again, log_free)
+                log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
         return samples, log_prob
 
@@ -436,10 +446,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
+        # Each member has an equal share, of points that follow each other: these are evenly spread.
+        whose = torch.arange(n_samples).remainder(len(self.net_)).sort().values
         parts: list[Floats] = []
         for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
-            inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
-            free, _ = flow.sample_and_log_prob(inputs, context)
+            device, n = context.shift.device, context.shift.shape[1]
+            inputs = noise[columns].to(device).expand(n, -1, -1)
+            drawn_from = whose[columns].to(device).expand(n, -1)
+            free, _ = flow.sample_and_log_prob(inputs, context, drawn_from)
             parts.append(self.prior_transform_.from_free(free.cpu().numpy()))
             if columns.stop == n_samples:
                 yield np.concatenate(parts, axis=1)
@@ -447,8 +461,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _passes(
         self, summaries: Fields, n_samples: int, *, double: bool
-    ) -> Iterator[tuple[tuple[slice, slice], Context, ConditionalFlow]]:
-        """Yield the batches of a call: rows and columns, their context, and the flow.
+    ) -> Iterator[tuple[tuple[slice, slice], Context, FlowEnsemble]]:
+        """Yield the batches of a call: rows and columns, their context, and the flows.
 
         The context, one small pass a row, is always computed in double precision.
         """
@@ -461,7 +475,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with bar, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
-                context = Context(*(part.to(flow.dtype) for part in context))
+                if not double:
+                    context = Context(*(part.float() for part in context))
                 for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
                 bar.update(len(batch))

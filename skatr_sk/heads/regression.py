@@ -64,6 +64,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         the backbone's own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
+    {members}
     max_epochs : int, default=1000
         Passes over the training rows.
     batch_size : int, default=32
@@ -164,8 +165,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 self.__dict__.pop(stale, None)
             self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
         else:
-            run, network = self._split(fields), (partial(make_head, fields.shape[-1]), criterion)
-            self.head_ = self._train_on_summaries(network, (fields, unit), run).double()
+            runs, network = self._runs(fields), (partial(make_head, fields.shape[-1]), criterion)
+            self.head_ = self._train_on_summaries(network, (fields, unit), runs)[0].double()
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...
