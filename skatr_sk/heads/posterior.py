@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, gen_batches
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
@@ -53,6 +53,13 @@ _BAR_AFTER = 2.0  # seconds before a progress bar shows
 _OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
 Seed = int | np.random.RandomState | np.random.Generator | None
+
+
+class Information(NamedTuple):
+    """Mean gain of log density over the prior, and its standard error."""
+
+    nats: float
+    standard_error: float
 
 
 def _are_levels(q: Any) -> bool:
@@ -270,12 +277,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             -inf where a row of `y` lies outside the prior box, with a ``PriorWarning`` that names
             the first of them.
         """
-        log_prob = self.log_prob(X, y)
-        if log_prob.ndim > 1:
-            raise ValueError(
-                f"y: expected one truth for each row of X, found shape {np.shape(y)}; log_prob "
-                "takes several."
-            )
+        log_prob = self._log_prob_of_truths(X, y)
         weights = _check_sample_weight(sample_weight, log_prob, ensure_non_negative=True)
         if not weights.any():
             raise ValueError(
@@ -283,16 +285,75 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 "count all rows alike."
             )
         counted = weights > 0  # a row that does not count may lie outside the box
-        outside = np.flatnonzero(counted & np.isneginf(log_prob))
-        if outside.size:
-            warn(
-                f"y: expected parameters inside the prior box, found others in {outside.size} of "
-                f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
-                "is zero and the score -inf; give the bounds of the prior that y was drawn from: "
-                "prior_bounds='data' are those of the training rows alone.",
-                PriorWarning,
-            )
+        _warn_outside(log_prob, counted)
         return float(np.average(log_prob[counted], weights=weights[counted]))
+
+    def information(self, X: ArrayLike, y: ArrayLike) -> Information:
+        r"""Measure how much the summaries tell of the parameters, in nats.
+
+        The mean log density of the true parameters less that of the prior,
+        :math:`\langle \log q(y | s(x)) - \log p(y) \rangle`. It is a lower bound of the mutual
+        information between parameters and light cones, in the mean over rows that are drawn from
+        the prior and did not train (Barber & Agakov, NeurIPS 2003), and does not depend on units:
+        0 is what the prior tells, and log 2 = 0.69 nats halve the volume of parameters that is
+        left.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        y : array-like of shape (n,) or (n, n_parameters)
+
+        Returns
+        -------
+        nats, standard_error : float
+            The mean, which is -inf where :meth:`score` is, and its standard error, which is that of
+            a finite number of rows, and nan for a single one or a mean of -inf.
+
+        Raises
+        ------
+        ValueError
+            When a parameter has no `prior_bounds`: there is no prior density then. That of the
+            training parameters would have to be estimated, and the estimate's error would be taken
+            for information.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skatr_sk import PosteriorEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> y = rng.uniform(size=200)
+        >>> X = np.stack([y + 0.1 * rng.normal(size=200), rng.normal(size=200)], axis=1)
+        >>> posterior = PosteriorEstimator(prior_bounds=[[0, 1]], n_blocks=1, max_epochs=20,
+        ...                                batch_size=32, random_state=0).fit(X, y)
+        >>> nats, error = posterior.information(X, y)
+        >>> bool(0.4 < nats < 1.2), bool(error < 0.1)
+        (True, True)
+        """
+        check_is_fitted(self)
+        bounded = self.prior_transform_.bounded
+        if not bounded.all():
+            without = [self.parameter_names_[i] for i in np.flatnonzero(~bounded)]
+            raise ValueError(
+                "prior_bounds: expected a box for every parameter, in which its prior is uniform, "
+                f"found none for {listed(without)}; fit again with the bounds of the prior that y "
+                "was drawn from."
+            )
+        log_prob = self._log_prob_of_truths(X, y)
+        _warn_outside(log_prob)
+        gain = log_prob + np.log(np.ptp(self.prior_bounds_, axis=1)).sum()
+        finite = len(gain) > 1 and np.isfinite(gain).all()
+        error = gain.std(ddof=1) / np.sqrt(len(gain)) if finite else np.nan
+        return Information(float(gain.mean()), float(error))
+
+    def _log_prob_of_truths(self, X: ArrayLike, y: ArrayLike) -> Floats:
+        """Log density of one set of parameters for each row."""
+        log_prob = self.log_prob(X, y)
+        if log_prob.ndim > 1:
+            raise ValueError(
+                f"y: expected one truth for each row of X, found shape {np.shape(y)}; log_prob "
+                "takes several."
+            )
+        return log_prob
 
     @torch_defaults()
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> Floats:
@@ -501,6 +562,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         # The score is a log density, in units: no bound on it makes a good one.
         tags.regressor_tags.poor_score = True
         return tags
+
+
+def _warn_outside(log_prob: Floats, counted: np.ndarray | Literal[True] = True) -> None:
+    """Warn of rows that count and have no density."""
+    outside = np.flatnonzero(np.isneginf(log_prob) & counted)
+    if outside.size:
+        warn(
+            f"y: expected parameters inside the prior box, found others in {outside.size} of "
+            f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
+            "is zero and its logarithm, and the mean, -inf; give the bounds of the prior that y "
+            "was drawn from: prior_bounds='data' are those of the training rows alone.",
+            PriorWarning,
+        )
 
 
 def _check_order(y: Any, names: Sequence[str]) -> None:

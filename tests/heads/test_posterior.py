@@ -328,6 +328,49 @@ def test_random_state_of_samples(mixed):
     assert not np.array_equal(*(mixed.sample(X, 5, random_state=state) for _ in range(2)))
 
 
+# --- information
+
+
+def test_information_is_that_of_the_known_posterior():
+    """One parameter in [0, 1], seen with a normal error and far from an edge."""
+    rng = np.random.default_rng(0)
+    y = rng.uniform(size=3000)
+    X = (y + 0.05 * rng.normal(size=3000))[:, None]
+    rows = np.flatnonzero((y > 0.2) & (y < 0.8))
+    rows = rows[rows >= 1000]  # the others train
+    known = -np.log(0.05 * np.sqrt(2 * np.pi * np.e))
+    found = []
+    for low, width in [(0.0, 1.0), (-1e4, 2e4)]:  # units change nothing
+        longer = dict(weight_decay=0.1, dropout=0.0, batch_size=32)
+        posterior = make(prior_bounds=[[low, low + width]], **longer)
+        posterior.fit(X[:1000], low + width * y[:1000])
+        found.append(posterior.information(X[rows], low + width * y[rows]))
+        assert found[-1].nats == pytest.approx(known, abs=0.05)
+        # The log density of a normal variable is half a chi square, whose variance is two.
+        assert found[-1].standard_error == pytest.approx(np.sqrt(0.5 / len(rows)), rel=0.2)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_information_outside_the_prior_and_of_one_row(edge_posterior):
+    d = edge_posterior.n_parameters_
+    X, y = np.full((3, d), 0.5), np.full((3, d), 0.5)
+    y[1] = 1.5
+    with pytest.warns(PriorWarning, match="in 1 of 3 rows, the first of them 1"):
+        nats, error = edge_posterior.information(X, y)
+    assert nats == -np.inf
+    assert np.isnan(error)
+    nats, error = edge_posterior.information(X[:1], y[:1])
+    assert nats == edge_posterior.log_prob(X[:1], y[:1])  # the box is [0, 1]
+    assert np.isnan(error)
+
+
+def test_information_needs_a_prior(mixed):
+    X, y = problem_in_units(n=5)
+    message = "prior_bounds: expected a box for every parameter, .* none for parameter_1; fit again"
+    with pytest.raises(ValueError, match=message):
+        mixed.information(X, y)
+
+
 # --- ensembles
 
 
