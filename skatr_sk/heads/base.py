@@ -42,12 +42,12 @@ from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_ca
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["HEAD_DOCS", "SummaryHead", "are_widths"]
+__all__ = ["HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
-_Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
+Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
 HEAD_DOCS = TRAINING_DOCS | {
     "members": """
@@ -225,12 +225,13 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _runs(self, fields: Fields) -> list[_Run]:
+    def _runs(self, fields: Fields) -> list[Run]:
         """Draw the seeds of each member; return its rows that train and that validate, and a seed.
 
         The first member is the network of ``n_members=1``.
         """
-        seeds = iter(independent_seeds(seed_of(self.random_state), 2 * self.n_members))
+        n_members = self._resolved(fields.shape[0]).n_members
+        seeds = iter(independent_seeds(seed_of(self.random_state), 2 * n_members))
         split = partial(split_rows, fields, self.validation_fraction)
         return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]
 
@@ -249,7 +250,7 @@ class SummaryHead(TrainedEstimator):
         self,
         network: _Network[_Module],
         data: tuple[Fields, Floats],
-        runs: Sequence[_Run],
+        runs: Sequence[Run],
         **options: Any,
     ) -> list[_Module]:
         """Learn the standardisation of summaries, one for all members, and train each of these."""
@@ -265,9 +266,10 @@ class SummaryHead(TrainedEstimator):
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         options["small"] = X.ndim == 2
         members = []
-        for member, (split, seed) in enumerate(runs):
+        for number, (split, seed) in enumerate(runs):
             sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
-            members.append(self._train(network, sets, seed, member=member, **options))
+            options["member"] = number, len(runs)
+            members.append(self._train(network, sets, seed, **options))
         return members
 
     def _train(
@@ -276,20 +278,20 @@ class SummaryHead(TrainedEstimator):
         sets: Sequence[Dataset],
         seed: int,
         *,
-        member: int = 0,
+        member: tuple[int, int] = (0, 1),
         **options: Any,
     ) -> _Module:
         """Build and train a member, from the first to the last of them; keep their histories.
 
-        `options` go to :func:`train`.
+        `member` says which of how many it is; `options` go to :func:`train`.
         """
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
-        options["member"] = member, self.n_members
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
-        module, history = train(self, *network, train_set, valid_set, **options)
-        if self.n_members > 1:
-            history = [{"member": member} | row for row in history]
-        self.history_: list[dict[str, Any]] = self.history_ + history if member else history
+        module, history = train(self, *network, train_set, valid_set, member=member, **options)
+        number, n_members = member
+        if n_members > 1:
+            history = [{"member": number} | row for row in history]
+        self.history_: list[dict[str, Any]] = self.history_ + history if number else history
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
