@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -41,14 +42,20 @@ from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_ca
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["HEAD_DOCS", "SummaryHead", "are_widths"]
+__all__ = ["HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
-_Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
+Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
 HEAD_DOCS = TRAINING_DOCS | {
+    "members": """
+        n_members : int, default=1
+            Networks that are trained one after the other, each with weights, batches and validation
+            rows of its own, so that no row is lost to all. The result is the mean of theirs. Five
+            or so serve best where rows are few, at as many times the cost.
+        """,
     "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
         for `max_epochs`.
@@ -59,13 +66,18 @@ HEAD_DOCS = TRAINING_DOCS | {
         """,
     "learned": """
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
-            Mean and standard deviation of the features of the training rows, over all tokens.
+            Mean and standard deviation of the features, over all tokens of the rows that train a
+            network.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
             Length of its first axis: of a summary, or the number of tokens.
         feature_names_in_ : ndarray of str
             Names of the features, where the input had names.
+        """,
+    "history": f"""
+        {TRAINING_DOCS["history"].strip()} With several members all their epochs follow each
+            other, and ``member``, from 0 on, says whose they are.
         """,
 }
 
@@ -83,12 +95,14 @@ class SummaryHead(TrainedEstimator):
     hidden_dims: tuple[int, ...] = (128, 128)
     pooling: str = "mean"
     dropout: float = 0.0
+    n_members: int = 1
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **TrainedEstimator._parameters,
         "hidden_dims": Rule(are_widths, "a tuple of integers >= 1"),
         "pooling": Choice(*POOLINGS),
         "dropout": Real("[0, 1)"),
+        "n_members": Integer(1),
     }
     _of_steps = TrainedEstimator._of_steps | {"dropout"}
 
@@ -211,10 +225,15 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _split(self, fields: Fields) -> _Run:
-        """Draw the seeds of the run; return the rows that train and that validate, and a seed."""
-        split_seed, seed = independent_seeds(seed_of(self.random_state), 2)
-        return split_rows(fields, self.validation_fraction, split_seed), seed
+    def _runs(self, fields: Fields) -> list[Run]:
+        """Draw the seeds of each member; return its rows that train and that validate, and a seed.
+
+        The first member is the network of ``n_members=1``.
+        """
+        n_members = self._resolved(fields.shape[0]).n_members
+        seeds = iter(independent_seeds(seed_of(self.random_state), 2 * n_members))
+        split = partial(split_rows, fields, self.validation_fraction)
+        return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]
 
     def _batches(
         self, summaries: Fields, size: int | None = None
@@ -228,11 +247,16 @@ class SummaryHead(TrainedEstimator):
             yield rows, torch.from_numpy(values)
 
     def _train_on_summaries(
-        self, network: _Network[_Module], data: tuple[Fields, Floats], run: _Run, **options: Any
-    ) -> _Module:
-        """Learn the standardisation of summaries from the rows that train, and train on them."""
-        (summaries, targets), (split, seed) = data, run
-        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(split[0]))
+        self,
+        network: _Network[_Module],
+        data: tuple[Fields, Floats],
+        runs: Sequence[Run],
+        **options: Any,
+    ) -> list[_Module]:
+        """Learn the standardisation of summaries, one for all members, and train each of these."""
+        summaries, targets = data
+        trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
+        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
         X = torch.empty(summaries.shape)
         for rows, standardised in self._batches(summaries):
             X[rows] = standardised
@@ -240,17 +264,34 @@ class SummaryHead(TrainedEstimator):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        parts = map(torch.from_numpy, split)
-        sets = [TensorDataset(X[rows], y[rows]) for rows in parts]
-        return self._train(network, sets, seed, small=X.ndim == 2, **options)
+        options["small"] = X.ndim == 2
+        members = []
+        for number, (split, seed) in enumerate(runs):
+            sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
+            options["member"] = number, len(runs)
+            members.append(self._train(network, sets, seed, **options))
+        return members
 
     def _train(
-        self, network: _Network[_Module], sets: Sequence[Dataset], seed: int, **options: Any
+        self,
+        network: _Network[_Module],
+        sets: Sequence[Dataset],
+        seed: int,
+        *,
+        member: tuple[int, int] = (0, 1),
+        **options: Any,
     ) -> _Module:
-        """Build a network and train it; keep its history. `options` go to :func:`train`."""
+        """Build and train a member, from the first to the last of them; keep their histories.
+
+        `member` says which of how many it is; `options` go to :func:`train`.
+        """
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
-        module, self.history_ = train(self, *network, train_set, valid_set, **options)
+        module, history = train(self, *network, train_set, valid_set, member=member, **options)
+        number, n_members = member
+        if n_members > 1:
+            history = [{"member": number} | row for row in history]
+        self.history_: list[dict[str, Any]] = self.history_ + history if number else history
         return module.requires_grad_(False)
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -86,7 +86,7 @@ def fit_end_to_end(
     a summary. Returns the network and a new, fitted transformer that holds its encoder.
     """
     warn_implausible(fields)
-    split, seed = regressor._split(fields)
+    split, seed = regressor._runs(fields)[0]
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])

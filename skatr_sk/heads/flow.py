@@ -11,11 +11,11 @@ identity.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from nflows.transforms.base import CompositeTransform, Transform
@@ -26,7 +26,14 @@ from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
 
-__all__ = ["MAX_BINS", "Conditioned", "ConditionalFlow", "Context", "coupling_masks"]
+__all__ = [
+    "MAX_BINS",
+    "Conditioned",
+    "ConditionalFlow",
+    "Context",
+    "FlowEnsemble",
+    "coupling_masks",
+]
 
 # Splines act between -5 and 5 standard deviations and are the identity beyond.
 _TAIL_BOUND = 5.0
@@ -144,6 +151,50 @@ class ConditionalFlow(nn.Module):
     def _base(noise: Tensor) -> Tensor:
         constant = 0.5 * noise.shape[1] * math.log(2 * math.pi)
         return -0.5 * noise.square().sum(dim=1) - constant
+
+
+class FlowEnsemble(nn.ModuleList):
+    """The mean of the densities of some flows of one size, in the shapes of ConditionalFlow.
+
+    The parts of its context have one axis more, the first: that of the flows.
+    """
+
+    def context(self, summaries: Tensor) -> Context:
+        """Compute what the flows need of summaries."""
+        each = (flow.context(summaries) for flow in self._flows)
+        return Context(*map(torch.stack, zip(*each, strict=True)))
+
+    def log_prob(self, points: Tensor, context: Context) -> Tensor:
+        """Log densities of points."""
+        each = [flow.log_prob(points, own) for flow, own in self._with(context)]
+        return torch.stack(each).logsumexp(dim=0) - math.log(len(self))
+
+    def sample_and_log_prob(
+        self, noise: Tensor, context: Context, whose: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Turn noise into samples of the flows whose numbers `whose` (n, m) has.
+
+        Their log densities are those of these flows, not of the mean.
+        """
+        points, log_prob = torch.empty_like(noise), noise.new_empty(noise.shape[:2])
+        for number, (flow, own) in enumerate(self._with(context)):
+            chosen = whose == number
+            if chosen.all():
+                return flow.sample_and_log_prob(noise, own)
+            if chosen.any():  # each sample as a row with one
+                of_each = Context(*(part[chosen.nonzero()[:, 0]] for part in own))
+                found = flow.sample_and_log_prob(noise[chosen].unsqueeze(1), of_each)
+                points[chosen], log_prob[chosen] = (part.squeeze(1) for part in found)
+        return points, log_prob
+
+    def _with(self, context: Context) -> Iterator[tuple[ConditionalFlow, Context]]:
+        """Each flow with its own context."""
+        contexts = (Context(*own) for own in zip(*context, strict=True))
+        return zip(self._flows, contexts, strict=True)
+
+    @property
+    def _flows(self) -> list[ConditionalFlow]:
+        return cast("list[ConditionalFlow]", list(self))
 
 
 def coupling_masks(n_parameters: int, n_blocks: int) -> list[Tensor]:

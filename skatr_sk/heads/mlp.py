@@ -1,4 +1,4 @@
-"""The regression head: its network, its losses, and the scaling of parameters to [0, 1]."""
+"""The regression head: its networks, their losses, and the scaling of parameters to [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
 
-__all__ = ["LOSSES", "Head", "HeadLoss", "ParameterScaling"]
+__all__ = ["CUT", "LOG_SIGMA", "LOSSES", "Head", "HeadLoss", "HeadMixture", "ParameterScaling"]
 
 LOSSES = ("l1", "l2", "gaussian")
 # Range of log sigma, sigma in units of the parameter's range: 0.1 % of it at the least. Without a
 # bound the likelihood of a training row that is met exactly grows as sigma falls to zero.
-_LOG_SIGMA = (-7.0, 3.0)
+LOG_SIGMA = (-7.0, 3.0)
+# Standard deviations at which summaries are cut, where they are: one light cone with an extreme
+# summary is else extrapolated far beyond all parameters.
+CUT = 3.0
 
 
 class Head(nn.Module):
     """MLP from standardised summaries, or their tokens, to each parameter scaled to [0, 1].
 
     `gaussian` adds a log sigma to each mean, and `bounded` keeps means inside (0, 1) by a sigmoid.
+    Means begin near `start`, shape (n_parameters,), 0 by default. Pooled summaries are cut at `CUT`
+    for ``cut=True``.
     """
 
     def __init__(
@@ -37,17 +42,22 @@ class Head(nn.Module):
         bounded: bool,
         dropout: float,
         pooling: str = "mean",
+        start: np.ndarray | None = None,
+        cut: bool = False,
     ) -> None:
         super().__init__()
         self.pooling = make_pooling(pooling, n_summary)
         widths = [n_summary, *hidden_dims]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [nn.Hardtanh(-CUT, CUT)] if cut else []
         for inside, outside in pairwise(widths):
             layers += [nn.Linear(inside, outside), nn.ReLU()]
             if dropout:
                 layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear(widths[-1], n_parameters * (2 if gaussian else 1)))
-        self.layers = nn.Sequential(*layers)
+        last = nn.Linear(widths[-1], n_parameters * (2 if gaussian else 1))
+        if start is not None:
+            centre = torch.from_numpy(start)
+            last.bias.data[:n_parameters] = centre.logit(eps=0.01) if bounded else centre
+        self.layers = nn.Sequential(*layers, last)
         self.n_parameters, self.gaussian, self.bounded = n_parameters, gaussian, bounded
 
     def forward(self, summaries: Tensor) -> Tensor:
@@ -59,7 +69,31 @@ class Head(nn.Module):
         mean, log_sigma = output.tensor_split([self.n_parameters], dim=1)
         if self.bounded:
             mean = mean.sigmoid()
-        return torch.cat([mean, log_sigma.clamp(*_LOG_SIGMA)], dim=1) if self.gaussian else mean
+        return torch.cat([mean, log_sigma.clamp(*LOG_SIGMA)], dim=1) if self.gaussian else mean
+
+
+class HeadMixture(nn.ModuleList):
+    """Weighted mean of what several heads give, in the shapes of one.
+
+    Of a Gaussian loss it is the mean and the log of the standard deviation of the mixture of their
+    distributions. `weights` are one for each head, with a sum of one.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__(heads)
+        self.gaussian, self.bounded = heads[0].gaussian, heads[0].bounded
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64))
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Return means (n, n_parameters), with their log sigmas (n, 2 n_parameters)."""
+        weights = self.get_buffer("weights")[:, None, None]
+        means = torch.stack([head(summaries) for head in self])
+        if not self.gaussian:
+            return (weights * means).sum(dim=0)
+        means, log_sigmas = means.chunk(2, dim=2)
+        mean = (weights * means).sum(dim=0)
+        variance = (weights * ((2 * log_sigmas).exp() + (means - mean).square())).sum(dim=0)
+        return torch.cat([mean, 0.5 * variance.log()], dim=1)
 
 
 class HeadLoss(nn.Module):

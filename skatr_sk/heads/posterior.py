@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, gen_batches
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
@@ -38,7 +38,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
-from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context
+from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
 from skatr_sk.training.callbacks import cosine_schedule
@@ -53,6 +53,13 @@ _BAR_AFTER = 2.0  # seconds before a progress bar shows
 _OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
 Seed = int | np.random.RandomState | np.random.Generator | None
+
+
+class Information(NamedTuple):
+    """Mean gain of log density over the prior, and its standard error."""
+
+    nats: float
+    standard_error: float
 
 
 def _are_levels(q: Any) -> bool:
@@ -89,6 +96,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     dropout : float, default=0.2
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). Long and
         noisy summaries need it; for a few informative ones 0.05 gives sharper posteriors.
+    {members}
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
         likelihood. Some tens are needed to move an overfitted posterior, at a cost in likelihood
@@ -115,8 +123,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     Attributes
     ----------
-    net_ : torch.nn.Module
-        The trained pooling and flow, on the CPU.
+    net_ : torch.nn.ModuleList
+        The trained pooling and flow of each member, on the CPU.
     prior_transform_ : PriorTransform
         Map of the parameters to the unbounded, standardised space of the flow and of the losses.
     prior_bounds_ : ndarray of shape (n_parameters, 2)
@@ -138,6 +146,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     .. [1] Papamakarios & Murray, arXiv:1605.06376; Greenberg et al., arXiv:1905.07488.
     .. [2] Ore, Heneka, Plehn, arXiv:2410.18899, section 5 (posteriors from summaries).
     .. [3] Falkiewicz et al., arXiv:2310.13402.
+    .. [4] Hermans et al., arXiv:2110.06581 (ensembles of posteriors are better calibrated).
 
     Examples
     --------
@@ -182,7 +191,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         "calibration_weight": Real("[0, inf)"),
         "calibration": Choice(*CALIBRATIONS),
     }
-    _of_steps = SummaryHead._of_steps | {"calibration_weight"}
+    # Without steps each member is the same identity.
+    _of_steps = SummaryHead._of_steps | {"calibration_weight", "n_members"}
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()
@@ -205,15 +215,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        run = self._split(summaries)
+        runs = self._runs(summaries)
         transform = PriorTransform.learn(targets, bounds)
-        free, _ = transform.to_free(transform.off_edges(targets, seed=run[1]))
+        free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
         sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
         n_inputs = summaries.shape[-1]
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
         network = build, NPELoss(self.calibration_weight, self.calibration)
         schedule = partial(cosine_schedule, warmup=0.02)
-        self.net_ = self._train_on_summaries(network, (summaries, free), run, schedule=schedule)
+        flows = self._train_on_summaries(network, (summaries, free), runs, schedule=schedule)
+        self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
         self.parameter_names_, self.n_parameters_ = names, n_parameters
 
@@ -266,12 +277,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             -inf where a row of `y` lies outside the prior box, with a ``PriorWarning`` that names
             the first of them.
         """
-        log_prob = self.log_prob(X, y)
-        if log_prob.ndim > 1:
-            raise ValueError(
-                f"y: expected one truth for each row of X, found shape {np.shape(y)}; log_prob "
-                "takes several."
-            )
+        log_prob = self._log_prob_of_truths(X, y)
         weights = _check_sample_weight(sample_weight, log_prob, ensure_non_negative=True)
         if not weights.any():
             raise ValueError(
@@ -279,16 +285,75 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 "count all rows alike."
             )
         counted = weights > 0  # a row that does not count may lie outside the box
-        outside = np.flatnonzero(counted & np.isneginf(log_prob))
-        if outside.size:
-            warn(
-                f"y: expected parameters inside the prior box, found others in {outside.size} of "
-                f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
-                "is zero and the score -inf; give the bounds of the prior that y was drawn from: "
-                "prior_bounds='data' are those of the training rows alone.",
-                PriorWarning,
-            )
+        _warn_outside(log_prob, counted)
         return float(np.average(log_prob[counted], weights=weights[counted]))
+
+    def information(self, X: ArrayLike, y: ArrayLike) -> Information:
+        r"""Measure how much the summaries tell of the parameters, in nats.
+
+        The mean log density of the true parameters less that of the prior,
+        :math:`\langle \log q(y | s(x)) - \log p(y) \rangle`. It is a lower bound of the mutual
+        information between parameters and light cones, in the mean over rows that are drawn from
+        the prior and did not train (Barber & Agakov, NeurIPS 2003), and does not depend on units:
+        0 is what the prior tells, and log 2 = 0.69 nats halve the volume of parameters that is
+        left.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        y : array-like of shape (n,) or (n, n_parameters)
+
+        Returns
+        -------
+        nats, standard_error : float
+            The mean, which is -inf where :meth:`score` is, and its standard error, which is that of
+            a finite number of rows, and nan for a single one or a mean of -inf.
+
+        Raises
+        ------
+        ValueError
+            When a parameter has no `prior_bounds`: there is no prior density then. That of the
+            training parameters would have to be estimated, and the estimate's error would be taken
+            for information.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skatr_sk import PosteriorEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> y = rng.uniform(size=200)
+        >>> X = np.stack([y + 0.1 * rng.normal(size=200), rng.normal(size=200)], axis=1)
+        >>> posterior = PosteriorEstimator(prior_bounds=[[0, 1]], n_blocks=1, max_epochs=20,
+        ...                                batch_size=32, random_state=0).fit(X, y)
+        >>> nats, error = posterior.information(X, y)
+        >>> bool(0.4 < nats < 1.2), bool(error < 0.1)
+        (True, True)
+        """
+        check_is_fitted(self)
+        bounded = self.prior_transform_.bounded
+        if not bounded.all():
+            without = [self.parameter_names_[i] for i in np.flatnonzero(~bounded)]
+            raise ValueError(
+                "prior_bounds: expected a box for every parameter, in which its prior is uniform, "
+                f"found none for {listed(without)}; fit again with the bounds of the prior that y "
+                "was drawn from."
+            )
+        log_prob = self._log_prob_of_truths(X, y)
+        _warn_outside(log_prob)
+        gain = log_prob + np.log(np.ptp(self.prior_bounds_, axis=1)).sum()
+        finite = len(gain) > 1 and np.isfinite(gain).all()
+        error = gain.std(ddof=1) / np.sqrt(len(gain)) if finite else np.nan
+        return Information(float(gain.mean()), float(error))
+
+    def _log_prob_of_truths(self, X: ArrayLike, y: ArrayLike) -> Floats:
+        """Log density of one set of parameters for each row."""
+        log_prob = self.log_prob(X, y)
+        if log_prob.ndim > 1:
+            raise ValueError(
+                f"y: expected one truth for each row of X, found shape {np.shape(y)}; log_prob "
+                "takes several."
+            )
+        return log_prob
 
     @torch_defaults()
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> Floats:
@@ -355,19 +420,25 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
+        whose = np.zeros(log_prob.shape, dtype=np.int64)
+        if several := len(self.net_) > 1:
+            whose[...] = generator.integers(len(self.net_), size=whose.shape)
         for at, context, flow in self._passes(summaries, n_samples, double=False):
             shape = samples[at].shape
             # Row by row, so that the batches leave no trace in the numbers drawn.
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-            free, log_free = flow.sample_and_log_prob(noise.to(context.shift.device), context)
+            device = context.shift.device
+            drawn_from = torch.from_numpy(whose[at]).to(device)
+            free, log_free = flow.sample_and_log_prob(noise.to(device), context, drawn_from)
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
-            moved = self.prior_transform_.beyond_edge(points)
-            # What was moved away from an edge has the density of its new position.
+            # What was moved away from an edge has the density of its new position, and what one of
+            # several members has drawn that of all.
+            moved = self.prior_transform_.beyond_edge(points) | several
             points, log_jacobian = self.prior_transform_.to_free(samples[at])
             if moved.any():
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)
-                log_free = torch.where(torch.from_numpy(moved).to(free.device), again, log_free)
+                log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
         return samples, log_prob
 
@@ -436,10 +507,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
+        # Each member has an equal share, of points that follow each other: these are evenly spread.
+        whose = torch.arange(n_samples).remainder(len(self.net_)).sort().values
         parts: list[Floats] = []
         for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
-            inputs = noise[columns].to(context.shift.device).expand(len(context.shift), -1, -1)
-            free, _ = flow.sample_and_log_prob(inputs, context)
+            device, n = context.shift.device, context.shift.shape[1]
+            inputs = noise[columns].to(device).expand(n, -1, -1)
+            drawn_from = whose[columns].to(device).expand(n, -1)
+            free, _ = flow.sample_and_log_prob(inputs, context, drawn_from)
             parts.append(self.prior_transform_.from_free(free.cpu().numpy()))
             if columns.stop == n_samples:
                 yield np.concatenate(parts, axis=1)
@@ -447,8 +522,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _passes(
         self, summaries: Fields, n_samples: int, *, double: bool
-    ) -> Iterator[tuple[tuple[slice, slice], Context, ConditionalFlow]]:
-        """Yield the batches of a call: rows and columns, their context, and the flow.
+    ) -> Iterator[tuple[tuple[slice, slice], Context, FlowEnsemble]]:
+        """Yield the batches of a call: rows and columns, their context, and the flows.
 
         The context, one small pass a row, is always computed in double precision.
         """
@@ -461,7 +536,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         with bar, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
-                context = Context(*(part.to(flow.dtype) for part in context))
+                if not double:
+                    context = Context(*(part.float() for part in context))
                 for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
                 bar.update(len(batch))
@@ -486,6 +562,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         # The score is a log density, in units: no bound on it makes a good one.
         tags.regressor_tags.poor_score = True
         return tags
+
+
+def _warn_outside(log_prob: Floats, counted: np.ndarray | Literal[True] = True) -> None:
+    """Warn of rows that count and have no density."""
+    outside = np.flatnonzero(np.isneginf(log_prob) & counted)
+    if outside.size:
+        warn(
+            f"y: expected parameters inside the prior box, found others in {outside.size} of "
+            f"{len(log_prob)} rows, the first of them {listed(outside[:5])}, where the density "
+            "is zero and its logarithm, and the mean, -inf; give the bounds of the prior that y "
+            "was drawn from: prior_bounds='data' are those of the training rows alone.",
+            PriorWarning,
+        )
 
 
 def _check_order(y: Any, names: Sequence[str]) -> None:

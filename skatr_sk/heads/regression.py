@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 import torch
@@ -14,18 +14,29 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skatr_sk._checks import Bounds, Choice, Kind, shared_docs, warn_without_effect
-from skatr_sk.fields import check_fields
-from skatr_sk.heads.base import HEAD_DOCS, SummaryHead
+from skatr_sk._checks import (
+    Auto,
+    Bounds,
+    Choice,
+    Kind,
+    Problems,
+    Rule,
+    shared_docs,
+    warn_without_effect,
+)
+from skatr_sk.fields import ArrayFields, Fields, check_fields
+from skatr_sk.heads.base import HEAD_DOCS, Run, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
-from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
+from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
 from skatr_sk.heads.prior_transform import Floats
+from skatr_sk.heads.ridge import Ridge
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.training.device import torch_defaults
 
 __all__ = ["LightconeRegressor"]
 
 _BATCH = 1024  # rows predicted at once
+_ROWS_FOR_HALF = 10  # what few validation rows say of the weight of the networks is mostly chance
 
 
 @shared_docs(**HEAD_DOCS)
@@ -35,14 +46,20 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     Takes any array of features: frozen summaries of :class:`SKATRTransformer`, or what another
     transformer gives. Features are standardised and parameters scaled to [0, 1] inside;
-    predictions come back in the parameters' own units. With a `backbone` it takes light cones and
-    trains their encoder too: the network from scratch that frozen summaries are compared with, or
-    a pre-trained one that is fine-tuned.
+    predictions come back in the parameters' own units. By default they are a weighted mean of a
+    ridge regression, which serves best where labels are few, and of five small networks, which
+    serve best where there are many; rows that a network did not train on decide the weight. With
+    a `backbone` it takes light cones and trains their encoder too: the network from scratch that
+    frozen summaries are compared with, or a pre-trained one that is fine-tuned.
 
     Parameters
     ----------
-    hidden_dims : tuple of int, default=(360, 360)
-        Widths of the hidden layers; () is a linear model.
+    hidden_dims : "auto" or tuple of int, default="auto"
+        Widths of the hidden layers of a network; () is a linear model. "auto" is networks of
+        (128, 128) beside a ridge regression: its penalty is chosen by leave-one-out, the weight of
+        the networks by least squares on their validation rows (as if ten more rows had spoken for
+        one half), and summaries are cut at three standard deviations for both. With a backbone
+        "auto" is a network of (360, 360) alone.
     loss : {"l1", "l2", "gaussian"}, default="l1"
         Of parameters scaled to [0, 1]. "gaussian" learns a mean and a standard deviation for each
         parameter by maximum likelihood, for ``predict(X, return_std=True)``.
@@ -64,15 +81,21 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         the backbone's own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
+    n_members : "auto" or int, default="auto"
+        Networks that are trained one after the other, each with weights, batches and validation
+        rows of its own, and averaged. "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths
+        or a backbone, which takes no more.
     max_epochs : int, default=1000
         Passes over the training rows.
     batch_size : int, default=32
         Rows in a step.
-    learning_rate, weight_decay : float, default=5e-4 and 1e-3
+    learning_rate : "auto" or float, default="auto"
+        Of AdamW. "auto" is 2e-3, and 5e-4 with a backbone.
+    weight_decay : float, default=1e-3
         Of AdamW.
     validation_fraction : float, default=0.15
         {held_out}
-    patience : int or None, default=100
+    patience : int or None, default=20
         {patience}
     {device}
     {precision}
@@ -83,7 +106,12 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     Attributes
     ----------
     head_ : torch.nn.Module
-        The trained network, on the CPU; with a backbone its encoder too.
+        The trained network, on the CPU, from standardised summaries to parameters in [0, 1]; of
+        several networks, and of the ridge regression beside them, which comes last, their weighted
+        mean; with a backbone its encoder too.
+    network_weight_ : float
+        Share of the networks in predictions, in [0, 1]; the rest is the ridge regression's. 1 where
+        there is none.
     backbone_ : SKATRTransformer or None
         Fitted, with the encoder as it was trained here: ``backbone_.transform(X)`` gives its
         summaries, ``backbone_.save(path)`` keeps it. There are no `summary_mean_` and
@@ -97,6 +125,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     ----------
     .. [1] Ore, Heneka, Plehn, arXiv:2410.18899, section 4 (regression on summaries, and by a
        network trained from scratch).
+    .. [2] Wolpert, "Stacked generalization", Neural Networks 5, 241 (1992) (weights of several
+       models by what they predict of rows that they have not seen).
 
     Examples
     --------
@@ -118,22 +148,39 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     (4, 6)
     """
 
-    hidden_dims: tuple[int, ...] = (360, 360)
+    hidden_dims: str | tuple[int, ...] = "auto"  # type: ignore[assignment]
+    n_members: int | str = "auto"  # type: ignore[assignment]
     loss: str = "l1"
     target_bounds: ArrayLike | None = None
     backbone: str | BaseEstimator | None = None
     max_epochs: int = 1000
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float | str = "auto"  # type: ignore[assignment]
     validation_fraction: float = 0.15
-    patience: int | None = 100
+    patience: int | None = 20
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **SummaryHead._parameters,
+        **{
+            name: Auto(cast(Rule, SummaryHead._parameters[name]))
+            for name in ("hidden_dims", "n_members", "learning_rate")
+        },
         "loss": Choice(*LOSSES),
         "target_bounds": Bounds(),
         "backbone": BACKBONE,
     }
+
+    def _auto(self, n_rows: int) -> dict[str, Any]:
+        if self.backbone is not None:
+            return {"hidden_dims": (360, 360), "n_members": 1, "learning_rate": 5e-4}
+        several = self.hidden_dims == "auto"
+        return {"hidden_dims": (128, 128), "n_members": 5 if several else 1, "learning_rate": 2e-3}
+
+    def _check_together(self, problems: Problems) -> None:
+        super()._check_together(problems)
+        if self.backbone is not None and self.n_members not in ("auto", 1):
+            mend = "fit several regressors with other seeds, and average what they predict"
+            problems.add("n_members", "'auto' or 1 with a backbone", self.n_members, mend)
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()
@@ -148,24 +195,69 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         self.scaling_ = ParameterScaling(*ends)
         unit, criterion = self.scaling_.to_unit(targets), HeadLoss(self.loss)
+        with_ridge = self.hidden_dims == "auto" and not whole
+        widths: Any = self._resolved(len(unit)).hidden_dims
         make_head = partial(
             Head,
-            hidden_dims=self.hidden_dims,
+            hidden_dims=widths,
             n_parameters=n_parameters,
+            start=unit.mean(axis=0),
             gaussian=self.loss == "gaussian",
             bounded=bounds is not None,
             dropout=self.dropout,
             pooling=self.pooling if whole else self._pooling_of(fields),
+            cut=with_ridge,
         )
-        self.head_: Head | EncoderWithHead
+        self.head_: Head | HeadMixture | EncoderWithHead
         self.backbone_: SKATRTransformer | None = None
+        self.network_weight_ = 1.0
         if whole:
             for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
                 self.__dict__.pop(stale, None)
             self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
+            return
+        runs, network = self._runs(fields), (partial(make_head, fields.shape[-1]), criterion)
+        heads = self._train_on_summaries(network, (fields, unit), runs)
+        heads = [head.double() for head in heads]
+        if with_ridge:
+            self.head_ = self._with_ridge(heads, (fields, unit), runs)
         else:
-            run, network = self._split(fields), (partial(make_head, fields.shape[-1]), criterion)
-            self.head_ = self._train_on_summaries(network, (fields, unit), run).double()
+            several = len(heads) > 1
+            self.head_ = HeadMixture(heads, [1 / len(heads)] * len(heads)) if several else heads[0]
+
+    def _with_ridge(
+        self, heads: Sequence[Head], data: tuple[Fields, Floats], runs: Sequence[Run]
+    ) -> HeadMixture:
+        """Fit a ridge regression on all rows, and weigh it against trained networks.
+
+        The weight of the networks is the least-squares one for what they predict of their
+        validation rows, and what the ridge predicts of these when each is left out.
+        """
+        summaries, targets = data
+        first, unit = heads[0], torch.from_numpy(targets)
+        ridge = Ridge(
+            summaries.shape[-1], unit.shape[1], gaussian=first.gaussian, bounded=first.bounded
+        )
+        features = [ridge.features(batch) for _, batch in self._batches(summaries)]
+        left_out = ridge.solve(torch.cat(features), unit)
+        weight, rows = 0.5, np.concatenate([valid for (_, valid), _ in runs])
+        if len(rows):
+            validation = (ArrayFields(summaries.read(valid)) for (_, valid), _ in runs)
+            found = torch.cat(list(map(self._outputs, heads, validation)))[:, : unit.shape[1]]
+            spread = unit.std(dim=0, correction=0)
+            spread = torch.where(spread > 0, spread, torch.inf)  # a constant has no say
+            apart, wanted = (found - left_out[rows]) / spread, (unit - left_out)[rows] / spread
+            square, product = float(apart.square().sum()), float((apart * wanted).sum())
+            best = product / square if square else 0.5
+            weight = (len(rows) * best + _ROWS_FOR_HALF / 2) / (len(rows) + _ROWS_FOR_HALF)
+        self.network_weight_ = min(max(weight, 0.0), 1.0)
+        shares = [self.network_weight_ / len(heads)] * len(heads)
+        return HeadMixture([*heads, ridge], [*shares, 1 - self.network_weight_])
+
+    def _outputs(self, head: torch.nn.Module, summaries: Fields) -> torch.Tensor:
+        """Return what a head gives for summaries, some of them at a time."""
+        with torch.inference_mode():
+            return torch.cat([head(rows) for _, rows in self._batches(summaries, _BATCH)])
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...
@@ -201,8 +293,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         if whole:
             outputs = predict_end_to_end(self, fields)
         else:
-            with torch.inference_mode():
-                outputs = torch.cat([head(rows) for _, rows in self._batches(fields, _BATCH)])
+            outputs = self._outputs(head, fields)
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
         if head.bounded:  # rounding could lead beyond an end

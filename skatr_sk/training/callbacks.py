@@ -212,11 +212,12 @@ class Progress(Callback):
 class SklearnProgress(Callback):
     """Report each epoch to the callbacks that scikit-learn >= 1.9 attaches to an estimator.
 
-    `context` is the ``sklearn.callback.CallbackContext`` of the estimator's ``fit``.
+    `context` is the ``sklearn.callback.CallbackContext`` of the estimator's ``fit``, which the
+    `last` of its trainings ends.
     """
 
-    def __init__(self, estimator: Any, context: Any) -> None:
-        self.estimator, self.context = estimator, context
+    def __init__(self, estimator: Any, context: Any, last: bool = True) -> None:
+        self.estimator, self.context, self.last = estimator, context, last
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
         """Open a task for the epoch."""
@@ -230,15 +231,21 @@ class SklearnProgress(Callback):
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Close the task of the whole fit."""
-        self.context.call_on_fit_task_end(estimator=self.estimator)
+        if self.last:
+            self.context.call_on_fit_task_end(estimator=self.estimator)
 
     @classmethod
-    def of(cls, estimator: Any, max_epochs: int) -> list[SklearnProgress]:
-        """Return the callback in a list, or no callback where scikit-learn is older."""
+    def of(cls, estimator: Any, max_epochs: int, member: tuple[int, int]) -> list[SklearnProgress]:
+        """Return the callback in a list, or no callback where scikit-learn is older.
+
+        The networks of one ``fit``, of which this is the `member`, share the task of the fit.
+        """
+        number, n_members = member
         if not hasattr(estimator, "_init_callback_context"):
             return []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # an experimental interface
-            context = estimator._init_callback_context(max_subtasks=max_epochs)
-        context.call_on_fit_task_begin(estimator=estimator)
-        return [cls(estimator, context)]
+        if number == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # an experimental interface
+                estimator._init_callback_context(max_subtasks=max_epochs * n_members)
+            estimator._callback_fit_ctx.call_on_fit_task_begin(estimator=estimator)
+        return [cls(estimator, estimator._callback_fit_ctx, number == n_members - 1)]

@@ -178,6 +178,7 @@ def train(
     callbacks: Sequence[Any] = (),
     small: bool = False,
     n_workers: int = 0,
+    member: tuple[int, int] = (0, 1),
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -193,7 +194,8 @@ def train(
     user handed in are called after them, and a
     :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them have
     recorded. `small` says that each row is one vector and the module an MLP: on a CPU a step that
-    is cheap enough runs in one thread.
+    is cheap enough runs in one thread. `member` says which of how many networks of one ``fit``
+    this is, from 0 on.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges.
@@ -208,8 +210,9 @@ def train(
         stopper = EarlyStopping(estimator.patience)
         parts.insert(0, stopper)
     if estimator.verbose:
-        parts.append(Progress(type(estimator).__name__))
-    parts += SklearnProgress.of(owner, int(estimator.max_epochs))
+        which = f" {member[0] + 1}/{member[1]}" if member[1] > 1 else ""
+        parts.append(Progress(type(estimator).__name__ + which))
+    parts += SklearnProgress.of(owner, int(estimator.max_epochs), member)
     if schedule is not None:
         parts.append(Schedule(schedule))
     ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]

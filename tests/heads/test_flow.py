@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skatr_sk.heads import flow as flow_module
-from skatr_sk.heads.flow import ConditionalFlow, coupling_masks
+from skatr_sk.heads.flow import ConditionalFlow, FlowEnsemble, coupling_masks
 
 DIMENSIONS = [1, 2, 3, 6]
 
@@ -146,3 +146,21 @@ def test_flow_keeps_float32_under_autocast(torch_seed):
         context = flow.context(torch.randn(3, 4))
     assert {part.dtype for part in context} == {torch.float32}
     assert flow.log_prob(torch.randn(3, 1, 2), context).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n_parameters", DIMENSIONS)
+def test_ensemble_draws_each_sample_from_its_flow(n_parameters, torch_seed):
+    flows = [enlarge(make(n_parameters), 0.5, affine=0.3).double() for _ in range(3)]
+    ensemble = FlowEnsemble(flows)
+    summaries = torch.randn(4, 4, dtype=torch.float64)
+    noise = torch.randn(4, 6, n_parameters, dtype=torch.float64)
+    whose = torch.randint(3, (4, 6))
+    context = ensemble.context(summaries)
+    points, log_prob = ensemble.sample_and_log_prob(noise, context, whose)
+    for number, flow in enumerate(flows):
+        wanted = flow.sample_and_log_prob(noise, flow.context(summaries))
+        mine = whose == number
+        torch.testing.assert_close(points[mine], wanted[0][mine])
+        torch.testing.assert_close(log_prob[mine], wanted[1][mine])
+    each = torch.stack([flow.log_prob(points, flow.context(summaries)).exp() for flow in flows])
+    torch.testing.assert_close(ensemble.log_prob(points, context).exp(), each.mean(dim=0))

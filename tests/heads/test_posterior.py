@@ -1,5 +1,6 @@
 """PosteriorEstimator: known posteriors, prior edges, shapes, the estimator's contract, messages."""
 
+import copy
 import pickle
 import warnings
 
@@ -18,6 +19,7 @@ from skatr_sk import PosteriorEstimator, SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PriorWarning
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
+from skatr_sk.heads.flow import FlowEnsemble
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
 SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
@@ -324,6 +326,139 @@ def test_random_state_of_samples(mixed):
     np.testing.assert_array_equal(mixed.sample(X, 5, random_state=generator), first)
     state = np.random.RandomState(0)
     assert not np.array_equal(*(mixed.sample(X, 5, random_state=state) for _ in range(2)))
+
+
+# --- information
+
+
+def test_information_is_that_of_the_known_posterior():
+    """One parameter in [0, 1], seen with a normal error and far from an edge."""
+    rng = np.random.default_rng(0)
+    y = rng.uniform(size=3000)
+    X = (y + 0.05 * rng.normal(size=3000))[:, None]
+    rows = np.flatnonzero((y > 0.2) & (y < 0.8))
+    rows = rows[rows >= 1000]  # the others train
+    known = -np.log(0.05 * np.sqrt(2 * np.pi * np.e))
+    found = []
+    for low, width in [(0.0, 1.0), (-1e4, 2e4)]:  # units change nothing
+        longer = dict(weight_decay=0.1, dropout=0.0, batch_size=32)
+        posterior = make(prior_bounds=[[low, low + width]], **longer)
+        posterior.fit(X[:1000], low + width * y[:1000])
+        found.append(posterior.information(X[rows], low + width * y[rows]))
+        assert found[-1].nats == pytest.approx(known, abs=0.05)
+        # The log density of a normal variable is half a chi square, whose variance is two.
+        assert found[-1].standard_error == pytest.approx(np.sqrt(0.5 / len(rows)), rel=0.2)
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_information_outside_the_prior_and_of_one_row(edge_posterior):
+    d = edge_posterior.n_parameters_
+    X, y = np.full((3, d), 0.5), np.full((3, d), 0.5)
+    y[1] = 1.5
+    with pytest.warns(PriorWarning, match="in 1 of 3 rows, the first of them 1"):
+        nats, error = edge_posterior.information(X, y)
+    assert nats == -np.inf
+    assert np.isnan(error)
+    nats, error = edge_posterior.information(X[:1], y[:1])
+    assert nats == edge_posterior.log_prob(X[:1], y[:1])  # the box is [0, 1]
+    assert np.isnan(error)
+
+
+def test_information_needs_a_prior(mixed):
+    X, y = problem_in_units(n=5)
+    message = "prior_bounds: expected a box for every parameter, .* none for parameter_1; fit again"
+    with pytest.raises(ValueError, match=message):
+        mixed.information(X, y)
+
+
+# --- ensembles
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    return make(prior_bounds=MIXED, max_epochs=15, n_members=3).fit(*problem_in_units())
+
+
+def members_of(ensemble):
+    """One estimator for each member."""
+    for flow in ensemble.net_:
+        alone = copy.copy(ensemble)
+        alone.net_ = FlowEnsemble([flow])
+        yield alone
+
+
+def test_density_of_an_ensemble_is_the_mean_of_its_members(ensemble):
+    X, y = problem_in_units(n=20, seed=1)
+    y[0, 0] = 0.0
+    each = np.stack([alone.log_prob(X, y) for alone in members_of(ensemble)])
+    assert each[:, 1:].std(axis=0).min() > 1e-3  # they differ
+    assert np.isneginf(ensemble.log_prob(X, y)[0])
+    np.testing.assert_allclose(
+        ensemble.log_prob(X, y)[1:], np.log(np.exp(each[:, 1:]).mean(axis=0)), rtol=1e-10
+    )
+
+
+def test_an_ensemble_of_one_is_its_first_member(ensemble):
+    X, y = problem_in_units()
+    single = make(prior_bounds=MIXED, max_epochs=15).fit(X, y)
+    weights = single.net_[0].state_dict()
+    # They saw the same batches, up to the standardisation, which knows more rows in the ensemble.
+    for name, weight in ensemble.net_[0].state_dict().items():
+        torch.testing.assert_close(weight, weights[name], atol=0.05, rtol=0)
+
+
+def test_samples_of_an_ensemble_have_its_density(ensemble):
+    X, _ = problem_in_units(n=5, seed=1)
+    samples, log_prob = ensemble.sample_log_prob(X, 3000, random_state=0)
+    np.testing.assert_allclose(ensemble.log_prob(X, samples), log_prob, atol=1e-3)
+    np.testing.assert_array_equal(ensemble.sample(X, 3000, random_state=0), samples)
+    means = np.mean([alone.predict(X) for alone in members_of(ensemble)], axis=0)
+    error = np.abs(samples.mean(axis=1) - means) / samples.std(axis=1)
+    assert error.max() < 4 / np.sqrt(3000)
+    # Each sample has a member of its own: single ones of many rows are not all of one member.
+    first = ensemble.sample(np.repeat(X[:1], 300, axis=0), 1, random_state=0)[:, 0]
+    assert np.unique(first, axis=0).shape == first.shape
+
+
+def test_predictions_of_an_ensemble_share_the_points_between_its_members(ensemble):
+    X, _ = problem_in_units(n=10, seed=2)
+    samples = ensemble.sample(X, 10_000, random_state=0)
+    mean, std = ensemble.predict(X, return_std=True)
+    scale = samples.std(axis=1)
+    assert (np.abs(mean - samples.mean(axis=1)) / scale).max() < 0.08
+    np.testing.assert_allclose(std, scale, rtol=0.1)
+    quantiles = ensemble.predict_quantiles(X, [0.1, 0.5, 0.9])
+    wanted = np.quantile(samples, [0.1, 0.5, 0.9], axis=1).transpose(1, 0, 2)
+    assert (np.abs(quantiles - wanted) / scale[:, None]).max() < 0.15
+    assert ensemble.predict(X, n_samples=2).shape == mean.shape  # fewer points than members
+
+
+def test_batches_leave_no_trace_in_an_ensemble(ensemble, monkeypatch):
+    X, y = problem_in_units(n=11)
+    whole = ensemble.sample_log_prob(X, 30, random_state=0)
+    means, log_prob = ensemble.predict(X), ensemble.log_prob(X, y)
+    for points in (7, 64):
+        monkeypatch.setattr(module, "_POINTS", points)
+        for ours, theirs in zip(
+            ensemble.sample_log_prob(X, 30, random_state=0), whole, strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
+        np.testing.assert_allclose(ensemble.predict(X), means, rtol=1e-12)
+        np.testing.assert_allclose(ensemble.log_prob(X, y), log_prob, rtol=1e-9)
+
+
+def test_an_ensemble_is_better_than_its_members_on_few_rows():
+    problem = LinearGaussian(2, bounded=False)
+    X_test, y_test = problem.draw(500, seed=1)
+    overfitted = dict(max_epochs=40, validation_fraction=0, weight_decay=0.0, dropout=0.0)
+    ensemble = make(n_members=4, **overfitted).fit(*problem.draw(60, seed=0))
+    alone = [member.score(X_test, y_test) for member in members_of(ensemble)]
+    assert ensemble.score(X_test, y_test) > max(alone)
+
+
+def test_without_steps_members_have_no_effect():
+    with pytest.warns(NoEffectWarning, match="max_epochs=0 of .*n_members"):
+        make(max_epochs=0, n_members=2).fit(*problem_in_units(60))
 
 
 # --- the contract of an estimator

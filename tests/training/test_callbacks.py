@@ -312,6 +312,16 @@ def test_scikit_learns_callbacks_may_stop_the_run():
     assert len(fitted.history_) == 2
 
 
+def test_scikit_learns_callbacks_see_one_fit_of_all_members():
+    pytest.importorskip("sklearn.callback")
+    tasks = Tasks()
+    posterior = PosteriorEstimator(n_members=3, max_epochs=2, n_blocks=1, hidden_dims=(4,))
+    posterior.set_callbacks(tasks).fit(*summaries())
+    assert [task for _, task in tasks.ended] == ["epoch"] * 6 + ["fit"]
+    assert [task for _, task, _ in tasks.begun] == ["fit"] + ["epoch"] * 6
+    assert tasks.begun[0][2] == 6
+
+
 def searched():
     pipe = Pipeline([("skatr", transformer()), ("head", Ridge())])
     return GridSearchCV(pipe, {"head__alpha": [0.1, 1.0]}, cv=2, error_score="raise")
