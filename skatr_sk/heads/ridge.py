@@ -30,7 +30,8 @@ class Ridge(nn.Module):
     def __init__(self, n_summary: int, n_parameters: int, *, gaussian: bool, bounded: bool) -> None:
         super().__init__()
         self.pooling = MeanPooling()
-        self.linear = nn.Linear(n_summary, n_parameters, dtype=torch.float64)
+        # Filled by the fit; no weights are drawn.
+        self.linear = nn.utils.skip_init(nn.Linear, n_summary, n_parameters, dtype=torch.float64)
         self.log_sigma = nn.Parameter(torch.zeros(n_parameters, dtype=torch.float64))
         self.gaussian, self.bounded = gaussian, bounded
         self.requires_grad_(False)
