@@ -21,6 +21,7 @@ from skatr_sk._checks import (
     NoEffectWarning,
     PlaceWarning,
     PriorWarning,
+    ShortTrainingWarning,
     UnitsWarning,
 )
 from skatr_sk._version import __version__
@@ -39,6 +40,7 @@ __all__ = [
     "PlaceWarning",
     "PosteriorEstimator",
     "PriorWarning",
+    "ShortTrainingWarning",
     "SKATRTransformer",
     "SimulatedLightcones",
     "UnitsWarning",

@@ -40,6 +40,7 @@ __all__ = [
     "Problems",
     "Real",
     "Rule",
+    "ShortTrainingWarning",
     "UnitsWarning",
     "changed_parameters",
     "check_options",
@@ -84,13 +85,17 @@ class PlaceWarning(UserWarning):
     """A JEPA predicts no better than what all light cones share at a redshift."""
 
 
+class ShortTrainingWarning(UserWarning):
+    """The last epoch was the best, and the loss was still falling: the training ended too early."""
+
+
 class CollapseWarning(UserWarning):
     """The summaries vary along a handful of directions only: pre-training has collapsed."""
 
 
 _WARNINGS = (NoEffectWarning, UnitsWarning, PriorWarning, PlaceWarning, CollapseWarning)
 # Users catch and filter these by the name under which they are public.
-for _shown in (InvalidParameterError, *_WARNINGS):
+for _shown in (InvalidParameterError, *_WARNINGS, ShortTrainingWarning):
     _shown.__module__ = "skatr_sk"
 
 

@@ -94,7 +94,7 @@ class SummaryHead(TrainedEstimator):
 
     hidden_dims: tuple[int, ...] = (128, 128)
     pooling: str = "mean"
-    dropout: float = 0.0
+    dropout: float | str = 0.0
     n_members: int = 1
 
     _parameters: ClassVar[Mapping[str, Kind]] = {

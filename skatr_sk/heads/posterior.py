@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
+    Auto,
     Choice,
     Instance,
     Integer,
@@ -27,6 +29,7 @@ from skatr_sk._checks import (
     PriorWarning,
     Real,
     Rule,
+    ShortTrainingWarning,
     check_options,
     listed,
     parameter_names,
@@ -47,6 +50,8 @@ from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
 
+_STEPS = 2000  # that a training takes
+_STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
 _BAR_AFTER = 2.0  # seconds before a progress bar shows
@@ -93,9 +98,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
         that are pooled already are taken as they are.
-    dropout : float, default=0.2
-        Share of hidden units of the summary's embedding dropped in training, in [0, 1). Long and
-        noisy summaries need it; for a few informative ones 0.05 gives sharper posteriors.
+    dropout : float or "auto", default="auto"
+        Share of hidden units of the summary's embedding dropped in training, in [0, 1). "auto" is
+        0.3 where fewer than 500 rows train, and else 0.
     {members}
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
@@ -103,12 +108,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         and of about 17 times the time a step.
     calibration : {"conservative", "symmetric"}, default="conservative"
         Penalise posteriors that are too narrow only, or too wide as well.
-    max_epochs : int, default=30
+    max_epochs : int or "auto", default="auto"
         Passes over the training rows, over which the learning rate falls to zero as a cosine.
-    batch_size : int, default=128
-        Rows in a step. With a few hundred rows, 32 and more epochs.
-    learning_rate, weight_decay : float, default=2e-3 and 1.0
-        Of AdamW. The strong decay is what keeps a flow from fitting single simulations.
+        "auto" is as many as 2,000 steps need, but at least 30 and at most 60.
+    batch_size : int or "auto", default="auto"
+        Rows in a step. "auto" is a fiftieth of those that train, from 32 to 128.
+    learning_rate : float, default=2e-3
+        Of AdamW.
+    weight_decay : float or "auto", default="auto"
+        Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
+        most: "auto" is 1,000 over the number of rows that train, and at most 10.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -169,13 +178,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     parameter_names: Sequence[str] | None = None
     n_blocks: int = 6
     n_bins: int = 10
-    dropout: float = 0.2
+    dropout: float | str = "auto"
     calibration_weight: float = 0.0
     calibration: str = "conservative"
-    max_epochs: int = 30
-    batch_size: int = 128
+    max_epochs: int | str = "auto"
+    batch_size: int | str = "auto"
     learning_rate: float = 2e-3
-    weight_decay: float = 1.0
+    weight_decay: float | str = "auto"
     patience: int | None = 20
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
@@ -188,11 +197,25 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             lambda value: are_widths(value) and len(value) > 0,
             "a tuple of at least one integer >= 1",
         ),
+        "dropout": Auto(Real("[0, 1)")),
+        "batch_size": Auto(Integer(1)),
+        "weight_decay": Auto(Real("[0, inf)")),
         "calibration_weight": Real("[0, inf)"),
         "calibration": Choice(*CALIBRATIONS),
     }
     # Without steps each member is the same identity.
     _of_steps = SummaryHead._of_steps | {"calibration_weight", "n_members"}
+
+    def _auto(self, n_rows: int) -> dict[str, Any]:
+        batch_size = min(max(n_rows // 50, 32), 128)
+        given = batch_size if isinstance(self.batch_size, str) else self.batch_size
+        epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
+        return {
+            "batch_size": batch_size,
+            "max_epochs": min(max(epochs, 30), 60),
+            "weight_decay": min(1000 / n_rows, 10.0),
+            "dropout": 0.3 if n_rows < 500 else 0.0,
+        }
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()
@@ -218,15 +241,34 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         runs = self._runs(summaries)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
-        sizes = {name: getattr(self, name) for name in _OF_THE_FLOW}
+        resolved = self._resolved(len(runs[0][0][0]))
+        sizes = {name: getattr(resolved, name) for name in _OF_THE_FLOW}
         n_inputs = summaries.shape[-1]
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
         network = build, NPELoss(self.calibration_weight, self.calibration)
         schedule = partial(cosine_schedule, warmup=0.02)
         flows = self._train_on_summaries(network, (summaries, free), runs, schedule=schedule)
+        self._warn_of_short_training(int(resolved.max_epochs))
         self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
         self.parameter_names_, self.n_parameters_ = names, n_parameters
+
+    def _warn_of_short_training(self, max_epochs: int) -> None:
+        """Warn where the last epoch allowed is the best of a member, and by more than chance."""
+        for row in self.history_:
+            if not row["kept"] or row["epoch"] < max_epochs or "valid_loss" not in row:
+                continue
+            member = row.get("member")
+            losses = [r["valid_loss"] for r in self.history_ if r.get("member") == member]
+            late = min(losses[: max(1, 3 * max_epochs // 4)]) - losses[-1]
+            if max_epochs > 1 and late > _STILL_FALLING * (losses[0] - losses[-1]):
+                warn(
+                    f"PosteriorEstimator: the last of {max_epochs} epochs is the best, and the "
+                    "validation loss was still falling; raise max_epochs, or lower batch_size for "
+                    "more steps.",
+                    ShortTrainingWarning,
+                )
+                return
 
     @overload
     def predict(

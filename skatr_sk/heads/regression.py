@@ -204,7 +204,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             start=unit.mean(axis=0),
             gaussian=self.loss == "gaussian",
             bounded=bounds is not None,
-            dropout=self.dropout,
+            dropout=float(self.dropout),
             pooling=self.pooling if whole else self._pooling_of(fields),
             cut=with_ridge,
         )

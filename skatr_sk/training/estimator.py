@@ -87,9 +87,9 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     """
 
     max_epochs: int | str = 100
-    batch_size: int = 64
+    batch_size: int | str = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
+    weight_decay: float | str = 1e-3
     validation_fraction: float = 0.1
     patience: int | None = None
     device: str = "auto"

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import PosteriorEstimator, SKATRTransformer
-from skatr_sk._checks import NoEffectWarning, PriorWarning
+from skatr_sk._checks import NoEffectWarning, PriorWarning, ShortTrainingWarning
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
 from skatr_sk.heads.flow import FlowEnsemble
@@ -26,7 +26,8 @@ SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
 
 
 def make(**parameters):
-    return PosteriorEstimator(**SMALL | parameters)
+    settings = dict(batch_size=128, weight_decay=1.0, dropout=0.2)
+    return PosteriorEstimator(**settings | SMALL | parameters)
 
 
 class LinearGaussian:
@@ -799,3 +800,18 @@ def test_what_counts_is_not_warned_of():
         make(validation_fraction=0, max_epochs=1).fit(X, y)
         make(calibration="symmetric", calibration_weight=1.0, max_epochs=1).fit(X, y)
         make(pooling="attention", patience=3, max_epochs=1).fit(tokens, y)
+
+
+# Too short a training --------------------------------------------------------------------------
+
+
+def test_a_training_that_ends_too_early_is_warned_of(rng):
+    y = rng.uniform(size=(300, 2))
+    X = y + 0.05 * rng.normal(size=(300, 2))
+    short = dict(prior_bounds=[[0, 1], [0, 1]], n_blocks=2, hidden_dims=(16,), random_state=0)
+    with pytest.warns(ShortTrainingWarning, match="the last of 3 epochs is the best, .*max_epochs"):
+        PosteriorEstimator(**short, max_epochs=3).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ShortTrainingWarning)
+        PosteriorEstimator(**short, max_epochs=3, validation_fraction=0).fit(X, y)
+        PosteriorEstimator(**short, max_epochs=60, learning_rate=1e-2).fit(X, y)
