@@ -7,8 +7,6 @@ saw it (equation 7.51).
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -32,11 +30,11 @@ class Ridge(nn.Module):
     def __init__(self, n_summary: int, n_parameters: int, *, gaussian: bool, bounded: bool) -> None:
         super().__init__()
         self.pooling = MeanPooling()
-        zeros = partial(torch.zeros, dtype=torch.float64)
-        self.weight = nn.Parameter(zeros(n_summary, n_parameters), requires_grad=False)
-        self.bias = nn.Parameter(zeros(n_parameters), requires_grad=False)
-        self.log_sigma = nn.Parameter(zeros(n_parameters), requires_grad=False)
+        # Filled by the fit; no weights are drawn.
+        self.linear = nn.utils.skip_init(nn.Linear, n_summary, n_parameters, dtype=torch.float64)
+        self.log_sigma = nn.Parameter(torch.zeros(n_parameters, dtype=torch.float64))
         self.gaussian, self.bounded = gaussian, bounded
+        self.requires_grad_(False)
 
     def features(self, summaries: Tensor) -> Tensor:
         """Pool summaries and cut them, to (n, n_summary)."""
@@ -65,14 +63,14 @@ class Ridge(nn.Module):
         inverse = singular / (singular**2 + penalty)
         weight = right.T @ (inverse[:, None] * projected) * spread / scale[:, None]
         error = left_out(penalty) * spread
-        self.weight.copy_(weight)
-        self.bias.copy_(mean - centre @ weight)
+        self.linear.weight.copy_(weight.T)
+        self.linear.bias.copy_(mean - centre @ weight)
         self.log_sigma.copy_(error.square().mean(dim=0).sqrt().log().clamp(*LOG_SIGMA))
         return self._within(targets - error)
 
     def forward(self, summaries: Tensor) -> Tensor:
         """Return means (n, n_parameters), with their log sigmas (n, 2 n_parameters)."""
-        mean = self._within(self.features(summaries) @ self.weight + self.bias)
+        mean = self._within(self.linear(self.features(summaries)))
         return torch.cat([mean, self.log_sigma.expand_as(mean)], dim=1) if self.gaussian else mean
 
     def _within(self, mean: Tensor) -> Tensor:
