@@ -357,6 +357,9 @@ STRINGS = [
     ("regressor", "loss", "gausian", "gaussian"),
     ("regressor", "loss", "mse", "l2"),
     ("regressor", "pooling", "atention", "attention"),
+    ("regressor", "hidden_dims", "atuo", "auto"),
+    ("regressor", "n_members", "Auto", "auto"),
+    ("regressor", "learning_rate", "aut", "auto"),
     ("regressor", "precision", "fp32", "float32"),
     ("regressor", "device", "CPU:", "cpu"),
 ]

@@ -41,6 +41,7 @@ TORCH_ONLY = {
     "skatr_sk.summaries.vit",
     "skatr_sk.heads.flow",
     "skatr_sk.heads.mlp",
+    "skatr_sk.heads.ridge",
 }
 # Whoever has two arrays can use the metrics.
 NO_TORCH = {"skatr_sk.evaluation.metrics"}

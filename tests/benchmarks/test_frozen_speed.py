@@ -31,7 +31,7 @@ def test_head_beside_scratch(capsys):
     train, test = train_test_split(np.arange(len(X)), test_size=0.2, random_state=0)
     common = dict(target_bounds=cones.target_bounds, device="cpu", random_state=0)
     frozen = SKATRTransformer(weights="mini-lr", device="cpu", cache=None).fit(X)
-    head = LightconeRegressor(**common)
+    head = LightconeRegressor(hidden_dims=(360, 360), learning_rate=5e-4, **common)  # published
     # Warm-up: a process's first fit loads what later ones find.
     head.fit(frozen.transform(X[train]), y[train])
 

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import Pipeline
 
 from skatr_sk import (
+    InvalidParameterError,
     LightconeRegressor,
     PosteriorEstimator,
     SKATRTransformer,
@@ -412,6 +413,15 @@ def test_a_fitted_backbone_fits_its_cones_alone(pretrained):
     changed = copy.copy(pretrained).set_params(embed_dim=16)
     with pytest.raises(ValueError, match=r"backbone: .*that it was fitted with.*(\n.*)*embed_dim"):
         regressor(backbone=changed).fit(*draw())
+
+
+def test_one_network_alone_is_trained_with_a_backbone():
+    X, y = draw()
+    model = regressor(hidden_dims="auto", max_epochs=1, n_members=1).fit(X, y)
+    assert [layer.out_features for layer in model.head_.head.layers[::2]] == [360, 360, 2]
+    assert model.network_weight_ == 1
+    with pytest.raises(InvalidParameterError, match=r"n_members: expected 'auto' or 1 with a .* 3"):
+        regressor(n_members=3).fit(X, y)
 
 
 def test_data_that_is_not_as_expected(fitted):

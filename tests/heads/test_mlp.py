@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, ParameterScaling
+from skatr_sk.heads.mlp import CUT, LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
 
 
 def head(**parameters):
@@ -35,6 +35,45 @@ def test_tokens_are_pooled(torch_seed):
     for pooling in ("mean", "attention"):  # which starts as the mean
         plain = head(pooling=pooling)
         torch.testing.assert_close(plain(tokens), plain.layers(tokens.mean(dim=1)))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_means_begin_where_they_are_told(bounded, torch_seed):
+    start = np.array([0.1, 0.5, 0.8])
+    begun = head(start=start, bounded=bounded, gaussian=True)
+    begun.layers[-1].weight.data.zero_()
+    means = begun(torch.randn(5, 4)).detach()[:, :3]
+    np.testing.assert_allclose(means, np.tile(start, (5, 1)), rtol=1e-5)
+
+
+def test_summaries_are_cut(torch_seed):
+    far, edge = torch.randn(2, 5, 4)
+    far = torch.where(far.abs() > 1, 1e6 * far, far)
+    edge = far.clamp(-CUT, CUT)
+    for cut in (False, True):
+        tried = head(cut=cut)
+        assert torch.allclose(tried(far), tried(edge)) == cut
+
+
+def test_mixture_of_heads(torch_seed):
+    summaries, weights = torch.randn(7, 4, dtype=torch.float64), [0.2, 0.3, 0.5]
+    heads = [head().double() for _ in weights]
+    expected = sum(w * each(summaries) for w, each in zip(weights, heads, strict=True))
+    torch.testing.assert_close(HeadMixture(heads, weights)(summaries), expected)
+
+    heads = [head(gaussian=True).double() for _ in weights]
+    mixture = HeadMixture(heads, weights)
+    assert mixture.gaussian and not mixture.bounded
+    mean, log_sigma = mixture(summaries).chunk(2, dim=1)
+    outputs = torch.stack([each(summaries) for each in heads])
+    of_each = torch.distributions.Normal(outputs[..., :3], outputs[..., 3:].exp())
+    shares = torch.distributions.Categorical(torch.tensor(weights).expand(7, 3, -1))
+    several = torch.distributions.Normal(
+        *(part.movedim(0, -1) for part in (of_each.loc, of_each.scale))
+    )
+    exact = torch.distributions.MixtureSameFamily(shares, several)
+    torch.testing.assert_close(mean, exact.mean, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(log_sigma.exp(), exact.stddev, atol=1e-6, rtol=1e-6)
 
 
 def test_losses_by_hand():

@@ -5,7 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -14,6 +16,8 @@ from skorch.callbacks import Callback
 
 from skatr_sk import LightconeRegressor
 from skatr_sk._checks import NoEffectWarning
+from skatr_sk.heads.mlp import Head, HeadMixture
+from skatr_sk.heads.ridge import Ridge
 
 UNITS = np.array([3.0, 1e-3, 2e5])
 OFFSETS = np.array([0.0, 0.3, -1e6])
@@ -113,6 +117,143 @@ def test_std_has_the_units_of_the_targets(rng):
     np.testing.assert_allclose(std.mean(axis=0) / UNITS, 0.3, rtol=0.3)
     _, std = quick(loss="gaussian").fit(X, y[:, 0]).predict(X, return_std=True)
     assert std.shape == (400,)
+
+
+# --- beside a ridge regression ------------------------------------------------------------------
+
+
+def few_labels(n, seed, curve=0.0):
+    """Noisy summaries of three numbers, and these, bent by `curve`; n rows and 400 others."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(n + 400, 3))
+    mixed = numbers @ np.random.default_rng(99).normal(size=(3, 30))
+    X, y = mixed + 1.5 * rng.normal(size=mixed.shape), numbers + curve * (numbers**2 - 1)
+    return (X[:n], y[:n]), (X[n:], y[n:])
+
+
+def r2_beside_ridge(n, curve, seeds=(0, 1, 2)):
+    """Mean R2 of the default regressor and of a ridge regression, and the networks' weight."""
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+    ridge = TransformedTargetRegressor(ridge, transformer=StandardScaler())
+    found = []
+    for seed in seeds:
+        train, test = few_labels(n, seed, curve)
+        head = LightconeRegressor(device="cpu", random_state=seed).fit(*train)
+        found.append((head.score(*test), ridge.fit(*train).score(*test), head.network_weight_))
+    return np.mean(found, axis=0)
+
+
+def test_the_default_does_not_lose_to_a_ridge_with_few_labels():
+    default, ridge, _ = r2_beside_ridge(32, curve=0.3)
+    assert default > ridge + 0.01  # a network of (360, 360) alone has .02 less than the ridge
+
+
+@pytest.mark.slow
+def test_the_default_does_not_lose_where_nothing_is_left_to_find():
+    default, ridge, weight = r2_beside_ridge(32, curve=0.0)
+    assert default > ridge - 0.015  # .07 less
+    assert weight < 0.3
+
+
+def test_the_default_is_a_network_where_there_are_labels_for_one():
+    default, ridge, weight = r2_beside_ridge(120, curve=0.5, seeds=(0,))
+    assert default > ridge + 0.15
+    assert weight > 0.7
+
+
+def test_given_widths_are_one_network_alone():
+    X, y = smooth(60)
+    head = quick(hidden_dims=(8,)).fit(X, y)
+    assert isinstance(head.head_, Head)
+    assert head.network_weight_ == 1
+    assert [layer.weight.shape for layer in head.head_.layers[::2]] == [(8, 4), (3, 8)]
+    auto = quick(hidden_dims="auto").fit(X, y)
+    assert [type(part) for part in auto.head_] == [Head] * 5 + [Ridge]
+    assert {row["member"] for row in auto.history_} == set(range(5))
+    assert [type(part) for part in quick(hidden_dims="auto", n_members=1).fit(X, y).head_] == [
+        Head,
+        Ridge,
+    ]
+
+
+@pytest.mark.parametrize("loss", ["l1", "gaussian"])
+def test_predictions_are_a_weighted_mean(loss):
+    X, y = smooth(60)
+    head = quick(hidden_dims="auto", n_members=2, loss=loss).fit(X, y)
+    weight = head.network_weight_
+    assert 0 < weight < 1
+
+    def alone(part):
+        one = quick(loss=loss).fit(X, y)
+        one.head_, one.scaling_ = part, head.scaling_
+        one.summary_mean_, one.summary_scale_ = head.summary_mean_, head.summary_scale_
+        return one.predict(X)
+
+    first, second, ridge = map(alone, head.head_)
+    expected = weight * (first + second) / 2 + (1 - weight) * ridge
+    np.testing.assert_allclose(head.predict(X), expected, rtol=1e-10)
+
+
+def test_members_are_averaged(rng):
+    X, y = smooth()
+    y = y + 0.3 * UNITS * rng.normal(size=y.shape)
+    several = regressor(n_members=3, loss="gaussian").fit(X, y)
+    assert isinstance(several.head_, HeadMixture) and len(several.head_) == 3
+    assert several.network_weight_ == 1
+    means, sigmas = [], []
+    for part in list(several.head_):
+        alone = regressor(loss="gaussian", max_epochs=1).fit(X, y)
+        alone.head_ = part
+        alone.summary_mean_, alone.summary_scale_ = several.summary_mean_, several.summary_scale_
+        mean, sigma = alone.predict(X, return_std=True)
+        means.append(mean), sigmas.append(sigma)
+    mean, sigma = several.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, np.mean(means, axis=0), rtol=1e-10)
+    variance = np.mean(np.square(sigmas) + np.square(means - mean), axis=0)
+    np.testing.assert_allclose(sigma, np.sqrt(variance), rtol=1e-8)
+
+
+def test_without_validation_ridge_and_networks_count_the_same():
+    X, y = smooth(60)
+    head = quick(hidden_dims="auto", validation_fraction=0).fit(X, y)
+    assert head.network_weight_ == 0.5
+    constant = quick(hidden_dims="auto").fit(X, np.ones(60))
+    np.testing.assert_array_equal(constant.predict(X), 1)
+
+
+def test_an_extreme_light_cone_throws_nothing_far_off():
+    X, y = smooth(100)
+    head = quick(hidden_dims="auto").fit(X, y)
+    far = X.copy()
+    far[:, 0] *= 1e6
+    assert (np.abs(head.predict(far) - y.mean(axis=0)) < 3 * np.ptp(y, axis=0)).all()
+
+
+def test_the_default_takes_tokens():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=60)
+    tokens = rng.normal(size=(60, 6, 5))
+    tokens[..., 0] += y[:, None]
+    for pooling in ("mean", "attention"):
+        head = quick(hidden_dims="auto", pooling=pooling, n_members=2).fit(tokens, y)
+        assert head.score(tokens, y) > 0.8
+        assert head.predict(tokens).shape == (60,)
+
+
+def test_a_search_compares_the_default_with_widths():
+    X, y = smooth(60)
+    grid = {"hidden_dims": ["auto", (8,)], "n_members": ["auto", 2]}
+    search = GridSearchCV(quick(max_epochs=3), grid, cv=2).fit(X, y)
+    assert search.best_params_["hidden_dims"] == "auto"  # three epochs leave it its ridge
+
+
+def test_what_auto_stands_for():
+    defaults = LightconeRegressor()._resolved(100)
+    assert (defaults.hidden_dims, defaults.n_members) == ((128, 128), 5)
+    given = LightconeRegressor(hidden_dims=(64,), learning_rate=1e-2)._resolved(100)
+    assert (given.hidden_dims, given.n_members, given.learning_rate) == ((64,), 1, 1e-2)
+    whole = LightconeRegressor(backbone="vit")._resolved(100)
+    assert (whole.hidden_dims, whole.n_members, whole.learning_rate) == ((360, 360), 1, 5e-4)
 
 
 # --- units and bounds ---------------------------------------------------------------------------
