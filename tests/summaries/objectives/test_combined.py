@@ -222,24 +222,6 @@ def test_unlabelled_rows_teach_the_others(X, y):
         assert np.array_equal(whole.transform(X), half.transform(X)) == same
 
 
-def test_it_resumes(X, y, tmp_path):
-    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
-    whole = fitted(both(), X, y, **folder)
-    assert whole.history_ == fitted(both(), X, y, **folder).history_  # done before
-    fitted(both(weights=[1, 2]), X, y, **folder)
-    fitted(both(ema_decay=0.5), X, y, **folder)
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-@pytest.mark.parametrize("shape", [(8,), (4, 4, 6)], ids=str)
-def test_fits_fields_of_every_rank(shape, rng):
-    X = rng.normal(size=(20, *shape)).astype(np.float32)
-    parts = [*both().objectives, ("a", VICReg()), ("b", LeJEPA()), ("c", Reconstruction())]
-    found = fitted(Combined(objectives=parts), X, X.reshape(20, -1)[:, 0], embed_dim=12)
-    assert all(np.isfinite(list(row.values())).all() for row in found.history_)
-    assert found.transform(X).shape == (20, 12)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::skatr_sk.PlaceWarning", "ignore::skatr_sk.NoEffectWarning")
 def test_labels_of_some_help_a_jepa(capsys):
@@ -258,3 +240,21 @@ def test_labels_of_some_help_a_jepa(capsys):
     with capsys.disabled():
         print("\nmean R2 untrained, JEPA, JEPA and labels: {:.3f}, {:.3f}, {:.3f}".format(*scores))
     assert scores[0] + 0.2 < scores[1] < scores[2] - 0.1
+
+
+def test_it_resumes(X, y, tmp_path):
+    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    whole = fitted(both(), X, y, **folder)
+    assert whole.history_ == fitted(both(), X, y, **folder).history_  # done before
+    fitted(both(weights=[1, 2]), X, y, **folder)
+    fitted(both(ema_decay=0.5), X, y, **folder)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 4, 6)], ids=str)
+def test_fits_fields_of_every_rank(shape, rng):
+    X = rng.normal(size=(20, *shape)).astype(np.float32)
+    parts = [*both().objectives, ("a", VICReg()), ("b", LeJEPA()), ("c", Reconstruction())]
+    found = fitted(Combined(objectives=parts), X, X.reshape(20, -1)[:, 0], embed_dim=12)
+    assert all(np.isfinite(list(row.values())).all() for row in found.history_)
+    assert found.transform(X).shape == (20, 12)
