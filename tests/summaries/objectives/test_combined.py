@@ -17,6 +17,7 @@ from skatr_sk.summaries import JEPA, Combined, LeJEPA, Reconstruction, Supervise
 from skatr_sk.summaries.objectives import Objective
 from skatr_sk.summaries.objectives.jepa import JEPANetwork
 from skatr_sk.summaries.weights import Architecture
+from tests.gaussian_fields import gaussian_fields, ridge_probe
 
 SMALL = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=2, batch_size=8)
 SMALL |= dict(device="cpu", random_state=0)
@@ -221,6 +222,26 @@ def test_unlabelled_rows_teach_the_others(X, y):
         options = dict(brightness_range=(-5, 5), max_epochs=1)
         whole, half = (fitted(objective, X[:n], some[:n], **options) for n in (24, 12))
         assert np.array_equal(whole.transform(X), half.transform(X)) == same
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::skatr_sk.PlaceWarning", "ignore::skatr_sk.NoEffectWarning")
+def test_labels_of_some_help_a_jepa(capsys):
+    """Labels of a fifth of the fields, beside a JEPA on all of them."""
+    X, y = gaussian_fields(1200, seed=40)
+    some = np.where(np.arange(600)[:, None] < 120, y[:600], np.nan)
+    of_jepa = dict(masks="multiblock", predictor_dim=24, predictor_depth=2)
+    jepa = JEPA(**of_jepa, slice_targets=False, regions_weight=0.0)
+    recipe = dict(patch_size=4, embed_dim=48, depth=2, embedding="linear", pooling="mean")
+    recipe |= dict(learning_rate=6e-3, batch_size=32, max_epochs=20, device="cpu", random_state=0)
+    together = Combined(objectives=[("jepa", jepa), ("labels", Supervised())], weights=[1.0, 0.3])
+    scores = []
+    for objective, changed in ((jepa, dict(max_epochs=0)), (jepa, {}), (together, {})):
+        skatr = SKATRTransformer(objective=objective, **recipe | changed).fit(X[:600], some)
+        scores.append(ridge_probe(skatr.transform(X), y).mean())
+    with capsys.disabled():
+        print("\nmean R2 untrained, JEPA, JEPA and labels: {:.3f}, {:.3f}, {:.3f}".format(*scores))
+    assert scores[0] + 0.2 < scores[1] < scores[2] - 0.1
 
 
 def test_it_resumes(X, y, tmp_path):
