@@ -150,7 +150,8 @@ def field_operations(sizes, objective, pairs):
         in_and_out = 2 * n_tokens * dim * narrow
         return blocks(n_tokens, narrow, objective.predictor_depth) + in_and_out
 
-    *masks, regions = [[index.shape[1] for index in pair] for pair in pairs]
+    # Of the regions come the two first; what else is drawn for them behind.
+    *masks, regions = [[index.shape[1] for index in drawn[:2]] for drawn in pairs]
     trained = sum(encoder(seen) + predictor(seen + hidden) for seen, hidden in masks)
     return 3 * (trained + sum(map(encoder, regions))) + encoder(sizes.n_tokens)
 

@@ -310,7 +310,7 @@ def test_what_is_not_finite_is_refused_when_it_is_read(tmp_path, values):
     fitted = small(max_epochs=0).fit(X[:6])
     with pytest.raises(ValueError, match=r"row 1: .*a\.h5, row 7"):
         fitted.transform(X[6:8])
-    assert fitted.transform(X[8:]).shape == (4, 16)
+    assert fitted.transform(X[8:]).shape == (4, 48)
 
 
 def test_shapes_are_checked_without_reading(problem, reads):

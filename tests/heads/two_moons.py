@@ -12,12 +12,8 @@ The posterior is two thin crescents, one for each sign of y1 + y2.
 import warnings
 
 import numpy as np
-import pytest
-from scipy.stats import kstest, uniform
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.neural_network import MLPClassifier
-
-from skatr_sk import PosteriorEstimator
 
 BOUNDS = [[-1.0, 1.0], [-1.0, 1.0]]
 
@@ -71,33 +67,3 @@ def mean_c2st(posterior, n=1000):
     samples = posterior.sample(X, n, random_state=0)
     exact = (reference(x, n, seed) for seed, x in enumerate(X))
     return np.mean([c2st(ours, theirs) for ours, theirs in zip(samples, exact, strict=True)])
-
-
-def test_reference_samples_lead_to_the_observation():
-    """From the half circle, on both sides; where an edge cuts a crescent off, fewer."""
-    x = np.array([-0.2, -0.6])
-    y = reference(x, 20_000, seed=0)
-    total, difference = y.sum(axis=1) / np.sqrt(2), (y[:, 1] - y[:, 0]) / np.sqrt(2)
-    across, along = x[0] + np.abs(total) - 0.25, x[1] - difference
-    radius = np.hypot(across, along)
-    assert radius.mean() == pytest.approx(0.1, abs=3e-4)
-    assert radius.std() == pytest.approx(0.01, rel=0.03)
-    assert across.min() >= -1e-12
-    angle = np.arctan2(along, across)
-    assert kstest(angle, uniform(-np.pi / 2, np.pi).cdf).pvalue > 0.01
-    assert (total > 0).mean() == pytest.approx(0.5, abs=0.02)
-    cut = reference(np.array([-0.2, -0.9]), 1000, seed=0)
-    assert (np.abs(cut) <= 1).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("n", "limit"), [(1000, 0.66), (10_000, 0.54)])
-def test_defaults_find_both_moons(n, limit):
-    """Mean over three training sets; the benchmark's own posterior estimator has 0.73 and 0.61."""
-    found = []
-    for seed in range(3):
-        X, y = simulate(n, seed)
-        posterior = PosteriorEstimator(prior_bounds=BOUNDS, device="cpu", random_state=seed)
-        found.append(mean_c2st(posterior.fit(X, y)))
-    print(f"C2ST {np.round(found, 3)}")
-    assert np.mean(found) < limit
