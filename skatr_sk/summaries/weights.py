@@ -144,9 +144,9 @@ def auto_patch_size(field_shape: Sequence[int]) -> tuple[int, ...]:
     Among the divisors of the axes it takes those that come near to this budget with patches near to
     cubes: a factor e in the number of tokens counts as much as 1.4 in the standard deviation of the
     logarithm of the sides. Patches are square where the sky is. Each sky axis gets at least six
-    patches where it has as many cells, so that blocks of the sky can be hidden. On small fields the budget shrinks to one token for 16
-    cells (4 of a signal), but not below 16 tokens: patches of a single cell have no structure of
-    their own.
+    patches where it has as many cells, so that blocks of the sky can be hidden. On small fields the
+    budget shrinks to one token for 16 cells (4 of a signal), but not below 16 tokens: patches of a
+    single cell have no structure of their own.
     """
     rank = len(field_shape)
     budget = min(_TOKEN_BUDGET, max(16, math.prod(field_shape) // (4 if rank == 1 else 16)))
