@@ -50,7 +50,8 @@ from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
 
-_STEPS = 2000  # that a training takes
+_STEPS = 3000  # that a training takes
+_FEW = 500  # rows under which single simulations are soon fitted
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
@@ -110,7 +111,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Penalise posteriors that are too narrow only, or too wide as well.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows, over which the learning rate falls to zero as a cosine.
-        "auto" is as many as 2,000 steps need, but at least 30 and at most 60.
+        "auto" is as many as 3,000 steps need, but at least 40 and at most 100, or 60 where fewer
+        than 500 rows train.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a fiftieth of those that train, from 32 to 128.
     learning_rate : float, default=2e-3
@@ -210,11 +212,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         batch_size = min(max(n_rows // 50, 32), 128)
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
+        few = n_rows < _FEW
         return {
             "batch_size": batch_size,
-            "max_epochs": min(max(epochs, 30), 60),
+            "max_epochs": min(max(epochs, 40), 60 if few else 100),
             "weight_decay": min(1000 / n_rows, 10.0),
-            "dropout": 0.3 if n_rows < 500 else 0.0,
+            "dropout": 0.3 if few else 0.0,
         }
 
     def _warn_without_effect(self) -> None:
