@@ -51,7 +51,7 @@ from skatr_sk.training.seeds import generator_of
 __all__ = ["PosteriorEstimator"]
 
 _STEPS = 3000  # that a training takes
-_FEW = 500  # rows under which single simulations are soon fitted
+_FEW = 300  # rows under which single simulations are soon fitted
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
@@ -101,7 +101,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         that are pooled already are taken as they are.
     dropout : float or "auto", default="auto"
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). "auto" is
-        0.3 where fewer than 500 rows train, and else 0.
+        0.3 where fewer than 300 rows train, and else 0.
     {members}
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
@@ -112,14 +112,15 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     max_epochs : int or "auto", default="auto"
         Passes over the training rows, over which the learning rate falls to zero as a cosine.
         "auto" is as many as 3,000 steps need, but at least 40 and at most 100, or 60 where fewer
-        than 500 rows train.
+        than 300 rows train.
     batch_size : int or "auto", default="auto"
-        Rows in a step. "auto" is a fiftieth of those that train, from 32 to 128.
+        Rows in a step. "auto" is a fiftieth of those that train, from 32 to 64.
     learning_rate : float, default=2e-3
         Of AdamW.
     weight_decay : float or "auto", default="auto"
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
-        most: "auto" is 1,000 over the number of rows that train, and at most 10.
+        most: "auto" is 2,000 over the number of rows that train, and at most 10, where these are
+        fewer than 300, and else 400 over it.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -209,14 +210,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     _of_steps = SummaryHead._of_steps | {"calibration_weight", "n_members"}
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
-        batch_size = min(max(n_rows // 50, 32), 128)
+        batch_size = min(max(n_rows // 50, 32), 64)
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
         few = n_rows < _FEW
         return {
             "batch_size": batch_size,
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
-            "weight_decay": min(1000 / n_rows, 10.0),
+            "weight_decay": min((2000 if few else 400) / n_rows, 10.0),
             "dropout": 0.3 if few else 0.0,
         }
 
