@@ -8,7 +8,35 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["check_writable", "write_whole"]
+__all__ = ["check_regular", "check_writable", "write_whole"]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
+    """Return the state of a regular file; an OSError says what else `path` is, without opening it.
+
+    To open a pipe waits for its other end, and to read a device may never end.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot be read: {error.strerror}", os.fspath(path)
+        ) from None
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        what = _KINDS.get(kind, "no file")
+        raise OSError(
+            f"{os.fspath(path)}: expected a regular file, found {what}; name another path."
+        )
+    return found
 
 
 def check_writable(path: Path) -> None:

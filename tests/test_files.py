@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from skatr_sk._files import write_whole
+from skatr_sk._files import check_regular, write_whole
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
@@ -57,3 +57,19 @@ def test_where_no_file_can_be(tmp_path):
     with pytest.raises(IsADirectoryError, match="it is a folder; name a file inside it"):
         write_whole(tmp_path, write)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX's")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "missing"])
+def test_what_is_no_regular_file_is_refused_without_opening_it(tmp_path, kind):
+    path = tmp_path / "odd"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "device":
+        path = "/dev/zero"
+    with pytest.raises(OSError, match=str(path)):
+        check_regular(path)
