@@ -75,12 +75,13 @@ RECIPES = {
     # With all labels of what it trains on. Labels are learned in more steps.
     "supervised": dict(objective=Supervised(), max_epochs=4),
     "combined": dict(objective=BOTH, max_epochs=2),
-    "random": dict(max_epochs=0),
+    "random": dict(max_epochs=0, whiten=False),
+    "random-white": dict(max_epochs=0),
 }
 RECIPES = {name: recipe | dict(validation_fraction=0.02) for name, recipe in RECIPES.items()}
 SIGNAL = "signal"  # mean and standard deviation of each slice: nothing is trained
 NO_MEAN = "-no-mean"  # behind a name: the mean of each slice is subtracted before all else
-NO_MEAN_WAYS = [way + NO_MEAN for way in ("jepa", "random", SIGNAL)]
+NO_MEAN_WAYS = [way + NO_MEAN for way in ("jepa", "random", "random-white", SIGNAL)]
 SCRATCH = "from scratch"  # a vision transformer that is trained on the labels alone
 
 # What is fitted on labels -------------------------------------------------------------------------

@@ -340,6 +340,7 @@ STRINGS = [
     ("transformer", "patch_size", "atuo", "auto"),
     ("transformer", "max_epochs", "Auto", "auto"),
     ("transformer", "pooling", "maen", "mean"),
+    ("transformer", "whiten", "Auto", "auto"),
     ("transformer", "pooling", "token", "tokens"),
     ("transformer", "embedding", "moment", "moments"),
     ("transformer", "objective", "jeppa", "jepa"),

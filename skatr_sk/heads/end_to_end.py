@@ -113,7 +113,11 @@ def fit_end_to_end(
     options = {"prepare": views, "n_workers": transformer.n_workers}
     network = regressor._train((build, loss), sets, seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
-    parameters = dataclasses.asdict(sizes) | {"weights": None, "pooling": pooling}
+    parameters = dataclasses.asdict(sizes) | {
+        "weights": None,
+        "pooling": pooling,
+        "whiten": False,  # it was of the summaries before
+    }
     del parameters["field_shape"]
     fitted = clone(transformer).set_params(**parameters)
     for name in ("field_shape_in_", "n_features_in_", "feature_names_in_"):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def summarise(
         return frozen.encoder if device.type == "cpu" else copy.deepcopy(frozen.encoder).to(device)
 
     def compute(rows: np.ndarray | None) -> np.ndarray:
-        return encode(
+        summaries = encode(
             encoder(),
             fields,
             rows=rows,
@@ -64,6 +64,7 @@ def summarise(
             device=device,
             autocast=autocast,
         )
+        return summaries if frozen.whitening is None else frozen.whitening(summaries)
 
     if cache is None:
         return compute(None)
@@ -97,10 +98,9 @@ def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
         "precision": "bf16" if lowered else "float32",
     }
     space = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
-    for name, values in sorted(frozen.encoder.state_dict().items()):
-        values = values.detach().cpu().contiguous()
+    for name, values in sorted(frozen.tensors().items()):
         space.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        space.update(values.reshape(-1).view(torch.uint8).numpy())
+        space.update(values.numpy().tobytes())
     return space.digest()
 
 
@@ -110,7 +110,7 @@ def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
 
 @torch.inference_mode()
 def encode(
-    encoder: torch.nn.Module,
+    encoder: Callable[[torch.Tensor], torch.Tensor],
     fields: Fields,
     *,
     scaling: BrightnessScaling,

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels
+from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.views import PatchViews
-from skatr_sk.summaries.weights import FrozenEncoder
+from skatr_sk.summaries.weights import Architecture, FrozenEncoder
+from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
 from skatr_sk.training.checkpoint import Checkpoint
-from skatr_sk.training.device import autocast
+from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
@@ -39,6 +42,9 @@ __all__ = ["EffectiveRank", "Hooks", "pretrain"]
 _MOST_WATCHED = 512
 _FEWEST_WATCHED = 128
 _MOST_HELD = 30_000_000  # voxels of those that are held in memory, for every epoch looks at them
+_MOST_WHITENED = 1024  # fields whose summaries and regions say how to whiten,
+_FEWEST_WHITENED = 16  # and fewest
+_REGION = 0.4  # share of the patches that each of two regions has, as in RegionObjective
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
 # Between light cones, healthy summaries differ by 1 to 30 % of their size on Gaussian random
@@ -112,7 +118,54 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     if kept and len(watched) >= _FEWEST_RANKED:
         _warn_collapse(kept[0], objective)
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
-    return FrozenEncoder(architecture, scaling, encoder, history, pooling)
+    frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
+    if not _is_whitened(transformer, objective, architecture, len(train_rows)):
+        return frozen
+    return replace(frozen, whitening=_learn_whitening(transformer, frozen, fields, train_rows))
+
+
+def _is_whitened(
+    transformer: SKATRTransformer, objective: Objective, architecture: Architecture, n_rows: int
+) -> bool:
+    """Tell whether a transformer's checked parameters want its summaries whitened."""
+    if isinstance(transformer.whiten, str):  # "auto"
+        possible = architecture.n_sky > 1 and transformer.pooling != "tokens"
+        return possible and not objective.needs_labels and n_rows >= _FEWEST_WHITENED
+    return bool(transformer.whiten)
+
+
+def _learn_whitening(
+    transformer: SKATRTransformer, frozen: FrozenEncoder, fields: Fields, rows: np.ndarray
+) -> Whitening:
+    """Learn from some rows of the fields, and from two regions of the sky of each."""
+    if len(rows) > _MOST_WHITENED:
+        chosen = np.random.default_rng(0).choice(rows, size=_MOST_WHITENED, replace=False)
+        rows = np.sort(chosen)
+    if not fields.in_memory and len(rows) * math.prod(fields.shape[1:]) <= _MOST_HELD:
+        fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))  # they are read thrice
+    device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
+    encoder = frozen.encoder.to(device)
+
+    def region(which: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)  # both draw the same, and take one each
+
+        def tokens(patches: torch.Tensor) -> torch.Tensor:
+            drawn = sample_regions(len(patches), grid_shape, share=_REGION, generator=generator)
+            return encoder(patches, drawn[which].to(device))
+
+        return tokens
+
+    options: Any = dict(
+        rows=rows,
+        scaling=frozen.scaling,
+        patch_size=frozen.architecture.patch_size,
+        pooling=frozen.pooling,
+        device=device,
+        autocast=autocast(device, transformer.precision),
+    )
+    summaries = [encode(part, fields, **options) for part in (encoder, region(0), region(1))]
+    encoder.cpu()
+    return Whitening.learn(*summaries)
 
 
 def _run_identity(

@@ -17,6 +17,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    Auto,
     Bounds,
     Choice,
     Flag,
@@ -49,6 +50,7 @@ from skatr_sk.summaries.weights import (
     read_encoder,
     write_encoder,
 )
+from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 
@@ -136,6 +138,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     subtract_mean : bool, default=False
         Subtract the mean over the sky at each redshift from every field, in ``fit`` and in
         ``transform``: an interferometer does not see it. It is part of the weights.
+    whiten : "auto" or bool, default="auto"
+        Weigh the directions of summaries by how little two regions of one sky disagree on them:
+        what they do not share is cosmic variance and noise. Learned without labels after the
+        training, from 1024 of its fields at most, for the `pooling` of ``fit``, and part of
+        the weights. "auto" is as `weights` were saved, and else True, but False of objectives that
+        learn from labels, which weigh the directions themselves, of signals, which have no sky, of
+        ``pooling="tokens"``, and of fewer than 16 fields. False leaves it out, after ``fit`` too.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -174,6 +183,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         From mK to the encoder.
     pooling_ : str
         How ``transform`` pools: what "auto" stands for.
+    whitening_ : Whitening or None
+        The mean and the matrix by which ``transform`` weighs what it has pooled, if it does.
     {history}
         Among these are ``effective_rank`` and ``effective_rank_at_init``: the rank of standardised
         mean tokens, whatever `pooling`, of the validation fields, topped up by training ones where
@@ -213,6 +224,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     learning_rate: float = 2e-3
     warmup: float = 0.1
     subtract_mean: bool = False
+    whiten: bool | str = "auto"
     brightness_range: tuple[float, float] | None = None
     weights: str | os.PathLike[str] | None = None
     cache: str | os.PathLike[str] | None = MEMORY
@@ -233,6 +245,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "augment": Flag(),
         "warmup": Real("[0, 1)"),
         "subtract_mean": Flag(),
+        "whiten": Auto(Flag()),
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
         "weights": PathLike(),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
@@ -247,14 +260,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     # What is learned depends on all parameters but these, which may change where a run resumes.
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(
-        "cache callbacks checkpoint_dir checkpoint_every device n_workers pooling verbose".split()
+        {"cache", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "n_workers"}
+        | {"pooling", "verbose", "whiten"}
     )
     _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "warmup"}
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
         {"patch_size", *ENCODER_SIZES, "subtract_mean", "brightness_range", "weights", "pooling"}
-        | {"cache", "device", "precision", "verbose", "random_state"}
+        | {"whiten", "cache", "device", "precision", "verbose", "random_state"}
     )
 
     def set_params(self, **params: Any) -> Self:
@@ -337,6 +351,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if self.subtract_mean and len(field_shape) == 1:
             wanted = "False with signals, which have no sky to take the mean over"
             problems.add("subtract_mean", wanted, self.subtract_mean)
+        if self.whiten is True and self.weights is None:
+            if architecture.n_sky < 2:
+                wanted = "'auto' or False with fields whose sky has no two patches"
+                problems.add("whiten", wanted, self.whiten)
+            elif self.pooling == "tokens":
+                problems.add("whiten", "'auto' or False with pooling='tokens'", self.whiten)
         if objective is not None:
             objective.check_sizes(problems, "objective__", architecture)
         problems.raise_if_any()
@@ -382,6 +402,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             problems.add(
                 "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
             )
+        if self.whiten is True and frozen.whitening is None:
+            problems.add("whiten", "'auto' or False, for the weights have no whitening", True)
         problems.raise_if_any()
 
     @with_callbacks
@@ -436,12 +458,19 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self.scaling_: BrightnessScaling = frozen.scaling
         self.history_: list[dict[str, Any]] = frozen.history
         self._pooling_found: str = frozen.pooling
+        self._whitening_found: Whitening | None = frozen.whitening
 
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
-        return FrozenEncoder(
-            self.architecture_, self.scaling_, self.encoder_, self.history_, self.pooling_
-        )
+        learned = self.architecture_, self.scaling_, self.encoder_, self.history_
+        return FrozenEncoder(*learned, self.pooling_, self.whitening_)
+
+    @property
+    def whitening_(self) -> Whitening | None:
+        """How `transform` weighs the directions of what it has pooled; None where it does not."""
+        check_is_fitted(self)
+        here = self.whiten and self.pooling_ == self._pooling_found
+        return self._whitening_found if here else None
 
     @property
     def pooling_(self) -> str:
@@ -576,6 +605,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             "batch_size": 64,
             "learning_rate": 1e-3,
             "brightness_range": (-120.0, -1.0),
+            "whiten": False,
         }
         settings |= parameters
         if settings["max_epochs"] == 0:  # what is left without effect was not asked for

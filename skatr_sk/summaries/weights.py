@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from skatr_sk._checks import Integer, Problems, Rule, nearest_divisors, spell
 from skatr_sk._files import write_whole
 from skatr_sk._version import __version__
-from skatr_sk.summaries.pooling import POOLINGS
+from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.seeds import seeded
 
 __all__ = [
@@ -41,6 +42,7 @@ BUNDLED = ("mini-lr", "mini-lr-labels")  # names of the weights that come with t
 _TOKEN_BUDGET = 1024
 _FORMAT = 1
 _KEY = "skatr_sk"
+_WHITENING = "whitening."  # before the names of its arrays; they are there where it was learned
 _FOLDER = Path(__file__).with_name("weights")
 
 
@@ -65,6 +67,11 @@ class Architecture:
     def n_tokens(self) -> int:
         """Patches of a field."""
         return math.prod(self.grid_shape)
+
+    @property
+    def n_sky(self) -> int:
+        """Patches of the sky; 1 of signals, which have none."""
+        return math.prod(self.grid_shape[:2]) if len(self.grid_shape) > 1 else 1
 
     @property
     def n_voxels(self) -> int:
@@ -173,6 +180,15 @@ class FrozenEncoder:
     encoder: Encoder
     history: list[dict[str, Any]]  # of the pre-training
     pooling: str = "mean"  # of the tokens, by its transformer
+    whitening: Whitening | None = None  # of what is pooled so
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all numbers that were learned, by their names in a file, on the CPU."""
+        tensors = dict(self.encoder.state_dict())
+        if self.whitening is not None:
+            parts = vars(self.whitening).items()
+            tensors |= {_WHITENING + name: torch.from_numpy(values) for name, values in parts}
+        return {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
@@ -185,8 +201,7 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
         "history": frozen.history,
         "pooling": frozen.pooling,
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in frozen.encoder.state_dict().items()}
-    metadata = {_KEY: json.dumps(header)}
+    tensors, metadata = frozen.tensors(), {_KEY: json.dumps(header)}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
@@ -237,14 +252,23 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             encoder = architecture.build()
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
         raise ValueError(f"{source} has a header that cannot be used: {e}.") from e
-    _check_tensors(source, encoder, tensors)
-    encoder.load_state_dict(tensors)
-    return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling)
+    wanted, whitening = encoder.state_dict(), None
+    if any(name.startswith(_WHITENING) for name in tensors):
+        width = pooled_dim(architecture.embed_dim, pooling)
+        for name, shape in {"mean": (width,), "matrix": (width, width)}.items():
+            wanted[_WHITENING + name] = torch.empty(shape)
+    _check_tensors(source, wanted, tensors)
+    if len(wanted) > len(encoder.state_dict()):
+        parts = {n.removeprefix(_WHITENING): t for n, t in tensors.items() if _WHITENING in n}
+        whitening = Whitening(**{name: values.numpy() for name, values in parts.items()})
+    encoder.load_state_dict({name: tensors[name] for name in encoder.state_dict()})
+    return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling, whitening)
 
 
-def _check_tensors(source: str, encoder: Encoder, found: Mapping[str, torch.Tensor]) -> None:
+def _check_tensors(
+    source: str, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> None:
     """Compare names and shapes with what the header's architecture needs; list all differences."""
-    wanted = encoder.state_dict()
     problems = [f"{key} is missing" for key in wanted.keys() - found.keys()]
     problems += [f"{key} is not part of it" for key in found.keys() - wanted.keys()]
     for key in wanted.keys() & found.keys():

@@ -1,0 +1,165 @@
+"""Summaries without what the regions of one sky disagree on."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skatr_sk import SKATRTransformer, open_lightcones
+from skatr_sk.summaries import Supervised
+from skatr_sk.summaries.whitening import Whitening
+
+SMALL = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=1, device="cpu", random_state=0)
+N_LOUD = 60
+
+
+def regions(rng, n, *, loud):
+    """Summaries of light cones and of two regions of each: two numbers are common to a sky.
+
+    Of the others, all mixed with these, some differ between regions, `loud` times as much.
+    """
+    mixed = np.linalg.qr(rng.normal(size=(N_LOUD + 2, N_LOUD + 2)))[0]
+    common = np.pad(rng.normal(size=(n, 2)), ((0, 0), (0, N_LOUD)))
+    own = rng.normal(size=(2, n, N_LOUD + 2)) * np.array([0.3, 0.3, *[loud] * N_LOUD])
+    one, two = (5.0 + (common + each) @ mixed for each in own)
+    return (one + two) / 2, one, two, common[:, 0]
+
+
+def test_a_regression_on_few_labels_gains_by_it(rng):
+    whole, one, two, y = regions(rng, 1000, loud=2.0)
+    white = Whitening.learn(whole, one, two)(whole)
+    # Standardising, as a user's pipeline does, takes nothing of it back.
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15)))
+    before, after = (ridge.fit(S[:40], y[:40]).score(S[40:], y[40:]) for S in (whole, white))
+    assert after > before + 0.3
+
+
+@pytest.mark.parametrize("n", [2, 16, 300])
+def test_columns_have_unit_variance_and_no_mean(rng, n):
+    whole, one, two, _ = regions(rng, n, loud=2.0)
+    white = Whitening.learn(whole, one, two)(whole)
+    assert white.dtype == np.float32
+    np.testing.assert_allclose(white.mean(axis=0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(white.std(axis=0), 1.0, rtol=1e-3)
+
+
+def test_nothing_is_lost(rng):
+    """What summaries say can be read from whitened ones: the map has an inverse."""
+    whole, one, two, _ = regions(rng, 300, loud=3.0)
+    white = Whitening.learn(whole, one, two)
+    back = white(whole) @ np.linalg.inv(white.matrix) + white.mean
+    np.testing.assert_allclose(back, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_units_of_the_summaries_do_not_matter(rng):
+    whole, one, two, _ = regions(rng, 300, loud=3.0)
+    units = np.logspace(-6, 6, whole.shape[1])
+    first = Whitening.learn(whole, one, two)(whole)
+    other = Whitening.learn(whole * units, one * units, two * units)(whole * units)
+    np.testing.assert_allclose(other @ other.T, first @ first.T, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_numbers_that_do_not_vary_stay_finite(rng, value):
+    whole, one, two, _ = regions(rng, 40, loud=3.0)
+    for each in (whole, one, two):
+        each[:, 3] = value
+    assert np.isfinite(Whitening.learn(whole, one, two)(whole)).all()
+    alike = np.full((20, 4), value)
+    assert (Whitening.learn(alike, alike, alike)(alike) == 0).all()
+
+
+# As a part of the transformer -------------------------------------------------------------------
+
+
+def draw(rng, shape=(24, 6, 6, 8)):
+    return rng.normal(size=shape).astype(np.float32) * 10
+
+
+def test_it_is_learned_after_the_training_saved_and_left_out_at_will(rng, tmp_path):
+    X = draw(rng)
+    skatr = SKATRTransformer(**SMALL).fit(X)
+    white = skatr.transform(X)
+    assert white.shape == (24, 24)
+    pooled = skatr.set_params(whiten=False).transform(X)
+    assert skatr.whitening_ is None
+    skatr.set_params(whiten="auto")
+    np.testing.assert_allclose(skatr.whitening_(pooled), white, rtol=1e-6, atol=1e-6)
+    skatr.save(path := tmp_path / "w.safetensors")
+    for made in (SKATRTransformer.load(path), SKATRTransformer(weights=path).fit(X)):
+        np.testing.assert_array_equal(made.transform(X), white)
+    without = SKATRTransformer(weights=path, whiten=False).fit(X)
+    np.testing.assert_array_equal(without.transform(X), pooled)
+    without.save(other := tmp_path / "other.safetensors")
+    assert SKATRTransformer.load(other).whitening_ is None
+    with pytest.raises(ValueError, match="whiten: expected 'auto' or False, for the weights have"):
+        SKATRTransformer(weights=other, whiten=True).fit(X)
+
+
+def test_the_same_of_a_file_as_of_an_array(rng, tmp_path):
+    X = draw(rng)
+    np.save(tmp_path / "X.npy", X)
+    of_array = SKATRTransformer(**SMALL).fit(X)
+    of_file = SKATRTransformer(**SMALL).fit(open_lightcones(tmp_path / "X.npy").data)
+    np.testing.assert_array_equal(of_array.whitening_.matrix, of_file.whitening_.matrix)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((24, 12), {}),  # no sky
+        ((24, 2, 2, 8), {}),  # a sky of one patch
+        ((12, 6, 6, 8), {}),  # few
+        ((24, 6, 6, 8), {"pooling": "tokens"}),
+        ((24, 6, 6, 8), {"objective": Supervised()}),
+    ],
+)
+def test_auto_leaves_out_what_cannot_be_whitened(rng, shape, options):
+    X = draw(rng, shape)
+    skatr = SKATRTransformer(**SMALL, **options).fit(X, np.arange(len(X)))
+    assert skatr.whitening_ is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "said"),
+    [((24, 12), "auto", "no two patches"), ((24, 6, 6, 8), "tokens", "pooling='tokens'")],
+)
+def test_what_cannot_be_whitened_is_refused(rng, shape, pooling, said):
+    skatr = SKATRTransformer(**SMALL, pooling=pooling, whiten=True)
+    with pytest.raises(ValueError, match=f"whiten: expected .*{said}"):
+        skatr.fit(draw(rng, shape))
+
+
+def test_whiten_overrules_auto(rng):
+    X = draw(rng)
+    labelled = SKATRTransformer(**SMALL, objective=Supervised(), whiten=True)
+    assert labelled.fit(X, np.arange(24)).whitening_ is not None
+    assert SKATRTransformer(**SMALL, whiten=True).fit(X[:10]).whitening_ is not None
+
+
+def test_another_pooling_is_not_whitened(rng):
+    X = draw(rng)
+    skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="mean")
+    assert skatr.whitening_ is None
+    pooled = skatr.set_params(pooling="slices", whiten=False).transform(X)[:, :8]
+    np.testing.assert_array_equal(skatr.set_params(pooling="mean").transform(X), pooled)
+
+
+@pytest.mark.parametrize("harm", ["missing", "shape", "nan"])
+def test_a_damaged_whitening_in_a_file_is_refused(rng, tmp_path, harm):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    SKATRTransformer(**SMALL).fit(draw(rng)).save(path := tmp_path / "w.safetensors")
+    with safe_open(path, framework="np") as stream:
+        metadata, tensors = stream.metadata(), {k: stream.get_tensor(k) for k in stream.keys()}
+    if harm == "missing":
+        del tensors["whitening.mean"]
+    elif harm == "shape":
+        tensors["whitening.matrix"] = tensors["whitening.matrix"][:5].copy()
+    else:
+        tensors["whitening.matrix"] = tensors["whitening.matrix"] * np.nan
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"w\.safetensors.*whitening\."):
+        SKATRTransformer.load(path)
