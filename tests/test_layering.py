@@ -22,7 +22,7 @@ PACKAGE = "skatr_sk"
 STAGES = ["simulator", "lightcones", "summaries", "heads", "evaluation"]
 # Rooms from below to above, the shared ones first: a module imports from its own and from lower
 # ones.
-ROOMS = [{"_checks", "_files", "_version", "parameters"}, {"fields"}, {"training"}]
+ROOMS = [{"_checks", "_files", "_version", "parameters"}, {"_tensors", "fields"}, {"training"}]
 ROOMS += [{stage} for stage in STAGES]
 # These, and all that they import of the package, run without scikit-learn and skorch.
 TORCH_ONLY = {

@@ -27,13 +27,11 @@ from skatr_sk._checks import (
     Rule,
     changed_parameters,
     check_options,
-    nearest_divisors,
     shared_docs,
     unchanged_on_error,
     warn_without_effect,
 )
 from skatr_sk.fields import Fields, check_fields, warn_implausible
-from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
@@ -43,8 +41,10 @@ from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
     ENCODER_SIZES,
     PATCH_SIZE,
+    SIZES,
     Architecture,
     FrozenEncoder,
+    check_heads,
     patch_size_for,
     read_encoder,
     write_encoder,
@@ -223,11 +223,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     _parameters = {
         **TrainedEstimator._parameters,
         "patch_size": PATCH_SIZE,
-        "embed_dim": Integer(1),
-        "depth": Integer(1),
-        "n_heads": Integer(1),
-        "mlp_ratio": Real("(0, inf)"),
-        "embedding": Choice(*EMBEDDINGS),
+        **SIZES,
         "pooling": Choice("auto", *POOLINGS),
         "objective": OBJECTIVE,
         "augment": Flag(),
@@ -286,9 +282,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if not OBJECTIVE.fault(self.objective):
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
-        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
-            mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
-            problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
+        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None:
+            check_heads(problems, dim, heads)
         resumes = self.checkpoint_dir is not None and self.weights is None
         if resumes and not isinstance(self.random_state, numbers.Integral):
             wanted = "an int with checkpoint_dir, to resume by"

@@ -21,8 +21,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skatr_sk
-from skatr_sk import SKATRTransformer, load_lightcones
-from skatr_sk.summaries import JEPA, pretraining, weights
+from skatr_sk import SKATRTransformer, _files, load_lightcones
+from skatr_sk._tensors import write_tensors
+from skatr_sk.summaries import JEPA, pretraining
 from skatr_sk.summaries.weights import BUNDLED, auto_patch_size, patch_size_for, read_encoder
 
 FOLDER = Path(skatr_sk.__file__).parent / "summaries" / "weights"
@@ -62,15 +63,13 @@ def no_training(monkeypatch):
     monkeypatch.setattr(pretraining, "train", refuse)
 
 
-def rewrite(path, *, header=None, change=None, tensors=None):
-    """Write a weights file anew with parts of it changed."""
+def rewrite(path, *, change=None, tensors=None):
+    """Write a weights file anew, with its digest, and parts of it changed."""
     with safe_open(path, framework="pt") as stream:
         found = json.loads(stream.metadata()["skatr_sk"])
-    found = header if header is not None else found
     if change is not None:
         change(found)
-    kept = load_file(path) if tensors is None else tensors(load_file(path))
-    save_file(kept, path, metadata={"skatr_sk": json.dumps(found)})
+    write_tensors(path, "skatr_sk", found, (tensors or dict)(load_file(path)))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "moments", "tokens"])
@@ -273,7 +272,7 @@ def test_damaged_tensors(path, damage, message):
         read_encoder(path)
 
 
-@pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors", "."])
+@pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors"])
 def test_a_missing_file(tmp_path, missing):
     name = os.fspath(tmp_path / missing)
     with pytest.raises(FileNotFoundError, match="bundled names mini-lr, mini-lr-labels") as error:
@@ -305,11 +304,10 @@ def test_nothing_is_unpickled(path, fitted, monkeypatch):
 def test_a_failing_write_leaves_the_old_file(path, fitted, monkeypatch):
     before = path.read_bytes()
 
-    def fail(tensors, filename, metadata=None):
-        filename.write_bytes(b"half of it")
+    def fail(descriptor):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(weights, "save_file", fail)
+    monkeypatch.setattr(_files.os, "fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         fitted.save(path)
     assert path.read_bytes() == before
