@@ -15,24 +15,30 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from skatr_sk._checks import Kind, Problems
+from skatr_sk._checks import Kind, Problems, Rule
 from skatr_sk._files import check_regular, write_whole
 
 __all__ = [
+    "HISTORY",
     "MOST_LAYERS",
     "MOST_TOKENS",
+    "Arrays",
     "Declared",
     "TensorFile",
+    "arrays_of",
     "check_header",
     "declare",
     "differences",
     "fill",
+    "largest_axis",
+    "of_arrays",
     "skeleton",
     "write_tensors",
 ]
@@ -54,6 +60,17 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # All that Python makes of wrong values where it was not asked before.
 _UNUSABLE = (ArithmeticError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+Arrays = dict[str, np.ndarray]  # tensors of a network by their names
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+HISTORY = Rule(_is_history, "a list of an object for each epoch")
 
 
 class Declared(NamedTuple):
@@ -108,6 +125,7 @@ class TensorFile:
 
     `what` it is and what it is `written_by` are said in messages; our header is the one of the name
     `key`. From the format `digested` on it must have a digest, up to `newest` it can be read.
+    `elsewhere` says of headers of ours that other files have what reads these.
 
     Attributes
     ----------
@@ -133,6 +151,7 @@ class TensorFile:
         written_by: str,
         newest: int,
         digested: int = 1,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.source = path, f"{what} {os.fspath(path)!r}"
         self.written_by = written_by
@@ -164,6 +183,7 @@ class TensorFile:
             raise ValueError(
                 f"{self.source} is a safetensors file without a {key} header (found metadata keys "
                 f"{sorted(map(str, metadata))}); expected one written by {written_by}."
+                f"{''.join(mend for other, mend in (elsewhere or {}).items() if other in metadata)}"
             )
         with self.usable():
             self.header = json.loads(metadata[key])
@@ -280,13 +300,20 @@ _DRAWN = {"fill_", "kaiming_uniform_", "uniform_", "zero_"}  # how layers begin
 
 
 class _Skeleton(TorchFunctionMode):
-    """Whatever is to be filled has a shape and no memory; constants are as ever."""
+    """Weights have a shape and no memory, and there are at most `most` of them."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
 
     def __torch_function__(
         self, func: Callable, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in (torch.empty, torch.empty_like):
+            if self.left == 0:
+                raise ValueError("its sizes are those of a network of more tensors than it has")
+            self.left -= func is torch.empty
             kwargs = kwargs | {"device": "meta"}
         elif func.__name__ in _DRAWN:
             tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
@@ -295,16 +322,26 @@ class _Skeleton(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def skeleton() -> TorchFunctionMode:
-    """Build networks inside the block without memory for their weights, and draw none."""
-    return _Skeleton()
+def skeleton(build: Callable[[], _Module], found: Mapping[str, Declared]) -> _Module:
+    """Build a network without memory for its weights; it gets them by :func:`fill`.
+
+    A ValueError says when it has many more tensors than were `found`.
+    """
+    with _Skeleton(3 * len(found) + 100):
+        return build()
 
 
 def declare(tensors: Mapping[str, Tensor]) -> dict[str, Declared]:
     """Say of tensors what a file that holds them declares."""
     return {
-        k: Declared(_NAMES.get(v.dtype, str(v.dtype)), tuple(v.shape)) for k, v in tensors.items()
+        name: Declared(_NAMES.get(values.dtype, str(values.dtype)), tuple(values.shape))
+        for name, values in tensors.items()
     }
+
+
+def largest_axis(found: Iterable[Declared]) -> int:
+    """Length of the longest axis, which bounds the widths of a network."""
+    return max((n for declared in found for n in declared.shape), default=1)
 
 
 def differences(network: nn.Module, found: Mapping[str, Declared]) -> list[str]:
@@ -319,7 +356,7 @@ def differences(network: nn.Module, found: Mapping[str, Declared]) -> list[str]:
     return sorted(problems)
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def fill(network: _Module, tensors: Mapping[str, Tensor]) -> _Module:
     """Give a skeleton its weights, which become its own; return it frozen, in evaluation mode.
 
     A ValueError says where constants of the network, which its sizes give, are others.
@@ -329,3 +366,21 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             raise ValueError(f"{name} is not what its sizes give")
     network.load_state_dict(dict(tensors), assign=True)
     return network.eval().requires_grad_(False)
+
+
+def arrays_of(network: nn.Module) -> Arrays:
+    """Return the tensors of a network as arrays, which need no torch to be read back."""
+    return {name: values.detach().cpu().numpy() for name, values in network.state_dict().items()}
+
+
+def of_arrays(build: Callable[[], _Module], arrays: Any) -> _Module:
+    """Return a network of given arrays; a ValueError says where they do not fit it."""
+    if not isinstance(arrays, dict) or not all(isinstance(v, np.ndarray) for v in arrays.values()):
+        raise ValueError("expected the arrays of a network")
+    # Copies in memory of torch's own: those given may be maps of a file that cannot be written.
+    tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+    found = declare(tensors)
+    network = skeleton(build, found)
+    if wrong := differences(network, found):
+        raise ValueError(f"a network of other sizes ({'; '.join(wrong[:5])})")
+    return fill(network, tensors)

@@ -26,12 +26,14 @@ from skatr_sk._checks import (
     spell,
 )
 from skatr_sk._tensors import (
+    HISTORY,
     MOST_LAYERS,
     MOST_TOKENS,
     TensorFile,
     check_header,
     differences,
     fill,
+    largest_axis,
     skeleton,
     write_tensors,
 )
@@ -48,11 +50,12 @@ __all__ = [
     "SIZES",
     "Architecture",
     "FrozenEncoder",
+    "MODEL_KEY",
+    "WEIGHTS_KEY",
     "architecture_of",
     "auto_patch_size",
     "check_heads",
     "check_pooling",
-    "is_history",
     "patch_size_for",
     "read_encoder",
     "scaling_of",
@@ -63,7 +66,8 @@ BUNDLED = ("mini-lr", "mini-lr-labels")  # names of the weights that come with t
 _TOKEN_BUDGET = 1024
 _FORMAT = 2
 _DIGESTED = 2  # the first format that has a digest; files of format 1 are read without
-_KEY = "skatr_sk"
+WEIGHTS_KEY = "skatr_sk"
+MODEL_KEY = "skatr_sk_model"  # of files that hold a whole estimator
 _FOLDER = Path(__file__).with_name("weights")
 
 
@@ -130,11 +134,6 @@ def check_heads(problems: Problems, embed_dim: int, n_heads: int) -> None:
     if embed_dim % n_heads:
         mend = f"nearest divisors of {embed_dim}: {nearest_divisors(embed_dim, n_heads)}"
         problems.add("n_heads", f"a divisor of embed_dim={embed_dim}", n_heads, mend)
-
-
-def is_history(value: Any) -> bool:
-    """Whether a value is a list of what was recorded of each epoch."""
-    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 def _is_patch_size(patch: Any) -> bool | str:
@@ -234,7 +233,7 @@ _PARTS: dict[str, Kind] = {
     "version": Instance(str, expected="a string"),
     "architecture": Instance(dict, expected="an object"),
     "scaling": Instance(dict, expected="an object"),
-    "history": Rule(is_history, "a list of objects"),
+    "history": HISTORY,
     "pooling": Choice(*POOLINGS),
 }
 _ARCHITECTURE: dict[str, Kind] = {
@@ -251,10 +250,13 @@ _SCALING: dict[str, Kind] = {  # of what float32 holds
 }
 
 
-def architecture_of(found: dict[str, Any]) -> Architecture:
-    """Return the sizes that a header has, checked one by one and side by side."""
+def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
+    """Return the sizes that a header has, checked one by one and side by side.
+
+    `widest` is the longest axis of the tensors beside it.
+    """
     found = {"embedding": "linear"} | found  # in files that do not say
-    check_header("architecture", _ARCHITECTURE, found)
+    check_header("architecture", _ARCHITECTURE | {"embed_dim": Integer(1, widest)}, found)
     sizes: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
     }
@@ -298,10 +300,10 @@ def _header(frozen: FrozenEncoder) -> dict[str, Any]:
     }
 
 
-def _checked(header: Mapping[str, Any]) -> tuple[Architecture, BrightnessScaling]:
+def _checked(header: Mapping[str, Any], widest: int) -> tuple[Architecture, BrightnessScaling]:
     """Return what a header says, compared with the tables of what it may say."""
     check_header("header", _PARTS, header)
-    architecture = architecture_of(header["architecture"])
+    architecture = architecture_of(header["architecture"], widest)
     check_pooling(header["pooling"], architecture.field_shape)
     return architecture, scaling_of(header["scaling"], architecture.field_shape)
 
@@ -311,9 +313,9 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
 
     A ValueError says where it has numbers that :func:`read_encoder` would refuse.
     """
-    header = _header(frozen)
-    _checked(header)
-    write_tensors(path, _KEY, header, frozen.encoder.state_dict())
+    header, tensors = _header(frozen), frozen.encoder.state_dict()
+    _checked(header, frozen.architecture.embed_dim)
+    write_tensors(path, WEIGHTS_KEY, header, tensors)
 
 
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
@@ -331,12 +333,12 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             f"file at {os.fspath(path)!r}."
         )
     options: Any = {"newest": _FORMAT, "digested": _DIGESTED}
+    options["elsewhere"] = {MODEL_KEY: " It holds a model: use skatr_sk.load_model."}
     save = "SKATRTransformer.save"
-    stored = TensorFile(path, _KEY, what="weights file", written_by=save, **options)
+    stored = TensorFile(path, WEIGHTS_KEY, what="weights file", written_by=save, **options)
     with stored.usable():
-        architecture, scaling = _checked(stored.header)
-        with skeleton():
-            encoder = architecture.build()
+        architecture, scaling = _checked(stored.header, largest_axis(stored.declared.values()))
+        encoder = skeleton(architecture.build, stored.declared)
     if wrong := differences(encoder, stored.declared):
         raise ValueError(
             f"{stored.source} holds weights of another architecture than its header says "
