@@ -103,7 +103,7 @@ def write_tensors(
             f"{len(text)}; shorten history_, which is the longest part of it."
         )
     parts: list[Any] = [len(text).to_bytes(8, "little"), text]
-    parts += [bare[name].reshape(-1).view(torch.uint8).numpy().data for name in order]
+    parts += [bare[name].numpy().reshape(-1).view(np.uint8).data for name in order]
     parts[1] = text.replace(_DIGEST_KEY + _NO_DIGEST, _DIGEST_KEY + _digest(parts), 1)
 
     def write(temporary: Path) -> None:
@@ -200,18 +200,18 @@ class TensorFile:
         self._digested = b'"skatr_sk_digest"' in self._start or number >= digested
 
     @contextmanager
-    def usable(self) -> Iterator[None]:
-        """Say of what is wrong inside the block that the header of this file cannot be used."""
+    def usable(self, what: str = "a header") -> Iterator[None]:
+        """Say of what is wrong inside the block that this part of the file cannot be used."""
         try:
             yield
         except _UNUSABLE as error:
             raise ValueError(
-                f"{self.source} has a header that cannot be used: {_short(error)}. Copy it again, "
+                f"{self.source} has {what} that cannot be used: {_short(error)}. Copy it again, "
                 f"or write it anew with {self.written_by}."
             ) from error
 
     def read(self) -> dict[str, Tensor]:
-        """Read all tensors, compare them with the digest, and check that they are finite."""
+        """Read all tensors, and compare them with the digest."""
         with self._opened() as stream:
             data = bytearray(self._n_bytes)
             same = stream.read(len(self._start)) == self._start
@@ -230,12 +230,6 @@ class TensorFile:
             values = whole[start:stop].clone()
             values = values.ne(0) if dtype == torch.bool else values.view(dtype)
             tensors[name] = values.reshape(declared.shape)
-        wrong = [name for name, values in tensors.items() if not torch.isfinite(values).all()]
-        if wrong:
-            raise ValueError(
-                f"{self.source}: expected finite numbers, but {', '.join(sorted(wrong)[:5])} has "
-                f"NaN or infinite values; write it anew with {self.written_by}."
-            )
         return tensors
 
     def _span(self, entry: Any) -> tuple[Declared, int, int]:
@@ -359,9 +353,12 @@ def differences(network: nn.Module, found: Mapping[str, Declared]) -> list[str]:
 def fill(network: _Module, tensors: Mapping[str, Tensor]) -> _Module:
     """Give a skeleton its weights, which become its own; return it frozen, in evaluation mode.
 
-    A ValueError says where constants of the network, which its sizes give, are others.
+    A ValueError says where a weight is not finite, and where constants of the network, which its
+    sizes give, are others.
     """
     for name, built in network.state_dict().items():
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{name} has NaN or infinite values")
         if not built.is_floating_point() and not torch.equal(built, tensors[name]):
             raise ValueError(f"{name} is not what its sizes give")
     network.load_state_dict(dict(tensors), assign=True)

@@ -7,7 +7,7 @@ import math
 import numbers
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from skatr_sk._checks import (
     Bounds,
     Choice,
     Flag,
+    Instance,
     Integer,
     PathLike,
     Problems,
@@ -31,6 +32,7 @@ from skatr_sk._checks import (
     unchanged_on_error,
     warn_without_effect,
 )
+from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
@@ -44,9 +46,12 @@ from skatr_sk.summaries.weights import (
     SIZES,
     Architecture,
     FrozenEncoder,
+    architecture_of,
     check_heads,
+    check_pooling,
     patch_size_for,
     read_encoder,
+    scaling_of,
     write_encoder,
 )
 from skatr_sk.training.device import autocast, resolve_device, torch_defaults
@@ -236,6 +241,36 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+
+    _learned = {
+        **TrainedEstimator._learned,
+        "encoder_": Instance(Encoder, expected="an encoder"),
+        "architecture_": Instance(Architecture, expected="sizes"),
+        "scaling_": Instance(BrightnessScaling, expected="a scaling"),
+        "_pooling_found": Choice(*POOLINGS),
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        super()._check_learned(problems)
+        found, wanted = self.field_shape_in_, self.architecture_.field_shape
+        if found != wanted:
+            problems.add("field_shape_in_", f"{wanted}, the shape of its encoder's fields", found)
+        check_pooling(self._pooling_found, found)
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "encoder_" in state:
+            state["encoder_"] = arrays_of(state["encoder_"])
+            state |= {name: asdict(state[name]) for name in ("architecture_", "scaling_")}
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "encoder_" in state:
+            arrays = state["encoder_"]
+            widest = max((n for each in arrays.values() for n in np.shape(each)), default=1)
+            sizes = state["architecture_"] = architecture_of(state["architecture_"], widest)
+            state["scaling_"] = scaling_of(state["scaling_"], sizes.field_shape)
+            state["encoder_"] = of_arrays(sizes.build, arrays)
+        return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         steps_an_epoch = math.ceil(n_rows / self.batch_size)

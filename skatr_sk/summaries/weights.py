@@ -344,6 +344,8 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             f"{stored.source} holds weights of another architecture than its header says "
             f"({len(wrong)} differences): {'; '.join(wrong[:5])}. Write it anew with {save}."
         )
-    fill(encoder, stored.read())
+    tensors = stored.read()
+    with stored.usable("weights"):
+        fill(encoder, tensors)
     history, pooling = stored.header["history"], stored.header["pooling"]
     return FrozenEncoder(architecture, scaling, encoder, history, pooling)

@@ -1,4 +1,4 @@
-"""Hostile weights files: each ends in a typed error that names the file, soon and in little memory."""
+"""Hostile weights: each file ends in a typed error that names it, soon and in little memory."""
 
 import json
 import os
