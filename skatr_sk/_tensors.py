@@ -59,7 +59,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # All that Python makes of wrong values where it was not asked before.
-_UNUSABLE = (ArithmeticError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+_UNUSABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -169,7 +169,7 @@ class TensorFile:
             if not isinstance(metadata, dict):
                 raise ValueError("metadata of another kind")
             self._spans = {name: self._span(entry) for name, entry in found.items()}
-        except (AttributeError, *_UNUSABLE) as error:
+        except _UNUSABLE as error:
             raise self._damaged(_short(error)) from error
         end = 0
         for _, start, stop in sorted(self._spans.values(), key=lambda span: span[1:]):

@@ -127,6 +127,8 @@ class SummaryHead(TrainedEstimator):
 
     def _check_learned(self, problems: Problems) -> None:
         super()._check_learned(problems)
+        problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
+        problems.raise_if_any()
         if not 1 <= len(self.field_shape_in_) <= 2:
             problems.add("field_shape_in_", "one or two axes", self.field_shape_in_)
         for name in ("summary_mean_", "summary_scale_"):

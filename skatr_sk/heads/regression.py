@@ -225,14 +225,13 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
         if "head_" in state:
-            packed = dict(state["head_"])
+            packed, backbone = dict(state["head_"]), state["backbone_"]
             seen = packed.pop("seen", None)
             head = unpack(packed, of_flows=False)
-            if (state["backbone_"] is None) != (seen is None):
-                raise ValueError(f"seen: expected a pooling with a backbone_, found {seen!r}")
-            if seen is not None:
-                check_options("head_", {"seen": Choice(*POOLINGS)}, {"seen": seen})
-                head = EncoderWithHead(state["backbone_"].encoder_, head, seen).eval()
+            if backbone is not None or seen is not None:
+                table = {"backbone_": self._learned["backbone_"], "seen": Choice(*POOLINGS)}
+                check_options("head_", table, {"backbone_": backbone, "seen": seen})
+                head = EncoderWithHead(backbone.encoder_, head, seen).eval()
             state["head_"], state["scaling_"] = head, ParameterScaling(**state["scaling_"])
         return state
 

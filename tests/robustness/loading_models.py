@@ -1,7 +1,7 @@
-"""Load files one after the other, in a process of limited memory and time, and say what came of it.
+"""Load files one after the other, in a process of little memory and time, and say what comes.
 
-Run as a script: its arguments are functions (see `LOADERS`) and paths in turn. For each pair it
-prints a JSON line, with the error in the place of a crash.
+Run as a script: each line that it reads is JSON, a kind (see `_loaders`) and a path. It answers by
+a JSON line, with the error in the place of a crash.
 """
 
 import json
@@ -15,24 +15,25 @@ MEMORY, SECONDS = 400_000_000, 2.0
 
 
 def _loaders():
-    from skatr_sk import SKATRTransformer
+    from skatr_sk import SKATRTransformer, load_model
     from skatr_sk.summaries.weights import read_encoder
 
-    return {"weights": read_encoder, "transformer": SKATRTransformer.load}
+    return {"weights": read_encoder, "transformer": SKATRTransformer.load, "model": load_model}
 
 
 def _too_long(*args):
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def main(pairs):
+def main():
     loaders = _loaders()
     loaders["weights"]("mini-lr")  # what a first call imports and makes
     signal.signal(signal.SIGALRM, _too_long)
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for kind, path in zip(pairs[::2], pairs[1::2], strict=True):
+    for line in sys.stdin:
+        kind, path = json.loads(line)
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
@@ -50,4 +51,4 @@ def main(pairs):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,8 +1,11 @@
 """Files of weights and of models with any header and any bytes, right and wrong."""
 
+import functools
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +13,41 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from skatr_sk._tensors import write_tensors
+
+_SCRIPT = Path(__file__).with_name("loading_models.py")
+
+
+@functools.cache
+def _child():
+    """The process that loads for all tests; it ends when its input is closed, with this one."""
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, _SCRIPT], env=settings, **pipes)
+
+
+def load_all(kind, paths):
+    """Load files in a child process; return what it says of each."""
+    child, found = _child(), []
+    for path in paths:
+        child.stdin.write(json.dumps([kind, str(path)]) + "\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        if not line:
+            _child.cache_clear()
+            raise AssertionError(f"the process ended, {child.wait()}, while it read {path}")
+        found.append(json.loads(line))
+    return found
+
+
+def assert_each_is_refused(files, kind):
+    """Each file has a typed error that names it."""
+    found = load_all(kind, files.values())
+    faults = {
+        name: line
+        for name, line in zip(files, found, strict=True)
+        if not line["typed"] or os.path.basename(line["path"]) not in line["message"]
+    }
+    assert not faults, json.dumps(faults, indent=1)
 
 
 def look(path, key):

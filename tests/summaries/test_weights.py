@@ -234,6 +234,38 @@ def test_headers_of_another_kind(path, header):
         read_encoder(path)
 
 
+def test_files_from_before_there_were_digests(path, fitted):
+    """Format 1 is read without one; a later format has to have it."""
+    for format_, message in ((1, None), (2, "another digest")):
+        with safe_open(path, framework="pt") as stream:
+            header = json.loads(stream.metadata()["skatr_sk"]) | {"format": format_}
+        old = path.with_name(f"format-{format_}")
+        save_file(load_file(path), old, metadata={"skatr_sk": json.dumps(header)})
+        if message is None:
+            again = SKATRTransformer.load(old)
+            np.testing.assert_array_equal(again.transform(fields()), fitted.transform(fields()))
+            again.save(old)
+            assert old.read_bytes() == path.read_bytes()
+        else:
+            with pytest.raises(ValueError, match=message):
+                read_encoder(old)
+
+
+def test_a_header_that_is_too_long_is_not_written(fitted, tmp_path):
+    long = copy.copy(fitted)
+    long.history_ = [{"epoch": 1, "note": "x" * 9_000_000}]
+    with pytest.raises(ValueError, match="header of at most 8000000 bytes.*shorten history_"):
+        long.save(tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scales_beyond_float32_are_not_written(fitted, tmp_path):
+    odd = copy.copy(fitted)
+    odd.scaling_ = dataclasses.replace(fitted.scaling_, scale=0.0)
+    with pytest.raises(ValueError, match="scale: expected a number in"):
+        odd.save(tmp_path / "w")
+
+
 def test_a_newer_format(path):
     rewrite(path, change=lambda h: h.update(format=99, version="7.0"))
     with pytest.raises(ValueError, match=r"skatr\.safetensors.*99 is newer.*upgrade.*by 7\.0"):
