@@ -249,7 +249,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        if "net_" in state:
+        if isinstance(state.get("net_"), dict):
             state["net_"] = unpack(state["net_"], of_flows=True)
             state["prior_transform_"] = PriorTransform(**state["prior_transform_"])
         return state

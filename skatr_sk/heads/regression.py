@@ -224,7 +224,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        if "head_" in state:
+        if isinstance(state.get("head_"), dict):
             packed, backbone = dict(state["head_"]), state["backbone_"]
             seen = packed.pop("seen", None)
             head = unpack(packed, of_flows=False)

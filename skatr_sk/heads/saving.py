@@ -399,7 +399,7 @@ def _check(estimator: Any) -> None:
         if isinstance(there.device, str):
             there.device = "auto"  # it may be that of another machine
         there._check_parameters()
-        if estimator.__sklearn_is_fitted__():
+        if vars(estimator).keys() & estimator._learned.keys():
             estimator._check_learned(problems)
     elif isinstance(estimator, Objective):
         estimator.check(problems, "")

@@ -264,8 +264,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        if "encoder_" in state:
-            arrays = state["encoder_"]
+        if isinstance(arrays := state.get("encoder_"), dict):
             widest = max((n for each in arrays.values() for n in np.shape(each)), default=1)
             sizes = state["architecture_"] = architecture_of(state["architecture_"], widest)
             state["scaling_"] = scaling_of(state["scaling_"], sizes.field_shape)

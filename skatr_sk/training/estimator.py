@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -147,11 +148,14 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
             problems.add("feature_names_in_", f"{n} names", len(names))
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state whose networks are plain sizes and arrays."""
+        """Return a state whose networks are plain sizes and arrays, as files hold them."""
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with its networks; a ValueError says what of it cannot be."""
+        """Return a state with its networks, if these are plain.
+
+        A ValueError says what cannot be.
+        """
         return state
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,11 +164,9 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__(self._unpack(dict(state)))
 
-    def __copy__(self) -> Self:
-        """Return an estimator that shares what this one has learned."""
-        copied = type(self).__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # pickle and copy keep networks as they are, with what a user has attached to them.
+        return copyreg.__newobj__, (type(self),), super().__getstate__()
 
     def _check_parameters(self) -> None:
         """Compare all parameters with the table; raise one error that lists what is wrong."""

@@ -83,6 +83,9 @@ def wrong_values():
         yield "network", (*IN, "network_weight_"), 2 if value in (0, True) else value
         yield "posterior", (*IN, "n_parameters_"), value
         yield "posterior", (*IN, "parameter_names_"), value
+        yield "transformer", (*IN, "encoder_"), value
+        yield "posterior", (*IN, "net_"), value
+        yield "network", (*IN, "head_"), value
         yield "transformer", (*IN, "architecture_", "dict", "depth"), value or 2
         yield "transformer", (*IN, "architecture_", "dict", "embed_dim"), value
         yield (
