@@ -25,7 +25,7 @@ from skatr_sk._checks import (
     UnitsWarning,
 )
 from skatr_sk._version import __version__
-from skatr_sk.heads import LightconeRegressor, PosteriorEstimator
+from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
 from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
@@ -46,7 +46,9 @@ __all__ = [
     "UnitsWarning",
     "__version__",
     "load_lightcones",
+    "load_model",
     "make_lightcones",
     "open_lightcones",
     "save_lightcones",
+    "save_model",
 ]

@@ -208,6 +208,8 @@ class Real(Rule):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 return False
             number: Any = value
+            if isinstance(value, int) and abs(value).bit_length() > 1023:
+                return False  # no float holds it
             above = number >= low if interval[0] == "[" else number > low
             below = number <= high if interval[-1] == "]" else number < high
             return bool(above and below)

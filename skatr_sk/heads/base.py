@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skatr_sk._checks import (
     Bounds,
     Choice,
+    Flag,
     Integer,
     Kind,
+    Problems,
     Real,
     Rule,
     check_options,
@@ -36,13 +39,14 @@ from skatr_sk.fields import (
 )
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats
+from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
+__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -82,6 +86,14 @@ HEAD_DOCS = TRAINING_DOCS | {
 }
 
 
+def _are_floats(value: Any) -> bool:
+    right = isinstance(value, np.ndarray) and value.dtype == np.float64 and value.ndim == 1
+    return right and bool(np.isfinite(value).all())
+
+
+FLOATS = Rule(_are_floats, "a vector of finite float64")
+
+
 def are_widths(value: Any) -> bool:
     """Whether a value is a sequence of widths of layers, which may be empty."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
@@ -105,6 +117,26 @@ class SummaryHead(TrainedEstimator):
         "n_members": Integer(1),
     }
     _of_steps = TrainedEstimator._of_steps | {"dropout"}
+
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **TrainedEstimator._learned,
+        "_one_dimensional": Flag(),
+        "summary_mean_": FLOATS,
+        "summary_scale_": FLOATS,
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        super()._check_learned(problems)
+        problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
+        problems.raise_if_any()
+        if not 1 <= len(self.field_shape_in_) <= 2:
+            problems.add("field_shape_in_", "one or two axes", self.field_shape_in_)
+        for name in ("summary_mean_", "summary_scale_"):
+            found = getattr(self, name).shape
+            if found != self.field_shape_in_[-1:]:
+                problems.add(name, f"shape {self.field_shape_in_[-1:]}", found)
+        if not (self.summary_scale_ > 0).all():
+            problems.add("summary_scale_", "numbers > 0", float(self.summary_scale_.min()))
 
     @with_callbacks
     @torch_defaults()
@@ -297,6 +329,44 @@ class SummaryHead(TrainedEstimator):
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
         """Drop the axis of parameters where the targets had none."""
         return values[..., 0] if self._one_dimensional else values
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator as one file, without pickle (:func:`~skatr_sk.save_model`).
+
+        Parameters
+        ----------
+        path : path
+            Replaced whole or not at all; its folder must exist.
+        """
+        save_model(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **parameters: Any) -> Self:
+        """Return a fitted estimator from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path : path
+        **parameters
+            What is to be otherwise, such as ``device="cpu"``.
+
+        Returns
+        -------
+        self
+            It predicts bit for bit what the saved one does, on the same machine.
+
+        Raises
+        ------
+        OSError, ValueError
+            As :func:`~skatr_sk.load_model`, and when the file holds another estimator.
+        """
+        loaded = load_model(path)
+        if not isinstance(loaded, cls):
+            raise ValueError(
+                f"model file {os.fspath(path)!r}: expected a {cls.__name__}, found a "
+                f"{type(loaded).__name__}; use skatr_sk.load_model."
+            )
+        return loaded.set_params(**parameters)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "history_")

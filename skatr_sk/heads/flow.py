@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from nflows.transforms.base import CompositeTransform, Transform
@@ -95,6 +95,11 @@ class ConditionalFlow(nn.Module):
         pooling: str = "mean",
     ) -> None:
         super().__init__()
+        # All that it takes to build another, as JSON can hold it.
+        self.sizes: dict[str, Any] = {"n_parameters": n_parameters, "n_summary": n_summary}
+        self.sizes |= {"n_blocks": int(n_blocks), "n_bins": int(n_bins)}
+        self.sizes |= {"hidden_dims": [int(n) for n in hidden_dims], "pooling": pooling}
+        self.sizes["dropout"] = float(dropout)
         self.pooling = make_pooling(pooling, n_summary)
         self.n_parameters, self.n_blocks = n_parameters, n_blocks
         width = hidden_dims[0]

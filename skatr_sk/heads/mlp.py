@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,11 @@ class Head(nn.Module):
         cut: bool = False,
     ) -> None:
         super().__init__()
+        # All that it takes to build another, as JSON can hold it.
+        self.sizes: dict[str, Any] = {"n_summary": n_summary}
+        self.sizes |= {"hidden_dims": [int(n) for n in hidden_dims]}
+        self.sizes |= {"n_parameters": n_parameters, "gaussian": gaussian, "bounded": bounded}
+        self.sizes |= {"dropout": dropout, "pooling": pooling, "cut": cut}
         self.pooling = make_pooling(pooling, n_summary)
         widths = [n_summary, *hidden_dims]
         layers: list[nn.Module] = [nn.Hardtanh(-CUT, CUT)] if cut else []

@@ -6,9 +6,9 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, overload
+from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from skatr_sk._checks import (
     Integer,
     Kind,
     PriorWarning,
+    Problems,
     Real,
     Rule,
     ShortTrainingWarning,
@@ -40,10 +41,12 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import HEAD_DOCS, SummaryHead, are_widths
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
+from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
+from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.seeds import generator_of
@@ -73,6 +76,7 @@ def _are_levels(q: Any) -> bool:
     return np.ndim(q) < 2 and np.size(q) > 0 and all(in_range)
 
 
+@stored_by_name
 @shared_docs(**HEAD_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
@@ -208,6 +212,47 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     }
     # Without steps each member is the same identity.
     _of_steps = SummaryHead._of_steps | {"calibration_weight", "n_members"}
+
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **SummaryHead._learned,
+        "net_": Instance(FlowEnsemble, expected="flows"),
+        "prior_transform_": Instance(PriorTransform, expected="a transform"),
+        "prior_bounds_": PriorBounds(optional=False),
+        "parameter_names_": Instance(list, expected="a list of strings"),
+        "n_parameters_": Integer(1),
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        super()._check_learned(problems)
+        n, transform = self.n_parameters_, self.prior_transform_
+        parameter_names(self.parameter_names_, None, n)
+        problems.check(
+            {"bounds": PriorBounds(n), "mean": FLOATS, "scale": FLOATS}, transform, "of transform: "
+        )
+        problems.raise_if_any()
+        right = transform.mean.shape == transform.scale.shape == (n,) and transform.scale.min() > 0
+        if not right or not np.array_equal(transform.bounds, self.prior_bounds_):
+            wanted = f"bounds, a mean and a scale > 0 of each of {n} parameters"
+            problems.add("prior_transform_", wanted, transform)
+        found = cast(ConditionalFlow, self.net_[0]).sizes
+        wanted_sizes = {"n_summary": self.field_shape_in_[-1], "n_parameters": n}
+        for name, wanted_size in wanted_sizes.items():
+            if found[name] != wanted_size:
+                problems.add(f"{name} of net_", str(wanted_size), found[name])
+        if self._one_dimensional and n != 1:
+            problems.add("n_parameters_", "1, as the targets were 1-D", n)
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "net_" in state:
+            state["net_"] = pack(state["net_"])
+            state["prior_transform_"] = asdict(state["prior_transform_"])
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(state.get("net_"), dict):
+            state["net_"] = unpack(state["net_"], of_flows=True)
+            state["prior_transform_"] = PriorTransform(**state["prior_transform_"])
+        return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         batch_size = min(max(n_rows // 50, 32), 64)

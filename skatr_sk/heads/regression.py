@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast, overload
 
@@ -18,19 +18,26 @@ from skatr_sk._checks import (
     Auto,
     Bounds,
     Choice,
+    Instance,
     Kind,
     Problems,
+    Real,
     Rule,
+    check_options,
     shared_docs,
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields, check_fields
-from skatr_sk.heads.base import HEAD_DOCS, Run, SummaryHead
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
+from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
+from skatr_sk.heads.saving import stored_by_name
+from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
+from skatr_sk.summaries.weights import check_pooling
 from skatr_sk.training.device import torch_defaults
 
 __all__ = ["LightconeRegressor"]
@@ -39,6 +46,7 @@ _BATCH = 1024  # rows predicted at once
 _ROWS_FOR_HALF = 10  # what few validation rows say of the weight of the networks is mostly chance
 
 
+@stored_by_name
 @shared_docs(**HEAD_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
@@ -169,6 +177,63 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "target_bounds": Bounds(),
         "backbone": BACKBONE,
     }
+
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **SummaryHead._learned,
+        **{name: replace(FLOATS, optional=True) for name in ("summary_mean_", "summary_scale_")},
+        "head_": Instance(torch.nn.Module, expected="a network"),
+        "backbone_": Instance(SKATRTransformer, expected="a SKATRTransformer", optional=True),
+        "scaling_": Instance(ParameterScaling, expected="a scaling"),
+        "network_weight_": Real("[0, 1]"),
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        backbone: Any = getattr(self, "backbone_", None)
+        if backbone is None:
+            super()._check_learned(problems)
+            n_summary = self.field_shape_in_[-1]
+        else:
+            super(SummaryHead, self)._check_learned(problems)
+            backbone._check_learned(problems)
+            seen = cast(EncoderWithHead, self.head_).pooling
+            check_pooling(seen, self.field_shape_in_)
+            n_summary = pooled_dim(backbone.architecture_.embed_dim, seen)
+            if self.field_shape_in_ != backbone.field_shape_in_:
+                shape = f"{backbone.field_shape_in_}, as of its backbone_"
+                problems.add("field_shape_in_", shape, self.field_shape_in_)
+        low, high = self.scaling_.low, self.scaling_.high
+        right = not FLOATS.fault(low) and not FLOATS.fault(high) and low.shape == high.shape
+        if not right or (low > high).any():
+            problems.add("scaling_", "finite low <= high of each parameter", (low, high))
+            problems.raise_if_any()
+        head: Any = self.head_ if backbone is None else self.head_.head
+        sizes: Any = (head[0] if isinstance(head, HeadMixture) else head).sizes
+        for name, wanted in {"n_summary": n_summary, "n_parameters": len(low)}.items():
+            if sizes[name] != wanted:
+                problems.add(f"{name} of head_", str(wanted), sizes[name])
+        if self._one_dimensional and len(low) != 1:
+            problems.add("scaling_", "one parameter, as the targets were 1-D", len(low))
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "head_" in state:
+            head = state["head_"]
+            whole = isinstance(head, EncoderWithHead)
+            # The encoder is that of backbone_.
+            state["head_"] = pack(head.head) | {"seen": head.pooling} if whole else pack(head)
+            state["scaling_"] = {"low": self.scaling_.low, "high": self.scaling_.high}
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(state.get("head_"), dict):
+            packed, backbone = dict(state["head_"]), state["backbone_"]
+            seen = packed.pop("seen", None)
+            head = unpack(packed, of_flows=False)
+            if backbone is not None or seen is not None:
+                table = {"backbone_": self._learned["backbone_"], "seen": Choice(*POOLINGS)}
+                check_options("head_", table, {"backbone_": backbone, "seen": seen})
+                head = EncoderWithHead(backbone.encoder_, head, seen).eval()
+            state["head_"], state["scaling_"] = head, ParameterScaling(**state["scaling_"])
+        return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         if self.backbone is not None:

@@ -7,6 +7,8 @@ saw it (equation 7.51).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,8 @@ class Ridge(nn.Module):
 
     def __init__(self, n_summary: int, n_parameters: int, *, gaussian: bool, bounded: bool) -> None:
         super().__init__()
+        self.sizes: dict[str, Any] = {"n_summary": n_summary, "n_parameters": n_parameters}
+        self.sizes |= {"gaussian": gaussian, "bounded": bounded}
         self.pooling = MeanPooling()
         # Filled by the fit; no weights are drawn.
         self.linear = nn.utils.skip_init(nn.Linear, n_summary, n_parameters, dtype=torch.float64)

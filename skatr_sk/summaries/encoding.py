@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skatr_sk.fields import Fields
+from skatr_sk.fields import Fields, check_finite_rows
 from skatr_sk.summaries.cache import compute_once, recall_in
 from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -45,6 +45,7 @@ def summarise(
 
     `autocast` sets the precision, and `cache` is "memory", the path of a folder, or None. The
     result, in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
+    A ValueError names the rows whose summaries are not finite.
     """
     architecture = frozen.architecture
 
@@ -67,12 +68,12 @@ def summarise(
         return summaries if frozen.whitening is None else frozen.whitening(summaries)
 
     if cache is None:
-        return compute(None)
+        return _finite(compute(None))
     folder = None if cache == MEMORY else cache
     keys = fields.digests(recall=None if folder is None else recall_in(folder))
     width = pooled_dim(architecture.embed_dim, frozen.pooling)
     batch_size = _fields_at_a_time(architecture.n_tokens, device)
-    return compute_once(
+    summaries = compute_once(
         keys,
         compute,
         space=_space(frozen, device, autocast),
@@ -80,6 +81,13 @@ def summarise(
         group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
         folder=folder,
     )
+    return _finite(summaries)
+
+
+def _finite(summaries: np.ndarray) -> np.ndarray:
+    """Return summaries that are finite; a ValueError names the rows of X whose are not."""
+    check_finite_rows(summaries, "X", "summaries of its light cones")
+    return summaries
 
 
 def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:

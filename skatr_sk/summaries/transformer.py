@@ -7,7 +7,7 @@ import math
 import numbers
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from skatr_sk._checks import (
     Bounds,
     Choice,
     Flag,
+    Instance,
     Integer,
     PathLike,
     Problems,
@@ -28,13 +29,12 @@ from skatr_sk._checks import (
     Rule,
     changed_parameters,
     check_options,
-    nearest_divisors,
     shared_docs,
     unchanged_on_error,
     warn_without_effect,
 )
+from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
-from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
@@ -44,10 +44,16 @@ from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
     ENCODER_SIZES,
     PATCH_SIZE,
+    SIZES,
     Architecture,
     FrozenEncoder,
+    architecture_of,
+    check_heads,
+    check_pooling,
     patch_size_for,
     read_encoder,
+    scaling_of,
+    whitening_of,
     write_encoder,
 )
 from skatr_sk.summaries.whitening import Whitening
@@ -235,11 +241,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     _parameters = {
         **TrainedEstimator._parameters,
         "patch_size": PATCH_SIZE,
-        "embed_dim": Integer(1),
-        "depth": Integer(1),
-        "n_heads": Integer(1),
-        "mlp_ratio": Real("(0, inf)"),
-        "embedding": Choice(*EMBEDDINGS),
+        **SIZES,
         "pooling": Choice("auto", *POOLINGS),
         "objective": OBJECTIVE,
         "augment": Flag(),
@@ -253,6 +255,41 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
+
+    _learned = {
+        **TrainedEstimator._learned,
+        "encoder_": Instance(Encoder, expected="an encoder"),
+        "architecture_": Instance(Architecture, expected="sizes"),
+        "scaling_": Instance(BrightnessScaling, expected="a scaling"),
+        "_pooling_found": Choice(*POOLINGS),
+        "_whitening_found": Instance(Whitening, expected="a whitening", optional=True),
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        super()._check_learned(problems)
+        found, wanted = self.field_shape_in_, self.architecture_.field_shape
+        if found != wanted:
+            problems.add("field_shape_in_", f"{wanted}, the shape of its encoder's fields", found)
+        check_pooling(self._pooling_found, found)
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if "encoder_" in state:
+            state["encoder_"] = arrays_of(state["encoder_"])
+            state |= {name: asdict(state[name]) for name in ("architecture_", "scaling_")}
+            if (whitening := state["_whitening_found"]) is not None:
+                state["_whitening_found"] = dict(vars(whitening))
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arrays := state.get("encoder_"), dict):
+            widest = max((n for each in arrays.values() for n in np.shape(each)), default=1)
+            sizes = state["architecture_"] = architecture_of(state["architecture_"], widest)
+            state["scaling_"] = scaling_of(state["scaling_"], sizes.field_shape)
+            state["encoder_"] = of_arrays(sizes.build, arrays)
+            found, pooling = state.get("_whitening_found"), state["_pooling_found"]
+            if pooling in POOLINGS:  # else it is said with all that is wrong
+                state["_whitening_found"] = whitening_of(found, sizes, pooling)
+        return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         steps_an_epoch = math.ceil(n_rows / self.batch_size)
@@ -300,9 +337,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if not OBJECTIVE.fault(self.objective):
             as_objective(self.objective).check(problems, "objective__")
         dim, heads = self.embed_dim, self.n_heads
-        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None and dim % heads:
-            mend = f"nearest divisors of {dim}: {nearest_divisors(dim, heads)}"
-            problems.add("n_heads", f"a divisor of embed_dim={dim}", heads, mend)
+        if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None:
+            check_heads(problems, dim, heads)
         resumes = self.checkpoint_dir is not None and self.weights is None
         if resumes and not isinstance(self.random_state, numbers.Integral):
             wanted = "an int with checkpoint_dir, to resume by"

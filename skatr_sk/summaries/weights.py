@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,34 +13,67 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from skatr_sk._checks import Integer, Problems, Rule, nearest_divisors, spell
-from skatr_sk._files import write_whole
+from skatr_sk._checks import (
+    Choice,
+    Flag,
+    Instance,
+    Integer,
+    Kind,
+    Problems,
+    Real,
+    Rule,
+    listed,
+    nearest_divisors,
+    spell,
+)
+from skatr_sk._tensors import (
+    HISTORY,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    Declared,
+    TensorFile,
+    check_header,
+    declare,
+    differences,
+    fill,
+    largest_axis,
+    skeleton,
+    write_tensors,
+)
 from skatr_sk._version import __version__
+from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.whitening import Whitening
-from skatr_sk.training.seeds import seeded
 
 __all__ = [
     "BUNDLED",
     "ENCODER_SIZES",
     "PATCH_SIZE",
+    "SIZES",
     "Architecture",
     "FrozenEncoder",
+    "MODEL_KEY",
+    "WEIGHTS_KEY",
+    "architecture_of",
     "auto_patch_size",
+    "check_heads",
+    "check_pooling",
     "patch_size_for",
     "read_encoder",
+    "whitening_of",
+    "scaling_of",
     "write_encoder",
 ]
 
 BUNDLED = ("mini-lr", "mini-lr-labels")  # names of the weights that come with the package
 _TOKEN_BUDGET = 1024
-_FORMAT = 1
-_KEY = "skatr_sk"
+_FORMAT = 2
+_DIGESTED = 2  # the first format that has a digest; files of format 1 are read without
+WEIGHTS_KEY = "skatr_sk"
+MODEL_KEY = "skatr_sk_model"  # of files that hold a whole estimator
 _WHITENING = "whitening."  # before the names of its arrays; they are there where it was learned
 _FOLDER = Path(__file__).with_name("weights")
 
@@ -56,7 +88,7 @@ class Architecture:
     depth: int
     n_heads: int
     mlp_ratio: float
-    embedding: str = "linear"  # in files that do not say
+    embedding: str = "linear"
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -97,6 +129,23 @@ ENCODER_SIZES: dict[str, type] = {
     for name, kind in get_type_hints(Architecture).items()
     if name not in ("field_shape", "patch_size")
 }
+
+
+# What they may be, as parameters and in files.
+SIZES: dict[str, Kind] = {
+    "embed_dim": Integer(1),
+    "depth": Integer(1),
+    "n_heads": Integer(1),
+    "mlp_ratio": Real("(0, inf)"),
+    "embedding": Choice(*EMBEDDINGS),
+}
+
+
+def check_heads(problems: Problems, embed_dim: int, n_heads: int) -> None:
+    """Note where the attention heads do not divide the width."""
+    if embed_dim % n_heads:
+        mend = f"nearest divisors of {embed_dim}: {nearest_divisors(embed_dim, n_heads)}"
+        problems.add("n_heads", f"a divisor of embed_dim={embed_dim}", n_heads, mend)
 
 
 def _is_patch_size(patch: Any) -> bool | str:
@@ -191,9 +240,100 @@ class FrozenEncoder:
         return {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
 
 
-def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
-    """Write an encoder as one safetensors file; it appears whole or not at all."""
-    header = {
+def _of_axes(least: int) -> Rule:
+    def holds(value: Any) -> bool:
+        several = isinstance(value, list | tuple) and 1 <= len(value) <= 3
+        return several and all(Integer(least).fault(n) is None for n in value)
+
+    return Rule(holds, f"one to three integers >= {least}")
+
+
+# What the parts of a header may be. Sizes of one layer are bounded by those of the file.
+_PARTS: dict[str, Kind] = {
+    "format": Integer(1),
+    "version": Instance(str, expected="a string"),
+    "architecture": Instance(dict, expected="an object"),
+    "scaling": Instance(dict, expected="an object"),
+    "history": HISTORY,
+    "pooling": Choice(*POOLINGS),
+}
+_ARCHITECTURE: dict[str, Kind] = {
+    "field_shape": _of_axes(1),
+    "patch_size": _of_axes(1),
+    **SIZES,
+    "depth": Integer(1, MOST_LAYERS),
+}
+_SCALING: dict[str, Kind] = {  # of what float32 holds
+    "softening": Real("[1e-37, 1e37]", optional=True),
+    "offset": Real("[-1e37, 1e37]"),
+    "scale": Real("[1e-37, 1e37]"),
+    "subtract_mean": Flag(),
+}
+
+
+def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
+    """Return the sizes that a header has, checked one by one and side by side.
+
+    `widest` is the longest axis of the tensors beside it.
+    """
+    found = {"embedding": "linear"} | found  # in files that do not say
+    check_header("architecture", _ARCHITECTURE | {"embed_dim": Integer(1, widest)}, found)
+    sizes: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
+    }
+    architecture = Architecture(**sizes)
+    problems = Problems("architecture")
+    shape, patch = architecture.field_shape, architecture.patch_size
+    if len(shape) != len(patch) or any(n % p for n, p in zip(shape, patch, strict=False)):
+        problems.add("patch_size", f"one divisor for each axis of {shape}", patch)
+        problems.raise_if_any()
+    if architecture.n_tokens > MOST_TOKENS:
+        problems.add("field_shape", f"at most {MOST_TOKENS} patches of {patch}", shape)
+    check_heads(problems, architecture.embed_dim, architecture.n_heads)
+    architecture.check_width(problems, "embed_dim", architecture.embed_dim)
+    problems.raise_if_any()
+    return architecture
+
+
+def check_pooling(pooling: str, field_shape: Sequence[int]) -> None:
+    """Raise where fields of a shape have no slices to pool."""
+    if pooling == "slices" and len(field_shape) != 3:
+        raise ValueError(f"pooling: expected another for fields of {field_shape}, found 'slices'")
+
+
+def scaling_of(found: dict[str, Any], field_shape: Sequence[int]) -> BrightnessScaling:
+    """Return the scaling that a header has for fields of a shape, checked."""
+    found = {"subtract_mean": False} | found  # in files that do not say
+    check_header("scaling", _SCALING, found)
+    if found["subtract_mean"] and len(field_shape) == 1:
+        raise ValueError("subtract_mean: expected false for signals, found true")
+    return BrightnessScaling(**found)
+
+
+def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whitening | None:
+    """Return the whitening of arrays by their names, checked; None where there is none."""
+    if found is None:
+        return None
+    if pooling == "tokens":
+        raise ValueError(
+            "pooling: expected another for summaries that are whitened, found 'tokens'"
+        )
+    n = pooled_dim(architecture.embed_dim, pooling)
+    shapes = {"mean": (n,), "matrix": (n, n)}
+    if not isinstance(found, dict) or found.keys() != shapes.keys():
+        raise ValueError(f"whitening: expected arrays {listed(shapes)}, found {found!r:.80}")
+    for name, shape in shapes.items():
+        array = found[name]
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
+            wanted = f"an array of float32, of shape {shape}"
+            raise ValueError(f"whitening.{name}: expected {wanted}, found {array!r:.80}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"whitening.{name} has NaN or infinite values")
+    return Whitening(**found)
+
+
+def _header(frozen: FrozenEncoder) -> dict[str, Any]:
+    return {
         "format": _FORMAT,
         "version": __version__,
         "architecture": dataclasses.asdict(frozen.architecture),
@@ -201,85 +341,62 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
         "history": frozen.history,
         "pooling": frozen.pooling,
     }
-    tensors, metadata = frozen.tensors(), {_KEY: json.dumps(header)}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def _checked(header: Mapping[str, Any], widest: int) -> tuple[Architecture, BrightnessScaling]:
+    """Return what a header says, compared with the tables of what it may say."""
+    check_header("header", _PARTS, header)
+    architecture = architecture_of(header["architecture"], widest)
+    check_pooling(header["pooling"], architecture.field_shape)
+    return architecture, scaling_of(header["scaling"], architecture.field_shape)
+
+
+def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
+    """Write an encoder as one safetensors file; it appears whole or not at all.
+
+    A ValueError says where it has numbers that :func:`read_encoder` would refuse.
+    """
+    header = _header(frozen)
+    _checked(header, frozen.architecture.embed_dim)
+    write_tensors(path, WEIGHTS_KEY, header, frozen.tensors())
 
 
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     """Read and check what :func:`write_encoder` wrote, or weights of a name in `BUNDLED`.
 
-    A ValueError says when the file is truncated, no safetensors, not from this package, of a newer
-    format, or its tensors do not fit its own header.
+    An OSError says when there is no file that may be read, a ValueError when it is truncated, no
+    safetensors, not from this package, of a newer format, has another digest than its bytes or
+    numbers out of range, or its tensors do not fit its own header.
     """
     if path in BUNDLED:
         path = os.fspath(_FOLDER / f"{path}.safetensors")
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         raise FileNotFoundError(
             f"weights: expected a file or one of the bundled names {', '.join(BUNDLED)}, found no "
             f"file at {os.fspath(path)!r}."
         )
-    source = f"weights file {os.fspath(path)!r}"
-    try:
-        with safe_open(path, framework="pt", device="cpu") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+    options: Any = {"newest": _FORMAT, "digested": _DIGESTED}
+    options["elsewhere"] = {MODEL_KEY: " It holds a model: use skatr_sk.load_model."}
+    save = "SKATRTransformer.save"
+    stored = TensorFile(path, WEIGHTS_KEY, what="weights file", written_by=save, **options)
+    with stored.usable():
+        architecture, scaling = _checked(stored.header, largest_axis(stored.declared.values()))
+        pooling = stored.header["pooling"]
+        encoder = skeleton(architecture.build, stored.declared)
+        wanted = declare(encoder.state_dict())
+        if whitened := any(name.startswith(_WHITENING) for name in stored.declared):
+            n = pooled_dim(architecture.embed_dim, pooling)
+            shapes = {"mean": (n,), "matrix": (n, n)}
+            wanted |= {_WHITENING + name: Declared("F32", s) for name, s in shapes.items()}
+    if wrong := differences(wanted, stored.declared):
         raise ValueError(
-            f"{source} cannot be read as safetensors ({error}): it is truncated, damaged or of "
-            "another kind. Copy it again, or write it anew with SKATRTransformer.save."
-        ) from error
-    if _KEY not in metadata:
-        raise ValueError(
-            f"{source} is a safetensors file without a skatr_sk header (found metadata keys "
-            f"{sorted(metadata)}); expected one written by SKATRTransformer.save."
+            f"{stored.source} holds weights of another architecture than its header says "
+            f"({len(wrong)} differences): {'; '.join(wrong[:5])}. Write it anew with {save}."
         )
-    try:
-        header = json.loads(metadata[_KEY])
-        if header["format"] > _FORMAT:
-            raise ValueError(
-                f"its format {header['format']} is newer than {_FORMAT}; upgrade skatr_sk "
-                f"(found {__version__}, written by {header['version']})"
-            )
-        sizes = header["architecture"]
-        for name in ("field_shape", "patch_size"):
-            sizes[name] = tuple(sizes[name])  # JSON has lists
-        architecture = Architecture(**sizes)
-        scaling = BrightnessScaling(**header["scaling"])
-        history, pooling = list(header["history"]), header["pooling"]
-        if pooling not in POOLINGS:
-            raise ValueError(f"expected a pooling of {', '.join(POOLINGS)}, found {pooling!r}")
-        with seeded(0, torch.device("cpu")):  # these weights are replaced below
-            encoder = architecture.build()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"{source} has a header that cannot be used: {e}.") from e
-    wanted, whitening = encoder.state_dict(), None
-    if any(name.startswith(_WHITENING) for name in tensors):
-        width = pooled_dim(architecture.embed_dim, pooling)
-        for name, shape in {"mean": (width,), "matrix": (width, width)}.items():
-            wanted[_WHITENING + name] = torch.empty(shape)
-    _check_tensors(source, wanted, tensors)
-    if len(wanted) > len(encoder.state_dict()):
-        parts = {n.removeprefix(_WHITENING): t for n, t in tensors.items() if _WHITENING in n}
-        whitening = Whitening(**{name: values.numpy() for name, values in parts.items()})
-    encoder.load_state_dict({name: tensors[name] for name in encoder.state_dict()})
-    return FrozenEncoder(architecture, scaling, encoder.eval(), history, pooling, whitening)
-
-
-def _check_tensors(
-    source: str, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> None:
-    """Compare names and shapes with what the header's architecture needs; list all differences."""
-    problems = [f"{key} is missing" for key in wanted.keys() - found.keys()]
-    problems += [f"{key} is not part of it" for key in found.keys() - wanted.keys()]
-    for key in wanted.keys() & found.keys():
-        if wanted[key].shape != found[key].shape:
-            shapes = f"{tuple(found[key].shape)}, expected {tuple(wanted[key].shape)}"
-            problems.append(f"{key} has shape {shapes}")
-        elif not torch.isfinite(found[key]).all():
-            problems.append(f"{key} has NaN or infinite values")
-    if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        raise ValueError(
-            f"{source} holds weights of another architecture than its header says "
-            f"({len(problems)} differences): {shown}. Write it anew with SKATRTransformer.save."
-        )
+    tensors = stored.read()
+    with stored.usable("weights"):
+        parts = {n: tensors.pop(_WHITENING + n).numpy() for n in shapes} if whitened else None
+        fill(encoder, tensors)
+        whitening = whitening_of(parts, architecture, pooling)
+    history = stored.header["history"]
+    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening)

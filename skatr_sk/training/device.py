@@ -6,8 +6,10 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -65,12 +67,93 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-class _DefaultDtype:
-    """torch's default dtype, which belongs to the whole process; threads may be inside at once."""
+class _Switch(NamedTuple):
+    """A setting of torch that belongs to the whole process, and the value that we compute with."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], object]
+    ours: Any
+
+
+def _set_deterministic(state: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+
+
+def _precisions() -> list[_Switch]:
+    """In how many digits float32 is multiplied, by whichever interface this torch has."""
+    owners = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if not all(hasattr(owner, "fp32_precision") for owner in owners):
+        return [
+            _Switch(
+                torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"
+            )
+        ]
+    # The older interface refuses to answer where a script has used this one.
+    name = "fp32_precision"
+    return [
+        _Switch(partial(_whole, owner), partial(setattr, owner, name), "ieee") for owner in owners
+    ]
+
+
+def _whole(owner: Any) -> str:
+    """Precision of an owner; none of its own is the whole one."""
+    found: str = owner.fp32_precision
+    return "ieee" if found == "none" else found
+
+
+_SWITCHES = (
+    _Switch(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    # Operations that have no deterministic variant fail where these are asked for.
+    _Switch(
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        _set_deterministic,
+        (False, False),
+    ),
+    *_precisions(),
+    # Every step is looked at, and the first that is not finite ends the training.
+    _Switch(
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda state: torch.autograd.set_detect_anomaly(*state),
+        (False, True),
+    ),
+)
+
+
+class _Process:
+    """What is set for the whole process; threads may be inside at once."""
 
     lock = threading.Lock()
     inside = 0
-    before = torch.float32
+    before: ClassVar[list[Any]] = []
+
+    @classmethod
+    def enter(cls) -> None:
+        """Set what is not ours, at the first entry."""
+        with cls.lock:
+            if cls.inside == 0:
+                cls.before = [switch.get() for switch in _SWITCHES]
+                for switch, before in zip(_SWITCHES, cls.before, strict=True):
+                    if before != switch.ours:
+                        switch.set(switch.ours)
+            cls.inside += 1
+
+    @classmethod
+    def leave(cls) -> None:
+        """Set it back, at the last exit."""
+        with cls.lock:
+            cls.inside -= 1
+            if cls.inside == 0:
+                cls.restore()
+
+    @classmethod
+    def restore(cls) -> None:
+        """Set it back."""
+        for switch, before in zip(_SWITCHES, cls.before, strict=True):
+            if before != switch.ours:
+                switch.set(before)
 
     @classmethod
     def after_fork(cls) -> None:
@@ -78,26 +161,24 @@ class _DefaultDtype:
         cls.lock = threading.Lock()
         if cls.inside:
             cls.inside = 0
-            torch.set_default_dtype(cls.before)
+            cls.restore()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_DefaultDtype.after_fork)
+    os.register_at_fork(after_in_child=_Process.after_fork)
 
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
     """Compute inside the block, or the decorated function, as if no setting of torch were changed.
 
-    A script may have called ``torch.set_default_dtype`` or ``torch.set_default_device``, or stand
-    inside ``torch.inference_mode``, ``torch.no_grad`` or ``torch.autocast``. Networks are built and
-    trained, and results computed, as without; afterwards all is as it was.
+    A script may have called ``torch.set_default_dtype``, ``torch.set_default_device``,
+    ``torch.use_deterministic_algorithms`` or ``torch.set_float32_matmul_precision``, or stand
+    inside ``torch.inference_mode``, ``torch.no_grad``, ``torch.autocast`` or
+    ``torch.autograd.detect_anomaly``. Networks are built and trained, and results computed, as
+    without; afterwards all is as it was.
     """
-    with _DefaultDtype.lock:
-        if _DefaultDtype.inside == 0:
-            _DefaultDtype.before = torch.get_default_dtype()
-            torch.set_default_dtype(torch.float32)
-        _DefaultDtype.inside += 1
+    _Process.enter()
     try:
         with ExitStack() as modes:
             modes.enter_context(torch.inference_mode(False))
@@ -109,10 +190,7 @@ def torch_defaults() -> Iterator[None]:
                     modes.enter_context(torch.autocast(kind, enabled=False))
             yield
     finally:
-        with _DefaultDtype.lock:
-            _DefaultDtype.inside -= 1
-            if _DefaultDtype.inside == 0:
-                torch.set_default_dtype(_DefaultDtype.before)
+        _Process.leave()
 
 
 @contextmanager

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, SupportsIndex
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from skorch.callbacks import Callback
 
 from skatr_sk._checks import Auto, Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
+from skatr_sk._tensors import HISTORY
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
@@ -43,6 +45,16 @@ def _are_callbacks(value: Any) -> bool:
     names = [name for name, _ in named]
     right = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
     return right and all(isinstance(part, Callback) for part in parts)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(Integer(1).fault(n) is None for n in value)
+
+
+def _are_names(value: Any) -> bool:
+    """Names of features, as scikit-learn keeps them."""
+    some = isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
+    return some and all(isinstance(name, str) for name in value)
 
 
 def _is_verbose(value: Any) -> bool:
@@ -111,6 +123,50 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "verbose": Rule(_is_verbose, "an integer >= 0"),
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }
+
+    # What is learned, and so is in a file: attributes, and what they may be there.
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        "history_": HISTORY,
+        "field_shape_in_": Rule(_is_shape, "a tuple of integers >= 1"),
+        "n_features_in_": Integer(1),
+        "feature_names_in_": Rule(_are_names, "an array of strings", optional=True),
+    }
+
+    def _check_learned(self, problems: Problems) -> None:
+        """Compare what was learned with the table, and with each other; for subclasses to extend.
+
+        Those that the table calls optional may be missing.
+        """
+        values = {name: getattr(self, name, None) for name in self._learned}
+        problems.check(self._learned, values)
+        problems.raise_if_any()  # what follows relies on the kinds
+        n, shape = self.n_features_in_, self.field_shape_in_
+        if shape[:1] != (n,):
+            problems.add("n_features_in_", f"the first of {shape}", n)
+        names = values["feature_names_in_"]
+        if names is not None and len(names) != n:
+            problems.add("feature_names_in_", f"{n} names", len(names))
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state whose networks are plain sizes and arrays, as files hold them."""
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state with its networks, if these are plain.
+
+        A ValueError says what cannot be.
+        """
+        return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._pack(dict(super().__getstate__()))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(self._unpack(dict(state)))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # pickle and copy keep networks as they are, with what a user has attached to them.
+        return copyreg.__newobj__, (type(self),), super().__getstate__()  # type: ignore[attr-defined]
 
     def _check_parameters(self) -> None:
         """Compare all parameters with the table; raise one error that lists what is wrong."""

@@ -399,3 +399,15 @@ def test_a_dask_cluster_sees_each_cone_once(kept, cones, in_files, weights, tmp_
     np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected, atol=1e-2)
     assert counter.total() == N == cache_info(folder).n_entries
     assert os.getpid() not in counter.processes()
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_summaries_that_are_not_finite_name_their_rows(cache):
+    X = np.random.default_rng(0).normal(size=(6, 8, 6)).astype(np.float32)
+    sizes = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=0, random_state=0, cache=cache)
+    skatr = SKATRTransformer(**sizes, brightness_range=(0.0, 1e-10)).fit(X)
+    assert np.isfinite(skatr.transform(X)).all()
+    X[[1, 4]] = 1e35  # finite, but not divided by 1e-10
+    for _ in range(2):  # what is kept is no better
+        with pytest.raises(ValueError, match="X: expected finite summaries .* 2 of 6 rows.* 1, 4"):
+            skatr.transform(X)

@@ -21,8 +21,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import skatr_sk
-from skatr_sk import SKATRTransformer, load_lightcones
-from skatr_sk.summaries import JEPA, pretraining, weights
+from skatr_sk import SKATRTransformer, _files, load_lightcones
+from skatr_sk._tensors import write_tensors
+from skatr_sk.summaries import JEPA, pretraining
 from skatr_sk.summaries.weights import BUNDLED, auto_patch_size, patch_size_for, read_encoder
 
 FOLDER = Path(skatr_sk.__file__).parent / "summaries" / "weights"
@@ -62,15 +63,13 @@ def no_training(monkeypatch):
     monkeypatch.setattr(pretraining, "train", refuse)
 
 
-def rewrite(path, *, header=None, change=None, tensors=None):
-    """Write a weights file anew with parts of it changed."""
+def rewrite(path, *, change=None, tensors=None):
+    """Write a weights file anew, with its digest, and parts of it changed."""
     with safe_open(path, framework="pt") as stream:
         found = json.loads(stream.metadata()["skatr_sk"])
-    found = header if header is not None else found
     if change is not None:
         change(found)
-    kept = load_file(path) if tensors is None else tensors(load_file(path))
-    save_file(kept, path, metadata={"skatr_sk": json.dumps(found)})
+    write_tensors(path, "skatr_sk", found, (tensors or dict)(load_file(path)))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "moments", "tokens"])
@@ -236,6 +235,38 @@ def test_headers_of_another_kind(path, header):
         read_encoder(path)
 
 
+def test_files_from_before_there_were_digests(path, fitted):
+    """Format 1 is read without one; a later format has to have it."""
+    for format_, message in ((1, None), (2, "another digest")):
+        with safe_open(path, framework="pt") as stream:
+            header = json.loads(stream.metadata()["skatr_sk"]) | {"format": format_}
+        old = path.with_name(f"format-{format_}")
+        save_file(load_file(path), old, metadata={"skatr_sk": json.dumps(header)})
+        if message is None:
+            again = SKATRTransformer.load(old)
+            np.testing.assert_array_equal(again.transform(fields()), fitted.transform(fields()))
+            again.save(old)
+            assert old.read_bytes() == path.read_bytes()
+        else:
+            with pytest.raises(ValueError, match=message):
+                read_encoder(old)
+
+
+def test_a_header_that_is_too_long_is_not_written(fitted, tmp_path):
+    long = copy.copy(fitted)
+    long.history_ = [{"epoch": 1, "note": "x" * 9_000_000}]
+    with pytest.raises(ValueError, match="header of at most 8000000 bytes.*shorten history_"):
+        long.save(tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scales_beyond_float32_are_not_written(fitted, tmp_path):
+    odd = copy.copy(fitted)
+    odd.scaling_ = dataclasses.replace(fitted.scaling_, scale=0.0)
+    with pytest.raises(ValueError, match="scale: expected a number in"):
+        odd.save(tmp_path / "w")
+
+
 def test_a_newer_format(path):
     rewrite(path, change=lambda h: h.update(format=99, version="7.0"))
     with pytest.raises(ValueError, match=r"skatr\.safetensors.*99 is newer.*upgrade.*by 7\.0"):
@@ -274,7 +305,7 @@ def test_damaged_tensors(path, damage, message):
         read_encoder(path)
 
 
-@pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors", "."])
+@pytest.mark.parametrize("missing", ["nothing.safetensors", "no/such/folder.safetensors"])
 def test_a_missing_file(tmp_path, missing):
     name = os.fspath(tmp_path / missing)
     with pytest.raises(FileNotFoundError, match="bundled names mini-lr, mini-lr-labels") as error:
@@ -306,11 +337,10 @@ def test_nothing_is_unpickled(path, fitted, monkeypatch):
 def test_a_failing_write_leaves_the_old_file(path, fitted, monkeypatch):
     before = path.read_bytes()
 
-    def fail(tensors, filename, metadata=None):
-        filename.write_bytes(b"half of it")
+    def fail(descriptor):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(weights, "save_file", fail)
+    monkeypatch.setattr(_files.os, "fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         fitted.save(path)
     assert path.read_bytes() == before
