@@ -166,7 +166,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # pickle and copy keep networks as they are, with what a user has attached to them.
-        return copyreg.__newobj__, (type(self),), super().__getstate__()
+        return copyreg.__newobj__, (type(self),), super().__getstate__()  # type: ignore[attr-defined]
 
     def _check_parameters(self) -> None:
         """Compare all parameters with the table; raise one error that lists what is wrong."""
