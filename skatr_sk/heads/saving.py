@@ -47,6 +47,7 @@ from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.weights import MODEL_KEY, WEIGHTS_KEY
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.estimator import TrainedEstimator
+from skatr_sk.training.processes import is_first
 
 __all__ = ["load_model", "save_model", "stored_by_name"]
 
@@ -177,7 +178,8 @@ def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
         "model": writer.estimator(estimator, type(estimator).__name__),
     }
     tensors = {name: torch.from_numpy(values) for name, values in writer.arrays.items()}
-    write_tensors(path, MODEL_KEY, header, tensors)
+    if is_first():
+        write_tensors(path, MODEL_KEY, header, tensors)
     if writer.left_out:
         left = listed(writer.left_out)
         warn(f"save: left out of {os.fspath(path)}, which cannot hold it: {left}.")

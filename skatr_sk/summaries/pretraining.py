@@ -29,6 +29,7 @@ from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_sched
 from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
+from skatr_sk.training.processes import Share, join
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.trainer import train
 
@@ -67,6 +68,12 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     architecture = transformer._architecture_for(fields.shape[1:], objective)
     pooling = transformer._pooling_in_training(fields.shape[1:])
     seed = seed_of(transformer.random_state)
+    processes = join(transformer.device)
+    if processes is not None:
+        seed = processes.same(seed)
+        names = sorted(transformer._parameters.keys() - transformer._not_learned_from)
+        settings = {name: repr(getattr(transformer, name)) for name in names}
+        processes.check_alike(X=fields.shape, parameters=settings | {"random_state": ""})
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     seen = None if labels is None or objective.sees_unlabelled else labels.rows
     fraction = transformer.validation_fraction
@@ -85,8 +92,10 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
         f"{type(transformer).__name__}: pre-training on {len(train_rows)} fields of "
         f"{fields.shape[1:]} cells, each {architecture.n_tokens} tokens"
     )
-    callbacks = [Hooks(objective), EffectiveRank(mean_tokens), ReturnMemory()]
+    callbacks: list[Callback] = [Hooks(objective), EffectiveRank(mean_tokens), ReturnMemory()]
     callbacks.append(Announcement(subject))
+    if processes is not None:
+        callbacks.append(Share(processes))
     if transformer.checkpoint_dir is not None:
         run = _run_identity(transformer, objective, fields, labels, seed)
         folder = os.fspath(transformer.checkpoint_dir)

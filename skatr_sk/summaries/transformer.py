@@ -59,6 +59,7 @@ from skatr_sk.summaries.weights import (
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
+from skatr_sk.training.processes import is_first
 
 __all__ = ["SKATRTransformer"]
 
@@ -568,7 +569,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_parameters()  # or a file would be replaced by one that nobody can read
-        write_encoder(path, self._frozen())
+        if is_first():
+            write_encoder(path, self._frozen())
 
     @classmethod
     @torch_defaults()

@@ -118,6 +118,8 @@ class Encoder(nn.Module):
     Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`.
     """
 
+    row_by_row = True  # processes that train together may each have some of the rows
+
     def __init__(
         self,
         n_voxels: int,
@@ -155,6 +157,8 @@ class Predictor(nn.Module):
     transformer over these and the visible tokens answers. The encoder's tokens are ``embed_dim``
     wide, what is predicted ``target_dim``, and the other sizes are those of its own blocks.
     """
+
+    row_by_row = True
 
     def __init__(
         self,

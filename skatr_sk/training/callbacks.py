@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from skatr_sk.training.device import return_memory
+from skatr_sk.training.processes import is_first
 
 __all__ = [
     "Announcement",
@@ -194,7 +195,8 @@ class Progress(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Open the bar."""
-        self.bar_ = tqdm(total=net.max_epochs, desc=self.title, unit="epoch")
+        quiet = not is_first()
+        self.bar_ = tqdm(total=net.max_epochs, desc=self.title, unit="epoch", disable=quiet)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Move the bar."""

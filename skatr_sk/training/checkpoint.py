@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk._files import write_whole
 from skatr_sk.training.callbacks import EarlyStopping, plain
+from skatr_sk.training.processes import is_first
 
 __all__ = ["Checkpoint"]
 
@@ -72,6 +73,8 @@ class Checkpoint(Callback):
         return generators
 
     def _write(self, net: Any) -> None:
+        if not is_first():
+            return
         tensors = {f"module.{k}": v for k, v in net.module_.state_dict().items()}
         optimizer = net.optimizer_.state_dict()["state"]
         tensors |= {f"optimizer.{i}.{k}": v for i, s in optimizer.items() for k, v in s.items()}
