@@ -13,10 +13,9 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
     import fcntl
@@ -24,10 +23,8 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
+    "NO_ROOM",
     "CutShort",
     "check_regular",
     "check_room",
@@ -37,7 +34,6 @@ __all__ = [
     "remove_leftovers",
     "room_error",
     "said_of",
-    "write_tensors",
     "write_whole",
 ]
 
@@ -50,7 +46,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 # A full disk, a full quota, and a limit of the process (ulimit -f).
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Temporary folders: of which computer, and a random name that nobody can have foreseen.
 _TEMPORARY = re.compile(r"\.skatr_sk-([0-9a-f]{8})-[0-9a-f]{16}")
 _ABANDONED = 24 * 3600.0  # seconds without a change, where no lock tells
@@ -142,7 +138,7 @@ def check_room(path: str | os.PathLike[str], size: int, beside: int = 0) -> None
 def room_error(path: str | os.PathLike[str], number: int, wanted: int) -> OSError:
     """Return the one error of a file that is to have `wanted` bytes, and does not fit.
 
-    `number` is the system's own.
+    `number` is the system's own; 0 bytes are an unknown number.
     """
     where, mend = "on its disk", "make room, or name another path"
     found = _free_bytes(path)
@@ -151,11 +147,13 @@ def room_error(path: str | os.PathLike[str], number: int, wanted: int) -> OSErro
         found = _largest_file()
     elif number != errno.ENOSPC:
         where = "in a quota"
-    found = max(0, min(found, wanted - 1))  # what is free may have changed meanwhile
+    if wanted <= found:
+        # What is free has changed meanwhile; or nobody knows what was wanted, but a byte more.
+        wanted, found = (wanted, wanted - 1) if wanted else (found + 1, found)
     return OSError(
         number,
-        f"{os.fspath(path)}: expected room for {wanted:,} bytes {where}, found {found:,} "
-        f"({wanted - found:,} are missing); {mend}.",
+        f"{os.fspath(path)}: expected room for at least {wanted:,} bytes {where}, found {found:,} "
+        f"({wanted - found:,} missing); {mend}.",
     )
 
 
@@ -196,7 +194,12 @@ def write_whole(
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         # A writer that replaces the file by its own, as safetensors does, loses the mode.
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        write(temporary)
+        try:
+            write(temporary)
+        except OSError as error:
+            if error.errno is None or error.errno not in NO_ROOM or isinstance(error, CutShort):
+                raise
+            raise CutShort(error.errno, temporary.stat().st_size + 1) from error
         _bequeath(target, temporary, mode)
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
@@ -214,24 +217,14 @@ def said_of(path: str | os.PathLike[str], size: int = 0) -> Iterator[None]:
     except Exception as error:
         told = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors says it
         number = int(told[1]) if told else getattr(error, "errno", None)
-        if number in _NO_ROOM:
-            wanted = max(1, size, getattr(error, "wanted", 0))
+        if number in NO_ROOM:
+            wanted = max(size, getattr(error, "wanted", 0))
             raise room_error(path, number, wanted) from error
         if told and number is not None:
             raise _unwritten(path, OSError(number, os.strerror(number))) from error
         if isinstance(error, OSError) and _TEMPORARY.search(str(error.filename)):
             raise _unwritten(path, error) from error
         raise
-
-
-def write_tensors(
-    path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write contiguous tensors of the CPU as one safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    write_whole(path, lambda temporary: save_file(tensors, temporary, dict(metadata)), size)
 
 
 def _bequeath(old: Path, new: Path, mode: int) -> None:
@@ -254,24 +247,24 @@ def _bequeath(old: Path, new: Path, mode: int) -> None:
 
 @contextmanager
 def private_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for temporary files, which no other user reads; remove it with all its files.
+    """Make a folder for temporary files, which no other user reads; remove it with its files.
 
     It is locked while it is used, so that others can tell whether its process lives.
     """
     while True:
         folder = parent / f".skatr_sk-{_host()}-{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700)
-        lock = _lock(folder)
-        if isinstance(lock, int) and not folder.exists():
-            os.close(lock)  # somebody took it for a dead one's before it was locked
-        elif not isinstance(lock, BlockingIOError | FileNotFoundError):
+        lock = _Lock(folder)
+        # Before it was locked, somebody may have taken it for a dead process's.
+        if not lock.taken and folder.exists():
             break
+        _remove(folder)
+        lock.close()
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(lock, int):
-            os.close(lock)
+        _remove(folder)
+        lock.close()
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -286,22 +279,25 @@ def remove_leftovers(parent: Path) -> None:
         _LOGGER.info("%s cannot be searched for leftovers (%s).", parent, error)
         return
     for one in found:
-        folder = Path(one.path)
-        with suppress(FileNotFoundError):  # its process has finished
+        folder, lock = Path(one.path), _Lock(one.path)
+        with suppress(OSError):  # its process has finished meanwhile
             state = folder.lstat()
             mine = not hasattr(os, "geteuid") or state.st_uid == os.geteuid()
-            if not (mine and stat.S_ISDIR(state.st_mode)):
-                continue
-            lock = _lock(folder)
-            if isinstance(lock, BlockingIOError):
-                continue
             changes = [state.st_mtime, *(inner.lstat().st_mtime for inner in folder.iterdir())]
-            here = isinstance(lock, int) and one.name.split("-")[1] == _host()
-            if here or time.time() - max(changes) > _ABANDONED:
+            here = lock.held and one.name.split("-")[1] == _host()
+            old = time.time() - max(changes) > _ABANDONED
+            if stat.S_ISDIR(state.st_mode) and mine and not lock.taken and (here or old):
                 _LOGGER.info("Removing %s, which a killed process left.", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(lock, int):
-                os.close(lock)
+                _remove(folder)
+        lock.close()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a temporary folder, as far as possible: what stays is a leftover."""
+    with suppress(OSError):
+        for inner in folder.iterdir():
+            inner.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _host() -> str:
@@ -309,17 +305,31 @@ def _host() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
-def _lock(folder: Path) -> int | OSError | None:
-    """Lock a folder; return what is to be closed, or what kept it from being locked."""
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        return error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # another's, or there are no locks on this file system
-        os.close(descriptor)
-        return error
-    return descriptor
+class _Lock:
+    """A lock on a folder, `held` here or `taken` by another; neither where there are no locks.
+
+    It is given up when it is closed, or forgotten.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._descriptor: int | None = None
+        self.taken = False
+        if fcntl is None:
+            return
+        try:
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.taken = isinstance(error, BlockingIOError)
+            self.close()
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    __del__ = close

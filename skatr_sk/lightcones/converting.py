@@ -157,10 +157,11 @@ def _parts_of(path: Path, note: bytes, names: Sequence[str]) -> Iterator[Path]:
     if not os.path.lexists(folder):
         _make_folder(folder, note)
     if not folder.is_dir() or not os.path.lexists(folder / _NOTE):
-        what = "a folder of other files" if folder.is_dir() else "something else"
+        what = "a folder" if folder.is_dir() else "something"
         raise FileExistsError(
-            f"{folder}: expected nothing, or the parts of a conversion to {path.name}, found "
-            f"{what}, which is left alone; move it, or name another path."
+            f"{folder}: expected nothing there, or the parts of a conversion to {path.name}, found "
+            f"{what} that convert_lightcones has not made, and leaves alone; move it, or name "
+            "another path."
         )
     try:
         held = open_regular(folder / _LOCK, os.O_RDWR)
@@ -198,9 +199,7 @@ def _parts_of(path: Path, note: bytes, names: Sequence[str]) -> Iterator[Path]:
 
 def _make_folder(folder: Path, note: bytes) -> None:
     """Make the folder of parts with its note and its lock, all at once."""
-    with said_of(folder, len(note)), private_folder(folder.parent) as beside:
-        new = beside / "new"
-        new.mkdir()
+    with said_of(folder, len(note)), private_folder(folder.parent) as new:
         (new / _LOCK).touch()
         (new / _NOTE).write_bytes(note)
         try:
@@ -255,7 +254,9 @@ def _join(parts: Sequence[Path], step: int, chunk: int) -> Iterator[Piece]:
                 yield Piece(first, cells[:], index)
                 continue
             rest = (0,) * (cells.ndim - 1)
-            several = chunk * max(1, _READ_BYTES // (math.prod(cells.chunks) * cells.dtype.itemsize))
+            several = chunk * max(
+                1, _READ_BYTES // (math.prod(cells.chunks) * cells.dtype.itemsize)
+            )
             for row in range(0, len(cells), several):
                 rows = range(row, min(row + several, len(cells)), chunk)
                 packed = [cells.id.read_direct_chunk((k, *rest)) for k in rows]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import h5py
 
@@ -15,13 +17,13 @@ from skatr_sk._files import CutShort
 
 __all__ = ["write_hdf5"]
 
-_Piece = TypeVar("_Piece")
+_POLL = 0.5  # seconds between two looks at whether the main thread is alive
 
 
 def write_hdf5(
     path: str | os.PathLike[str],
-    plan: Callable[[h5py.File], Callable[[_Piece], object] | None],
-    pieces: Iterable[_Piece] = (),
+    plan: Callable[[h5py.File], Any],
+    pieces: Iterable[Any] = (),
     mode: str = "w",
 ) -> None:
     """Write an HDF5 file piece by piece; whatever happens, the library sees no failed write.
@@ -29,58 +31,77 @@ def write_hdf5(
     ``plan(file)`` writes what is known beforehand, and returns what is called with each piece. The
     library cannot close a file whose last writes failed, and ends the process when it tries again;
     so it writes into an object that takes everything, and remembers the first error, which is
-    raised after the piece and when the file has been closed.
+    raised after the piece, when the file has been closed.
 
     The library works on a thread of its own. A signal's handler, such as that of Ctrl-C, runs on
     the main thread only, and so cannot raise within the library. The pieces are made on the
-    caller's thread.
+    caller's thread, each while the one before is written.
     """
-    stream = _Patient(path, "r+b" if mode == "r+" else "w+b")
-    work = _Work(stream, mode)
-    with ThreadPoolExecutor(1, "skatr_sk-hdf5") as thread:
+    caller, thread = _Caller(), _Writer(_Patient(path, f"{mode.strip('+')}+b"), plan, mode)
+    # However the caller ends, the thread is told: an interrupt finds no line of Python here.
+    thread.end = weakref.ref(caller, thread.inbox.put)
+    thread.start()
+    try:
+        for piece in pieces:
+            if not thread.ready.get():
+                break
+            thread.inbox.put(piece)
+    finally:
+        thread.inbox.put(thread.end)
+        thread.join()
+    if thread.error is not None:
+        raise thread.error
+
+
+class _Caller:
+    """Lives as long as the call that a thread works for."""
+
+
+class _Writer(threading.Thread):
+    """The thread on which the library opens, writes and closes one file.
+
+    It says when it is ready for a piece, or False when it has ended. It ends with the call, whose
+    end comes as a piece, or with the main thread. What is the library's stays here.
+    """
+
+    def __init__(self, stream: _Patient, plan: Callable[[h5py.File], Any], mode: str) -> None:
+        super().__init__(name="skatr_sk-hdf5")
+        self.stream, self.plan, self.mode = stream, plan, mode
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.ready: SimpleQueue[bool] = SimpleQueue()
+        self.end: weakref.ref[_Caller] | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
         try:
-            thread.submit(work.begin, plan).result()
-            stream.raise_if_failed()
-            for piece in pieces:
-                thread.submit(work.put, piece).result()
-                stream.raise_if_failed()
-        finally:
-            closed = thread.submit(work.close)  # and waited for
-    stream.raise_if_failed()
-    closed.result()
+            with self.stream, h5py.File(self.stream, self.mode) as file:
+                write = self.plan(file)
+                for piece in self._pieces():
+                    write(piece)
+            self.stream.raise_if_failed()
+        except BaseException as error:
+            self.error = error
+        self.ready.put(False)
 
+    def _pieces(self) -> Iterator[Any]:
+        while not self.stream.failed:
+            self.ready.put(True)
+            if (piece := self._next()) is self.end:
+                break
+            yield piece
 
-class _Work:
-    """What the thread does; nothing of the library is held elsewhere, or ends on another thread."""
-
-    def __init__(self, stream: _Patient, mode: str) -> None:
-        self.stream, self.mode = stream, mode
-        self.file: h5py.File | None = None
-        self.write: Callable[[Any], object] | None = None
-
-    def begin(self, plan: Callable[[h5py.File], Callable[[Any], object] | None]) -> None:
-        self.file = h5py.File(self.stream, self.mode)
-        self.write = plan(self.file)
-
-    def put(self, piece: Any) -> None:
-        if self.write is not None:
-            self.write(piece)
-
-    def close(self) -> None:
-        self.write = None
-        try:
-            if self.file is not None:
-                self.file.close()
-        finally:
-            self.file = None
-            self.stream.close()
+    def _next(self) -> Any:
+        while threading.main_thread().is_alive():
+            with suppress(Empty):
+                return self.inbox.get(timeout=_POLL)
+        return self.end
 
 
 class _Patient(io.FileIO):
     """A file that takes every write, and remembers the first error.
 
-    What comes after it is kept in memory, for the library to read back: little, because whoever
-    writes looks at :meth:`raise_if_failed` after each piece.
+    What comes after it is kept in memory, for the library to read back: a piece at most, for then
+    whoever writes looks at `failed`.
     """
 
     def __init__(self, path: str | os.PathLike[str], mode: str) -> None:
@@ -96,6 +117,11 @@ class _Patient(io.FileIO):
             raise CutShort(self._error.errno, self._end)
         if self._error is not None:
             raise self._error
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write has failed."""
+        return self._error is not None
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:

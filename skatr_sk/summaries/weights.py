@@ -15,9 +15,10 @@ from typing import Any, get_type_hints
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from skatr_sk._checks import Integer, Problems, Rule, nearest_divisors, spell
-from skatr_sk._files import write_tensors
+from skatr_sk._files import write_whole
 from skatr_sk._version import __version__
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -185,7 +186,8 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
         "pooling": frozen.pooling,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in frozen.encoder.state_dict().items()}
-    write_tensors(path, tensors, {_KEY: json.dumps(header)})
+    metadata = {_KEY: json.dumps(header)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from skorch.callbacks import Callback
 
-from skatr_sk._files import write_tensors
+from skatr_sk._files import write_whole
 from skatr_sk.training.callbacks import EarlyStopping, plain
 
 __all__ = ["Checkpoint"]
@@ -81,7 +82,8 @@ class Checkpoint(Callback):
             header["best"] = [stopper.best_loss_, stopper.best_epoch_]
             tensors |= {f"best.{k}": v for k, v in stopper.best_weights_.items()}
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        write_tensors(self.path, whole, {"skatr_sk_checkpoint": json.dumps(plain(header))})
+        metadata = {"skatr_sk_checkpoint": json.dumps(plain(header))}
+        write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata))
 
     def _resume(self, net: Any) -> None:
         advice = "Remove the file to start anew, or name another checkpoint_dir."
