@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 from numpy.typing import DTypeLike
 
 from skatr_sk._checks import Problems
-from skatr_sk._files import check_writable, write_whole
+from skatr_sk._files import (
+    check_regular,
+    check_room,
+    check_writable,
+    open_regular,
+    private_folder,
+    remove_leftovers,
+    said_of,
+    write_whole,
+)
+from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.array import LightconeArray
-from skatr_sk.lightcones.digests import INDEX
+from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
-from skatr_sk.lightcones.sources import BRIGHTNESS, close_files
-from skatr_sk.lightcones.writing import FORMAT, Stack, save_lightcones
+from skatr_sk.lightcones.sources import BRIGHTNESS, DAMAGED, close_files
+from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones
 
 try:
     import fcntl
@@ -33,6 +44,9 @@ __all__ = ["convert_lightcones"]
 
 _LOGGER = logging.getLogger("skatr_sk.lightcones")
 _PART_BYTES = 2**27
+_READ_BYTES = 2**24  # of a part at a time
+_NOTE, _LOCK = "job.json", "skatr_sk.lock"  # in the folder of parts
+_LONGEST_NAME = 255  # bytes
 
 
 def convert_lightcones(
@@ -90,34 +104,29 @@ def convert_lightcones(
     stack = Stack.plan(problems, X, cones, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
     check_writable(path)
-    parts = path.with_name(path.name + ".parts")
     # Parts end where chunks end, so that they can be joined chunk by chunk.
     chunk = stack.cones_in_a_chunk
     step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk
     rows = hashlib.blake2b(b"".join(X._digests.identities(X._rows)), digest_size=16).hexdigest()
     job = {"format": FORMAT, "dtype": stack.dtype.str, "compression": compression, "step": step}
-    text = json.dumps(job | {"rows": rows}, sort_keys=True)
-    with _alone(parts, path):
-        note = parts / "job.json"
-        if not note.exists():
-            write_whole(note, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        elif note.read_text(encoding="utf-8") != text:
-            raise ValueError(
-                f"{parts} holds the parts of another conversion: other files, or other options. "
-                "Remove the folder to start anew, or name another path."
-            )
+    note = json.dumps(job | {"rows": rows}, sort_keys=True).encode()
+    names = [f"{start:09d}.h5" for start in range(0, len(X), step)]
+    with _parts_of(path, note, names) as folder:
+        parts = [folder / name for name in names]
+        shapes = [(min(step, len(X) - k), *X.shape[1:]) for k in range(0, len(X), step)]
+        there = [p for p, shape in zip(parts, shapes, strict=True) if _is_whole(p, shape, stack)]
+        left = len(parts) - len(there)
+        check_room(path, stack.n_bytes, beside=stack.n_bytes * left // len(parts))
         seen: dict[bytes, int] = {}
-        for start in range(0, len(X), step):
-            part = parts / f"{start:09d}.h5"
-            if not part.exists():
+        for start, part in zip(range(0, len(X), step), parts, strict=True):
+            if part not in there:
                 some = X[start : start + step]
                 save_lightcones(part, some, dtype=stack.dtype, compression=compression)
                 _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
             if options.get("validate", "fast"):
                 _check_new(part, start, seen, X)
-        whole = parts / "whole.h5"
-        write_whole(whole, lambda temporary: stack.write(temporary, partial(_join, parts, step)))
-        os.replace(whole, path)
+        size = max(stack.n_bytes, sum(part.stat().st_size for part in parts))
+        write_whole(path, lambda temporary: stack.write(temporary, _join(parts, step, chunk)), size)
         close_files()
 
 
@@ -133,31 +142,92 @@ def _without(source: Paths, path: Path) -> Paths:
 
 
 @contextmanager
-def _alone(parts: Path, path: Path) -> Iterator[None]:
+def _parts_of(path: Path, note: bytes, names: Sequence[str]) -> Iterator[Path]:
     """Make the folder of parts, keep other processes from it, and remove it when all is done.
 
-    A process that is killed leaves nothing locked.
+    The note says of which conversion the parts are, and shows that the folder was made here: it
+    appears with it. Any other folder is refused, and nothing in it touched. Of ours only files of
+    the given names are removed. A process that is killed leaves nothing locked.
     """
-    parts.mkdir(exist_ok=True)
-    with open(parts / "lock", "ab") as held:
+    folder = path.with_name(path.name + ".parts")
+    if len(os.fsencode(folder.name)) > _LONGEST_NAME:
+        name = hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
+        folder = path.with_name(f"{name}.parts")
+    advice = "Remove the folder to start anew, or name another path."
+    if not os.path.lexists(folder):
+        _make_folder(folder, note)
+    if not folder.is_dir() or not os.path.lexists(folder / _NOTE):
+        what = "a folder" if folder.is_dir() else "something"
+        raise FileExistsError(
+            f"{folder}: expected nothing there, or the parts of a conversion to {path.name}, found "
+            f"{what} that convert_lightcones has not made, and leaves alone; move it, or name "
+            "another path."
+        )
+    try:
+        held = open_regular(folder / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds the parts of another conversion. {advice}") from None
+    with open(held, "ab") as stream:
         try:
             if fcntl is not None:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"{path} is being written by another process, in {parts}. Wait until it is done, "
+                f"{path} is being written by another process, in {folder}. Wait until it is done, "
                 "or name another path."
             ) from error
         except OSError as error:  # a file system without locks
-            _LOGGER.info("%s cannot be locked (%s): let nobody else write it.", parts, error)
-        yield
-        for part in parts.iterdir():
-            if part.name != "lock":
-                part.unlink()
+            _LOGGER.info("%s cannot be locked (%s): let nobody else write it.", folder, error)
+        state = check_regular(folder / _NOTE)
+        if state.st_size != len(note) or (folder / _NOTE).read_bytes() != note:
+            raise ValueError(
+                f"{folder} holds the parts of another conversion: other files, or other options. "
+                f"{advice}"
+            )
+        yield folder
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        remove_leftovers(folder)
     # Not while it is open, for NFS keeps what is open. Whoever has locked it meanwhile keeps it.
-    (parts / "lock").unlink(missing_ok=True)
-    with suppress(OSError):
-        parts.rmdir()
+    for name in (_LOCK, _NOTE):
+        (folder / name).unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError as error:
+        _LOGGER.warning("%s stays, for it holds other files (%s).", folder, error)
+
+
+def _make_folder(folder: Path, note: bytes) -> None:
+    """Make the folder of parts with its note and its lock, all at once."""
+    with said_of(folder, len(note)), private_folder(folder.parent) as new:
+        (new / _LOCK).touch()
+        (new / _NOTE).write_bytes(note)
+        try:
+            new.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another was faster
+                raise
+
+
+def _is_whole(part: Path, shape: tuple[int, ...], stack: Stack) -> bool:
+    """Tell whether a part is there, and its values have the digests that were written with them."""
+    if not os.path.lexists(part):
+        return False
+    check_regular(part)
+    step = max(1, _READ_BYTES // (math.prod(shape[1:]) * stack.dtype.itemsize))
+    try:
+        with h5py.File(part, "r") as file:
+            cells, index = file[BRIGHTNESS], file[INDEX]
+            right = (cells.shape, cells.dtype, len(index)) == (shape, stack.dtype, shape[0])
+            for row in range(0, shape[0] if right else 0, step):
+                found = pack(digest_rows(cells[row : row + step]))
+                right = right and np.array_equal(found, index[row : row + step])
+    except (*DAMAGED, TypeError, AttributeError) as error:
+        _LOGGER.info("%s cannot be read (%s).", part, error)
+        right = False
+    if not right:
+        _LOGGER.warning("%s is damaged, and is written anew.", part)
+    return right
 
 
 def _check_new(part: Path, start: int, seen: dict[bytes, int], X: LightconeArray) -> None:
@@ -175,16 +245,19 @@ def _check_new(part: Path, start: int, seen: dict[bytes, int], X: LightconeArray
             )
 
 
-def _join(parts: Path, step: int, cells: h5py.Dataset, index: h5py.Dataset) -> None:
-    """Join the parts, of `step` light cones each, chunk by chunk as they are packed."""
-    for start in range(0, len(cells), step):
-        with h5py.File(parts / f"{start:09d}.h5", "r") as part:
-            piece = part[BRIGHTNESS]
-            index[start : start + len(piece)] = part[INDEX][:]
-            if piece.chunks == cells.chunks:
-                rest = (0,) * (piece.ndim - 1)
-                for row in range(0, len(piece), piece.chunks[0]):
-                    mask, packed = piece.id.read_direct_chunk((row, *rest))
-                    cells.id.write_direct_chunk((start + row, *rest), packed, mask)
-            else:  # a last part that is shorter than a chunk
-                cells[start : start + len(piece)] = piece[:]
+def _join(parts: Sequence[Path], step: int, chunk: int) -> Iterator[Piece]:
+    """Read the parts, of `step` light cones each, chunk by chunk as they are packed."""
+    for first, part in zip(range(0, len(parts) * step, step), parts, strict=True):
+        with h5py.File(part, "r") as file:
+            cells, index = file[BRIGHTNESS], file[INDEX][:]
+            if cells.chunks[0] != chunk:  # a last part that is shorter
+                yield Piece(first, cells[:], index)
+                continue
+            rest = (0,) * (cells.ndim - 1)
+            several = chunk * max(
+                1, _READ_BYTES // (math.prod(cells.chunks) * cells.dtype.itemsize)
+            )
+            for row in range(0, len(cells), several):
+                rows = range(row, min(row + several, len(cells)), chunk)
+                packed = [cells.id.read_direct_chunk((k, *rest)) for k in rows]
+                yield Piece(first + row, packed, index[row : row + several])

@@ -21,12 +21,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
 
 from skatr_sk.fields import Recall, digest, digest_rows
+from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
@@ -79,13 +81,16 @@ def seal(path: str | os.PathLike[str]) -> None:
     """
     time = os.stat(path).st_mtime_ns // 10**9 * 10**9
     for _ in range(2):  # with the attribute the file has its final size
-        size = os.stat(path).st_size
-        with h5py.File(path, "r+") as file:
-            file[INDEX].attrs[_WRITTEN] = np.array([size, time], dtype=np.int64)
+        written = np.array([os.stat(path).st_size, time], dtype=np.int64)
+        write_hdf5(path, partial(_note, written=written), mode="r+")
     try:
         os.utime(path, ns=(time, time))
     except OSError as error:  # some shared folders set no times
         _LOGGER.info("%s stays unsealed (%s): its rows are digested when asked for.", path, error)
+
+
+def _note(file: h5py.File, written: np.ndarray) -> None:
+    file[INDEX].attrs[_WRITTEN] = written
 
 
 def pack(digests: Sequence[bytes]) -> np.ndarray:

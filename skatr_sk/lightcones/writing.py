@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -19,9 +19,10 @@ from skatr_sk._files import write_whole
 from skatr_sk.fields import check_numbers, digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
 from skatr_sk.lightcones.formats.metadata import name_parameters
+from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
-__all__ = ["FORMAT", "Stack", "save_lightcones"]
+__all__ = ["FORMAT", "Piece", "Stack", "save_lightcones"]
 
 FORMAT = 1
 _WRITTEN_BYTES = 2**26  # of float64 that are written at a time
@@ -50,7 +51,8 @@ def save_lightcones(
     Parameters
     ----------
     path : path
-        Replaced whole or not at all; its folder must exist.
+        Replaced whole or not at all; its folder must exist. A link is followed, and what is
+        replaced keeps its mode.
     X : array-like or LightconeArray of shape (n, ...)
         In mK.
     y : array-like of shape (n, n_parameters) or (n,), optional
@@ -72,6 +74,9 @@ def save_lightcones(
     ------
     ValueError
         When shapes do not agree, or a value cannot be stored in `dtype`.
+    OSError
+        When the file cannot be written: without room (``errno`` is ENOSPC, EDQUOT or EFBIG) it
+        says how many bytes are missing. What was there before stays as it was.
 
     Examples
     --------
@@ -99,7 +104,8 @@ def save_lightcones(
     labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
     stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
-    write_whole(path, lambda temporary: stack.write(temporary, partial(_fill, X)))
+    pieces = _pieces(X, stack.dtype)
+    write_whole(path, lambda temporary: stack.write(temporary, pieces), stack.n_bytes)
 
 
 def _is_float(dtype: DTypeLike) -> bool:
@@ -177,36 +183,64 @@ class Stack:
         cone = math.prod(self.shape[1:]) * self.dtype.itemsize
         return max(1, min(self.shape[0], _SHARED_CHUNK // cone))
 
-    def write(self, path: Path, fill: Callable[[h5py.Dataset, h5py.Dataset], None]) -> None:
-        """Write the file; ``fill(cells, index)`` writes the light cones and their digests."""
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that the file takes at least, as far as that is known: packed it may be small."""
+        beside = sum(values.nbytes for values, _ in self.beside.values())
+        packed = self.compression != "none"
+        return beside + (0 if packed else math.prod(self.shape) * self.dtype.itemsize)
+
+    def write(self, path: Path, pieces: Iterable[Piece]) -> None:
+        """Write the file, its light cones piece by piece."""
+        write_hdf5(path, self._plan, pieces)
+        seal(path)
+
+    def _plan(self, file: h5py.File) -> Callable[[Piece], None]:
+        """Write all but the light cones; return what writes a piece of these."""
         chunks = (self.cones_in_a_chunk, *self.shape[1:])
         options: dict[str, Any] = dict(chunks=chunks, track_times=False)
         if self.compression != "none":
             options |= dict(compression=self.compression, shuffle=True, fletcher32=True)
-        with h5py.File(path, "w") as file:
-            file.attrs["skatr_sk_lightcones"] = FORMAT
-            cells = file.create_dataset(BRIGHTNESS, self.shape, self.dtype, **options)
-            cells.attrs["units"] = "mK"
-            fill(cells, create_index(cells))
-            for name, (values, attributes) in self.beside.items():
-                dataset = file.create_dataset(name, data=values, track_times=False)
-                dataset.attrs.update(attributes)
-        seal(path)
+        file.attrs["skatr_sk_lightcones"] = FORMAT
+        cells = file.create_dataset(BRIGHTNESS, self.shape, self.dtype, **options)
+        cells.attrs["units"] = "mK"
+        index = create_index(cells)
+        for name, (values, attributes) in self.beside.items():
+            dataset = file.create_dataset(name, data=values, track_times=False)
+            dataset.attrs.update(attributes)
+
+        def put(piece: Piece) -> None:
+            start, values, digests = piece
+            if isinstance(values, np.ndarray):
+                cells[start : start + len(values)] = values
+            else:
+                for row, (mask, packed) in zip(count(start, chunks[0]), values, strict=False):
+                    cells.id.write_direct_chunk((row, *[0] * (cells.ndim - 1)), packed, mask)
+            index[start : start + len(digests)] = digests
+
+        return put
 
 
-def _fill(X: Any, cells: h5py.Dataset, index: h5py.Dataset) -> None:
-    """Write light cones and their digests, a bounded number at a time."""
+class Piece(NamedTuple):
+    """Some light cones that lie side by side in a file."""
+
+    start: int  # row of the first
+    values: np.ndarray | list[tuple[int, bytes]]  # or chunks as they are packed, with their masks
+    digests: np.ndarray
+
+
+def _pieces(X: Any, dtype: np.dtype) -> Iterator[Piece]:
+    """Read light cones and their digests, a bounded number at a time."""
     step = max(1, _WRITTEN_BYTES // (math.prod(X.shape[1:]) * 8))
     for start in range(0, len(X), step):
         read = np.asarray(X[start : start + step])
         with np.errstate(over="ignore"):
-            values = read.astype(cells.dtype, copy=False)
+            values = read.astype(dtype, copy=False)
         lost = np.isinf(values) & ~np.isinf(read)
         if lost.any():
             row = start + int(np.argmax(lost.reshape(len(lost), -1).any(axis=1)))
             raise ValueError(
                 f"X[{row}] has values up to {np.abs(read[row - start]).max():.3g}, which "
-                f"{cells.dtype} cannot hold; choose another dtype."
+                f"{dtype} cannot hold; choose another dtype."
             )
-        cells[start : start + len(values)] = values
-        index[start : start + len(values)] = pack(digest_rows(values))
+        yield Piece(start, values, pack(digest_rows(values)))

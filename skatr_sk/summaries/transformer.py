@@ -76,8 +76,8 @@ def _is_cache(value: Any) -> bool | str:
         return True
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         return False
-    if os.path.exists(value):
-        return os.path.isdir(value) or "this is a file"
+    if os.path.lexists(value):
+        return os.path.isdir(value) or "this is no folder"
     if difflib.get_close_matches(str(value).lower(), [MEMORY], cutoff=0.8):
         # A slip of the pen would make a folder.
         return f"did you mean {MEMORY!r}? A folder of that name is {os.path.join('.', value)!r}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -90,10 +91,6 @@ def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
     parts = tmp_path / "out.h5.parts"
     done = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.h5")}
     assert len(done) == 3
-    # A part that was left half-way, and a joining that was.
-    (parts / ".000000019.h5.x.tmp").write_bytes(b"half")
-    (parts / "whole.h5").write_bytes(b"half")
-
     writes = []
     save = converting.save_lightcones
     monkeypatch.setattr(converting, "_PART_BYTES", 2**16)
@@ -122,8 +119,107 @@ def test_parts_of_another_conversion_are_refused(tmp_path, small_parts):
     parts = tmp_path / "out.h5.parts"
     parts.mkdir()
     (parts / "job.json").write_text(json.dumps({"rows": "others"}))
+    (parts / "skatr_sk.lock").touch()
     with pytest.raises(ValueError, match=r"out\.h5\.parts holds the parts of another conversion"):
         convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("made", ["empty", "files", "note of another", "file", "pipe"])
+def test_what_was_not_made_here_is_not_touched(tmp_path, made, small_parts):
+    save_lightcones(tmp_path / "in.h5", values())
+    parts = tmp_path / "out.h5.parts"
+    if made == "file":
+        parts.write_text("mine")
+    elif made == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("pipes are POSIX's")
+        os.mkfifo(parts)
+    else:
+        parts.mkdir()
+        for name in {"files": ["thesis.txt", "lock", "000000000.h5"]}.get(made, []):
+            (parts / name).write_text("mine")
+        if made == "note of another":
+            (parts / "job.json").write_text("{}")
+    before = {p: p.stat() for p in [parts, *parts.glob("*")]}
+    with pytest.raises((OSError, ValueError), match=r"out\.h5\.parts.* name another path"):
+        convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5")
+    assert {p: p.stat() for p in [parts, *parts.glob("*")]} == before
+    assert not (tmp_path / "out.h5").exists()
+
+
+def stop_before_joining(source, path, **options):
+    """Leave all parts of a conversion, and no more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(converting, "_join", None)
+        with pytest.raises(TypeError):
+            convert_lightcones(source, path, **options)
+    return sorted((path.parent / f"{path.name}.parts").glob("0*.h5"))
+
+
+def test_files_of_others_stay_in_a_folder_of_parts(tmp_path, small_parts, caplog):
+    save_lightcones(tmp_path / "in.h5", values())
+    first, *_ = stop_before_joining(tmp_path / "in.h5", tmp_path / "out.h5")
+    mine = first.with_name("thesis.txt")
+    mine.write_text("mine")
+    convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5")
+    assert "stays, for it holds other files" in caplog.text
+    assert list(mine.parent.iterdir()) == [mine]
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("where", ["values", "digests", "header", "cut", "empty", "another's"])
+def test_damaged_parts_are_written_anew(tmp_path, where, compression, small_parts, caplog):
+    X = values(n=16, field=(8, 8, 200))
+    save_lightcones(tmp_path / "in.h5", X)
+    options = dict(compression=compression)
+    first, second, *rest = stop_before_joining(tmp_path / "in.h5", tmp_path / "out.h5", **options)
+    data = bytearray(second.read_bytes())
+    with h5py.File(second) as file:
+        places = {
+            "values": file["brightness_temp"].id.get_chunk_info(1).byte_offset + 1000,
+            "digests": file["row_digest"].id.get_offset() + 3,
+            "header": 0,
+        }
+    if where in places:
+        data[places[where]] ^= 0x10
+    elif where == "another's":
+        data = first.read_bytes()
+    second.write_bytes({"cut": data[: len(data) // 2], "empty": b""}.get(where, data))
+    before = [part.stat().st_mtime_ns for part in (first, *rest)]
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            converting,
+            "save_lightcones",
+            lambda part, *args, **kw: (written.append(part), save_lightcones(part, *args, **kw)),
+        )
+        if where == "another's":  # whole, and of this conversion, but twice
+            with pytest.raises(ValueError, match="has the same values as"):
+                convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5", **options)
+            return
+        convert_lightcones(tmp_path / "in.h5", tmp_path / "out.h5", **options)
+    assert written == [second] and len(before) > 1
+    assert f"{second} is damaged, and is written anew" in caplog.text
+    found = open_lightcones(tmp_path / "out.h5", validate="full").data
+    np.testing.assert_array_equal(np.asarray(found), X)
+
+
+def test_a_long_name_and_a_link(tmp_path, small_parts):
+    X = values(n=16, field=(8, 8, 200))
+    save_lightcones(tmp_path / "in.h5", X)
+    long = tmp_path / f"{'a' * 252}.h5"
+    convert_lightcones(tmp_path / "in.h5", long)
+    np.testing.assert_array_equal(np.asarray(open_lightcones(long).data), X)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [long.name, "in.h5"]
+    if os.name == "posix":
+        (tmp_path / "elsewhere").mkdir()
+        link = tmp_path / "link.h5"
+        link.symlink_to("elsewhere/real.h5")
+        convert_lightcones(tmp_path / "in.h5", link)
+        assert link.is_symlink()
+        assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["real.h5"]
+        np.testing.assert_array_equal(np.asarray(open_lightcones(link).data), X)
 
 
 def test_convert_leaves_out_what_is_asked(tmp_path):

@@ -25,6 +25,7 @@ from typing import IO
 import numpy as np
 
 from skatr_sk._checks import warn
+from skatr_sk._files import NO_ROOM, check_regular, open_regular, room_error
 
 try:
     import fcntl
@@ -121,12 +122,14 @@ class Shards(AbstractContextManager["Shards"]):
         except OSError as error:
             if whole is not None:
                 _truncate(shard, whole)
+            if error.errno in NO_ROOM:
+                error = room_error(shard, error.errno or 0, (whole or 0) + len(records))
             if self.folder not in _Process.warned:
                 _Process.warned.add(self.folder)
                 warn(
                     f"Summaries cannot be written to the cache folder {str(self.folder)!r} "
-                    f"({error}). They are right, but other processes and later runs compute them "
-                    "again: make room, or name another folder in cache=."
+                    f"({str(error).rstrip('.')}). They are right, but other processes and later "
+                    "runs compute them again: make room, or name another folder in cache=."
                 )
 
     def claim(self, key: bytes) -> bool:
@@ -138,8 +141,10 @@ class Shards(AbstractContextManager["Shards"]):
         if self._claims is None and self._lockable:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._claims = open(self.path / _CLAIMS, "ab")
-            except OSError:  # a folder to read from only
+                self._claims = open(
+                    open_regular(self.path / _CLAIMS, os.O_WRONLY | os.O_CREAT), "wb"
+                )
+            except OSError:  # a folder to read from only, or no regular file
                 self._lockable = False
         return self._lock(key, wanted=True)
 
@@ -166,7 +171,7 @@ class Shards(AbstractContextManager["Shards"]):
         for shard in sorted(self.path.glob(f"*{self.ending}")):
             seen = self._seen.get(shard, 0)
             try:
-                there = shard.stat().st_size // self.record_size
+                there = check_regular(shard).st_size // self.record_size
                 if there <= seen:
                     continue
                 with open(shard, "rb") as stream:
@@ -222,7 +227,8 @@ def clear_folder(folder: str | os.PathLike[str]) -> None:
 def _files(folder: str | os.PathLike[str]) -> list[Path]:
     """Files of ours: the folders of spaces have names of 32 hexadecimal digits."""
     found = Path(folder).glob("[0-9a-f]" * 32 + "/*")
-    return sorted(path for path in found if path.name == _CLAIMS or _SHARD.fullmatch(path.name))
+    ours = (path for path in found if path.name == _CLAIMS or _SHARD.fullmatch(path.name))
+    return sorted(path for path in ours if path.is_file() or path.is_symlink())
 
 
 def _truncate(shard: Path, size: int) -> None:
