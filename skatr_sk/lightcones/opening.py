@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
+from skatr_sk._files import check_regular
 from skatr_sk.lightcones.combining import choose_parameters, combine
 from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
 from skatr_sk.lightcones.grids import cosmology_of
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
-from skatr_sk.lightcones.sources import close_files
+from skatr_sk.lightcones.sources import close_files, explain
 
 __all__ = ["SUFFIXES", "Paths", "find_files", "open_lightcones"]
 
@@ -177,8 +177,9 @@ def find_files(source: Paths) -> list[str]:
         if not paths:
             wanted = "at least one file of light cones"
             raise ValueError(f"source: expected {wanted}, found an empty list.")
-    elif not (path := Path(source)).exists():
-        raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
+    elif not os.path.exists(path := Path(source)):
+        mend = "Its link leads nowhere" if os.path.islink(path) else "Check the spelling"
+        raise FileNotFoundError(f"There is no file or folder {path}. {mend}.")
     elif path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not paths:
@@ -195,16 +196,24 @@ def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) ->
     seen: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
-            with suppress(OSError):  # what is wrong with it will be said
-                found = os.stat(path)
-                key = found.st_dev, found.st_ino
-                if key in seen:
-                    raise Fault("duplicate", f"the same file as {seen[key]}")
-                seen[key] = path
-            files.append(look_into(path, dataset))
+            found = _state_of(path)
+            key = found.st_dev, found.st_ino
+            if key in seen:
+                raise Fault("duplicate", f"the same file as {seen[key]}")
+            seen[key] = path
+            files.append(look_into(path, found, dataset))
         except Fault as fault:
             report.add(path, -1, fault)
     return files
+
+
+def _state_of(path: str) -> os.stat_result:
+    try:
+        return check_regular(path)
+    except FileNotFoundError as error:
+        raise Fault("missing", "there is no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise Fault("unreadable", explain(error)) from error
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:

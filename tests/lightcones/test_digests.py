@@ -104,7 +104,7 @@ def test_pickles_take_digests_along(values, tmp_path, reads):
     X = open_lightcones([tmp_path / "a.npy", tmp_path / "b.h5"], validate=False).data
     X[:-1].digests()
     sent = pickle.dumps(X[N:])
-    digests._record_of.cache_clear()  # as in a process that has read nothing
+    digests._records_of.cache_clear()  # as in a process that has read nothing
     reads.clear()
     received = pickle.loads(sent)
     assert received.digests(slice(0, N - 1)) == digest_rows(values[:-1] + 1) and not reads
