@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from skatr_sk.lightcones.npy import fill, find_members, member, open_archive, read_array
+from skatr_sk.lightcones.repair import find_bad, repair
 
 __all__ = [
     "BRIGHTNESS",
@@ -173,9 +174,10 @@ class Source:
     first: int = 0  # slices left out at the near end of the line of sight
     index: str | None = None  # dataset of the rows' digests (see skatr_sk.lightcones.digests)
     sealed: bool = False  # the file is as it was when the index was written, which is believed
+    repair: float | None = None  # single cells beyond it are repaired
 
     def read(self, row: int, out: np.ndarray) -> None:
-        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on."""
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on, as they are."""
         with self.opened(row) as handle:
             self._load(handle, row, out)
 
@@ -221,6 +223,10 @@ class Source:
         if n_z == self.field_shape[-1]:
             return self
         return replace(self, field_shape=(*self.field_shape[:-1], n_z), index=None, sealed=False)
+
+    def repaired(self, limit: float) -> Self:
+        """Return these rows with single cells repaired, and no index: it is of rows as they are."""
+        return replace(self, repair=limit, index=None, sealed=False)
 
     def _open(self) -> Any:
         raise NotImplementedError
@@ -378,7 +384,20 @@ class FileRows:
             yield rows[start : start + step]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows in the order of the files, and return them in the asked order."""
+        """Read rows in the order of the files, and return them in the asked order.
+
+        Where it was asked for, cells that can be are repaired.
+        """
+        out = self.read_raw(rows)
+        limit = self.sources[0].repair
+        if limit is not None:
+            for field in out:
+                if (bad := find_bad(field, limit)) is not None:
+                    repair(field, bad)
+        return out
+
+    def read_raw(self, rows: np.ndarray) -> np.ndarray:
+        """As :meth:`read`, and repair nothing."""
         try:
             out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
         except MemoryError as error:
