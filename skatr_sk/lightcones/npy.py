@@ -48,7 +48,10 @@ def read_header(stream: IO[bytes]) -> Header:
     text = io.BytesIO(length + stream.read(n))
     form = np.lib.format
     read = form.read_array_header_1_0 if start[6] == 1 else form.read_array_header_2_0
-    shape, fortran, dtype = read(text)
+    try:
+        shape, fortran, dtype = read(text)
+    except (MemoryError, RecursionError) as error:  # brackets in brackets
+        raise ValueError(f"expected a header, found {text.getvalue()[:40]!r} ...") from error
     if any(type(cells) is not int or cells < 0 for cells in shape):
         raise ValueError(f"expected a shape of whole numbers that are not negative, found {shape}")
     if dtype.hasobject:

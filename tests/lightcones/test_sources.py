@@ -1,5 +1,6 @@
 """Files that are deleted, truncated or replaced after they were opened, and those kept open."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -232,3 +233,32 @@ for doing in (close_files, lambda: open_lightcones(path)):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "a.h5")]
     assert subprocess.run(command, env=environment, timeout=120).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file handles")
+@pytest.mark.parametrize("make", [_stack, _npz, _npy])
+def test_too_few_file_handles_are_no_fault_of_the_file(tmp_path, make):
+    import resource
+
+    path, row = make(tmp_path)
+    X = open_lightcones(tmp_path).data
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    close_files()
+    used = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 64
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                held.append(open(os.devnull))  # noqa: SIM115 (held open on purpose)
+        message = rf"{path.name}.*too many files are open.*ulimit -n"
+        with pytest.raises(OSError, match=message) as caught:
+            X[row]
+        assert "anew" not in str(caught.value) and caught.value.errno == errno.EMFILE
+        with pytest.raises(OSError, match="too many files are open"):
+            open_lightcones(path, on_bad="drop")
+    finally:
+        for one in held:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    X[row]

@@ -34,6 +34,7 @@ TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "thet
 _FEW_ROWS, _FEW_BYTES = 2**20, 2**26  # that need no proof: reading them in vain costs little
 _MOST_PACKED = 100  # bytes of data from one byte in the file
 _MOST_PARAMETERS = 4096
+_MOST_AXES = 8
 
 
 class Fault(Exception):
@@ -108,10 +109,10 @@ def name_parameters(
 
 
 def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
-    """Refuse cells that are no real numbers, or none at all, or have fewer than `least` axes."""
+    """Refuse cells that are no real numbers, or none at all, or of too few or many axes."""
     if dtype.kind not in "fiu":
         raise Fault("shape", f"cells of type {dtype}; expected real numbers")
-    if len(shape) < least or math.prod(shape) == 0:
+    if not least <= len(shape) <= _MOST_AXES or math.prod(shape) == 0:
         wanted = "(n, *field_shape)" if least == 2 else "that of one light cone"
         raise Fault("shape", f"cells of shape {shape}; expected {wanted}, no axis of length 0")
 

@@ -47,7 +47,9 @@ def look_into_simulation(
         raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
     dtype = box.check("cells", found, box.shape)
     inputs_4 = find(file, "InputParameters")
-    new = isinstance(inputs_4, h5g.GroupID)
+    new = inputs_4 is not None
+    if new and not isinstance(inputs_4, h5g.GroupID):
+        raise Fault("missing", "InputParameters is no group of this file")
     inputs = _inputs(file, new)
     buffers = ("lowz_buffer_pixels", "highz_buffer_pixels")
     low, high = (_whole(file.id, name) or 0 if new else 0 for name in buffers)
@@ -128,10 +130,18 @@ def _six(inputs: Mapping[str, float]) -> dict[str, float]:
     return six
 
 
+def _table(file: h5py.File, name: str) -> Stored | None:
+    """Dataset of a name, or None; a Fault where something else goes by it."""
+    found = find(file, name)
+    if found is None or isinstance(found, Stored):
+        return found
+    raise Fault("missing", f"{name} is no dataset")
+
+
 def _check_finished(file: h5py.File, found: os.stat_result, new: bool) -> None:
     """Refuse a light cone that a run has left half-way."""
-    nodes = find(file, "InputParameters/node_redshifts" if new else "node_redshifts")
-    if not isinstance(nodes, Stored) or not nodes.ndim:
+    nodes = _table(file, "InputParameters/node_redshifts" if new else "node_redshifts")
+    if nodes is None or not nodes.ndim:
         return
     n = nodes.shape[0]
     if new:
@@ -158,8 +168,8 @@ def _distances(
 ) -> np.ndarray:
     """Comoving distances of the slices in Mpc."""
     for name in ("lightcone_distances", "distances"):
-        table = find(file, name)
-        if isinstance(table, Stored):
+        table = _table(file, name)
+        if table is not None:
             table.check("distances", found)
             if table.shape != (n,):
                 raise Fault("grid", f"distances of shape {table.shape}; expected ({n},)")
