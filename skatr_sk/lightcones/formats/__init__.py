@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import h5py
 from h5py import h5g
 
 from skatr_sk.lightcones.formats import hdf5
@@ -30,7 +29,7 @@ def look_into(path: str, found: os.stat_result, dataset: str | None = None) -> F
             if dataset is not None:
                 raise Fault("missing", f"no dataset {dataset!r}: an .npy file has one array alone")
             return look_into_npy(path, found)
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             if isinstance(hdf5.find(file, "lightcones"), h5g.GroupID):
                 return look_into_simulation(path, found, file, dataset)
             return look_into_stack(path, found, file, dataset)

@@ -7,8 +7,11 @@ links, asked where its values lie, and read once its size has been compared with
 
 from __future__ import annotations
 
+import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +22,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.metadata import Fault, bytes_on_disk, check_no_holes, check_size
 
-__all__ = ["Stored", "attribute", "datasets", "find", "scalars"]
+__all__ = ["Stored", "attribute", "datasets", "find", "opened", "scalars"]
 
 _MOST_OBJECTS = 10_000  # in one file
 _MOST_NESTED = 64  # groups
@@ -29,6 +32,9 @@ _MOST_BYTES = 2**20  # of one attribute
 # A row costs unpacking the chunks that it is in: one of several rows should not be larger.
 _MOST_CHUNK = 2**27  # bytes
 _CHUNK_ENTRY = 8  # bytes that a file needs at least to say where a chunk is
+
+_HEAP, _HEAP_HEADER = b"GCOL", 16  # where HDF5 keeps texts of any length; bytes before each
+_SIZES = (8, 8)  # bytes of an address and of a length, in all but very odd files
 
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT)
 _KINDS = {
@@ -41,6 +47,63 @@ _KINDS = {
     h5t.VLEN: "variable length",
     h5t.ARRAY: "array",
 }
+
+
+class _Watched(io.FileIO):
+    """A file whose heaps of texts are checked when HDF5 reads them.
+
+    It adds up the sizes of what is in a heap to get to its end, and where one of them is zero it
+    never does.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._ended: set[int] = set()  # heaps that were looked through
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes, as any file does."""
+        start, n = self.tell(), len(buffer)
+        around = min(start, len(_HEAP) - 1)  # a heap may begin with the last byte that is read
+        self.seek(start - around)
+        read = self.read(around + n + len(_HEAP) - 1) or b""
+        at = read.find(_HEAP)
+        while at >= 0:
+            self._check_heap(start - around + at)
+            at = read.find(_HEAP, at + 1)
+        wanted = read[around : around + n]
+        buffer[: len(wanted)] = wanted
+        self.seek(start + len(wanted))
+        return len(wanted)
+
+    def _check_heap(self, at: int) -> None:
+        if at in self._ended:
+            return
+        self._ended.add(at)
+        self.seek(at)
+        header = self.read(_HEAP_HEADER) or b""
+        size = int.from_bytes(header[8:], "little")
+        if header[4:5] != b"\1" or size > os.fstat(self.fileno()).st_size - at:
+            return  # no heap, or one that HDF5 refuses
+        heap = header + (self.read(size - _HEAP_HEADER) or b"")
+        here = _HEAP_HEADER
+        while here + _HEAP_HEADER <= size:
+            kept = heap[here : here + _HEAP_HEADER]
+            length = int.from_bytes(kept[8:], "little")
+            free = kept[:2] == b"\0\0"
+            step = length if free else _HEAP_HEADER + -(-length // 8) * 8
+            if not 0 < step <= size - here:
+                raise OSError(f"a damaged heap of texts at byte {at}")
+            here += step
+
+
+@contextmanager
+def opened(path: str) -> Iterator[h5py.File]:
+    """Open a file to look into it."""
+    with _Watched(path) as stream, h5py.File(stream, "r") as file:
+        sizes = file.id.get_create_plist().get_sizes()
+        if tuple(sizes) != _SIZES:
+            raise Fault("unreadable", f"addresses and lengths of {sizes} bytes; expected {_SIZES}")
+        yield file
 
 
 @dataclass
