@@ -21,6 +21,7 @@ from sklearn.utils.validation import validate_data
 from skatr_sk._checks import UnitsWarning, listed, warn
 
 __all__ = [
+    "BEYOND_PHYSICS",
     "ArrayFields",
     "Fields",
     "LazyFields",
@@ -40,6 +41,10 @@ Rows = slice | np.ndarray | Sequence[int]
 # ``recall(identities, compute)``: find digests that some process has computed, or compute them;
 # ``compute(indices)`` gives those of the rows with these indices into the identities.
 Recall = Callable[[Sequence[bytes], Callable[[np.ndarray], list[bytes]]], list[bytes]]
+
+# mK. Gas that cools with the expansion alone is seen at some -250 against the microwave background,
+# and in the densest cells at some -1000; only a fill value, or what is no 21 cm signal, is beyond.
+BEYOND_PHYSICS = 5000.0
 
 _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
@@ -351,6 +356,15 @@ def warn_implausible(fields: Fields, *, only_a_look: bool = False) -> None:
             "is nothing to learn from them. Check how they were made or read."
         )
     largest = float(np.abs(flat).max())
+    if largest > BEYOND_PHYSICS:
+        beyond = np.abs(flat) > BEYOND_PHYSICS
+        rows = np.flatnonzero(beyond.any(axis=1))
+        warn(
+            f"X has {beyond.sum()} cells beyond {BEYOND_PHYSICS:.0f} mK, up to {largest:.3g}, in "
+            f"{rows.size} of {n} fields (first rows: {listed(rows)}): they are fill values, or no "
+            "21 cm signal in mK. Repair these cells or leave the rows out, here and in transform.",
+            UnitsWarning,
+        )
     if 0 < largest < _IN_KELVIN:
         warn(
             f"No value of X is beyond {largest:.2g}: is it in kelvin? Brightness temperatures are "

@@ -453,3 +453,11 @@ def test_numbers_come_back_as_they_are():
 def test_no_numbers(values, error, said):
     with pytest.raises(error, match=re.escape(said)):
         check_numbers(values, "y")
+
+
+@pytest.mark.parametrize("value", [-9999.0, 1e20])
+def test_fill_values_are_noticed(value):
+    X = np.random.default_rng(0).normal(-20, 30, (6, 4, 4, 5)).astype(np.float32)
+    X[4, 1, 2, 3] = value
+    with pytest.warns(UnitsWarning, match=r"1 cells beyond 5000 mK, up to 1e.*rows: 4\).*Repair"):
+        warn_implausible(ArrayFields(X))

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import require
-from skatr_sk.lightcones.sources import DAMAGED
+from skatr_sk.lightcones.sources import explain, raise_if_out_of_handles
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -150,6 +150,7 @@ def _read_bundle() -> Bunch:
                 node_redshifts=file["node_redshifts"][:],
                 DESCR=(folder / _DESCRIPTION).read_text(encoding="utf-8"),
             )
-    except DAMAGED as error:
-        what = f"{resource} is damaged ({error})"
+    except Exception as error:  # h5py raises all kinds on a damaged file
+        raise_if_out_of_handles(error, str(resource))
+        what = f"{resource} is damaged ({explain(error)})"
         raise OSError(f"The bundled light cones cannot be read: {what}. {mend}") from error

@@ -32,7 +32,7 @@ from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
-from skatr_sk.lightcones.sources import BRIGHTNESS, DAMAGED, close_files
+from skatr_sk.lightcones.sources import BRIGHTNESS, close_files, explain
 from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones
 
 try:
@@ -222,8 +222,8 @@ def _is_whole(part: Path, shape: tuple[int, ...], stack: Stack) -> bool:
             for row in range(0, shape[0] if right else 0, step):
                 found = pack(digest_rows(cells[row : row + step]))
                 right = right and np.array_equal(found, index[row : row + step])
-    except (*DAMAGED, TypeError, AttributeError) as error:
-        _LOGGER.info("%s cannot be read (%s).", part, error)
+    except Exception as error:  # h5py raises all kinds on a damaged file
+        _LOGGER.info("%s cannot be read (%s).", part, explain(error))
         right = False
     if not right:
         _LOGGER.warning("%s is damaged, and is written anew.", part)

@@ -29,7 +29,7 @@ import numpy as np
 
 from skatr_sk.fields import Recall, digest, digest_rows
 from skatr_sk.lightcones.guarded import write_hdf5
-from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, stamp_of
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
 
@@ -54,21 +54,26 @@ def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
 
 
 def find_index(
-    found: Mapping[str, h5py.Dataset], brightness: h5py.Dataset, stamp: Stamp
+    stored: Mapping[str, Any], brightness: Any, found: os.stat_result
 ) -> tuple[str | None, bool]:
     """Find the name of these light cones' index in a file; tell whether the file is sealed.
 
-    An index of another dataset does not count. One that has not a digest for each light cone is a
-    ValueError.
+    `stored` has what ``formats.hdf5`` says of each dataset, `brightness` is one of them, and
+    `found` is the state of the file. An index of another dataset does not count. One that has not a
+    digest for each light cone is a ValueError.
     """
-    index = found.get(INDEX)
-    if index is None or index.attrs.get(_DATASET, BRIGHTNESS) != brightness.name.strip("/"):
+    index = stored.get(INDEX)
+    if index is None:
         return None, False
-    if index.shape != (len(brightness), _BYTES) or index.dtype != np.uint8:
-        found_index = f"an index of row digests of shape {index.shape} and type {index.dtype}"
-        expected = f"({len(brightness)}, {_BYTES}) and uint8"
-        raise ValueError(f"{found_index}; expected {expected}. {CHANGED}")
-    return index.name, tuple(np.ravel(index.attrs.get(_WRITTEN, ())).tolist()) == stamp[:2]
+    kind, n = index.check("row digests", found), brightness.shape[0]
+    of = index.attribute(_DATASET)
+    if (BRIGHTNESS if of is None else of) != brightness.name.strip("/"):
+        return None, False
+    if index.shape != (n, _BYTES) or kind != np.uint8:
+        found_index = f"an index of row digests of shape {index.shape} and type {kind}"
+        raise ValueError(f"{found_index}; expected ({n}, {_BYTES}) and uint8. {CHANGED}")
+    written = np.ravel(index.attribute(_WRITTEN)).tolist()
+    return index.name, written == list(stamp_of(found)[:2])
 
 
 def seal(path: str | os.PathLike[str]) -> None:
@@ -121,12 +126,24 @@ class _Record:
 
 
 @functools.lru_cache(maxsize=2**16)  # files
+def _records_of(path: str) -> dict[Source, _Record]:
+    return {}
+
+
 def _record_of(source: Source) -> _Record:
     """Return the one record of a file with this stamp, whatever array asks for it.
 
-    A task of a parallel search is sent its array anew, and must not digest everything anew.
+    A task of a parallel search is sent its array anew, and must not digest everything anew. What
+    was known of the file before it was written anew is let go.
     """
-    return _Record(source.n_rows)
+    records = _records_of(source.path)
+    record = records.get(source)
+    if record is None:
+        for other in list(records):
+            if other.stamp != source.stamp:
+                records.pop(other, None)
+        record = records.setdefault(source, _Record(source.n_rows))
+    return record
 
 
 class RowDigests:
@@ -215,9 +232,9 @@ class RowDigests:
         unless its file was touched.
         """
         for source, indices, numbers in self.files.by_source(rows):
-            record = self._records[source]
+            record, of = self._records[source], self.files.sources[source]
             new = record.known[numbers]
-            if stamp_of(self.files.sources[source].path) == self.files.sources[source].stamp:
+            if stamp_of(os.stat(of.path)) == of.stamp:
                 new = new & ~record.held[numbers]  # surely the file that was opened
             for index, number in zip(indices[new], numbers[new], strict=True):
                 if digest(values[index]) != record.digests[number].tobytes():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,15 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
+from skatr_sk._files import check_regular
+from skatr_sk.fields import BEYOND_PHYSICS
 from skatr_sk.lightcones.combining import choose_parameters, combine
 from skatr_sk.lightcones.formats import Fault, FileMetadata, look_into
+from skatr_sk.lightcones.formats.metadata import CELLS
 from skatr_sk.lightcones.grids import cosmology_of
 from skatr_sk.lightcones.quality import Report, check_rows, check_together
-from skatr_sk.lightcones.sources import close_files
+from skatr_sk.lightcones.repair import BEYOND_ANYTHING
+from skatr_sk.lightcones.sources import close_files, explain
 
 __all__ = ["SUFFIXES", "Paths", "find_files", "open_lightcones"]
 
@@ -41,6 +44,7 @@ _OPTIONS = {
     "parameters": Rule(_are_names, "names of which no two are alike", optional=True),
     "validate": Rule(lambda v: v is False or v in ("fast", "full"), "'fast', 'full' or False"),
     "on_bad": Choice("raise", "drop"),
+    "repair": Flag(),
     "as_frame": Flag(),
 }
 
@@ -52,6 +56,7 @@ def open_lightcones(
     parameters: Sequence[str] | None = None,
     validate: str | bool = "fast",
     on_bad: str = "raise",
+    repair: bool = False,
     as_frame: bool = False,
 ) -> Bunch:
     """Open light cones in files, without reading more of them than a check needs.
@@ -83,10 +88,16 @@ def open_lightcones(
         redshifts: the same ones, or cells of the same comoving size in the cosmology of each cone,
         as far as ``Omega_m`` is known. "fast" also reads a few cones, and looks for duplicates
         where digests or equal seeds and parameters make that cheap. "full" reads all cells, once,
-        for NaN and infinite cells, slices that are zero throughout, duplicates, and values that an
-        index does not belong to.
+        for cells that are NaN, infinite or beyond physics (5000 mK, ten times the deepest
+        absorption; usual fill values within it count too), slices that were not computed,
+        duplicates, and values that an index does not belong to.
     on_bad : {"raise", "drop"}, default="raise"
         Raise an error that lists what is wrong, or leave these files and rows out, with a warning.
+    repair : bool, default=False
+        Replace single cells that are NaN, infinite or beyond physics by the mean of the cells
+        beside them, whenever they are read: at most one in a hundred of a light cone, each with
+        more good neighbours than bad. Those that `validate` meets are counted in the report, so
+        that "full" counts all. The files stay as they are; an index in them is not used.
     as_frame : bool, default=False
         Give `target` and `report` as DataFrames.
 
@@ -107,20 +118,25 @@ def open_lightcones(
           for ``GroupKFold``, since cones of one seed share their density field;
         * ``report``, structured array or DataFrame with the columns ``file, row, fault, detail``,
           one line for each thing that is wrong; row -1 is the whole file. Empty unless
-          ``on_bad="drop"``.
+          ``on_bad="drop"``, or ``repair=True``: then rows of the fault "repaired" are kept.
 
     Raises
     ------
     FileNotFoundError
         When there is no such file or folder.
+    OSError
+        When this process has too many files open to look into another.
     ValueError
-        When something is wrong with files or rows, or a parameter of this call is.
+        When something is wrong with files or rows, or a parameter of this call is. Whatever a
+        damaged file does to those who read it is listed here; so is what would read zeros
+        (virtual datasets, links out of the file, parts that were never written) and what says
+        that it is far larger than its bytes.
 
     Warns
     -----
     UserWarning
-        When something was left out, lines of sight are cropped, only some of the files have
-        seeds, redshifts or a prior box (or prior boxes differ), and when neither redshifts nor
+        When something was left out or repaired, lines of sight are cropped, only some of the files
+        have seeds, redshifts or a prior box (or prior boxes differ), and when neither redshifts nor
         comoving cells show that the grids are the same.
 
     Examples
@@ -138,31 +154,40 @@ def open_lightcones(
     """
     if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike):
         source = list(source)  # once: it may be a generator
-    given = (source, dataset, parameters, validate, on_bad, as_frame)
+    given = (source, dataset, parameters, validate, on_bad, repair, as_frame)
     check_options("open_lightcones", _OPTIONS, dict(zip(_OPTIONS, given, strict=True)))
     # Before any file is looked into: a wish that cannot be met should fail at once.
     pandas = require("pandas", "as_frame=True") if as_frame else None
     # A file that was written to since it was opened would be seen as it was: HDF5 remembers.
     close_files()
-    report, notes = Report(), list[str]()
+    report, repaired, notes = Report(), Report(), list[str]()
     shown = listed([source] if isinstance(source, str | os.PathLike) else source, shown=1)
     files = _look_into_all(find_files(source), dataset, report)
+    # Other fields of a simulation have other units.
+    in_mk = dataset is None or dataset.rpartition("/")[2] in CELLS
+    limit = BEYOND_PHYSICS if in_mk else BEYOND_ANYTHING
+    if repair:
+        for file in files:
+            file.source = file.source.repaired(limit)
     files = check_together(files, report)
     names, files = choose_parameters(files, parameters, report)
     if not files:
         raise ValueError(f"No light cones can be read from {shown}:\n{report}")
     cones = combine(files, names, notes)
     try:
-        good = check_rows(cones, cosmology_of(files), validate, report, notes)
+        cosmology = cosmology_of(files)
+        good = check_rows(cones, cosmology, validate, limit, report, repaired, notes)
     finally:
         close_files()  # whoever mends what is wrong must be able to write
     if report:
         _settle(cones, good, report, on_bad, shown)
+    if repaired:
+        notes.append(f"cells of {len(repaired)} light cones were repaired:\n{repaired}")
     if notes:
         warn("\n- ".join([f"Of the light cones in {shown}:", *notes]))
     if cones.target is not None and all(file.flat for file in files) and len(names) == 1:
         cones.target = cones.target[:, 0]
-    cones.report = report.table()
+    cones.report = Report([*report, *repaired]).table()
     if pandas is not None:
         cones.report = pandas.DataFrame.from_records(cones.report)
         if cones.target is not None:
@@ -177,8 +202,9 @@ def find_files(source: Paths) -> list[str]:
         if not paths:
             wanted = "at least one file of light cones"
             raise ValueError(f"source: expected {wanted}, found an empty list.")
-    elif not (path := Path(source)).exists():
-        raise FileNotFoundError(f"There is no file or folder {path}. Check the spelling.")
+    elif not os.path.exists(path := Path(source)):
+        mend = "Its link leads nowhere" if os.path.islink(path) else "Check the spelling"
+        raise FileNotFoundError(f"There is no file or folder {path}. {mend}.")
     elif path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not paths:
@@ -195,16 +221,24 @@ def _look_into_all(paths: Sequence[str], dataset: str | None, report: Report) ->
     seen: dict[tuple[int, int], str] = {}
     for path in paths:
         try:
-            with suppress(OSError):  # what is wrong with it will be said
-                found = os.stat(path)
-                key = found.st_dev, found.st_ino
-                if key in seen:
-                    raise Fault("duplicate", f"the same file as {seen[key]}")
-                seen[key] = path
-            files.append(look_into(path, dataset))
+            found = _state_of(path)
+            key = found.st_dev, found.st_ino
+            if key in seen:
+                raise Fault("duplicate", f"the same file as {seen[key]}")
+            seen[key] = path
+            files.append(look_into(path, found, dataset))
         except Fault as fault:
             report.add(path, -1, fault)
     return files
+
+
+def _state_of(path: str) -> os.stat_result:
+    try:
+        return check_regular(path)
+    except FileNotFoundError as error:
+        raise Fault("missing", "there is no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise Fault("unreadable", explain(error)) from error
 
 
 def _settle(cones: Bunch, good: np.ndarray, report: Report, on_bad: str, shown: str) -> None:

@@ -10,17 +10,19 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import listed
-from skatr_sk.fields import digest, is_finite
+from skatr_sk.fields import BEYOND_PHYSICS, digest
 from skatr_sk.lightcones.digests import CHANGED, RowDigests
 from skatr_sk.lightcones.formats import Fault, FileMetadata
 from skatr_sk.lightcones.grids import compare_grids, is_short
-from skatr_sk.lightcones.sources import FileRows
+from skatr_sk.lightcones.repair import find_bad, repair
+from skatr_sk.lightcones.sources import FileRows, raise_if_out_of_handles
 
 __all__ = ["Report", "check_rows", "check_together", "most_common"]
 
 _SAMPLED = 8  # rows read by the quick check
 _TOLERANCE = 0.01  # of the distance between slices
 _MOSTLY = 0.5  # of a slice's cells; late islands of neutral hydrogen fill less than a tenth
+_FULL, _ABRUPT = 0.9, 0.5  # of a slice's cells; of the brightness of the next slice
 _SHOWN = 8  # faults that an error spells out
 _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("detail", object)])
 
@@ -94,14 +96,16 @@ def check_rows(
     cones: Bunch,
     cosmology: tuple[np.ndarray, np.ndarray],
     validate: str | bool,
+    limit: float,
     report: Report,
+    repaired: Report,
     notes: list[str],
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
     `cones` is what `combine` returns, and `cosmology` what `cosmology_of` does. With `validate`
-    "fast" the cells of some rows are read, with "full" those of all. `report` takes faults, and
-    `notes` what may be right.
+    "fast" the cells of some rows are read, with "full" those of all; beyond `limit` they are bad.
+    `report` takes faults, `repaired` what no longer is one, and `notes` what may be right.
     """
     digests: RowDigests = cones.data._digests
     files = digests.files
@@ -137,7 +141,11 @@ def check_rows(
     some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
     chosen = np.arange(n) if full else some
     contents: dict[int, bytes] = {}
-    for row, fault in _cell_faults(digests, chosen, contents):
+    for row, fault in _cell_faults(digests, chosen, limit, contents):
+        if fault.kind == "repaired":
+            source, number = files.origin(row)
+            repaired.add(source.path, number, fault)
+            continue
         # Where only some rows are read, one that its index is not of makes the whole file suspect.
         note(row, fault, whole_file=fault.kind == "digest" and not full)
     compared = chosen if full else _worth_comparing(files, good, cones)
@@ -145,8 +153,9 @@ def check_rows(
         rows = compared[indices]
         try:
             contents |= zip(rows.tolist(), digests.of(rows), strict=True)
-        except (OSError, ValueError) as error:
-            kind = "unreadable" if isinstance(error, OSError) else "digest"
+        except (OSError, MemoryError, ValueError) as error:
+            raise_if_out_of_handles(error, files.origin(int(rows[0]))[0].path)
+            kind = "digest" if isinstance(error, ValueError) else "unreadable"
             note(int(rows[0]), Fault(kind, str(error)), whole_file=True)
     # The later copies among the rows that are good so far.
     seen: dict[bytes, int] = {}
@@ -161,16 +170,19 @@ def check_rows(
 
 
 def _cell_faults(
-    digests: RowDigests, rows: np.ndarray, contents: dict[int, bytes]
+    digests: RowDigests, rows: np.ndarray, limit: float, contents: dict[int, bytes]
 ) -> Iterable[tuple[int, Fault]]:
     """Read rows, yield what is wrong with their cells, and put their digests into `contents`."""
     for row, cone in _each(digests.files, rows):
-        if isinstance(cone, OSError):
+        if not isinstance(cone, np.ndarray):
             yield row, Fault("unreadable", str(cone))
             continue
-        if not is_finite(cone):
-            n_nan, n_wrong = int(np.isnan(cone).sum()), int((~np.isfinite(cone)).sum())
-            yield row, Fault("nan", f"{n_nan} NaN cells, {n_wrong - n_nan} infinite")
+        bad = find_bad(cone, limit)
+        if bad is not None:
+            fault = _describe_bad(cone, bad, limit)
+            if digests.files.sources[0].repair and repair(cone, bad):
+                fault = Fault("repaired", f"by the mean of the cells beside each: {fault.detail}")
+            yield row, fault
         elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:
             first = listed(empty)
             yield row, Fault("zeros", f"{empty.size} slices of zeros alone (first: {first})")
@@ -187,31 +199,51 @@ def _cell_faults(
             yield row, Fault("digest", f"{detail}. {CHANGED}")
 
 
+def _describe_bad(cone: np.ndarray, bad: np.ndarray, limit: float) -> Fault:
+    """Say what bad cells are, and where the first is."""
+    n_bad, n_nan = int(bad.sum()), int(np.isnan(cone).sum())
+    n_infinite = int(np.isinf(cone).sum())
+    first = tuple(np.argwhere(bad)[0].tolist())
+    where = f"the first at {first} is {cone[first]:.6g}"
+    if n_nan + n_infinite == n_bad:
+        return Fault("nan", f"{n_nan} NaN cells, {n_infinite} infinite; {where}")
+    unit = " mK" if limit == BEYOND_PHYSICS else ""
+    found = f"{n_bad} cells are NaN, a fill value or beyond {limit:g}{unit}; {where}"
+    return Fault("beyond physics", f"{found}. What is no 21 cm signal opens with validate=False")
+
+
 def _empty_slices(cone: np.ndarray) -> np.ndarray:
     """Slices of zeros alone that no physics explains.
 
     There is no signal where hydrogen is ionised: the near end may be zero, and so may slices
     between those of the last neutral islands. But a slice of zeros beyond one that is mostly not
-    zero was not computed.
+    zero was not computed; nor were those at the near end, if the next is full and as bright as the
+    one beyond it: the last islands are few and faint.
     """
     filled = np.count_nonzero(cone, axis=(0, 1)) / (cone.shape[0] * cone.shape[1])
     if not filled.any():
         return np.arange(len(filled))
+    near = int(np.argmax(filled > 0))
+    if 0 < near < len(filled) - 1 and filled[near] > _FULL:
+        last, next_one = np.abs(cone[..., near : near + 2], dtype=np.float64).mean(axis=(0, 1))
+        if last > _ABRUPT * next_one:
+            return np.arange(near)
     # For each slice the nearest on its near side that is not zero.
     last = np.maximum.accumulate(np.where(filled > 0, np.arange(len(filled)), 0))
     return np.flatnonzero((filled == 0) & (filled[last] > _MOSTLY))
 
 
-def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray | OSError]]:
-    """Yield each row's cone, or the error that reading it gave."""
+def _each(files: FileRows, rows: np.ndarray) -> Iterable[tuple[int, np.ndarray | Exception]]:
+    """Yield each row's cone as it is, or the error that reading it gave."""
     for part in files.parts(rows):
         try:
-            yield from zip(part.tolist(), files.read(part), strict=True)
-        except OSError:
+            yield from zip(part.tolist(), files.read_raw(part), strict=True)
+        except (OSError, MemoryError):
             for row in part.tolist():  # which of them is it?
                 try:
-                    yield row, files.read(np.array([row]))[0]
-                except OSError as error:
+                    yield row, files.read_raw(np.array([row]))[0]
+                except (OSError, MemoryError) as error:
+                    raise_if_out_of_handles(error, files.origin(row)[0].path)
                     yield row, error
 
 

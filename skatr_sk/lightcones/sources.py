@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import threading
 import weakref
-import zipfile
-import zlib
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from skatr_sk.lightcones.npy import fill, find_members, member, open_archive, read_array
+from skatr_sk.lightcones.repair import find_bad, repair
+
 __all__ = [
     "BRIGHTNESS",
-    "DAMAGED",
     "OPEN_FILES",
     "FileRows",
     "Hdf5Source",
@@ -28,7 +29,9 @@ __all__ = [
     "Source",
     "Stamp",
     "close_files",
+    "explain",
     "float_type",
+    "raise_if_out_of_handles",
     "stamp_of",
 ]
 
@@ -38,12 +41,10 @@ __all__ = [
 Stamp = tuple[int, int, int, int]
 
 BRIGHTNESS = "brightness_temp"  # the dataset in files of this package and of 21cmFAST
-# All that h5py, numpy and zipfile raise on a damaged file.
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-
 _PART_BYTES = 2**26  # read at a time in a pass over many rows
 _LEAST_CACHE, _MOST_CACHE = 2**20, 2**28  # bytes of HDF5's cache of chunks
 _MOST_OPEN = 32
+_MOST_TEXT = 300  # characters of what a library says
 
 
 class OpenFiles:
@@ -127,10 +128,28 @@ def close_files() -> None:
     OPEN_FILES.close()
 
 
-def stamp_of(path: str | os.PathLike[str]) -> Stamp:
-    """Stamp of a file as it is now."""
-    found = os.stat(path)
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Stamp of a file in this state."""
     return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
+
+
+def explain(error: Exception) -> str:
+    """What a reader raised, in a line."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]} ..."
+    if isinstance(error, OSError | ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def raise_if_out_of_handles(error: Exception, where: str) -> None:
+    """Raise what is no fault of a file: the process has too many files open."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise OSError(
+            error.errno,
+            f"{where}: cannot be opened, for too many files are open; close some of them, or allow "
+            "more with 'ulimit -n'",
+        ) from error
 
 
 def float_type(stored: np.dtype) -> np.dtype:
@@ -155,9 +174,10 @@ class Source:
     first: int = 0  # slices left out at the near end of the line of sight
     index: str | None = None  # dataset of the rows' digests (see skatr_sk.lightcones.digests)
     sealed: bool = False  # the file is as it was when the index was written, which is believed
+    repair: float | None = None  # single cells beyond it are repaired
 
     def read(self, row: int, out: np.ndarray) -> None:
-        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on."""
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on, as they are."""
         with self.opened(row) as handle:
             self._load(handle, row, out)
 
@@ -168,18 +188,22 @@ class Source:
         try:
             with OPEN_FILES.of(self) as handle:
                 yield handle
-        except DAMAGED as error:
+        except Exception as error:  # h5py, numpy and zipfile raise all kinds on a damaged file
+            where = f"{self.path}, row {row}"
+            raise_if_out_of_handles(error, where)
             self.check(row)  # what happened to the file says more than what the reader met
+            if isinstance(error, MemoryError):
+                raise MemoryError(f"{where}: there is no memory to read it ({error}).") from error
             raise OSError(
-                f"{self.path}, row {row}: cannot be read ({error}). If the file is damaged, write "
-                "it anew, or leave it out: open_lightcones(..., validate='full', on_bad='drop')."
+                f"{where}: cannot be read ({explain(error)}). If the file is damaged, write it "
+                "anew, or leave it out: open_lightcones(..., validate='full', on_bad='drop')."
             ) from error
         self.check(row)  # a file that changed while it was read gave old values or new ones
 
     def check(self, row: int = 0) -> None:
         """Raise unless the file is still the one that was opened."""
         try:
-            found = stamp_of(self.path)
+            found = stamp_of(os.stat(self.path))
         except OSError as error:
             raise FileNotFoundError(
                 f"{self.path}, row {row}: the file was there when it was opened, and cannot be "
@@ -199,6 +223,10 @@ class Source:
         if n_z == self.field_shape[-1]:
             return self
         return replace(self, field_shape=(*self.field_shape[:-1], n_z), index=None, sealed=False)
+
+    def repaired(self, limit: float) -> Self:
+        """Return these rows with single cells repaired, and no index: it is of rows as they are."""
+        return replace(self, repair=limit, index=None, sealed=False)
 
     def _open(self) -> Any:
         raise NotImplementedError
@@ -266,10 +294,12 @@ class NpzSource(Source):
     key: str = "image"  # name of the array
 
     def _open(self) -> Any:
-        return np.load(self.path, allow_pickle=False)
+        return open_archive(self.path)
 
     def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
-        out[0] = handle[self.key][..., self.first : self.first + self.field_shape[-1]]
+        with member(handle, find_members(handle)[self.key]) as (stream, header):
+            values = read_array(stream, header)
+        out[0] = values[..., self.first : self.first + self.field_shape[-1]]
 
 
 @dataclass(frozen=True)
@@ -285,7 +315,8 @@ class NpySource(Source):
 
     def _open(self) -> Any:
         if self.fortran:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
+            shape = (self.n_rows, *self.field_shape)
+            return np.memmap(self.path, self.dtype, "r", self.offset, shape, order="F")
         return open(self.path, "rb", buffering=0)
 
     def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
@@ -295,12 +326,7 @@ class NpySource(Source):
         stored = np.dtype(self.dtype)
         values = out if out.dtype == stored else np.empty(out.shape, stored)
         handle.seek(self.offset + row * stored.itemsize * math.prod(self.field_shape))
-        rest = values.reshape(-1).view(np.uint8).data
-        while rest.nbytes:
-            n = handle.readinto(rest)
-            if not n:
-                raise EOFError("the file ends before its last row")
-            rest = rest[n:]
+        fill(handle, values)
         if values is not out:
             out[...] = values
 
@@ -358,8 +384,27 @@ class FileRows:
             yield rows[start : start + step]
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Read rows in the order of the files, and return them in the asked order."""
-        out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
+        """Read rows in the order of the files, and return them in the asked order.
+
+        Where it was asked for, cells that can be are repaired.
+        """
+        out = self.read_raw(rows)
+        limit = self.sources[0].repair
+        if limit is not None:
+            for field in out:
+                if (bad := find_bad(field, limit)) is not None:
+                    repair(field, bad)
+        return out
+
+    def read_raw(self, rows: np.ndarray) -> np.ndarray:
+        """As :meth:`read`, and repair nothing."""
+        try:
+            out = np.empty((len(rows), *self.field_shape), dtype=self.dtype)
+        except MemoryError as error:
+            raise MemoryError(
+                f"{self.origin(int(rows[0]))[0].path}: there is no memory for {len(rows)} light "
+                f"cones at a time ({error}); read fewer."
+            ) from error
         if len(rows) == 0:
             return out
         order = np.argsort(rows, kind="stable")

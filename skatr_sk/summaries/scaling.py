@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from skatr_sk.fields import ArrayFields, Fields, as_fields
+from skatr_sk.fields import BEYOND_PHYSICS, ArrayFields, Fields, as_fields
 
 __all__ = ["BrightnessScaling"]
 
 _CHUNK_VALUES = 4_000_000  # voxels held as float64 at a time while a scaling is learned
 _SAMPLE_VALUES = 10_000_000  # voxels that it is learned from at most,
 _FEWEST_SAMPLED = 64  # but never from fewer fields than these: voxels of one field are alike
+_BEYOND_MEDIAN = 100.0  # of absolute brightness: the deepest absorption is some 30 of it
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ class BrightnessScaling:
 
         Only from `rows` of them where these are given, and from a sample of these where they are
         many: the same of an array as of a LightconeArray with its values. The softening is the
-        mean absolute brightness, which a few bright voxels hardly move. Constant fields get unit
-        scale.
+        mean absolute brightness, which a few bright voxels hardly move. Voxels beyond physics (5000
+        mK) are left out, for one fill value would outweigh all others; of data in other units, or
+        with foregrounds, those are that exceed a hundred times the median absolute brightness.
+        Constant fields get unit scale.
         """
         fields = as_fields(fields)
         rows = np.arange(fields.shape[0]) if rows is None else rows
@@ -89,12 +92,20 @@ class BrightnessScaling:
             rows = np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
         if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:  # they are read twice
             fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))
-        n_values = len(rows) * math.prod(fields.shape[1:])
         chunks = functools.partial(_chunks, fields, rows, subtract_mean)
-        softening = sum(np.abs(c).sum() for c in chunks()) / n_values or 1.0
+        limit = BEYOND_PHYSICS
+        size, n_values, n_beyond = _sum_of_sizes(chunks(), limit)
+        if n_beyond:
+            some = _chunks(fields, rows[:: -(-len(rows) // _FEWEST_SAMPLED)], subtract_mean)
+            median = float(np.median([np.median(np.abs(chunk)) for chunk in some]))
+            limit = max(limit, _BEYOND_MEDIAN * median)
+            size, n_values, _ = _sum_of_sizes(chunks(), limit)
+        softening = size / n_values or 1.0
         total = square = 0.0
         for chunk in chunks():
             scaled = np.copysign(np.log1p(np.abs(chunk) / softening), chunk)
+            if n_beyond:
+                scaled = scaled[np.abs(chunk) <= limit]
             total += scaled.sum()
             square += np.square(scaled).sum()
         mean = total / n_values
@@ -102,6 +113,20 @@ class BrightnessScaling:
         # Below the rounding of these sums a variance is no variance.
         scale = math.sqrt(variance) if variance > 1e-10 * max(mean**2, 1e-10) else 1.0
         return cls(float(softening), float(mean), scale, bool(subtract_mean))
+
+
+def _sum_of_sizes(chunks: Iterator[np.ndarray], limit: float) -> tuple[float, int, int]:
+    """Sum of the absolute values up to a limit, their number, and that of those beyond."""
+    total, n, n_beyond = 0.0, 0, 0
+    for chunk in chunks:
+        sizes = np.abs(chunk)
+        if sizes.max() > limit:
+            within = sizes[sizes <= limit]
+            n_beyond += sizes.size - within.size
+            sizes = within
+        total += sizes.sum()
+        n += sizes.size
+    return total, n, n_beyond
 
 
 def _chunks(fields: Fields, rows: np.ndarray, subtract_mean: bool) -> Iterator[np.ndarray]:

@@ -1,7 +1,9 @@
 """What a row is: digests in memory, in the index and of the values."""
 
+import gc
 import os
 import pickle
+import weakref
 
 import h5py
 import numpy as np
@@ -104,7 +106,7 @@ def test_pickles_take_digests_along(values, tmp_path, reads):
     X = open_lightcones([tmp_path / "a.npy", tmp_path / "b.h5"], validate=False).data
     X[:-1].digests()
     sent = pickle.dumps(X[N:])
-    digests._record_of.cache_clear()  # as in a process that has read nothing
+    digests._records_of.cache_clear()  # as in a process that has read nothing
     reads.clear()
     received = pickle.loads(sent)
     assert received.digests(slice(0, N - 1)) == digest_rows(values[:-1] + 1) and not reads
@@ -215,3 +217,18 @@ def test_values_that_an_index_is_not_of(tmp_path):
     with pytest.warns(UserWarning, match="row 17: digest"):
         cones = open_lightcones(tmp_path / "a.h5", validate="full", on_bad="drop")
     assert len(cones.report) == 1 and len(cones.data) == 29
+
+
+def test_what_was_known_of_a_file_is_let_go_when_it_was_written_anew(values, tmp_path):
+    path = tmp_path / "a.npy"
+    records = []
+    for k in range(20):
+        np.save(path, values + k)
+        X = open_lightcones(path, validate=False).data
+        X.digests()
+        records.append(weakref.ref(X._digests._records[0]))
+    gc.collect()
+    assert [record() is None for record in records] == 19 * [True] + [False]
+    assert len(digests._records_of(str(path))) == 1
+    # An array of the file as it is shares what is known.
+    assert open_lightcones(path).data._digests._records == X._digests._records

@@ -1,10 +1,13 @@
 """What is found wrong with files and rows."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
+from skatr_sk.fields import digest_rows
 from tests.lightcones.layouts import cone, edit, thetas, write_v3
 
 
@@ -51,6 +54,18 @@ def _one_nan(file):
     file["lightcones/brightness_temp"][1, 2, 3] = np.nan
 
 
+def _fill_value(file):
+    file["lightcones/brightness_temp"][1, 2, 3] = 9.96921e36
+
+
+def _older_fill_value(file):
+    file["lightcones/brightness_temp"][1, 2, 3] = -999
+
+
+def _empty_start(file):
+    file["lightcones/brightness_temp"][..., :3] = 0
+
+
 def _empty_end(file):
     file["lightcones/brightness_temp"][..., 15:] = 0
 
@@ -80,6 +95,9 @@ FAULTS = {
     "backwards": (_backwards, "grid", "rising"),
     "nan": (_one_nan, "nan", "1 NaN cells"),
     "zeros": (_empty_end, "zeros", "5 slices of zeros alone (first: 15"),
+    "fill value": (_fill_value, "beyond physics", "the first at (1, 2, 3) is 9.96921e+36"),
+    "older": (_older_fill_value, "beyond physics", "the first at (1, 2, 3) is -999"),
+    "near zeros": (_empty_start, "zeros", "3 slices of zeros alone (first: 0, 1, 2)"),
     "not used": (_cold, "parameters", "no m_WDM, which most have"),
     "parameter": (_nan_parameter, "parameters", "not all finite"),
     "unfinished": (_unfinished, "unfinished", "redshift 11.00, not 6.00"),
@@ -174,3 +192,56 @@ def test_a_damaged_row_is_named(tmp_path):
         with pytest.warns(UserWarning, match="left out"):
             cones = open_lightcones(path, validate="full", on_bad="drop")
         np.testing.assert_array_equal(np.asarray(cones.data), X[rows:])
+
+
+def test_what_is_no_brightness_has_no_physics_to_be_beyond(tmp_path):
+    """The temperature of the gas, say; a fill value is larger than any field."""
+    path = folder_of(tmp_path, n=1) / "c0.h5"
+    edit(path, lambda file: file["lightcones/density"].__setitem__((0, 0, 0), 2e4))
+    open_lightcones(path, dataset="density", validate="full")
+    edit(path, lambda file: file["lightcones/density"].__setitem__((0, 0, 0), 1e20))
+    with pytest.raises(ValueError, match=r"beyond physics: 1 cells .* beyond 1e\+15; the first"):
+        open_lightcones(path, dataset="density", validate="full")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_single_cells_are_repaired_on_request(tmp_path, kind):
+    X = np.stack([cone(k, 20) for k in range(5)]).astype(kind)
+    bad = X.copy()
+    bad[1, 2, 2, 7] = bad[1, 0, 0, 0] = np.nan
+    bad[3, 1, 1, 19] = -9999
+    bad[4, ..., 5] = np.nan  # a whole slice is no single cell
+    save_lightcones(tmp_path / "a.h5", bad)
+    options = dict(validate="full", on_bad="drop", repair=True)
+    with pytest.warns(UserWarning) as warned:
+        cones = open_lightcones(tmp_path / "a.h5", **options)
+    text = "\n".join(str(one.message) for one in warned)
+    assert "row 4: nan: 16 NaN cells" in text
+    assert "2 light cones were repaired" in text and "row 3: repaired: by the mean" in text
+    np.testing.assert_array_equal(cones.report["row"], [4, 1, 3])
+    assert cones.report["fault"].tolist() == ["nan", "repaired", "repaired"]
+    assert "2 NaN cells, 0 infinite; the first at (0, 0, 0) is nan" in cones.report["detail"][1]
+    mended = cones.data.read()
+    assert len(mended) == 4 and mended.dtype == kind
+    changed = np.argwhere(mended != X[:4]).tolist()
+    assert changed == [[1, 0, 0, 0], [1, 2, 2, 7], [3, 1, 1, 19]]
+    beside = [X[1, 1, 2, 7], X[1, 3, 2, 7], X[1, 2, 1, 7], X[1, 2, 3, 7], *X[1, 2, 2, [6, 8]]]
+    assert mended[1, 2, 2, 7] == pytest.approx(np.mean(beside, dtype=np.float64), rel=1e-3)
+    corner = [X[1, 1, 0, 0], X[1, 0, 1, 0], X[1, 0, 0, 1]]
+    assert mended[1, 0, 0, 0] == pytest.approx(np.mean(corner, dtype=np.float64), rel=1e-3)
+    assert cones.data.digests() == digest_rows(mended)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(cones.data)).read(), mended)
+    # Without the request they are what they are.
+    with pytest.raises(ValueError, match=r"(?s)3 things are wrong.*row 3: beyond physics"):
+        open_lightcones(tmp_path / "a.h5", validate="full")
+
+
+def test_near_slices_end_where_the_last_islands_are(tmp_path):
+    """They are few and faint; a full slice as bright as the next does not follow on nothing."""
+    X = np.stack([cone(k, 30) for k in range(3)])
+    X[0, ..., :9] = 0
+    X[0, ..., 9] *= 0.05
+    X[1, ..., :9] = 0
+    save_lightcones(tmp_path / "a.h5", X)
+    with pytest.raises(ValueError, match=r"1 thing is wrong .*\n.*row 1: zeros: 9 slices .*: 0, 1"):
+        open_lightcones(tmp_path / "a.h5", validate="full")

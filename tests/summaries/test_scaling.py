@@ -137,3 +137,24 @@ def test_without_the_mean_of_the_sky_it_is_the_scaling_of_what_is_left(rng, shap
     assert learned.subtract_mean and not plain.subtract_mean
     assert (learned.softening, learned.offset) == pytest.approx((plain.softening, plain.offset))
     np.testing.assert_allclose(scaled(learned, fields), scaled(plain, left), atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [-9999.0, 1e20, 9.96921e36, -32768.0])
+@pytest.mark.parametrize("subtract_mean", [False, True])
+def test_a_fill_value_does_not_spoil_the_scaling_of_all(rng, value, subtract_mean):
+    fields = brightness(rng, (40, 14, 14, 10)).astype(np.float32)
+    whole = BrightnessScaling.learn(fields, subtract_mean=subtract_mean)
+    fields[7, 1, 2, 3] = value
+    spoilt = BrightnessScaling.learn(fields, subtract_mean=subtract_mean)
+    assert spoilt.softening == pytest.approx(whole.softening, rel=0.05)
+    assert spoilt.offset == pytest.approx(whole.offset, abs=0.02)
+    assert spoilt.scale == pytest.approx(whole.scale, rel=0.02)
+
+
+def test_data_in_other_units_are_scaled_as_ever(rng):
+    """Also with foregrounds: what most voxels exceed is no fill value."""
+    fields = 1e6 * brightness(rng)
+    learned = BrightnessScaling.learn(fields)
+    assert learned.softening == pytest.approx(np.abs(fields).mean())
+    fields[3, 0, 0, 0] = 1e20
+    assert BrightnessScaling.learn(fields).softening == pytest.approx(learned.softening, rel=0.01)

@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
+import math
+import os
+import zipfile
+from typing import Any
+
 import numpy as np
 
-from skatr_sk.lightcones.formats.metadata import CELLS, TARGETS, Fault, FileMetadata, check_cells
+from skatr_sk.lightcones.formats.metadata import (
+    CELLS,
+    TARGETS,
+    Fault,
+    FileMetadata,
+    bytes_on_disk,
+    check_cells,
+    check_no_holes,
+    check_size,
+)
+from skatr_sk.lightcones.npy import (
+    Header,
+    find_members,
+    member,
+    open_archive,
+    read_array,
+    read_header,
+)
 from skatr_sk.lightcones.sources import NpySource, NpzSource, stamp_of
 
 __all__ = ["look_into_npy", "look_into_npz"]
 
+_MOST_LABELS = 4096
 
-def look_into_npz(path: str, key: str | None = None) -> FileMetadata:
+
+def look_into_npz(path: str, found: os.stat_result, key: str | None = None) -> FileMetadata:
     """One cone, in the array `key` or one of a usual name, and its parameters."""
-    stamp = stamp_of(path)
-    with np.load(path, allow_pickle=False) as arrays:
+    with open_archive(path) as archive:
+        arrays = find_members(archive)
         key = key or next((name for name in CELLS if name in arrays), None)
         if key is None or key not in arrays:
-            found = ", ".join(arrays.files)
-            raise Fault("missing", f"no array {key or 'image'!r}; it has {found or 'none'}")
-        with arrays.zip.open(f"{key}.npy") as stream:  # the shape and type without the values
-            form = np.lib.format
-            old = form.read_magic(stream) == (1, 0)
-            read = form.read_array_header_1_0 if old else form.read_array_header_2_0
-            shape, _, dtype = read(stream)
+            has = ", ".join(arrays) or "none"
+            raise Fault("missing", f"no array {key or 'image'!r}; it has {has}")
+        with member(archive, arrays[key]) as (_, header):  # the shape and type without the values
+            shape, dtype = header.shape, header.dtype
         check_cells(shape, dtype, least=1)
-        metadata = FileMetadata(NpzSource(path, stamp, 1, shape, dtype.str, key=key))
+        check_size("cells", (1, *shape), dtype.itemsize, _packed(arrays[key], found))
+        metadata = FileMetadata(NpzSource(path, stamp_of(found), 1, shape, dtype.str, key=key))
         label = next((arrays[name] for name in TARGETS if name in arrays), None)
-    if label is not None:
-        if label.ndim > 1:
-            expected = f"({label.size},), the parameters of one light cone"
-            raise Fault("shape", f"a label of shape {label.shape}; expected {expected}")
-        metadata.take_parameters(np.atleast_1d(label)[None], None, None)
+        if label is not None:
+            with member(archive, label) as (stream, header):
+                _check_label(header)
+                values = read_array(stream, header)
+            metadata.take_parameters(np.atleast_1d(values)[None], None, None)
     return metadata
 
 
-def look_into_npy(path: str) -> FileMetadata:
+def _packed(info: zipfile.ZipInfo, found: os.stat_result) -> int:
+    return min(info.compress_size, bytes_on_disk(found))
+
+
+def _check_label(header: Header) -> None:
+    n = math.prod(header.shape)
+    if len(header.shape) > 1 or n > _MOST_LABELS:
+        expected = f"({n},)" if n <= _MOST_LABELS else f"at most ({_MOST_LABELS},)"
+        found = f"a label of shape {header.shape}; expected {expected}"
+        raise Fault("shape", f"{found}, the parameters of one light cone")
+
+
+def look_into_npy(path: str, found: os.stat_result) -> FileMetadata:
     """Many fields in one array, and nothing beside them."""
-    stamp = stamp_of(path)
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    check_cells(mapped.shape, mapped.dtype, least=2)
-    n, *field_shape = mapped.shape
-    layout = {"offset": mapped.offset, "fortran": not mapped.flags.c_contiguous}
-    return FileMetadata(NpySource(path, stamp, n, tuple(field_shape), mapped.dtype.str, **layout))
+    with open(path, "rb") as stream:
+        header = read_header(stream)
+    shape, fortran, dtype, start = header
+    check_cells(shape, dtype, least=2)
+    if header.size > found.st_size:
+        expected = f"{header.size} bytes for {shape} of {dtype}"
+        raise Fault("unreadable", f"expected {expected}, found {found.st_size}: it is cut short")
+    check_size("cells", shape, dtype.itemsize, bytes_on_disk(found))
+    n, *field_shape = shape
+    check_no_holes(path, tuple(field_shape), start, header.size)
+    layout: dict[str, Any] = {"offset": start, "fortran": fortran}
+    return FileMetadata(
+        NpySource(path, stamp_of(found), n, tuple(field_shape), dtype.str, **layout)
+    )

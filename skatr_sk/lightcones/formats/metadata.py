@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import h5py
 import numpy as np
 
-from skatr_sk._checks import listed, parameter_names
+from skatr_sk._checks import parameter_names
 from skatr_sk.lightcones.sources import Source
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
 
@@ -20,14 +19,22 @@ __all__ = [
     "TARGETS",
     "Fault",
     "FileMetadata",
+    "bytes_on_disk",
     "check_cells",
+    "check_no_holes",
+    "check_size",
     "name_parameters",
-    "refuse_elsewhere",
+    "take_seeds",
 ]
 
 # Names that arrays and datasets go by; the first that is found counts.
 CELLS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")
 TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "theta", "y")
+
+_FEW_ROWS, _FEW_BYTES = 2**20, 2**26  # that need no proof: reading them in vain costs little
+_MOST_PACKED = 100  # bytes of data from one byte in the file
+_MOST_PARAMETERS = 4096
+_MOST_AXES = 8
 
 
 class Fault(Exception):
@@ -53,13 +60,20 @@ class FileMetadata:
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name
 
+    def check_table(self, n: int, width: int) -> None:
+        """Refuse a table of parameters that has not a row for each light cone, or is very wide."""
+        if n != self.source.n_rows:
+            raise Fault("shape", f"{n} rows of parameters for {self.source.n_rows} light cones")
+        if not 0 < width <= _MOST_PARAMETERS:
+            expected = f"1 to {_MOST_PARAMETERS}"
+            raise Fault("parameters", f"{width} parameters of a light cone; expected {expected}")
+
     def take_parameters(
         self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
         """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
         n, width = values.shape
-        if n != self.source.n_rows:
-            raise Fault("shape", f"{n} rows of parameters for {self.source.n_rows} light cones")
+        self.check_table(n, width)
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
         names, units, faults = name_parameters(width, names, units)
@@ -95,28 +109,56 @@ def name_parameters(
 
 
 def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
-    """Refuse cells that are no real numbers, or none at all, or have fewer than `least` axes."""
+    """Refuse cells that are no real numbers, or none at all, or of too few or many axes."""
     if dtype.kind not in "fiu":
         raise Fault("shape", f"cells of type {dtype}; expected real numbers")
-    if len(shape) < least or math.prod(shape) == 0:
+    if not least <= len(shape) <= _MOST_AXES or math.prod(shape) == 0:
         wanted = "(n, *field_shape)" if least == 2 else "that of one light cone"
         raise Fault("shape", f"cells of shape {shape}; expected {wanted}, no axis of length 0")
 
 
-def refuse_elsewhere(dataset: h5py.Dataset, file: h5py.File) -> None:
-    """Refuse values that lie in other files, whose loss or change nobody would notice.
+def take_seeds(values: np.ndarray) -> np.ndarray:
+    """Return integers as int64; a seed that it cannot hold is a Fault."""
+    largest = int(values.max(initial=0))
+    if largest > np.iinfo(np.int64).max:
+        raise Fault("parameters", f"a seed of {largest}; expected seeds below 2^63")
+    return values.astype(np.int64)
 
-    HDF5 reads zeros where a virtual dataset's source is gone, and says nothing.
+
+def check_size(what: str, shape: tuple[int, ...], itemsize: int, stored: int) -> None:
+    """Refuse a shape that the bytes which a file has for it can hardly hold.
+
+    Light cones pack to a third of their size; what packs to a hundredth is no data.
     """
-    if dataset.is_virtual:
-        others = [source.file_name for source in dataset.virtual_sources()]
-    elif dataset.external:
-        others = [os.fsdecode(name) for name, _, _ in dataset.external]
-    else:
-        others = [] if dataset.file.filename == file.filename else [dataset.file.filename]
-    if set(others) - {"."}:
-        named = listed(dict.fromkeys(others), shown=1)
-        found = f"{dataset.name} has its values in other files ({named}), and were one of them lost"
-        mend = "Open a list of those files themselves, or copy the values into one file"
-        detail = f"{found}, HDF5 would read zeros. {mend} with save_lightcones"
-        raise Fault("elsewhere", detail)
+    n_bytes = math.prod(shape) * itemsize
+    many = shape and shape[0] > max(_FEW_ROWS, stored)
+    if many or n_bytes > max(_FEW_BYTES, _MOST_PACKED * stored):
+        detail = f"{what} of shape {shape} take {n_bytes:.3g} bytes, and the file has {stored:.3g}"
+        raise Fault("size", f"{detail} for them; it is damaged, or says more than it holds")
+
+
+def bytes_on_disk(found: os.stat_result) -> int:
+    """Bytes that a file takes: less than its size where it has holes, which read as zeros."""
+    blocks: int = getattr(found, "st_blocks", 0)  # not everywhere, and 0 on some network disks
+    return min(found.st_size, 512 * blocks) if blocks else found.st_size
+
+
+def check_no_holes(path: str, row_shape: tuple[int, ...], start: int, stop: int) -> None:
+    """Refuse light cones, between two bytes of a file, that were not all written.
+
+    A file that was given its whole size before it was written has holes where its writer did not
+    come. Fields of fewer axes may be zeros over a block of the disk.
+    """
+    if len(row_shape) < 3 or not hasattr(os, "SEEK_HOLE"):
+        return
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        hole = os.lseek(opened, start, os.SEEK_HOLE)
+    except OSError:  # the file system does not say
+        return
+    finally:
+        os.close(opened)
+    if hole < stop:
+        written = f"{(hole - start) / (stop - start):.0%} of the cells were written"
+        detail = f"{written} before the first gap, and gaps read as zeros; write the file anew"
+        raise Fault("unfinished", detail)

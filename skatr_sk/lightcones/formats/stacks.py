@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ import h5py
 import numpy as np
 
 from skatr_sk.lightcones.digests import INDEX, find_index
+from skatr_sk.lightcones.formats.hdf5 import Stored, datasets
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
     TARGETS,
     Fault,
     FileMetadata,
     check_cells,
-    refuse_elsewhere,
+    take_seeds,
 )
 from skatr_sk.lightcones.sources import Hdf5Source, stamp_of
 
@@ -25,59 +27,71 @@ _REDSHIFTS = ("redshifts", "lightcone_redshifts", "redshift", "z")
 _SEEDS = ("seed", "seeds", "random_seed")
 
 
-def look_into_stack(path: str, file: h5py.File, name: str | None) -> FileMetadata:
+def look_into_stack(
+    path: str, found: os.stat_result, file: h5py.File, name: str | None
+) -> FileMetadata:
     """Find out what an HDF5 file with a dataset of cones ``(n, *field_shape)`` holds.
 
-    It is the dataset `name`, or one of a usual name, or the only one that could be it.
+    It is the dataset `name`, or one of a usual name, or the only one that could be it. `found` is
+    the state of the file.
     """
-    found: dict[str, h5py.Dataset] = {}
-    file.visititems(lambda k, v: found.update({k: v}) if isinstance(v, h5py.Dataset) else None)
-    cells = found[name] if name in found else _find_cells(found, name)
-    check_cells(cells.shape, cells.dtype, least=2)
-    refuse_elsewhere(cells, file)
-    n, n_z = len(cells), cells.shape[-1]
-    stamp = stamp_of(path)
+    stored = datasets(file)
+    cells = stored[name] if name in stored else _find_cells(stored, name)
+    dtype = cells.check("cells", found, cells.shape[1:])
+    check_cells(cells.shape, dtype, least=2)
+    cells.check_no_holes(path, cells.shape[1:])
+    n, *field_shape = cells.shape
+    n_z = field_shape[-1]
     try:
-        index, sealed = find_index(found, cells, stamp)
+        index, sealed = find_index(stored, cells, found)
     except ValueError as error:
         raise Fault("digest", str(error)) from error
-    layout = {"index": index, "sealed": sealed, "dataset": cells.name}
-    metadata = FileMetadata(Hdf5Source(path, stamp, n, cells.shape[1:], cells.dtype.str, **layout))
+    layout: dict[str, Any] = {"index": index, "sealed": sealed, "dataset": cells.name}
+    source = Hdf5Source(path, stamp_of(found), n, tuple(field_shape), dtype.str, **layout)
+    metadata = FileMetadata(source)
     folder = cells.name.rpartition("/")[0].strip("/")
 
-    def beside(names: Sequence[str]) -> h5py.Dataset | None:
+    def beside(names: Sequence[str]) -> Stored | None:
         """Return the table or list of one of these names beside the light cones, if any."""
         for path in (path for name in names for path in (f"{folder}/{name}".strip("/"), name)):
-            dataset = found.get(path)
-            if dataset is not None and dataset.ndim in (1, 2) and dataset.name != cells.name:
-                refuse_elsewhere(dataset, file)
-                return dataset
+            table = stored.get(path)
+            # What lies elsewhere was not asked for its axes.
+            if table and (table.ndim in (1, 2) or table.elsewhere) and table.name != cells.name:
+                return table
         return None
 
     if (targets := beside(TARGETS)) is not None:
-        _take_targets(metadata, targets)
+        _take_targets(metadata, targets, found)
     if (redshifts := beside(_REDSHIFTS)) is not None:
+        redshifts.check("redshifts", found)
         if redshifts.shape not in ((n_z,), (n, n_z)):
             detail = f"redshifts of shape {redshifts.shape}; expected ({n_z},) or ({n}, {n_z})"
             raise Fault("shape", detail)
         # One grid for all cones, or one for each.
-        metadata.redshifts = np.broadcast_to(redshifts[:], (n, n_z))
+        metadata.redshifts = np.broadcast_to(redshifts.read(), (n, n_z))
     if (seeds := beside(_SEEDS)) is not None:
-        if seeds.shape != (n,) or seeds.dtype.kind not in "iu":
-            detail = f"seeds of shape {seeds.shape} and type {seeds.dtype}; expected {n} integers"
+        kind = seeds.check("seeds", found)
+        if seeds.shape != (n,) or kind.kind not in "iu":
+            detail = f"seeds of shape {seeds.shape} and type {kind}; expected {n} integers"
             raise Fault("shape", detail)
-        metadata.seeds = seeds[:].astype(np.int64)
-    cell_size = cells.attrs.get("cell_mpc")
-    metadata.cell_size = None if cell_size is None else float(np.atleast_1d(cell_size)[-1])
+        metadata.seeds = take_seeds(seeds.read())
+    cell_size = cells.attribute("cell_mpc")
+    if cell_size is not None:
+        metadata.cell_size = float(np.ravel(cell_size)[-1])
+        if not 0 < metadata.cell_size < np.inf:
+            raise Fault("grid", f"cell_mpc: expected sizes in Mpc, found {cell_size}")
     return metadata
 
 
-def _find_cells(found: Mapping[str, h5py.Dataset], name: str | None) -> h5py.Dataset:
+def _find_cells(found: Mapping[str, Stored], name: str | None) -> Stored:
     """Take the dataset of a known name, or the only one that looks like fields."""
     listed = ", ".join(f"{k} {v.shape}" for k, v in sorted(found.items())) or "none"
     if name is not None:
         raise Fault("missing", f"no dataset {name!r}; it has {listed}")
-    fields = {k: v for k, v in found.items() if v.ndim >= 2 and v.dtype.kind in "fiu"}
+    # What lies elsewhere was not asked what it is.
+    fields = {
+        k: v for k, v in found.items() if v.elsewhere or (v.ndim >= 2 and v.dtype is not None)
+    }
     if usual := [name for name in CELLS if name in fields]:
         return fields[usual[0]]
     others = {*TARGETS, *_REDSHIFTS, *_SEEDS, INDEX}
@@ -91,23 +105,29 @@ def _find_cells(found: Mapping[str, h5py.Dataset], name: str | None) -> h5py.Dat
     return next(iter(left.values()))
 
 
-def _take_targets(metadata: FileMetadata, targets: h5py.Dataset) -> None:
+def _take_targets(metadata: FileMetadata, targets: Stored, found: os.stat_result) -> None:
     """Take the parameters, their names and units and their prior box."""
-    values = targets[:]
-    metadata.flat = values.ndim == 1
+    targets.check("parameters", found)
+    metadata.flat = targets.ndim == 1
     # An axis is added where there is none, and nothing else: a table of another shape is a
     # mistake that must not be cut into rows.
-    values = values[:, None] if metadata.flat else values
-    names, units, bounds = (targets.attrs.get(name) for name in ("names", "units", "bounds"))
-    metadata.take_parameters(values, _texts(names), _texts(units))
+    width = 1 if metadata.flat else targets.shape[1]
+    metadata.check_table(targets.shape[0], width)
+    names, units = (_texts(name, targets.attribute(name)) for name in ("names", "units"))
+    metadata.take_parameters(targets.read().reshape(-1, width), names, units)
+    bounds = targets.attribute("bounds")
     if bounds is not None:
-        metadata.target_bounds = np.asarray(bounds, dtype=np.float64)
-        found, expected = metadata.target_bounds.shape, (len(metadata.parameters), 2)
-        if found != expected:
-            raise Fault("parameters", f"bounds of shape {found}; expected {expected}")
+        box = np.asarray(bounds)
+        if box.shape != (width, 2) or box.dtype.kind not in "fiu":
+            raise Fault("parameters", f"bounds of shape {box.shape}; expected {(width, 2)} numbers")
+        if np.isnan(box).any():
+            raise Fault("parameters", f"bounds: expected numbers, found {box.tolist()}")
+        metadata.target_bounds = box.astype(np.float64)
 
 
-def _texts(values: Any) -> list[str] | None:
-    if values is None:
-        return None
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(values)]
+def _texts(name: str, values: Any) -> list[str] | None:
+    if values is None or isinstance(values, list):
+        return values
+    if not isinstance(values, str):
+        raise Fault("parameters", f"{name}: expected texts, found {values!r}")
+    return [values]

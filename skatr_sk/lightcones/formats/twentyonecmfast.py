@@ -9,13 +9,17 @@ its redshift-space distortions needed. Both have the fields in ``lightcones``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5g
 
-from skatr_sk.lightcones.formats.metadata import Fault, FileMetadata, check_cells, refuse_elsewhere
+from skatr_sk._checks import listed
+from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, scalars
+from skatr_sk.lightcones.formats.metadata import Fault, FileMetadata, check_cells, take_seeds
 from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
 from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
@@ -26,66 +30,87 @@ _GROUPS_3 = ("user_params", "cosmo_params", "flag_options", "astro_params", "_gl
 _LARGEST_LOGARITHM = 100.0
 
 
-def look_into_simulation(path: str, file: h5py.File, field: str | None) -> FileMetadata:
+def look_into_simulation(
+    path: str, found: os.stat_result, file: h5py.File, field: str | None
+) -> FileMetadata:
     """Find out what a light-cone file of 21cmFAST holds: one cone, of the brightness by default.
 
     What is found has every number of the input by 21cmFAST's own name, and offers those of the six
     parameters that the simulation made use of (no ``m_WDM`` without a cut of the power spectrum,
-    no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass).
+    no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass). `found` is
+    the state of the file.
     """
-    boxes = file["lightcones"]
     field = (field or BRIGHTNESS).removeprefix("lightcones/")
-    box = boxes.get(field)
-    if not isinstance(box, h5py.Dataset):
-        has = ", ".join(boxes) or "none"
+    box = find(file, f"lightcones/{field}")
+    if not isinstance(box, Stored):
+        has = listed(name.decode() for name in find(file, "lightcones")) or "none"
         raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
-    refuse_elsewhere(box, file)
-    new = "InputParameters" in file
-    group = file["InputParameters"] if new else file
-    inputs = _inputs(group, new)
+    dtype = box.check("cells", found, box.shape)
+    inputs_4 = find(file, "InputParameters")
+    new = inputs_4 is not None
+    if new and not isinstance(inputs_4, h5g.GroupID):
+        raise Fault("missing", "InputParameters is no group of this file")
+    inputs = _inputs(file, new)
     buffers = ("lowz_buffer_pixels", "highz_buffer_pixels")
-    low, high = (int(file.attrs.get(name, 0)) if new else 0 for name in buffers)
+    low, high = (_whole(file.id, name) or 0 if new else 0 for name in buffers)
     n_z = box.shape[-1] - low - high if box.ndim == 3 else 0
     if n_z < 1:
-        found = f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices"
-        raise Fault("shape", f"{found}; expected two sky axes and a line of sight")
-    check_cells(box.shape, box.dtype, least=3)
-    _check_finished(file, new)
+        has = f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices"
+        raise Fault("shape", f"{has}; expected two sky axes and a line of sight")
+    check_cells(box.shape, dtype, least=3)
+    box.check_no_holes(path, box.shape)
+    _check_finished(file, found, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
-    distances = _distances(file, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
-    if len(distances) != n_z or (n_z > 1 and not (np.diff(distances) > 0).all()):
-        found = f"{len(distances)} distances for {n_z} slices, or not from near to far"
-        raise Fault("grid", f"{found}: expected one for each, rising")
-    seed = group.attrs.get("random_seed")
+    if not (0 < omega_m < math.inf and 0 < hubble < math.inf):
+        given = f"OMm = {omega_m}, hlittle = {hubble}"
+        raise Fault("parameters", f"a cosmology of {given}; expected numbers above 0")
+    distances = _distances(file, found, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
+    rising = distances.ndim == 1 and bool((np.diff(distances) > 0).all())
+    if len(distances) != n_z or not (rising and np.isfinite(distances).all() and distances[0] >= 0):
+        wrong = f"{len(distances)} distances for {n_z} slices, or not from near to far"
+        raise Fault("grid", f"{wrong}: expected one for each, rising")
+    seed = _whole(inputs_4 if new else file.id, "random_seed", least=-(2**63))
     six = _six(inputs)
-    shape, layout = (*box.shape[:-1], n_z), {"first": low, "dataset": box.name, "single": True}
-    source = Hdf5Source(path, stamp_of(path), 1, shape, box.dtype.str, **layout)
+    shape = (*box.shape[:-1], n_z)
+    layout: dict[str, Any] = {"first": low, "dataset": box.name, "single": True}
+    source = Hdf5Source(path, stamp_of(found), 1, shape, dtype.str, **layout)
     return FileMetadata(
         source,
         parameters={name: np.array([value]) for name, value in (inputs | six).items()},
         units=dict(PARAMETER_UNITS),
         redshifts=redshifts_at(distances, omega_m, hubble)[None].astype(np.float32),
-        seeds=None if seed is None else np.array([seed], dtype=np.int64),
+        seeds=None if seed is None else take_seeds(np.array([seed])),
         cell_size=float(np.median(np.diff(distances))) if n_z > 1 else None,
         offered=tuple(six),
     )
 
 
-def _inputs(group: h5py.Group, new: bool) -> dict[str, float]:
+def _whole(at: Any, name: str, least: int = 0) -> int | None:
+    """Return a whole number among the attributes; what else goes by its name is a Fault."""
+    value = attribute(at, name)
+    if value is None:
+        return None
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "iu" or numbers.size != 1 or int(numbers.item()) < least:
+        raise Fault("parameters", f"{name}: expected a whole number >= {least}, found {value!r}")
+    return int(numbers.item())
+
+
+def _inputs(file: h5py.File, new: bool) -> dict[str, float]:
     """All numbers among the inputs, flags as 0 and 1, by 21cmFAST's names; texts are left out."""
-    found: dict[str, Any] = {}
-    for name in group if new else _GROUPS_3:
-        if isinstance(group.get(name), h5py.Group):
-            found |= dict(group[name].attrs)
-    model = found.get("SOURCE_MODEL")
-    if isinstance(model, str | bytes):  # from 4.1 on, instead of a flag
-        model = model if isinstance(model, str) else model.decode()
-        found["USE_MASS_DEPENDENT_ZETA"] = model != "CONST-ION-EFF"
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
-    }
+    found: dict[str, float] = {}
+    model = None
+    names: tuple[str, ...] = _GROUPS_3
+    if new:
+        names = tuple(f"InputParameters/{link.decode()}" for link in find(file, "InputParameters"))
+    for name in names:
+        group = find(file, name)
+        if isinstance(group, h5g.GroupID):
+            found |= scalars(group)
+            model = attribute(group, "SOURCE_MODEL") or model
+    if isinstance(model, str):  # from 4.1 on, instead of a flag
+        found["USE_MASS_DEPENDENT_ZETA"] = float(model != "CONST-ION-EFF")
+    return found
 
 
 def _six(inputs: Mapping[str, float]) -> dict[str, float]:
@@ -99,39 +124,61 @@ def _six(inputs: Mapping[str, float]) -> dict[str, float]:
         if value is None or parameter.name in unused:
             continue
         # Stored as logarithms; no logarithm is as large as what it is the logarithm of.
-        if parameter.logarithmic and value > _LARGEST_LOGARITHM:
+        if parameter.logarithmic and _LARGEST_LOGARITHM < value < math.inf:
             value = math.log10(value)
         six[parameter.name] = value
     return six
 
 
-def _check_finished(file: h5py.File, new: bool) -> None:
+def _table(file: h5py.File, name: str) -> Stored | None:
+    """Dataset of a name, or None; a Fault where something else goes by it."""
+    found = find(file, name)
+    if found is None or isinstance(found, Stored):
+        return found
+    raise Fault("missing", f"{name} is no dataset")
+
+
+def _check_finished(file: h5py.File, found: os.stat_result, new: bool) -> None:
     """Refuse a light cone that a run has left half-way."""
-    nodes = file.get("InputParameters/node_redshifts" if new else "node_redshifts")
-    if nodes is None or not nodes.shape:
+    nodes = _table(file, "InputParameters/node_redshifts" if new else "node_redshifts")
+    if nodes is None or not nodes.ndim:
         return
+    n = nodes.shape[0]
     if new:
         # -1 is a light cone that was saved at once, at the end.
-        done = int(file.attrs.get("last_completed_node", -1))
-        if 0 <= done < len(nodes) - 1:
-            raise Fault("unfinished", f"{done + 1} of {len(nodes)} redshift nodes were computed")
-    elif "current_redshift" in file.attrs:
-        reached, end = float(file.attrs["current_redshift"]), float(np.min(nodes[:]))
-        if reached > end * (1 + 1e-3):
+        done = _whole(file.id, "last_completed_node", least=-1)
+        if done is not None and 0 <= done < n - 1:
+            raise Fault("unfinished", f"{done + 1} of {n} redshift nodes were computed")
+        return
+    reached = scalars(file.id).get("current_redshift")
+    if reached is not None and n:
+        nodes.check("node_redshifts", found)
+        end = float(np.min(nodes.read()))
+        if not reached <= end * (1 + 1e-3):
             raise Fault("unfinished", f"computed down to redshift {reached:.2f}, not {end:.2f}")
 
 
 def _distances(
-    file: h5py.File, inputs: Mapping[str, float], n: int, omega_m: float, hubble: float
+    file: h5py.File,
+    found: os.stat_result,
+    inputs: Mapping[str, float],
+    n: int,
+    omega_m: float,
+    hubble: float,
 ) -> np.ndarray:
     """Comoving distances of the slices in Mpc."""
     for name in ("lightcone_distances", "distances"):
-        if name in file:
-            return np.asarray(file[name][:], dtype=np.float64)
+        table = _table(file, name)
+        if table is not None:
+            table.check("distances", found)
+            if table.shape != (n,):
+                raise Fault("grid", f"distances of shape {table.shape}; expected ({n},)")
+            return table.read().astype(np.float64)
     # Before 3.4: the first slice lies at the light cone's redshift, the others a cell apart.
-    try:
-        start = comoving_distances(float(file.attrs["redshift"]), omega_m, hubble)
-        cell = inputs["BOX_LEN"] / inputs["HII_DIM"]
-    except KeyError as error:
-        raise Fault("missing", f"neither distances nor {error}, which would give them") from error
-    return start + cell * np.arange(n)
+    known = {**scalars(file.id), **inputs}
+    lacking = [name for name in ("redshift", "BOX_LEN", "HII_DIM") if not known.get(name, 0) > 0]
+    if lacking:
+        has = f"neither distances nor {', '.join(lacking)} above 0"
+        raise Fault("missing", f"{has}, which would give them")
+    start = comoving_distances(known["redshift"], omega_m, hubble)
+    return start + known["BOX_LEN"] / known["HII_DIM"] * np.arange(n)

@@ -6,7 +6,7 @@ import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
-from tests.lightcones.layouts import FIELD, N, values
+from tests.lightcones.layouts import FIELD, N, edit, values, write_v3
 
 
 def test_hdf5_datasets_are_found(tmp_path):
@@ -152,3 +152,37 @@ def test_values_in_other_files_are_refused(tmp_path, make, name):
         ValueError, match=rf"elsewhere: /{name} has its values in other files \(.*part\.(h5|bin)\)"
     ):
         open_lightcones(tmp_path / "a.h5")
+
+
+def test_what_lies_beside_light_cones_is_not_touched(tmp_path):
+    """Datasets of types that nothing is made of, links and groups, however odd."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = values()
+        file["labels"] = np.ones((N, 2))
+        file["empty"] = h5py.Empty("f4")
+        file["notes"] = np.full((3, 3, 3, 3, 3), b"text")
+        file["table"] = np.zeros((2, 2, 2, 2, 2), [("a", "f4")])
+        file["kind"] = np.dtype("f4")
+        file["alias"] = h5py.SoftLink("/images")
+        file["circle"] = h5py.SoftLink("/circle")
+        file["other"] = h5py.ExternalLink("/dev/zero", "/a")
+        file["same"] = file["images"]  # another name of it
+        inner = file.create_group("group/in/group")
+        inner["up"] = file["group"]
+        layout = h5py.VirtualLayout((N, 4, 4, 10), "f4")
+        layout[:] = h5py.VirtualSource(".", "virtual", layout.shape)
+        file.create_virtual_dataset("virtual", layout)
+        odd = h5py.h5d.create(
+            file.id, b"time", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((2, 2, 2, 2, 2))
+        )
+        del odd
+    cones = open_lightcones(tmp_path / "a.h5", validate="full")
+    assert cones.target.shape == (N, 2)
+    np.testing.assert_array_equal(np.asarray(cones.data), values())
+
+
+def test_a_soft_link_within_the_file_is_followed_in_a_simulation(tmp_path):
+    write_v3(tmp_path / "a.h5", seed=3)
+    edit(tmp_path / "a.h5", lambda file: file.move("distances", "far/away"))
+    edit(tmp_path / "a.h5", lambda file: file.__setitem__("distances", h5py.SoftLink("/far/away")))
+    assert open_lightcones(tmp_path / "a.h5").seeds == [3]

@@ -1,0 +1,320 @@
+"""HDF5 files, looked at without touching what hangs, crashes, lies elsewhere or does not end.
+
+HDF5 follows whatever a file says: links and virtual datasets into other files, which may be pipes
+or lead back, and it gives zeros for what was never written. Here a dataset is opened by its hard
+links, asked where its values lie, and read once its size has been compared with the file's.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
+
+from skatr_sk._checks import listed
+from skatr_sk.lightcones.formats.metadata import Fault, bytes_on_disk, check_no_holes, check_size
+
+__all__ = ["Stored", "attribute", "datasets", "find", "opened", "scalars"]
+
+_MOST_OBJECTS = 10_000  # in one file
+_MOST_NESTED = 64  # groups
+_MOST_LINKS = 16  # that lead on to others, as in HDF5 itself
+_MOST_ATTRIBUTES = 4096  # of one object, and numbers in one
+_MOST_BYTES = 2**20  # of one attribute
+# A row costs unpacking the chunks that it is in: one of several rows should not be larger.
+_MOST_CHUNK = 2**27  # bytes
+_CHUNK_ENTRY = 8  # bytes that a file needs at least to say where a chunk is
+
+_HEAP, _HEAP_HEADER = b"GCOL", 16  # where HDF5 keeps texts of any length; bytes before each
+_SIZES = (8, 8)  # bytes of an address and of a length, in all but very odd files
+
+_NUMBERS = (h5t.INTEGER, h5t.FLOAT)
+_KINDS = {
+    h5t.STRING: "text",
+    h5t.BITFIELD: "bits",
+    h5t.OPAQUE: "opaque bytes",
+    h5t.COMPOUND: "compound",
+    h5t.REFERENCE: "reference",
+    h5t.ENUM: "enumeration",
+    h5t.VLEN: "variable length",
+    h5t.ARRAY: "array",
+}
+
+
+class _Watched(io.FileIO):
+    """A file whose heaps of texts are checked when HDF5 reads them.
+
+    It adds up the sizes of what is in a heap to get to its end, and where one of them is zero it
+    never does.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._ended: set[int] = set()  # heaps that were looked through
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes, as any file does."""
+        start, n = self.tell(), len(buffer)
+        around = min(start, len(_HEAP) - 1)  # a heap may begin with the last byte that is read
+        self.seek(start - around)
+        read = self.read(around + n + len(_HEAP) - 1) or b""
+        at = read.find(_HEAP)
+        while at >= 0:
+            self._check_heap(start - around + at)
+            at = read.find(_HEAP, at + 1)
+        wanted = read[around : around + n]
+        buffer[: len(wanted)] = wanted
+        self.seek(start + len(wanted))
+        return len(wanted)
+
+    def _check_heap(self, at: int) -> None:
+        if at in self._ended:
+            return
+        self._ended.add(at)
+        self.seek(at)
+        header = self.read(_HEAP_HEADER) or b""
+        size = int.from_bytes(header[8:], "little")
+        if header[4:5] != b"\1" or size > os.fstat(self.fileno()).st_size - at:
+            return  # no heap, or one that HDF5 refuses
+        heap = header + (self.read(size - _HEAP_HEADER) or b"")
+        here = _HEAP_HEADER
+        while here + _HEAP_HEADER <= size:
+            kept = heap[here : here + _HEAP_HEADER]
+            length = int.from_bytes(kept[8:], "little")
+            free = kept[:2] == b"\0\0"
+            step = length if free else _HEAP_HEADER + -(-length // 8) * 8
+            if not 0 < step <= size - here:
+                raise OSError(f"a damaged heap of texts at byte {at}")
+            here += step
+
+
+@contextmanager
+def opened(path: str) -> Iterator[h5py.File]:
+    """Open a file to look into it."""
+    with _Watched(path) as stream, h5py.File(stream, "r") as file:
+        sizes = file.id.get_create_plist().get_sizes()
+        if tuple(sizes) != _SIZES:
+            raise Fault("unreadable", f"addresses and lengths of {sizes} bytes; expected {_SIZES}")
+        yield file
+
+
+@dataclass
+class Stored:
+    """A dataset of an HDF5 file: what it says of itself, and its values once that is checked."""
+
+    id: Any  # h5py's low-level identifier; None of what lies in another file
+    name: str  # its path, from the first slash on
+    elsewhere: list[str] = field(default_factory=list)  # other files that its values lie in
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype | None = None  # None where it does not hold real numbers
+    kind: str = ""  # of what it holds, for messages
+
+    @classmethod
+    def of(cls, dataset: Any, name: str) -> Stored:
+        """Ask a dataset for its layout, and for more where its values are its own."""
+        made = dataset.get_create_plist()
+        # To ask for the shape of a virtual dataset may open its sources, and theirs.
+        if made.get_layout() == h5d.VIRTUAL:
+            some = range(min(made.get_virtual_count(), 8))
+            return cls(dataset, name, [made.get_virtual_filename(i) for i in some] or ["."])
+        if made.get_external_count():
+            return cls(dataset, name, [os.fsdecode(made.get_external(0)[0])])
+        if dataset.get_space().get_simple_extent_type() == h5s.NULL:
+            return cls(dataset, name, kind="nothing")
+        kind = dataset.get_type().get_class()
+        dtype = dataset.dtype if kind in _NUMBERS else None
+        text = _KINDS.get(kind, "an unknown kind") if dtype is None else str(dtype)
+        return cls(dataset, name, [], dataset.shape, dtype, text)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def check(self, what: str, found: os.stat_result, row_shape: tuple[int, ...] = ()) -> np.dtype:
+        """Return the type of numbers that are all in this file, of state `found`, or a Fault.
+
+        `row_shape` is that of what is read at a time.
+        """
+        if self.elsewhere:
+            named = listed(dict.fromkeys(self.elsewhere), shown=1)
+            lies = f"{self.name} has its values in other files ({named})"
+            if set(self.elsewhere) == {"."}:
+                lies = f"{self.name} is a virtual dataset"
+            raise Fault(
+                "elsewhere",
+                f"{lies}, and were one of them lost, HDF5 would read zeros. Open a list of those "
+                "files themselves, or copy the values into one file with save_lightcones",
+            )
+        if self.dtype is None:
+            raise Fault("shape", f"{what} of type {self.kind}; expected real numbers")
+        made = self.id.get_create_plist()
+        layout, itemsize = made.get_layout(), self.dtype.itemsize
+        if layout == h5d.CHUNKED:
+            chunk = made.get_chunk()
+            n = math.prod(-(-cells // c) for cells, c in zip(self.shape, chunk, strict=True))
+            # Counting the chunks of some files takes as long as they could be many.
+            written = self.id.get_num_chunks() if n * _CHUNK_ENTRY <= found.st_size else 0
+            if written < n:
+                part = f"{written} of {n} chunks" if written else f"hardly any of {n} chunks"
+                self._unfinished(what, part)
+            unpacked = math.prod(chunk) * itemsize
+            if unpacked > max(_MOST_CHUNK, math.prod(row_shape) * itemsize):
+                wanted = f"chunks of at most {_MOST_CHUNK >> 20} MB; write one row in a chunk"
+                detail = f"{what} in chunks of {chunk}, {unpacked >> 20} MB each; expected {wanted}"
+                raise Fault("size", detail)
+            check_size(what, self.shape, itemsize, self.id.get_storage_size())
+        elif layout == h5d.CONTIGUOUS and math.prod(self.shape):
+            if self.id.get_offset() is None:
+                self._unfinished(what, "nothing")
+        check_size(what, self.shape, itemsize, bytes_on_disk(found))
+        return self.dtype
+
+    def check_no_holes(self, path: str, row_shape: tuple[int, ...]) -> None:
+        """Refuse rows of this shape in one piece that was not written throughout."""
+        start = self.id.get_offset()
+        if start is not None and self.dtype is not None:
+            stop = start + math.prod(self.shape) * self.dtype.itemsize
+            check_no_holes(path, row_shape, start, stop)
+
+    def _unfinished(self, what: str, part: str) -> None:
+        raise Fault(
+            "unfinished",
+            f"{part} of {self.name} was ever written ({what} of shape {self.shape}), and HDF5 reads"
+            " zeros for the rest; write the file anew, or copy what was written to another",
+        )
+
+    def read(self) -> np.ndarray:
+        """Return all values; whoever asks has called :meth:`check`."""
+        values = np.empty(self.shape, self.dtype)
+        if values.size:
+            self.id.read(h5s.ALL, h5s.ALL, values)
+        return values
+
+    def attribute(self, name: str) -> Any:
+        """:func:`attribute` of this dataset."""
+        return attribute(self.id, name)
+
+
+def datasets(file: h5py.File) -> dict[str, Stored]:
+    """All datasets of a file by their paths, each once; links out of the file count as datasets."""
+    found: dict[str, Stored] = {}
+    seen: set[int] = set()
+    groups: list[tuple[Any, str, int]] = [(file.id, "", 0)]
+    n = 0
+    while groups:
+        group, path, depth = groups.pop()
+        n += group.get_num_objs()
+        if n > _MOST_OBJECTS or depth > _MOST_NESTED:
+            expected = f"at most {_MOST_OBJECTS} objects, {_MOST_NESTED} groups deep"
+            raise Fault("size", f"too much to look through; expected {expected}")
+        inside = []
+        for link in group:
+            name = f"{path}{link.decode()}"
+            kind = group.links.get_info(link).type
+            if kind == h5l.TYPE_SOFT:
+                continue
+            if kind != h5l.TYPE_HARD:
+                found[name] = Stored(None, f"/{name}", [_target(group, link)])
+                continue
+            opened = h5o.open(group, link)
+            address = h5o.get_info(opened).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(opened, h5d.DatasetID):
+                found[name] = Stored.of(opened, f"/{name}")
+            elif isinstance(opened, h5g.GroupID):
+                inside.append((opened, f"{name}/", depth + 1))
+        groups += reversed(inside)
+    return found
+
+
+def find(file: h5py.File, path: str) -> Any:
+    """Open what a path names: :class:`Stored`, the identifier of a group, or None.
+
+    A Fault where a link on the way leads out of the file, or in a circle.
+    """
+    left = _MOST_LINKS
+
+    def follow(at: Any, names: bytes) -> Any:
+        nonlocal left
+        for name in filter(None, names.split(b"/")):
+            if not isinstance(at, h5g.GroupID) or name not in at:
+                return None
+            kind = at.links.get_info(name).type
+            if kind == h5l.TYPE_HARD:
+                at = h5o.open(at, name)
+                continue
+            if kind != h5l.TYPE_SOFT:
+                target = _target(at, name)
+                return Stored(None, f"/{path}", [target])
+            left -= 1
+            if left < 0:
+                raise Fault("unreadable", f"/{path} is a link that leads in a circle")
+            target = at.links.get_val(name)
+            at = follow(h5g.open(at, b"/") if target.startswith(b"/") else at, target)
+        return at
+
+    found = follow(file.id, path.encode())
+    return Stored.of(found, f"/{path}") if isinstance(found, h5d.DatasetID) else found
+
+
+def _target(group: Any, link: bytes) -> str:
+    """File that an external link leads to."""
+    if group.links.get_info(link).type != h5l.TYPE_EXTERNAL:
+        return "a link of an unknown kind"
+    return os.fsdecode(group.links.get_val(link)[0])
+
+
+def attribute(at: Any, name: str) -> Any:
+    """Value of an attribute: numbers, text, a list of texts, or None where there is none.
+
+    What is neither, or too long, is a Fault.
+    """
+    if at is None or not h5a.exists(at, name.encode()):
+        return None
+    opened = h5a.open(at, name.encode())
+    space, stored = opened.get_space(), opened.get_type()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return None
+    kind, n = stored.get_class(), space.get_simple_extent_npoints()
+    if n > _MOST_ATTRIBUTES or n * stored.get_size() > _MOST_BYTES:
+        raise Fault("size", f"the attribute {name} has {n} values; expected a few")
+    if kind not in (*_NUMBERS, h5t.ENUM, h5t.STRING):
+        found = _KINDS.get(kind, "an unknown kind")
+        raise Fault("parameters", f"the attribute {name} is of type {found}; expected numbers")
+    values = np.empty(opened.shape, opened.dtype)
+    opened.read(values)
+    if kind != h5t.STRING:
+        return values[()]
+    texts = [text.decode() for text in values.ravel().tolist()]
+    return texts if values.ndim else texts[0]
+
+
+def scalars(at: Any) -> dict[str, float]:
+    """Single numbers among the attributes of a group, flags as 0 and 1; others are left out."""
+    n = h5a.get_num_attrs(at)
+    if n > _MOST_ATTRIBUTES:
+        raise Fault("size", f"a group of {n} attributes; expected at most {_MOST_ATTRIBUTES}")
+    names: list[bytes] = []
+    h5a.iterate(at, names.append)
+    found = {}
+    for name in names:
+        opened = h5a.open(at, name)
+        if opened.get_type().get_class() not in (*_NUMBERS, h5t.ENUM):
+            continue
+        if opened.get_space().get_simple_extent_type() == h5s.SCALAR:
+            value = np.empty((), opened.dtype)
+            opened.read(value)
+            if value.dtype.kind in "biuf":
+                found[name.decode()] = float(value)
+    return found
