@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,6 +11,9 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skatr_sk._checks import require
+from skatr_sk._files import check_regular
+from skatr_sk.lightcones.formats.hdf5 import Stored, find, opened
+from skatr_sk.lightcones.formats.metadata import Fault
 from skatr_sk.lightcones.sources import explain, raise_if_out_of_handles
 
 if TYPE_CHECKING:
@@ -134,23 +138,40 @@ def _read_bundle() -> Bunch:
     resource = folder / _BUNDLE
     try:
         # as_file unpacks the file where the package is imported from a zip archive.
-        with resources.as_file(resource) as path, h5py.File(path, "r") as file:
-            brightness, parameters = file["brightness_temp"], file["parameters"]
+        with resources.as_file(resource) as path, opened(str(path)) as file:
+            found = check_regular(path)
+            names = ("brightness_temp", "parameters", "redshifts", "seed", "global_xH")
+            tables = {name: _table(file, name) for name in (*names, "node_redshifts")}
+            values = {name: _values(table, found) for name, table in tables.items()}
+            parameters = tables["parameters"]
             return Bunch(
                 # Read as stored and then widen: numpy does it faster than HDF5.
-                data=brightness[:].astype(np.float32),
-                target=parameters[:],
-                target_names=[str(name) for name in parameters.attrs["names"]],
-                target_units=[str(unit) for unit in parameters.attrs["units"]],
-                target_bounds=parameters.attrs["bounds"],
-                redshifts=file["redshifts"][:],
-                seeds=file["seed"][:],
-                cell_size=brightness.attrs["cell_mpc"],
-                global_xH=file["global_xH"][:],
-                node_redshifts=file["node_redshifts"][:],
+                data=values["brightness_temp"].astype(np.float32),
+                target=values["parameters"],
+                target_names=parameters.attribute("names"),
+                target_units=parameters.attribute("units"),
+                target_bounds=parameters.attribute("bounds"),
+                redshifts=values["redshifts"],
+                seeds=values["seed"],
+                cell_size=tables["brightness_temp"].attribute("cell_mpc"),
+                global_xH=values["global_xH"],
+                node_redshifts=values["node_redshifts"],
                 DESCR=(folder / _DESCRIPTION).read_text(encoding="utf-8"),
             )
     except Exception as error:  # h5py raises all kinds on a damaged file
         raise_if_out_of_handles(error, str(resource))
-        what = f"{resource} is damaged ({explain(error)})"
+        why = error.detail if isinstance(error, Fault) else explain(error)
+        what = f"{resource} is damaged ({why})"
         raise OSError(f"The bundled light cones cannot be read: {what}. {mend}") from error
+
+
+def _table(file: h5py.File, name: str) -> Stored:
+    table = find(file.id, name)
+    if not isinstance(table, Stored):
+        raise Fault("missing", f"no dataset {name}")
+    return table
+
+
+def _values(table: Stored, found: os.stat_result) -> np.ndarray:
+    table.check(table.name, found)
+    return table.read()

@@ -137,7 +137,7 @@ def explain(error: Exception) -> str:
     """What a reader raised, in a line."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]} ..."
-    if isinstance(error, OSError | ValueError) and text:
+    if text and isinstance(error, OSError | ValueError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -231,6 +231,17 @@ def test_missing_dataset(data_dir, name):
         load_lightcones()
 
 
+@pytest.mark.parametrize("name", ["brightness_temp", "parameters", "redshifts"])
+def test_values_that_are_not_in_the_file(data_dir, name):
+    layout = h5py.VirtualLayout((229, 6), np.float64)
+    layout[:] = h5py.VirtualSource(".", name, layout.shape)  # of itself
+    with h5py.File(data_dir / BUNDLE.name, "a") as file:
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+    with pytest.raises(OSError, match=rf"is damaged.*{name} is a virtual dataset.*[Rr]einstall"):
+        load_lightcones()
+
+
 def test_conversion_makes_what_the_loader_reads(script, full_size, data_dir):
     destination = data_dir / BUNDLE.name
     script.bundle(full_size, destination)

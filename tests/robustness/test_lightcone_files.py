@@ -7,14 +7,6 @@ import pytest
 
 from tests.lightcones.layouts import FIELD, values
 from tests.robustness import hostile_lightcones, loads
-from tests.robustness.child import Server
-
-
-@pytest.fixture(scope="module")
-def load():
-    server = Server()
-    yield server
-    server.close()
 
 
 def check(answer, name):

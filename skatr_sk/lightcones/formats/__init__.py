@@ -30,7 +30,7 @@ def look_into(path: str, found: os.stat_result, dataset: str | None = None) -> F
                 raise Fault("missing", f"no dataset {dataset!r}: an .npy file has one array alone")
             return look_into_npy(path, found)
         with hdf5.opened(path) as file:
-            if isinstance(hdf5.find(file, "lightcones"), h5g.GroupID):
+            if isinstance(hdf5.find(file.id, "lightcones"), h5g.GroupID):
                 return look_into_simulation(path, found, file, dataset)
             return look_into_stack(path, found, file, dataset)
     except Fault:

@@ -238,25 +238,25 @@ def datasets(file: h5py.File) -> dict[str, Stored]:
     return found
 
 
-def find(file: h5py.File, path: str) -> Any:
-    """Open what a path names: :class:`Stored`, the identifier of a group, or None.
+def find(at: Any, path: str) -> Any:
+    """Open what a path from a group on names: :class:`Stored`, a group's identifier, or None.
 
-    A Fault where a link on the way leads out of the file, or in a circle.
+    A link on the way that leads out of the file gives what lies elsewhere; one that leads in a
+    circle is a Fault.
     """
     left = _MOST_LINKS
 
     def follow(at: Any, names: bytes) -> Any:
         nonlocal left
         for name in filter(None, names.split(b"/")):
-            if not isinstance(at, h5g.GroupID) or name not in at:
+            if not isinstance(at, h5g.GroupID) or not at.links.exists(name):
                 return None
             kind = at.links.get_info(name).type
             if kind == h5l.TYPE_HARD:
                 at = h5o.open(at, name)
                 continue
             if kind != h5l.TYPE_SOFT:
-                target = _target(at, name)
-                return Stored(None, f"/{path}", [target])
+                return Stored(None, f"/{path}", [_target(at, name)])
             left -= 1
             if left < 0:
                 raise Fault("unreadable", f"/{path} is a link that leads in a circle")
@@ -264,7 +264,7 @@ def find(file: h5py.File, path: str) -> Any:
             at = follow(h5g.open(at, b"/") if target.startswith(b"/") else at, target)
         return at
 
-    found = follow(file.id, path.encode())
+    found = follow(at, path.encode())
     return Stored.of(found, f"/{path}") if isinstance(found, h5d.DatasetID) else found
 
 
@@ -300,21 +300,20 @@ def attribute(at: Any, name: str) -> Any:
     return texts if values.ndim else texts[0]
 
 
-def scalars(at: Any) -> dict[str, float]:
-    """Single numbers among the attributes of a group, flags as 0 and 1; others are left out."""
+def scalars(at: Any) -> dict[str, float | None]:
+    """Attributes of a group by their names: single numbers, and None for what is none."""
     n = h5a.get_num_attrs(at)
     if n > _MOST_ATTRIBUTES:
         raise Fault("size", f"a group of {n} attributes; expected at most {_MOST_ATTRIBUTES}")
     names: list[bytes] = []
     h5a.iterate(at, names.append)
-    found = {}
+    found: dict[str, float | None] = {}
     for name in names:
         opened = h5a.open(at, name)
-        if opened.get_type().get_class() not in (*_NUMBERS, h5t.ENUM):
-            continue
-        if opened.get_space().get_simple_extent_type() == h5s.SCALAR:
-            value = np.empty((), opened.dtype)
-            opened.read(value)
-            if value.dtype.kind in "biuf":
-                found[name.decode()] = float(value)
+        dtype, value = opened.dtype, None
+        if dtype.kind in "biuf" and opened.get_space().get_simple_extent_type() == h5s.SCALAR:
+            read = np.empty((), dtype)
+            opened.read(read)
+            value = read.item()
+        found[name.decode()] = value
     return found

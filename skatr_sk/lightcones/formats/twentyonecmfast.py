@@ -41,35 +41,36 @@ def look_into_simulation(
     the state of the file.
     """
     field = (field or BRIGHTNESS).removeprefix("lightcones/")
-    box = find(file, f"lightcones/{field}")
+    box = find(file.id, f"lightcones/{field}")
     if not isinstance(box, Stored):
-        has = listed(name.decode() for name in find(file, "lightcones")) or "none"
+        has = listed(name.decode() for name in find(file.id, "lightcones")) or "none"
         raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
     dtype = box.check("cells", found, box.shape)
-    inputs_4 = find(file, "InputParameters")
-    new = inputs_4 is not None
-    if new and not isinstance(inputs_4, h5g.GroupID):
+    group = find(file.id, "InputParameters")
+    new = group is not None
+    if new and not isinstance(group, h5g.GroupID):
         raise Fault("missing", "InputParameters is no group of this file")
-    inputs = _inputs(file, new)
+    group = group if new else file.id
+    inputs, own = _inputs(group, new), scalars(file.id)
     buffers = ("lowz_buffer_pixels", "highz_buffer_pixels")
-    low, high = (_whole(file.id, name) or 0 if new else 0 for name in buffers)
+    low, high = (_whole(own, name) or 0 if new else 0 for name in buffers)
     n_z = box.shape[-1] - low - high if box.ndim == 3 else 0
     if n_z < 1:
         has = f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices"
         raise Fault("shape", f"{has}; expected two sky axes and a line of sight")
     check_cells(box.shape, dtype, least=3)
     box.check_no_holes(path, box.shape)
-    _check_finished(file, found, new)
+    _check_finished(_table(group, "node_redshifts"), own, found, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     if not (0 < omega_m < math.inf and 0 < hubble < math.inf):
         given = f"OMm = {omega_m}, hlittle = {hubble}"
         raise Fault("parameters", f"a cosmology of {given}; expected numbers above 0")
-    distances = _distances(file, found, inputs, box.shape[-1], omega_m, hubble)[low : low + n_z]
+    distances = _distances(file.id, found, own, inputs, box.shape[-1])[low : low + n_z]
     rising = distances.ndim == 1 and bool((np.diff(distances) > 0).all())
     if len(distances) != n_z or not (rising and np.isfinite(distances).all() and distances[0] >= 0):
         wrong = f"{len(distances)} distances for {n_z} slices, or not from near to far"
         raise Fault("grid", f"{wrong}: expected one for each, rising")
-    seed = _whole(inputs_4 if new else file.id, "random_seed", least=-(2**63))
+    seed = _whole(scalars(group) if new else own, "random_seed", least=-(2**63))
     six = _six(inputs)
     shape = (*box.shape[:-1], n_z)
     layout: dict[str, Any] = {"first": low, "dataset": box.name, "single": True}
@@ -85,32 +86,31 @@ def look_into_simulation(
     )
 
 
-def _whole(at: Any, name: str, least: int = 0) -> int | None:
+def _whole(attributes: Mapping[str, float | None], name: str, least: int = 0) -> int | None:
     """Return a whole number among the attributes; what else goes by its name is a Fault."""
-    value = attribute(at, name)
-    if value is None:
+    if name not in attributes:
         return None
-    numbers = np.asarray(value)
-    if numbers.dtype.kind not in "iu" or numbers.size != 1 or int(numbers.item()) < least:
-        raise Fault("parameters", f"{name}: expected a whole number >= {least}, found {value!r}")
-    return int(numbers.item())
+    value = attributes[name]
+    if not isinstance(value, int) or value < least:
+        found = "none" if value is None else value
+        raise Fault("parameters", f"{name}: expected a whole number >= {least}, found {found}")
+    return value
 
 
-def _inputs(file: h5py.File, new: bool) -> dict[str, float]:
+def _inputs(group: Any, new: bool) -> dict[str, float]:
     """All numbers among the inputs, flags as 0 and 1, by 21cmFAST's names; texts are left out."""
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     model = None
-    names: tuple[str, ...] = _GROUPS_3
-    if new:
-        names = tuple(f"InputParameters/{link.decode()}" for link in find(file, "InputParameters"))
-    for name in names:
-        group = find(file, name)
-        if isinstance(group, h5g.GroupID):
-            found |= scalars(group)
-            model = attribute(group, "SOURCE_MODEL") or model
+    for name in [link.decode() for link in group] if new else _GROUPS_3:
+        inputs = find(group, name)
+        if isinstance(inputs, h5g.GroupID):
+            new_ones = scalars(inputs)
+            found |= new_ones
+            if "SOURCE_MODEL" in new_ones:
+                model = attribute(inputs, "SOURCE_MODEL")
     if isinstance(model, str):  # from 4.1 on, instead of a flag
-        found["USE_MASS_DEPENDENT_ZETA"] = float(model != "CONST-ION-EFF")
-    return found
+        found["USE_MASS_DEPENDENT_ZETA"] = model != "CONST-ION-EFF"
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _six(inputs: Mapping[str, float]) -> dict[str, float]:
@@ -130,27 +130,28 @@ def _six(inputs: Mapping[str, float]) -> dict[str, float]:
     return six
 
 
-def _table(file: h5py.File, name: str) -> Stored | None:
+def _table(at: Any, name: str) -> Stored | None:
     """Dataset of a name, or None; a Fault where something else goes by it."""
-    found = find(file, name)
+    found = find(at, name)
     if found is None or isinstance(found, Stored):
         return found
     raise Fault("missing", f"{name} is no dataset")
 
 
-def _check_finished(file: h5py.File, found: os.stat_result, new: bool) -> None:
-    """Refuse a light cone that a run has left half-way."""
-    nodes = _table(file, "InputParameters/node_redshifts" if new else "node_redshifts")
+def _check_finished(
+    nodes: Stored | None, own: Mapping[str, float | None], found: os.stat_result, new: bool
+) -> None:
+    """Refuse a light cone that a run has left half-way; `own` are the attributes of the file."""
     if nodes is None or not nodes.ndim:
         return
     n = nodes.shape[0]
     if new:
         # -1 is a light cone that was saved at once, at the end.
-        done = _whole(file.id, "last_completed_node", least=-1)
+        done = _whole(own, "last_completed_node", least=-1)
         if done is not None and 0 <= done < n - 1:
             raise Fault("unfinished", f"{done + 1} of {n} redshift nodes were computed")
         return
-    reached = scalars(file.id).get("current_redshift")
+    reached = own.get("current_redshift")
     if reached is not None and n:
         nodes.check("node_redshifts", found)
         end = float(np.min(nodes.read()))
@@ -159,26 +160,24 @@ def _check_finished(file: h5py.File, found: os.stat_result, new: bool) -> None:
 
 
 def _distances(
-    file: h5py.File,
+    at: Any,
     found: os.stat_result,
+    own: Mapping[str, float | None],
     inputs: Mapping[str, float],
     n: int,
-    omega_m: float,
-    hubble: float,
 ) -> np.ndarray:
-    """Comoving distances of the slices in Mpc."""
+    """Comoving distances of the slices in Mpc; `own` are the attributes of the file."""
     for name in ("lightcone_distances", "distances"):
-        table = _table(file, name)
+        table = _table(at, name)
         if table is not None:
             table.check("distances", found)
             if table.shape != (n,):
                 raise Fault("grid", f"distances of shape {table.shape}; expected ({n},)")
             return table.read().astype(np.float64)
     # Before 3.4: the first slice lies at the light cone's redshift, the others a cell apart.
-    known = {**scalars(file.id), **inputs}
-    lacking = [name for name in ("redshift", "BOX_LEN", "HII_DIM") if not known.get(name, 0) > 0]
-    if lacking:
-        has = f"neither distances nor {', '.join(lacking)} above 0"
-        raise Fault("missing", f"{has}, which would give them")
-    start = comoving_distances(known["redshift"], omega_m, hubble)
-    return start + known["BOX_LEN"] / known["HII_DIM"] * np.arange(n)
+    z, length, cells = own.get("redshift"), inputs.get("BOX_LEN"), inputs.get("HII_DIM")
+    if not (z and length and cells and z > 0 and length > 0 and cells > 0):
+        given = f"redshift {z}, BOX_LEN {length} and HII_DIM {cells}"
+        raise Fault("missing", f"neither distances nor what would give them: found {given}")
+    omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
+    return comoving_distances(z, omega_m, hubble) + length / cells * np.arange(n)
