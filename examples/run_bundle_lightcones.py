@@ -20,6 +20,7 @@ import numpy as np
 
 from skatr_sk._files import write_whole
 from skatr_sk.lightcones import coarsen
+from skatr_sk.lightcones.guarded import write_hdf5
 
 # 470 cells have no divisors between 10 and 47; 450 = 5 * 90 leaves an axis that patches of
 # 2, 3, 5, 6, 9, 10 or 15 cells divide. In the farthest 20 the sky varies by 3 mK rms on average,
@@ -33,8 +34,8 @@ def bundle(source: Path, destination: Path) -> None:
     """Write the block means of `source` to `destination`, whole or not at all."""
 
     def write(beside: Path) -> None:
-        with h5py.File(source, "r") as full, h5py.File(beside, "w") as small:
-            _write(full, small)
+        with h5py.File(source, "r") as full:
+            write_hdf5(beside, lambda small: _write(full, small))
 
     write_whole(destination, write)
 

@@ -36,6 +36,7 @@ the spread over seeds holds all three.
 """
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -61,6 +62,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk._files import write_whole
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.summaries import JEPA, Combined, LeJEPA, Supervised, VICReg
 
@@ -201,8 +203,11 @@ class Folder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self._check_settings()
         self.scores = self.path / "scores.jsonl"
-        kept = self.scores.read_text().splitlines() if self.scores.exists() else []
-        self.lines = [json.loads(line) for line in kept]
+        kept = self.scores.read_text() if self.scores.exists() else ""
+        if kept and not kept.endswith("\n"):  # a line that was cut off
+            kept = kept[: kept.rfind("\n") + 1]
+            write_whole(self.scores, lambda whole: whole.write_text(kept))
+        self.lines = [json.loads(line) for line in kept.splitlines()]
         self.done = {_key(line) for line in self.lines}
         self._sets = {}
 
@@ -222,7 +227,8 @@ class Folder:
                 "cones may move; or remove what depends on it: weights, summaries, lines of "
                 "scores.jsonl, and its entry in this file."
             )
-        path.write_text(json.dumps(before | now, indent=1))
+        text = json.dumps(before | now, indent=1)
+        write_whole(path, lambda whole: whole.write_text(text))
 
     def simulate(self):
         """Simulate the light cones that are missing."""
@@ -287,9 +293,7 @@ class Folder:
                     S = np.concatenate([X.mean(axis=(1, 2)), S], axis=1)
             else:
                 S = SKATRTransformer.load(self.weights(way, seed), cache=None).transform(X)
-            beside = path.with_suffix(".part.npy")
-            np.save(beside, S)
-            beside.replace(path)  # whole or not at all
+            write_whole(path, lambda whole: whole.write_bytes(_as_npy(S)))
         return np.load(path), y
 
     def score(self, line, X, y, tests):
@@ -318,6 +322,12 @@ class Folder:
             return True
         print(f"from scratch: not with {n} labels, after {spent / 3600:.1f} core hours", flush=True)
         return False
+
+
+def _as_npy(values):
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
 
 
 def _key(line):

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 try:
     import fcntl
     import resource
@@ -120,7 +122,7 @@ def _unwritten(path: str | os.PathLike[str], error: OSError) -> OSError:
 
 
 class CutShort(OSError):
-    """A write that found no room, of a file that was to have `wanted` bytes or more."""
+    """A write that failed, of a file that was to have `wanted` bytes or more."""
 
     def __init__(self, number: int, wanted: int) -> None:
         super().__init__(number, os.strerror(number))
@@ -143,8 +145,10 @@ def room_error(path: str | os.PathLike[str], number: int, wanted: int) -> OSErro
     where, mend = "on its disk", "make room, or name another path"
     found = _free_bytes(path)
     if number == errno.EFBIG:
-        where, mend = "under this process's limit of a file's size", "raise it (ulimit -f)"
-        found = _largest_file()
+        where, found = "in a file of this file system", min(found, max(0, wanted - 1))
+        if _largest_file() < sys.maxsize:
+            where, mend = "under this process's limit of a file's size", "raise it (ulimit -f)"
+            found = _largest_file()
     elif number != errno.ENOSPC:
         where = "in a quota"
     if wanted <= found:
@@ -199,11 +203,15 @@ def write_whole(
         except OSError as error:
             if error.errno is None or error.errno not in NO_ROOM or isinstance(error, CutShort):
                 raise
-            raise CutShort(error.errno, temporary.stat().st_size + 1) from error
-        _bequeath(target, temporary, mode)
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+            written = temporary.stat().st_size if temporary.exists() else 0
+            raise CutShort(error.errno, written + 1) from error
+        try:
+            _bequeath(target, temporary, mode)
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            raise CutShort(error.errno or 0, 0) from error
 
 
 @contextmanager
@@ -214,16 +222,16 @@ def said_of(path: str | os.PathLike[str], size: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors says it
-        number = int(told[1]) if told else getattr(error, "errno", None)
-        if number in NO_ROOM:
-            wanted = max(size, getattr(error, "wanted", 0))
-            raise room_error(path, number, wanted) from error
-        if told and number is not None:
-            raise _unwritten(path, OSError(number, os.strerror(number))) from error
-        if isinstance(error, OSError) and _TEMPORARY.search(str(error.filename)):
-            raise _unwritten(path, error) from error
+    except (OSError, SafetensorError) as error:
+        met = error
+        if told := re.search(r"\(os error (\d+)\)", str(error)):
+            met = CutShort(int(told[1]), 0)
+        if not isinstance(met, OSError):
+            raise
+        if (number := met.errno or 0) in NO_ROOM:
+            raise room_error(path, number, max(size, getattr(met, "wanted", 0))) from error
+        if isinstance(met, CutShort) or _TEMPORARY.search(str(met.filename)):
+            raise _unwritten(path, met) from error
         raise
 
 

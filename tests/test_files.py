@@ -9,6 +9,7 @@ import socket
 import stat
 
 import pytest
+from safetensors import SafetensorError
 
 from skatr_sk import _files
 from skatr_sk._files import check_regular, open_regular, write_whole
@@ -254,7 +255,9 @@ def test_room_is_looked_for_before_anything_is_written(tmp_path):
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
         _files.CutShort(errno.ENOSPC, 2**60),
     ],
     ids=["system", "safetensors", "HDF5"],
@@ -267,6 +270,17 @@ def test_a_full_disk_is_one_error_whoever_meets_it(tmp_path, error):
     with pytest.raises(OSError, match=r"weights: expected room for at least .* missing") as raised:
         write_whole(tmp_path / "weights", write)
     assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_disk_that_breaks_at_last_is_an_error_of_the_file(tmp_path, step, monkeypatch):
+    def breaks(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, step, breaks)
+    with pytest.raises(OSError, match=r"weights: cannot be written: Input/output error\.$"):
+        write_whole(tmp_path / "weights", lambda path: path.write_text("new"))
     assert list(tmp_path.iterdir()) == []
 
 

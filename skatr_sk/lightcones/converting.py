@@ -61,8 +61,8 @@ def convert_lightcones(
 
     The cones are first written as parts of some 128 MiB into the folder ``<path>.parts``, each
     whole or not at all, and then joined without being unpacked. What was interrupted goes on after
-    the last whole part when it is called again, and gives the same file. While it runs it needs
-    the room of the result twice.
+    the last whole part when it is called again, and gives the same file; parts that do not have
+    their digests any more are written anew. While it runs it needs the room of the result twice.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def convert_lightcones(
         As for :func:`~skatr_sk.open_lightcones`. Where it is a folder that `path` lies in, a
         former result there is not taken for one of the sources.
     path : path
-        Appears whole or not at all.
+        Appears whole or not at all, as for :func:`save_lightcones`.
     dtype, compression
         As for :func:`save_lightcones`.
     **options
@@ -81,8 +81,12 @@ def convert_lightcones(
     ValueError
         When the folder of parts belongs to another conversion, when two light cones have the same
         values (unless ``validate=False``), or as :func:`open_lightcones`.
+    FileExistsError
+        When ``<path>.parts`` is there and was not made here; it is left as it is.
     BlockingIOError
         When another process writes the same file.
+    OSError
+        As :func:`save_lightcones`; what is done stays in the parts.
 
     Examples
     --------

@@ -35,16 +35,15 @@ def write_hdf5(
 
     The library works on a thread of its own. A signal's handler, such as that of Ctrl-C, runs on
     the main thread only, and so cannot raise within the library. The pieces are made on the
-    caller's thread, each while the one before is written.
+    caller's thread while the library is at rest, so that whoever makes them may fork.
     """
     caller, thread = _Caller(), _Writer(_Patient(path, f"{mode.strip('+')}+b"), plan, mode)
     # However the caller ends, the thread is told: an interrupt finds no line of Python here.
     thread.end = weakref.ref(caller, thread.inbox.put)
     thread.start()
+    asked = iter(pieces)
     try:
-        for piece in pieces:
-            if not thread.ready.get():
-                break
+        while thread.ready.get() and (piece := next(asked, thread.end)) is not thread.end:
             thread.inbox.put(piece)
     finally:
         thread.inbox.put(thread.end)

@@ -1,8 +1,9 @@
 """Every writer of the package meets a full disk at random moments; run by test_full_disks.py.
 
-``python full_disks.py limit|tmpfs N FOLDER`` prints a JSON line for N moments of each writer. A
-moment is a fork of this process, which sets up what there was before, writes until there is no
-room, looks at what is left, and ends as any process does, so that what crashes at its end is seen.
+``python full_disks.py limit|tmpfs N FOLDER`` prints a JSON line for N moments of each writer, and
+its status. At each moment there is what there was before, something is written until there is no
+room, and what is left is looked at. The moments of a writer are in one process, a fork of this one,
+which ends as any process does, so that what crashes at its end is seen.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ from skatr_sk.summaries import clear_cache
 
 torch.set_num_threads(1)
 NO_ROOM = {errno.ENOSPC, errno.EFBIG}
+CHECK_ROOM = _files.check_room
 RNG = np.random.default_rng(0)
 OLD, NEW = (RNG.normal(-20, 30, (n, 6, 6, 8)).astype(np.float32) for n in (20, 200))
 SMALL = dict(embed_dim=16, depth=1, n_heads=2, random_state=0)
@@ -244,8 +246,9 @@ def moment(kind, make, share, unforeseen, root):
         writer = make()
         writer.prepare(folder)
         before = state_of(folder)
-        if unforeseen:  # the disk fills up, or a quota that nobody told us of
-            _files.check_room = converting.check_room = lambda *arguments, **options: None
+        # As a disk that fills up meanwhile, or a quota that nobody tells us of.
+        looks = (lambda *arguments, **options: None) if unforeseen else CHECK_ROOM
+        _files.check_room = converting.check_room = looks
         size = (
             120_000
             if make is Note
@@ -287,23 +290,22 @@ def main(kind, n, root):
             print(json.dumps({"skip": str(error)}))
             return
     for make in WRITERS:
-        for k in range(n):
-            share = generator.uniform(0, 0.999)
-            read, write = os.pipe()
-            if not (child := os.fork()):
-                try:
-                    seen = moment(kind, make, share, k % 2 == 1, root)
-                except BaseException:
-                    seen = {"failed": traceback.format_exc()}
-                with open(write, "w") as stream:
-                    json.dump(seen, stream)
-                return  # and so to the end of the process
-            os.close(write)
-            with open(read) as stream:
-                text = stream.read() or "{}"
-            line = {"writer": make.__name__, "share": share}
-            line |= json.loads(text) | {"status": os.waitpid(child, 0)[1]}
-            print(json.dumps(line), flush=True)
+        shares = [generator.uniform(0, 0.999) for _ in range(n)]
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            with open(write, "w") as stream:
+                for k, share in enumerate(shares):
+                    try:
+                        seen = moment(kind, make, share, k % 2 == 1, root)
+                    except BaseException:
+                        seen = {"failed": traceback.format_exc()}
+                    print(json.dumps({"writer": make.__name__, "share": share} | seen), file=stream)
+            return  # and so to the end of the process
+        os.close(write)
+        with open(read) as stream:
+            print(stream.read(), end="")
+        ended = {"writer": make.__name__, "status": os.waitpid(child, 0)[1]}
+        print(json.dumps(ended), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import warnings
 import numpy as np
 import pytest
 
+from skatr_sk import InvalidParameterError, SKATRTransformer
 from skatr_sk.summaries import cache
 from skatr_sk.summaries.cache import (
     cache_info,
@@ -433,6 +434,43 @@ def test_a_folder_that_cannot_be_made_is_one_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert check(KEYS[:6], tmp_path / "file" / "cache") == KEYS[5:6]
+
+
+@forks
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "file"])
+def test_what_is_no_folder_costs_a_warning_and_no_number(tmp_path, kind):
+    folder = tmp_path / "cache"
+    if kind == "pipe":
+        os.mkfifo(folder)
+    elif kind == "device":
+        folder.symlink_to("/dev/zero")
+    elif kind == "loop":
+        folder.symlink_to(folder)
+    else:
+        folder.touch()
+    with pytest.warns(UserWarning, match="Summaries cannot be written to the cache folder"):
+        assert check(KEYS[:5], folder) == KEYS[:5]
+    assert cache_info(folder)[2:] == (0, 0)
+    clear_cache(folder)
+    assert os.path.lexists(folder)
+    with pytest.raises(InvalidParameterError, match="cache: expected .*; this is no folder"):
+        SKATRTransformer(cache=folder, max_epochs=0).fit(np.zeros((4, 4, 4, 8)))
+
+
+@forks
+@pytest.mark.parametrize("name", ["claims", "0123-44.summaries"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_regular_file_in_a_folder_is_not_opened(folder, forget, name, kind):
+    check(KEYS[:5], folder)
+    odd = folder / SPACE.hex() / name
+    odd.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero")
+    forget()
+    assert check(KEYS[:6], folder) == KEYS[5:6]
+    assert cache_info(folder).n_entries == 6
 
 
 def fill_a_full_disk(sender, folder, small_disk):
