@@ -125,8 +125,8 @@ class SummaryHead(TrainedEstimator):
         "summary_scale_": FLOATS,
     }
 
-    def _check_learned(self, problems: Problems) -> None:
-        super()._check_learned(problems)
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
         problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
         problems.raise_if_any()
         if not 1 <= len(self.field_shape_in_) <= 2:

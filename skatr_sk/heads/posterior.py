@@ -222,8 +222,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         "n_parameters_": Integer(1),
     }
 
-    def _check_learned(self, problems: Problems) -> None:
-        super()._check_learned(problems)
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
         n, transform = self.n_parameters_, self.prior_transform_
         parameter_names(self.parameter_names_, None, n)
         problems.check(

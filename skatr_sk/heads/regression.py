@@ -187,14 +187,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "network_weight_": Real("[0, 1]"),
     }
 
-    def _check_learned(self, problems: Problems) -> None:
+    def _check_stored(self, problems: Problems) -> None:
         backbone: Any = getattr(self, "backbone_", None)
         if backbone is None:
-            super()._check_learned(problems)
+            super()._check_stored(problems)
             n_summary = self.field_shape_in_[-1]
         else:
-            super(SummaryHead, self)._check_learned(problems)
-            backbone._check_learned(problems)
+            super(SummaryHead, self)._check_stored(problems)
+            backbone._check_stored(problems)
             seen = cast(EncoderWithHead, self.head_).pooling
             check_pooling(seen, self.field_shape_in_)
             n_summary = pooled_dim(backbone.architecture_.embed_dim, seen)

@@ -402,7 +402,7 @@ def _check(estimator: Any) -> None:
             there.device = "auto"  # it may be that of another machine
         there._check_parameters()
         if vars(estimator).keys() & estimator._learned.keys():
-            estimator._check_learned(problems)
+            estimator._check_stored(problems)
     elif isinstance(estimator, Objective):
         estimator.check(problems, "")
     elif isinstance(estimator, Pipeline):

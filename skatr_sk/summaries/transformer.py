@@ -266,8 +266,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "_whitening_found": Instance(Whitening, expected="a whitening", optional=True),
     }
 
-    def _check_learned(self, problems: Problems) -> None:
-        super()._check_learned(problems)
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
         found, wanted = self.field_shape_in_, self.architecture_.field_shape
         if found != wanted:
             problems.add("field_shape_in_", f"{wanted}, the shape of its encoder's fields", found)

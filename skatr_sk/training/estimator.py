@@ -132,8 +132,8 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "feature_names_in_": Rule(_are_names, "an array of strings", optional=True),
     }
 
-    def _check_learned(self, problems: Problems) -> None:
-        """Compare what was learned with the table, and with each other; for subclasses to extend.
+    def _check_stored(self, problems: Problems) -> None:
+        """Compare what a file has with the table, and with each other; for subclasses to extend.
 
         Those that the table calls optional may be missing.
         """

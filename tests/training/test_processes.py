@@ -67,7 +67,10 @@ def assert_two_are_one(tmp_path, **parameters):
     np.testing.assert_array_equal(steps(two, 0), steps(two, 1))
     found = [np.load(two / f"summaries-{rank}.npy") for rank in range(2)]
     np.testing.assert_array_equal(*found)
-    np.testing.assert_allclose(found[0], np.load(one / "summaries-0.npy"), atol=1e-3)
+    # What a loss does not see, such as a shift before a normalisation, has a gradient of rounding
+    # alone, and Adam makes steps of it.
+    atol = 1e-3 if parameters["objective"] in ("jepa", "reconstruction", "combined") else 0.05
+    np.testing.assert_allclose(found[0], np.load(one / "summaries-0.npy"), atol=atol)
     assert (two / "history-0").read_text() == (two / "history-1").read_text()
 
 
@@ -134,15 +137,17 @@ def test_three_processes_are_one(tmp_path):
     np.testing.assert_allclose(steps(tmp_path / "three"), steps(tmp_path / "one"), rtol=1e-5)
 
 
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+ACCELERATE += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
 @pytest.mark.slow
-def test_accelerate_launches_them(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
-    command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+@pytest.mark.parametrize("launcher", [ACCELERATE, TORCHRUN], ids=lambda given: given[0])
+def test_they_are_launched(launcher, tmp_path):
+    command = [sys.executable, "-m", *launcher, SCRIPT, tmp_path, json.dumps({"max_epochs": 1})]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, SCRIPT, tmp_path, json.dumps({"max_epochs": 1})],
-        env=settings, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     np.testing.assert_array_equal(steps(tmp_path, 0), steps(tmp_path, 1))
 
