@@ -40,6 +40,7 @@ from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.state import digest_of
 from skatr_sk.training.trainer import train
 
 __all__ = ["HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
@@ -266,9 +267,11 @@ class SummaryHead(TrainedEstimator):
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         options["small"] = X.ndim == 2
         members = []
+        content = "" if self.checkpoint_dir is None else digest_of({"X": X, "y": y})
         for number, (split, seed) in enumerate(runs):
             sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
             options["member"] = number, len(runs)
+            options["identity"] = {"X and y": content, "member": number}
             members.append(self._train(network, sets, seed, **options))
         return members
 
@@ -278,13 +281,16 @@ class SummaryHead(TrainedEstimator):
         sets: Sequence[Dataset],
         seed: int,
         *,
+        identity: Mapping[str, Any],
         member: tuple[int, int] = (0, 1),
         **options: Any,
     ) -> _Module:
         """Build and train a member, from the first to the last of them; keep their histories.
 
-        `member` says which of how many it is; `options` go to :func:`train`.
+        `member` says which of how many it is; each has a checkpoint of its own, by the `identity`
+        that :meth:`_checkpoint` takes. `options` go to :func:`train`.
         """
+        options["checkpoint"] = self._checkpoint(seed, **identity)
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
         module, history = train(self, *network, train_set, valid_set, member=member, **options)

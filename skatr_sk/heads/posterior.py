@@ -132,6 +132,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     verbose : int, default=0
         1 shows progress bars, of the training and of long calls.
     {random_state}
+    {checkpoint}
 
     Attributes
     ----------

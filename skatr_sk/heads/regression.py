@@ -102,6 +102,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     {callbacks}
     {verbose}
     {random_state}
+    {checkpoint}
 
     Attributes
     ----------
