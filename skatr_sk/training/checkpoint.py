@@ -26,6 +26,7 @@ from skatr_sk.fields import Fields
 from skatr_sk.training.callbacks import EarlyStopping, plain
 from skatr_sk.training.state import (
     Tensors,
+    copied,
     digest_of,
     faults,
     generators_of,
@@ -191,8 +192,8 @@ class Checkpoint(Callback):
         return json.dumps(plain(header))
 
     def _tensors(self, net: Any) -> Tensors:
-        """Tensors of the state; the guard has its own copy of those that steps change."""
-        tensors = dict(net.guard.good_)
+        """Copy the tensors of the state; those that steps change are as the guard found them."""
+        tensors = copied(net.guard.good_)
         tensors |= {f"generator.{k}": g.get_state() for k, g in generators_of(net).items()}
         if (stopper := self._stopper(net)) is not None:
             tensors |= {f"best.{k}": v for k, v in stopper.best_weights_.items()}

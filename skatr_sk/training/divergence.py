@@ -11,14 +11,21 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from skatr_sk._checks import DivergenceWarning, warn
-from skatr_sk.training.state import Tensors, all_finite, put_back, weights_and_moments
+from skatr_sk.training.state import (
+    Tensors,
+    all_finite,
+    copied,
+    put_back,
+    squares_finite,
+    weights_and_moments,
+)
 
 __all__ = ["Guard"]
 
 _LOGGER = logging.getLogger("skatr_sk.training")
 _IN_A_ROW = 5  # steps that are not finite, after which a run goes back
 _RETURNS = 3  # times that it does so
-_WATCHED = ("train_loss", "valid_loss", "effective_rank")  # figures of a good epoch are finite
+_WATCHED = {"valid_loss", "effective_rank"}  # figures of a good epoch are finite
 
 
 class Guard(Callback):
@@ -44,15 +51,18 @@ class Guard(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Begin with a good state."""
-        self.good_ = weights_and_moments(net)
+        self.good_ = copied(weights_and_moments(net))
 
     def admits(self, net: Any, loss: Tensor) -> bool:
-        """Whether a step is finite, its gradients too; a run of others is undone."""
-        gradients = [w.grad for _, w in net.get_all_learnable_params() if w.grad is not None]
-        if torch.isfinite(loss) and all_finite(gradients):
+        """Whether a step is finite, its gradients too; a run of others is undone.
+
+        Gradients whose squares, which AdamW keeps, overflow count as not finite.
+        """
+        finite = math.isfinite(loss.item())
+        gradients = (w.grad for group in net.optimizer_.param_groups for w in group["params"])
+        if finite and squares_finite([g for g in gradients if g is not None]):
             self.in_a_row_ = 0
             return True
-        finite = bool(torch.isfinite(loss))
         self.seen_ = "gradients were not finite" if finite else f"the loss became {loss.item()}"
         self.in_a_row_ += 1
         self.in_epoch_ += 1
@@ -73,16 +83,21 @@ class Guard(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Look at the epoch, when all others have recorded theirs: it is good, or undone."""
-        figures = {name: net.history[-1].get(name, 0.0) for name in _WATCHED}
+        row = net.history[-1]
+        # What follows from weights whose steps were all skipped is only known by a validation.
+        blind = self.in_a_row_ > 0 and "valid_loss" not in row
+        watched = _WATCHED | ({"train_loss"} if blind else set())
+        figures = {name: row[name] for name in sorted(watched & row.keys())}
         wrong = [f"{k} became {v}" for k, v in figures.items() if not math.isfinite(v)]
-        if not all_finite(net.module_.state_dict().values()):
+        found = weights_and_moments(net)
+        if not all_finite(found.values()):
             wrong.append("weights were not finite")
         self.undone_ = bool(wrong)
         if wrong:
             self.seen_ = wrong[0]
             self._go_back(net)
         else:
-            self.good_ = weights_and_moments(net)
+            self.good_ = copied(found, into=self.good_)
         if self.in_epoch_:
             net.history.record("skipped_steps", self.in_epoch_)
         if self.share_ < 1:
@@ -105,7 +120,8 @@ class Guard(Callback):
 
     def diverged(self, net: Any) -> FloatingPointError:
         """Say that no finite weights were found, and what was seen."""
-        halved = f", halved {self.returns_} times to {net.rate:.2g}"
+        times = "once" if self.returns_ == 1 else f"{self.returns_} times"
+        halved = f", halved {times} to {net.rate:.2g}"
         return FloatingPointError(
             f"Training diverged: {self.seen_} in epoch {len(net.history)} at a learning rate of "
             f"{net.lr:.2g}{halved * bool(self.returns_)}. Use a smaller learning_rate (found "
@@ -153,4 +169,4 @@ class Guard(Callback):
             setattr(self, name, value)
         for group in net.optimizer_.param_groups:
             group["lr"] *= self.share_
-        self.good_ = weights_and_moments(net)
+        self.good_ = copied(weights_and_moments(net))

@@ -13,12 +13,14 @@ from torch import Tensor
 __all__ = [
     "Tensors",
     "all_finite",
+    "copied",
     "digest_of",
     "faults",
     "generators_of",
     "layout_of",
     "part",
     "put_back",
+    "squares_finite",
     "weights_and_moments",
 ]
 
@@ -31,16 +33,25 @@ _GENERATOR_WORDS = 624  # of the Mersenne twister that torch draws from on a CPU
 
 
 def weights_and_moments(net: Any) -> Tensors:
-    """Copy all that a step changes: the tensors of the module, and those of its optimiser."""
+    """Return all that a step changes: the tensors of the module, and those of its optimiser."""
     tensors = {f"module.{k}": v for k, v in net.module_.state_dict().items()}
     for number, weight in enumerate(_weights(net)):
         known = net.optimizer_.state.get(weight, {})
         tensors |= {f"optimizer.{number}.{k}": v for k, v in known.items()}
-    return {k: v.detach().clone() for k, v in tensors.items()}
+    return {k: v.detach() for k, v in tensors.items()}
+
+
+def copied(tensors: Tensors, into: Tensors | None = None) -> Tensors:
+    """Copy tensors, into those of an earlier copy where these have the same names."""
+    if into is None or into.keys() != tensors.keys():
+        return {k: v.clone() for k, v in tensors.items()}
+    for key, value in tensors.items():
+        into[key].copy_(value)
+    return into
 
 
 def put_back(net: Any, tensors: Tensors) -> None:
-    """Let a net have what :func:`weights_and_moments` gave, or a file that has been compared."""
+    """Let a net have a copy of its :func:`weights_and_moments`, or what a compared file holds."""
     net.module_.load_state_dict(part(tensors, "module."))
     net.optimizer_.state.clear()
     moments: dict[int, Tensors] = {}
@@ -93,10 +104,14 @@ def faults(name: str, value: Tensor) -> str:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all numbers of some tensors are finite."""
-    floats = [t for t in tensors if t.is_floating_point() and t.numel()]
-    if not floats:
-        return True
-    return math.isfinite(float(torch.nn.utils.get_total_norm(floats, norm_type=math.inf)))
+    floats = [t for t in tensors if t.is_floating_point()]
+    # The sum of their squares is ten times faster, and says nothing where it is too large.
+    return squares_finite(floats) or all(bool(torch.isfinite(t).all()) for t in floats)
+
+
+def squares_finite(tensors: list[Tensor]) -> bool:
+    """Whether all numbers are finite, and not so large that their squares are not."""
+    return math.isfinite(float(torch.nn.utils.get_total_norm(tensors)))
 
 
 def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
