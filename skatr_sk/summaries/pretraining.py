@@ -22,7 +22,7 @@ from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
-from skatr_sk.training.checkpoint import Checkpoint, content_of
+from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast
 from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.training.seeds import independent_seeds, seed_of
@@ -87,6 +87,10 @@ def pretrain(
     )
     callbacks = [Hooks(objective), EffectiveRank(mean_tokens), ReturnMemory()]
     callbacks.append(Announcement(subject))
+    checkpoint = None
+    if transformer.checkpoint_dir is not None:
+        identity = _identity(objective, fields, labels, pooling, start)
+        checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:
         encoder = copy.deepcopy(start.encoder) if start else architecture.build()
@@ -111,7 +115,7 @@ def pretrain(
             draw=objective.draw,
         ),
         callbacks=callbacks,
-        checkpoint=_checkpoint(transformer, objective, fields, labels, seed, pooling, start),
+        checkpoint=checkpoint,
         n_workers=transformer.n_workers,
     )
     kept = [row for row in history if row["kept"]]
@@ -126,27 +130,22 @@ def pretrain(
     return FrozenEncoder(architecture, scaling, encoder, history, pooling)
 
 
-def _checkpoint(
-    transformer: SKATRTransformer,
+def _identity(
     objective: Objective,
     fields: Fields,
     labels: Labels | None,
-    seed: int,
     pooling: str,
     start: FrozenEncoder | None,
-) -> Checkpoint | None:
-    """Return the checkpoint of a pre-training, where there is to be one."""
-    if transformer.checkpoint_dir is None:
-        return None
-    identity = {
+) -> dict[str, Any]:
+    """Say what a pre-training depends on beside the transformer's parameters."""
+    begin = start and [digest_of(start.encoder.state_dict()), dataclasses.asdict(start.scaling)]
+    return {
         "objective": [type(objective).__name__, objective.get_params()],
         "pooling": objective.pooled_by(pooling),
         "X": content_of(fields),
         "y": None if labels is None else labels.digest(),
-        "start": start
-        and [digest_of(start.encoder.state_dict()), dataclasses.asdict(start.scaling)],
+        "start": begin,
     }
-    return transformer._checkpoint(seed, **identity)
 
 
 def _warn_collapse(kept: dict[str, Any], objective: Objective) -> None:

@@ -128,6 +128,10 @@ class Guard(Callback):
             f"{net.lr:.2g}), or check the data's range."
         )
 
+    def has_seen(self, row: dict[str, Any]) -> bool:
+        """Whether an epoch has a figure that its last weights gave."""
+        return bool(_WATCHED & row.keys())
+
     def look(self, loss: Tensor) -> None:
         """Note a loss under the weights at the end that is not finite."""
         if not torch.isfinite(loss):

@@ -273,8 +273,7 @@ def train(
         with one_thread(small and device.type == "cpu" and products < _FEW_PRODUCTS):
             _run(net, train_set, checkpoint)
         if not net.interrupted_:
-            if valid_set is None:
-                _look(net, train_set)
+            _look(net, train_set)
             guard.check_end(net, kept_another=stopper is not None and stopper.best_epoch_ > 0)
     if net.interrupted_:
         _end(net, signals, checkpoint)
@@ -298,8 +297,11 @@ def _run(net: Trainer, train_set: Dataset, checkpoint: Checkpoint | None) -> Non
 
 
 def _look(net: Trainer, train_set: Dataset) -> None:
-    """Let the loss of a batch under the last weights be seen where no row is held out for that."""
-    if len(net.history):
+    """Let the guard see the loss of a batch where no epoch has used its last weights for a figure.
+
+    No row is held out, and nothing else is watched.
+    """
+    if len(net.history) and not net.guard.has_seen(net.history[-1]):
         batch = train_set[torch.arange(min(net.batch_size, len(train_set)))]
         net.guard.look(net.validation_step(batch)["loss"])
 
