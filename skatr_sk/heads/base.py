@@ -301,11 +301,13 @@ class SummaryHead(TrainedEstimator):
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         options["small"] = X.ndim == 2
         members = []
-        content = "" if self.checkpoint_dir is None else digest_of({"X": X, "y": y})
         for number, (split, seed) in enumerate(runs):
             sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
             options["member"] = number, len(runs)
-            options["identity"] = {"X and y": content, "member": number}
+            options["identity"] = {"member": number}
+            if self.checkpoint_dir is not None:
+                parts = {f"{i} {k}": t for i, s in enumerate(sets) for k, t in enumerate(s.tensors)}
+                options["identity"]["X and y"] = digest_of(parts)
             members.append(self._train(network, sets, seed, **options))
         return members
 

@@ -156,8 +156,7 @@ def _transformer(backbone: Any, fields: Fields) -> SKATRTransformer:
     if given.__sklearn_is_fitted__():
         return given
     without_effect = given.get_params(deep=False).keys() - _COUNT
-    where = "LightconeRegressor(backbone=...), which has those of the training itself"
-    warn_without_effect(given, without_effect, where)
+    warn_without_effect(given, without_effect, "LightconeRegressor(backbone=...)")
     if given.weights is None:
         return given
     with warnings.catch_warnings():
