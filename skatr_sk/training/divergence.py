@@ -166,8 +166,11 @@ class Guard(Callback):
 
     def resume(self, net: Any, counts: dict[str, Any]) -> None:
         """Go on from a state that a net has, with what :meth:`counts` gave."""
-        mine = self.counts()
-        if {k: type(v) for k, v in counts.items()} != {k: type(v) for k, v in mine.items()}:
+        mine = {k: type(v) for k, v in self.counts().items()}
+        alike = isinstance(counts, dict) and mine == {k: type(v) for k, v in counts.items()}
+        if not alike or not 0 <= counts["returns_"] <= _RETURNS:
+            raise ValueError(f"its counts of skipped steps are {counts}")
+        if counts["share_"] != 0.5 ** counts["returns_"] or counts["in_a_row_"] < 0:
             raise ValueError(f"its counts of skipped steps are {counts}")
         for name, value in counts.items():
             setattr(self, name, value)

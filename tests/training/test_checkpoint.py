@@ -10,6 +10,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
@@ -234,14 +236,75 @@ def test_a_checkpoint_whose_tensors_do_not_fit(run, what, change):
         dict(best=[0.1, 99]),
         dict(guard={}),
         dict(guard=None),
+        {"guard": {"share_": 1e9}},
+        {"guard": {"returns_": 9}},
+        {"guard": {"in_a_row_": -9}},
     ],
     ids=str,
 )
 def test_a_checkpoint_whose_header_does_not_fit(run, change):
     fitted, path = run
     header, tensors = parts_of(path)
+    if change.get("guard"):
+        change = {"guard": header["guard"] | change["guard"]}
     rewrite(path, header | change, tensors)
     refused(fitted, path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+# What is done to a file: bytes that are cut out of it, and put there.
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 64), st.binary(max_size=64)), max_size=3)
+KEYS = ["format", "run", "stopped", "history", "guard", "best"]
+
+
+def survives(written, folder, edits=(), change=None):
+    """Check that a fit ends well, or with one error that names the file, whatever is in it."""
+    path = folder / written[1].name
+    if change is None:
+        whole = written[1].read_bytes()
+        for where, length, put in edits:
+            at = int(where**4 * len(whole))  # most of what can go wrong is in the header
+            whole = whole[:at] + put + whole[at + length :]
+        path.write_bytes(whole)
+    else:
+        header, tensors = parts_of(written[1])
+        rewrite(path, header | change, tensors)
+    fitted = clone(written[0]).set_params(checkpoint_dir=folder, max_epochs=4)
+    try:
+        fitted.fit(signals())
+    except (OSError, ValueError) as error:
+        assert str(path) in str(error)
+    else:
+        assert_same_run(fitted, written[0])
+
+
+EXAMPLES = [pytest.param(6), pytest.param(1500, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("n_examples", EXAMPLES)
+def test_whatever_the_bytes_of_a_checkpoint_are(written, tmp_path, n_examples):
+    @settings(max_examples=n_examples)
+    @given(EDITS)
+    def check(edits):
+        survives(written, tmp_path, edits=edits)
+
+    check()
+
+
+@pytest.mark.parametrize("n_examples", EXAMPLES)
+def test_whatever_the_header_of_a_checkpoint_says(written, tmp_path, n_examples):
+    """With a digest of its own: somebody has meant it."""
+
+    @settings(max_examples=n_examples)
+    @given(st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1))
+    def check(change):
+        survives(written, tmp_path, change=change)
+
+    check()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
