@@ -17,6 +17,8 @@ The way of the data is the layout of the package:
 """
 
 from skatr_sk._checks import (
+    CheckpointWarning,
+    DivergenceWarning,
     InvalidParameterError,
     NoEffectWarning,
     PlaceWarning,
@@ -32,7 +34,9 @@ from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [
     "BlockMask",
+    "CheckpointWarning",
     "CollapseWarning",
+    "DivergenceWarning",
     "InvalidParameterError",
     "LightconeArray",
     "LightconeRegressor",

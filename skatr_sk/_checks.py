@@ -26,8 +26,10 @@ import numpy as np
 __all__ = [
     "Auto",
     "Bounds",
+    "CheckpointWarning",
     "Choice",
     "CollapseWarning",
+    "DivergenceWarning",
     "Flag",
     "Instance",
     "Integer",
@@ -93,9 +95,18 @@ class CollapseWarning(UserWarning):
     """The summaries vary along a handful of directions only: pre-training has collapsed."""
 
 
+class DivergenceWarning(UserWarning):
+    """Steps of a training were not finite, and were skipped or undone."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written, or is left because other versions have written it."""
+
+
 _WARNINGS = (NoEffectWarning, UnitsWarning, PriorWarning, PlaceWarning, CollapseWarning)
+_OF_TRAINING = (ShortTrainingWarning, DivergenceWarning, CheckpointWarning)
 # Users catch and filter these by the name under which they are public.
-for _shown in (InvalidParameterError, *_WARNINGS, ShortTrainingWarning):
+for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING):
     _shown.__module__ = "skatr_sk"
 
 

@@ -44,6 +44,7 @@ from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
 
 __all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
@@ -171,12 +172,46 @@ class SummaryHead(TrainedEstimator):
             self._check_parameters()
             self._warn_without_effect()
             self._fit(X, y)
+            self._check_learned()
             self._one_dimensional = np.asarray(y).ndim == 1
         return self
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         """Train with parameters that have been checked."""
         raise NotImplementedError
+
+    def _check_learned(self) -> None:
+        """Raise where anything that was learned, also without the trainer, is not finite."""
+        known = vars(self)
+        modules = {k: v for k, v in known.items() if isinstance(v, torch.nn.Module)}
+        wrong = [k for k, v in modules.items() if not all_finite(v.state_dict().values())]
+        numbers = ("summary_mean_", "summary_scale_", "network_weight_")
+        wrong += [k for k in numbers if k in known and not np.isfinite(known[k]).all()]
+        if wrong:
+            raise FloatingPointError(
+                f"{type(self).__name__}: expected finite numbers in what was learned, found NaN or "
+                f"infinite ones in {', '.join(wrong)}; check the range of X and y."
+            )
+
+    def _check_found(
+        self, values: NDArray[Any], fields: Fields, what: str, first: int = 0
+    ) -> NDArray[Any]:
+        """Return what was computed for rows, from the `first` on; raise where it is not finite.
+
+        It is finite for whatever resembles the rows of ``fit``: the rows are to blame.
+        """
+        bad = first + np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+        if not bad.size:
+            return values
+        given, units = fields.read(bad[:1]).astype(np.float64), "mK"
+        if hasattr(self, "summary_mean_"):
+            given, units = (given - self.summary_mean_) / self.summary_scale_, "deviations"
+        raise ValueError(
+            f"X: expected rows like those of fit, found {len(bad)} without a finite {what}, the "
+            f"first of them {listed(bad[:5])}, where X is {np.abs(given).max():.2g} {units} from "
+            f"{'zero' if units == 'mK' else 'the mean of those'}; check its units, and drop these "
+            "rows."
+        )
 
     def _check_training_data(
         self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
@@ -301,6 +336,10 @@ class SummaryHead(TrainedEstimator):
         for number, (split, seed) in enumerate(runs):
             sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
             options["member"] = number, len(runs)
+            options["identity"] = {"member": number}
+            if self.checkpoint_dir is not None:
+                parts = {f"{i} {k}": t for i, s in enumerate(sets) for k, t in enumerate(s.tensors)}
+                options["identity"]["X and y"] = digest_of(parts)
             members.append(self._train(network, sets, seed, **options))
         return members
 
@@ -310,13 +349,16 @@ class SummaryHead(TrainedEstimator):
         sets: Sequence[Dataset],
         seed: int,
         *,
+        identity: Mapping[str, Any],
         member: tuple[int, int] = (0, 1),
         **options: Any,
     ) -> _Module:
         """Build and train a member, from the first to the last of them; keep their histories.
 
-        `member` says which of how many it is; `options` go to :func:`train`.
+        `member` says which of how many it is; each has a checkpoint of its own, by the `identity`
+        that :meth:`_checkpoint` takes. `options` go to :func:`train`.
         """
+        options["checkpoint"] = self._checkpoint(seed, **identity)
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
         module, history = train(self, *network, train_set, valid_set, member=member, **options)

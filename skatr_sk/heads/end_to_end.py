@@ -34,8 +34,10 @@ from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
+from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.seeds import independent_seeds
+from skatr_sk.training.state import digest_of
 
 __all__ = ["BACKBONE", "EncoderWithHead", "fit_end_to_end", "predict_end_to_end"]
 
@@ -110,7 +112,13 @@ def fit_end_to_end(
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
     shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
     views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
-    options = {"prepare": views, "n_workers": transformer.n_workers}
+    options: dict[str, Any] = {"prepare": views, "n_workers": transformer.n_workers}
+    options["identity"] = {}
+    if regressor.checkpoint_dir is not None:
+        begin = None if given is None else digest_of(given.encoder.state_dict())
+        shown = [dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen, augment, begin]
+        known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": shown}
+        options["identity"] = known
     network = regressor._train((build, loss), sets, seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {
@@ -157,7 +165,7 @@ def _transformer(backbone: Any, fields: Fields) -> SKATRTransformer:
         return given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # unlike there, `augment` counts here
-        return clone(given).fit(fields)
+        return clone(given).set_params(warm_start=False, checkpoint_dir=None).fit(fields)
 
 
 def _given(transformer: SKATRTransformer, field_shape: tuple[int, ...]) -> FrozenEncoder | None:

@@ -248,6 +248,11 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
+        bad = torch.isnan(inputs) | ~torch.isfinite(transform_params.detach().sum(dim=-1))
+        if bad.any():  # it lies in no bin, and nflows would look beyond the last one
+            parameters = transform_params.masked_fill(bad.unsqueeze(-1), 0.0)
+            found = self._piecewise_cdf(inputs.masked_fill(bad, 0.0), parameters, inverse)
+            return found[0].masked_fill(bad, torch.nan), found[1].masked_fill(bad, torch.nan)
         logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
         widths, heights, slopes = logits.tensor_split([self.num_bins, 2 * self.num_bins], dim=-1)
         slopes = functional.pad(slopes, (1, 1)) + _UNIT_SLOPE

@@ -136,6 +136,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     verbose : int, default=0
         1 shows progress bars, of the training and of long calls.
     {random_state}
+    {checkpoint}
 
     Attributes
     ----------
@@ -468,7 +469,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         for at, context, flow in self._passes(summaries, points.shape[1], double=True):
             free, log_jacobian = self.prior_transform_.to_free(points[at])
             inputs = torch.from_numpy(free).to(context.shift.device)
-            log_prob[at] = flow.log_prob(inputs, context).cpu().numpy() + log_jacobian
+            found = flow.log_prob(inputs, context).cpu().numpy()
+            inside = ~np.isneginf(log_jacobian)
+            self._check_found(np.where(inside, found, 0.0), summaries, "density", at[0].start)
+            log_prob[at] = found + log_jacobian
         return log_prob[:, 0] if given.ndim == 2 else log_prob
 
     def sample(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Floats:
@@ -531,6 +535,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)
                 log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
+            for found in (samples[at], log_prob[at]):
+                self._check_found(found, summaries, "density", at[0].start)
         return samples, log_prob
 
     @torch_defaults()
@@ -601,12 +607,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         # Each member has an equal share, of points that follow each other: these are evenly spread.
         whose = torch.arange(n_samples).remainder(len(self.net_)).sort().values
         parts: list[Floats] = []
-        for (_, columns), context, flow in self._passes(summaries, n_samples, double=True):
+        for (rows, columns), context, flow in self._passes(summaries, n_samples, double=True):
             device, n = context.shift.device, context.shift.shape[1]
             inputs = noise[columns].to(device).expand(n, -1, -1)
             drawn_from = whose[columns].to(device).expand(n, -1)
             free, _ = flow.sample_and_log_prob(inputs, context, drawn_from)
-            parts.append(self.prior_transform_.from_free(free.cpu().numpy()))
+            points = self.prior_transform_.from_free(free.cpu().numpy())
+            parts.append(self._check_found(points, summaries, "posterior", rows.start))
             if columns.stop == n_samples:
                 yield np.concatenate(parts, axis=1)
                 parts = []

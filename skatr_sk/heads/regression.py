@@ -110,6 +110,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     {callbacks}
     {verbose}
     {random_state}
+    {checkpoint}
 
     Attributes
     ----------
@@ -359,6 +360,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             outputs = predict_end_to_end(self, fields)
         else:
             outputs = self._outputs(head, fields)
+        self._check_found(outputs.numpy(), fields, "prediction")
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         values = self.scaling_.from_unit(unit.numpy())
         if head.bounded:  # rounding could lead beyond an end

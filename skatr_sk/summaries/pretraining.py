@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
-import hashlib
-import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,11 +25,12 @@ from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
-from skatr_sk.training.checkpoint import Checkpoint
+from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.training.processes import Share, join
 from skatr_sk.training.seeds import independent_seeds, seed_of
+from skatr_sk.training.state import digest_of
 from skatr_sk.training.trainer import train
 
 if TYPE_CHECKING:
@@ -53,11 +53,17 @@ _HANDFUL = 3.0  # directions
 _RANK_FLOOR = 0.005
 
 
-def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) -> FrozenEncoder:
+def pretrain(
+    transformer: SKATRTransformer,
+    fields: Fields,
+    y: object = None,
+    start: FrozenEncoder | None = None,
+) -> FrozenEncoder:
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
-    Labels `y` are looked at where the objective needs them. A CollapseWarning says when the
-    summaries end on a handful of directions.
+    Labels `y` are looked at where the objective needs them. The encoder begins with random weights,
+    or as that of `start`, whose scaling is kept then. A CollapseWarning says when the summaries end
+    on a handful of directions.
     """
     objective = as_objective(transformer.objective)
     labels = None
@@ -65,8 +71,8 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
         labels = check_labels(y, fields.shape[0], type(objective).__name__)
     warn_implausible(fields)
     transformer._warn_without_effect_on(fields)
-    architecture = transformer._architecture_for(fields.shape[1:], objective)
-    pooling = transformer._pooling_in_training(fields.shape[1:])
+    architecture = transformer._architecture_for(fields.shape[1:], objective, start)
+    pooling = transformer._pooling_in_training(fields.shape[1:], start)
     seed = seed_of(transformer.random_state)
     processes = join(transformer.device)
     if processes is not None:
@@ -79,7 +85,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     fraction = transformer.validation_fraction
     train_rows, valid_rows = split_rows(fields, fraction, split_seed, seen)
     targets = None if labels is None else labels.standardised(train_rows)
-    scaling = transformer._scaling_for(fields, train_rows)
+    scaling = start.scaling if start else transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
     held, rows = fields, watched
@@ -96,15 +102,20 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
     callbacks.append(Announcement(subject))
     if processes is not None:
         callbacks.append(Share(processes))
+    checkpoint = None
     if transformer.checkpoint_dir is not None:
-        run = _run_identity(transformer, objective, fields, labels, seed)
-        folder = os.fspath(transformer.checkpoint_dir)
-        callbacks.append(Checkpoint(folder, transformer.checkpoint_every, run))
+        identity = _identity(objective, fields, labels, pooling, start)
+        checkpoint = transformer._checkpoint(seed, **identity)
+
+    def build() -> torch.nn.Module:
+        encoder = copy.deepcopy(start.encoder) if start else architecture.build()
+        return objective.network(encoder.requires_grad_(True).train(), architecture, **sizes)
+
     n_parameters = 0 if targets is None else targets.shape[1]
     sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
     network, history = train(
         transformer,
-        lambda: objective.network(architecture.build(), architecture, **sizes),
+        build,
         objective.criterion(),
         FieldDataset(fields, targets, train_rows),
         FieldDataset(fields, targets, valid_rows) if len(valid_rows) else None,
@@ -119,6 +130,7 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
             draw=objective.draw,
         ),
         callbacks=callbacks,
+        checkpoint=checkpoint,
         n_workers=transformer.n_workers,
     )
     kept = [row for row in history if row["kept"]]
@@ -126,6 +138,9 @@ def pretrain(transformer: SKATRTransformer, fields: Fields, y: object = None) ->
         objective.judge(kept[0])
     if kept and len(watched) >= _FEWEST_RANKED:
         _warn_collapse(kept[0], objective)
+    if start is not None:
+        before = [row | {"kept": False} for row in start.history]
+        history = before + [row | {"epoch": len(before) + row["epoch"]} for row in history]
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
     if not _is_whitened(transformer, objective, architecture, len(train_rows)):
@@ -177,23 +192,22 @@ def _learn_whitening(
     return Whitening.learn(*summaries)
 
 
-def _run_identity(
-    transformer: SKATRTransformer,
+def _identity(
     objective: Objective,
     fields: Fields,
     labels: Labels | None,
-    seed: int,
-) -> str:
-    """Say what makes a run the same run: all that its result depends on."""
-    given = transformer.get_params(deep=False)
-    settings = {name: given[name] for name in given.keys() - transformer._not_learned_from}
-    settings["objective"] = [type(objective).__name__, objective.get_params()]
-    settings["pooling"] = objective.pooled_by(transformer._pooling_in_training(fields.shape[1:]))
-    content = hashlib.blake2b(b"".join(fields.digests()), digest_size=8).hexdigest()
-    settings |= {"random_state": seed, "X": f"{fields.shape} {content}"}
-    if labels is not None:
-        settings["y"] = labels.digest()
-    return json.dumps(settings, default=repr, sort_keys=True)
+    pooling: str,
+    start: FrozenEncoder | None,
+) -> dict[str, Any]:
+    """Say what a pre-training depends on beside the transformer's parameters."""
+    begin = start and [digest_of(start.encoder.state_dict()), dataclasses.asdict(start.scaling)]
+    return {
+        "objective": [type(objective).__name__, objective.get_params()],
+        "pooling": objective.pooled_by(pooling),
+        "X": content_of(fields),
+        "y": None if labels is None else labels.digest(),
+        "start": begin,
+    }
 
 
 def _warn_collapse(kept: dict[str, Any], objective: Objective) -> None:
@@ -239,6 +253,8 @@ class EffectiveRank(Callback):
         encoder, device = net.module_.context_encoder.eval(), torch.device(net.device)
         precision = autocast(device, net.precision)
         summaries = self.summarise(encoder, device=device, autocast=precision)
+        if not np.isfinite(summaries).all():
+            return math.nan  # the guard will undo the epoch
         return effective_rank(summaries, floor=_RANK_FLOOR)
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:

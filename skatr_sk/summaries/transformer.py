@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import numbers
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -162,15 +161,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         the simulator (docs/weights.rst says which to take when). Sizes that were given must
         be those of the file, and parameters of the training have no effect. Give new weights a new
         name under ``Pipeline(memory=...)``, which knows nothing else of them.
+    warm_start : bool, default=False
+        Pre-train on from what is there: the encoder of an earlier ``fit``, else that of `weights`,
+        for `max_epochs` more and on any light cones of the same shape. Sizes and scaling are kept.
+        What an objective puts around the encoder, such as a predictor, and the schedule of the rate
+        begin anew; the epochs follow the earlier ones in ``history_``.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
         (:func:`~skatr_sk.summaries.limit_cache_memory`); a path names a folder that all processes
         share (``n_jobs=2``, a cluster, another day); None computes them at every call.
-    checkpoint_dir : path or None, default=None
-        Where an interrupted ``fit`` left its state and goes on; needs an int `random_state`.
-    checkpoint_every : int, default=10
-        Epochs between two checkpoints.
     n_workers : int, default=0
         Processes that read light cones from files ahead of the training. 0 is a thread, which is
         enough unless they are compressed and the training is fast.
@@ -179,6 +179,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     {callbacks}
     {verbose}
     {random_state}
+    {checkpoint}
 
     Attributes
     ----------
@@ -234,9 +235,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     whiten: bool | str = "auto"
     brightness_range: tuple[float, float] | None = None
     weights: str | os.PathLike[str] | None = None
+    warm_start: bool = False
     cache: str | os.PathLike[str] | None = MEMORY
-    checkpoint_dir: str | os.PathLike[str] | None = None
-    checkpoint_every: int = 10
     n_workers: int = 0
 
     _parameters = {
@@ -251,9 +251,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "whiten": Auto(Flag()),
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
         "weights": PathLike(),
+        "warm_start": Flag(),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
-        "checkpoint_dir": PathLike(),
-        "checkpoint_every": Integer(1),
         "n_workers": Integer(0),
     }
 
@@ -296,17 +295,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         steps_an_epoch = math.ceil(n_rows / self.batch_size)
         return {"max_epochs": math.ceil(_FEWEST_STEPS / steps_an_epoch)}
 
-    # What is learned depends on all parameters but these, which may change where a run resumes.
-    _not_learned_from: ClassVar[frozenset[str]] = frozenset(
-        {"cache", "callbacks", "checkpoint_dir", "checkpoint_every", "device", "n_workers"}
-        | {"pooling", "verbose", "whiten"}
-    )
+    # Of weights it is their content that counts.
+    _not_learned_from = TrainedEstimator._not_learned_from | {
+        *("cache", "n_workers", "pooling", "warm_start", "weights", "whiten")
+    }
     _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "warmup"}
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
         {"patch_size", *ENCODER_SIZES, "subtract_mean", "brightness_range", "weights", "pooling"}
-        | {"whiten", "cache", "device", "precision", "verbose", "random_state"}
+        | {"warm_start", "whiten", "cache", "device", "precision", "verbose", "random_state"}
     )
 
     def set_params(self, **params: Any) -> Self:
@@ -340,13 +338,17 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         dim, heads = self.embed_dim, self.n_heads
         if Integer(2).fault(dim) is None and Integer(1).fault(heads) is None:
             check_heads(problems, dim, heads)
-        resumes = self.checkpoint_dir is not None and self.weights is None
-        if resumes and not isinstance(self.random_state, numbers.Integral):
-            wanted = "an int with checkpoint_dir, to resume by"
-            problems.add("random_state", wanted, self.random_state)
+
+    @property
+    def _only_loads(self) -> bool:
+        """Whether ``fit`` takes `weights` as they are."""
+        return self.weights is not None and not self.warm_start
+
+    def _resumes(self) -> bool:
+        return super()._resumes() and not self._only_loads
 
     def _warn_without_effect(self) -> None:
-        if self.weights is not None:
+        if self._only_loads:
             of_pretraining = self._parameters.keys() - self._given_with_weights
             idle = of_pretraining - self._in_other_words()
             warn_without_effect(self, idle, f"weights={self.weights!r}")
@@ -354,8 +356,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         super()._warn_without_effect()
         if self.max_epochs:
             as_objective(self.objective)._warn_without_effect()
-        if self.checkpoint_dir is None:
-            warn_without_effect(self, {"checkpoint_every"}, "checkpoint_dir=None")
 
     def _in_other_words(self) -> frozenset[str]:
         given, default = as_objective(self.objective), as_objective("jepa")
@@ -370,18 +370,26 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             warn_without_effect(self, {"augment"}, "signals, which have no sky")
 
     def _architecture_for(
-        self, field_shape: Sequence[int], objective: Objective | None = None
+        self,
+        field_shape: Sequence[int],
+        objective: Objective | None = None,
+        start: FrozenEncoder | None = None,
     ) -> Architecture:
         """Return the sizes of an encoder for fields of a shape, from checked parameters.
 
-        A ValueError says when patches do not fit the field, when tokens are too narrow to tell
-        their positions apart, and when parameters of the objective do not fit these sizes.
+        They are those of `start`, where the training goes on from there. A ValueError says when
+        patches do not fit the field, when tokens are too narrow to tell their positions apart, and
+        when parameters of the objective do not fit these sizes.
         """
-        architecture = Architecture(
-            field_shape=tuple(int(n) for n in field_shape),
-            patch_size=patch_size_for(field_shape, self.patch_size),
-            # Plain numbers: a search hands in numpy's, which JSON does not know.
-            **{name: kind(getattr(self, name)) for name, kind in ENCODER_SIZES.items()},
+        architecture = (
+            start.architecture
+            if start
+            else Architecture(
+                field_shape=tuple(int(n) for n in field_shape),
+                patch_size=patch_size_for(field_shape, self.patch_size),
+                # Plain numbers: a search hands in numpy's, which JSON does not know.
+                **{name: kind(getattr(self, name)) for name, kind in ENCODER_SIZES.items()},
+            )
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
@@ -399,10 +407,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         problems.raise_if_any()
         return architecture
 
-    def _pooling_in_training(self, field_shape: Sequence[int]) -> str:
+    def _pooling_in_training(
+        self, field_shape: Sequence[int], start: FrozenEncoder | None = None
+    ) -> str:
         """Return how an encoder that is trained on fields of a shape pools its tokens."""
         in_slices = len(field_shape) == 3
         if self.pooling == "auto":
+            if start is not None:
+                return start.pooling
             return "slices" if in_slices else "moments"
         if self.pooling == "slices" and not in_slices:
             problems = Problems(type(self).__name__)
@@ -472,13 +484,22 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         with unchanged_on_error(self):
             self._check_parameters()
-            fields = check_fields(self, X, reset=True, min_rows=2 if self.weights is None else 1)
+            fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
             self._warn_without_effect()
-            if self.weights is not None:
+            start = self._start()
+            if start is not None:
+                self._adopt(start)
+            if start is not None and self._only_loads:
                 warn_implausible(fields, only_a_look=True)
-            weights = self.weights
-            self._adopt(pretrain(self, fields, y) if weights is None else read_encoder(weights))
+            else:
+                self._adopt(pretrain(self, fields, y, start))
         return self
+
+    def _start(self) -> FrozenEncoder | None:
+        """Return what is there before the training: what was learned, or weights, or nothing."""
+        if self.warm_start and self.__sklearn_is_fitted__():
+            return self._frozen()
+        return None if self.weights is None else read_encoder(self.weights)
 
     def _adopt(self, frozen: FrozenEncoder) -> None:
         """Become the transformer of a frozen encoder."""
@@ -487,8 +508,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         found = getattr(self, "field_shape_in_", wanted)
         if found != wanted:
             raise ValueError(
-                f"X: expected fields of shape {wanted}, for which the weights in {self.weights} "
-                f"are, found {found}; resample X to that grid."
+                f"X: expected fields of shape {wanted}, for which the weights"
+                f"{' in ' * bool(self.weights)}{self.weights or ''} are, found {found}; resample X "
+                "to that grid."
             )
         self.encoder_: Encoder = frozen.encoder.requires_grad_(False)
         self.architecture_: Architecture = frozen.architecture
@@ -658,6 +680,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # summaries are float32
         tags.input_tags.three_d_array = True
-        if not OBJECTIVE.fault(self.objective) and self.weights is None:
+        if not OBJECTIVE.fault(self.objective) and not self._only_loads:
             tags.target_tags.required = as_objective(self.objective).needs_labels
         return tags

@@ -153,7 +153,7 @@ class Schedule(Callback):
     def on_batch_begin(self, net: Any, training: bool | None = None, **kwargs: Any) -> None:
         """Set the rate of this step."""
         if training:
-            rate = net.lr * self.share((net.steps_done - 0.5) / net.n_steps)
+            rate = net.rate * self.share((net.steps_done - 0.5) / net.n_steps)
             for group in net.optimizer_.param_groups:
                 group["lr"] = rate
 

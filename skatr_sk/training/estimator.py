@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import numbers
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, SupportsIndex
@@ -12,9 +14,20 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import Auto, Choice, Integer, Kind, Problems, Real, Rule, warn_without_effect
+from skatr_sk._checks import (
+    Auto,
+    Choice,
+    Integer,
+    Kind,
+    PathLike,
+    Problems,
+    Real,
+    Rule,
+    warn_without_effect,
+)
 from skatr_sk._tensors import HISTORY
 from skatr_sk.training.callbacks import copy_callbacks
+from skatr_sk.training.checkpoint import Checkpoint, run_identity
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
@@ -74,6 +87,14 @@ TRAINING_DOCS = {
         callbacks : list of skorch callbacks or None, default=None
             Called during the training, after the estimator's own. Copies of them are, so that
             those given stay as they are; what they record of an epoch is in ``history_``.""",
+    "checkpoint": """
+        checkpoint_dir : path or None, default=None
+            Folder where a ``fit`` that is interrupted leaves its state, and where the next one with
+            the same parameters and data goes on, to the same result; needs an int `random_state`.
+            SIGTERM, SIGUSR1 and Ctrl-C end the training after its step, and the state after the
+            last whole epoch is written then.
+        checkpoint_every : int, default=10
+            Epochs between two checkpoints.""",
     "verbose": """
         verbose : int, default=0
             1 shows a progress bar, with the losses and the time left.""",
@@ -86,7 +107,9 @@ TRAINING_DOCS = {
         history_ : list of dict
             One an epoch: ``epoch, train_loss, valid_loss`` (where rows are held out for
             validation), ``seconds`` and ``kept``, true for the epoch whose weights these are;
-            and what callbacks have recorded.""",
+            and what callbacks have recorded. ``skipped_steps`` counts those of an epoch that were
+            not finite, where there are any, and ``learning_rate_share`` is what is left of the
+            rate once it was halved because of a run of them.""",
 }
 
 
@@ -109,6 +132,8 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     callbacks: Sequence[Any] | None = None
     verbose: int = 0
     random_state: int | np.random.RandomState | None = None
+    checkpoint_dir: str | os.PathLike[str] | None = None
+    checkpoint_every: int = 10
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
         "max_epochs": Auto(Integer(0)),
@@ -122,6 +147,8 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "callbacks": Rule(_are_callbacks, _CALLBACKS_HINT, optional=True),
         "verbose": Rule(_is_verbose, "an integer >= 0"),
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
+        "checkpoint_dir": PathLike(),
+        "checkpoint_every": Integer(1),
     }
 
     # What is learned, and so is in a file: attributes, and what they may be there.
@@ -188,6 +215,9 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _check_together(self, problems: Problems) -> None:
         """Note what is wrong with parameters side by side; for subclasses to extend."""
+        if self._resumes() and not isinstance(self.random_state, numbers.Integral):
+            wanted = "an int with checkpoint_dir, to resume by"
+            problems.add("random_state", wanted, self.random_state)
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         """Return what "auto" stands for in a training on `n_rows` rows, of each such parameter."""
@@ -200,6 +230,29 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
             if getattr(self, name) == "auto":
                 setattr(resolved, name, value)
         return resolved
+
+    # What is learned depends on all parameters but these, which may change where a run resumes.
+    _not_learned_from: ClassVar[frozenset[str]] = frozenset(
+        {"callbacks", "checkpoint_dir", "checkpoint_every", "device", "verbose"}
+    )
+
+    def _resumes(self) -> bool:
+        """Whether a training leaves checkpoints."""
+        return self.checkpoint_dir is not None
+
+    def _checkpoint(self, seed: int, **identity: Any) -> Checkpoint | None:
+        """Return the checkpoint of a training with a seed, or None where there is to be none.
+
+        The `identity` says on what the result depends beside the parameters, or in other words than
+        these do.
+        """
+        if self.checkpoint_dir is None:
+            return None
+        given = self.get_params(deep=False)
+        settings = {name: given[name] for name in given.keys() - self._not_learned_from}
+        settings |= {"estimator": type(self).__name__, "random_state": seed} | identity
+        folder = os.fspath(self.checkpoint_dir)
+        return Checkpoint(folder, int(self.checkpoint_every), run_identity(settings))
 
     # Those that only act where there are steps.
     _of_steps: ClassVar = frozenset({"batch_size", "learning_rate", "weight_decay", "patience"})
@@ -214,3 +267,5 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
             warn_without_effect(self, self._of_steps - self._in_other_words(), "max_epochs=0")
         elif self.validation_fraction == 0 and self.patience is not None:
             warn_without_effect(self, {"patience"}, "validation_fraction=0")
+        if self.checkpoint_dir is None:
+            warn_without_effect(self, {"checkpoint_every"}, "checkpoint_dir=None")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.helper import predefined_split
+from skorch.utils import TeeGenerator
 from torch import Tensor
 
 from skatr_sk._checks import Problems
@@ -26,11 +28,14 @@ from skatr_sk.training.callbacks import (
 )
 from skatr_sk.training.checkpoint import Checkpoint
 from skatr_sk.training.device import autocast, one_thread, resolve_device
+from skatr_sk.training.divergence import Guard
 from skatr_sk.training.estimator import TrainedEstimator
+from skatr_sk.training.interrupts import Signals
 from skatr_sk.training.seeds import seeded
 
 __all__ = ["Trainer", "train"]
 
+_LOGGER = logging.getLogger("skatr_sk.training")
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
@@ -44,18 +49,23 @@ class Trainer(NeuralNet):
 
     ``prepare(batch, training)`` turns a batch on the device into the module's arguments (scaling,
     augmentation, masks). Its attribute ``generator``, if any, is part of a checkpoint. `n_workers`
-    processes read light cones from files; 0 is a thread. The rest is skorch's.
+    processes read light cones from files; 0 is a thread. The `guard`, which is among the callbacks
+    too, judges each step, and `signals` say when to stop. The rest is skorch's.
     """
 
     def __init__(
         self,
         *args: Any,
+        guard: Guard,
+        signals: Signals,
         prepare: Callable[..., tuple[Any, ...]] | None = None,
         precision: str = "auto",
         shuffle_seed: int = 0,
         n_workers: int = 0,
         **kwargs: Any,
     ) -> None:
+        self.guard = guard
+        self.signals = signals
         self.prepare = prepare
         self.precision = precision
         self.shuffle_seed = shuffle_seed
@@ -88,6 +98,11 @@ class Trainer(NeuralNet):
         return Loader(dataset, self.batch_size, generator, self.n_workers, pin_memory=on_gpu)
 
     @property
+    def rate(self) -> float:
+        """Highest learning rate, after what the guard has halved."""
+        return float(self.lr * self.guard.share_)
+
+    @property
     def n_steps(self) -> int:
         """Steps of the whole run."""
         return self.max_epochs * self.n_batches_
@@ -105,17 +120,25 @@ class Trainer(NeuralNet):
         with autocast(device, self.precision):
             return self.module_(*arguments, **fit_params)
 
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Compute loss and gradients, and take the step if the guard admits it."""
+        self._zero_grad_optimizer()
+        step: dict[str, Any] = self.train_step_single(batch, **fit_params)
+        named = TeeGenerator(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        if self.guard.admits(self, step["loss"]):
+            self.optimizer_.step()
+        return step
+
     def get_loss(self, y_pred: Any, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss, and stop with a reason when training diverges."""
+        """Compute the loss."""
         loss: Tensor = self.criterion_(y_pred, y_true.to(self.device, non_blocking=True))
-        if not torch.isfinite(loss):
-            rate = self.optimizer_.param_groups[0]["lr"]
-            raise FloatingPointError(
-                f"Training diverged: the loss became {loss.item()} in epoch "
-                f"{len(self.history)} at a learning rate of {rate:.2g}. Use a smaller "
-                f"learning_rate (found {self.lr:.2g}), or check the data's range."
-            )
         return loss
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Leave steps that were skipped out of the epoch's mean, before that is taken."""
+        self.guard.leave_out(self.history.to_list()[-1]["batches"])
+        super().on_epoch_end(net, **kwargs)
 
     def get_default_callbacks(self) -> list[tuple[str, Any]]:
         """Return skorch's own, under names that no user's callback has, and without its table."""
@@ -146,6 +169,8 @@ class Trainer(NeuralNet):
                 if frame.f_code.co_name != "on_epoch_end":
                     raise
                 self.stop_ = True
+        if method_name in ("on_batch_end", "on_epoch_end"):
+            self.signals.raise_if_caught()
         if method_name == "on_epoch_end" and self.stop_:
             raise StopTraining
 
@@ -176,6 +201,7 @@ def train(
     schedule: Callable[[float], float] | None = None,
     prepare: Callable[..., tuple[Any, ...]] | None = None,
     callbacks: Sequence[Any] = (),
+    checkpoint: Checkpoint | None = None,
     small: bool = False,
     n_workers: int = 0,
     member: tuple[int, int] = (0, 1),
@@ -191,21 +217,22 @@ def train(
     ``criterion(module(...), y)``; `seeds` are those of the weights and of the order of the batches;
     ``schedule(progress)`` is the share of the learning rate at a progress in [0, 1]; for `prepare`
     and `n_workers` see :class:`Trainer`. `callbacks` are the method's own. Copies of those that the
-    user handed in are called after them, and a
-    :class:`~skatr_sk.training.checkpoint.Checkpoint` last, so that it holds what all of them have
-    recorded. `small` says that each row is one vector and the module an MLP: on a CPU a step that
-    is cheap enough runs in one thread. `member` says which of how many networks of one ``fit``
-    this is, from 0 on.
+    user handed in are called after them, and the `checkpoint` last, so that it holds what all of
+    them have recorded. With one, signals that end the process end the training after its step, and
+    the state after the last epoch is written whatever ends it. `small` says that each row is one
+    vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
+    says which of how many networks of one ``fit`` this is, from 0 on.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
-    take place, and a FloatingPointError when the training diverges.
+    take place, and a FloatingPointError when the training diverges: what is returned is finite.
     """
     owner, estimator = estimator, estimator._resolved(len(train_set))
     if valid_set is None:
         _check_monitors(estimator)
     device = resolve_device(estimator.device)
-    stopper = None
+    guard = Guard()
     parts: list[Any] = [*callbacks]
+    stopper = None
     if estimator.patience is not None and valid_set is not None:
         stopper = EarlyStopping(estimator.patience)
         parts.insert(0, stopper)
@@ -215,11 +242,8 @@ def train(
     parts += SklearnProgress.of(owner, int(estimator.max_epochs), member)
     if schedule is not None:
         parts.append(Schedule(schedule))
-    ours = [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
-    last = [pair for pair in ours if isinstance(pair[1], Checkpoint)]
-    first = [pair for pair in ours if pair not in last]
     batch_size = int(estimator.batch_size)  # torch refuses numpy's, which a search hands in
-    with seeded(seeds[0], device):
+    with Signals(wanted=checkpoint is not None) as signals, seeded(seeds[0], device):
         module = build()
         net = Trainer(
             module,
@@ -231,22 +255,70 @@ def train(
             max_epochs=estimator.max_epochs,
             batch_size=batch_size,
             train_split=None if valid_set is None else predefined_split(valid_set),
-            callbacks=[*first, *copy_callbacks(estimator.callbacks or ()), *last],
+            callbacks=[
+                *_named(parts),
+                *copy_callbacks(estimator.callbacks or ()),
+                *_named([guard] if checkpoint is None else [guard, checkpoint]),
+            ],
             verbose=0,
             device=str(device),
             precision=estimator.precision,
             prepare=prepare,
             shuffle_seed=seeds[1],
             n_workers=int(n_workers),
+            guard=guard,
+            signals=signals,
         )
         products = batch_size * sum(p.numel() for p in module.parameters())
         with one_thread(small and device.type == "cpu" and products < _FEW_PRODUCTS):
-            net.fit(train_set, None)
+            _run(net, train_set, checkpoint)
+        if not net.interrupted_:
+            _look(net, train_set)
+            guard.check_end(net, kept_another=stopper is not None and stopper.best_epoch_ > 0)
     if net.interrupted_:
-        raise KeyboardInterrupt
+        _end(net, signals, checkpoint)
     module.cpu().eval()
     kept = len(net.history) if stopper is None else stopper.best_epoch_
     return module, [_figures(row, kept) for row in net.history]
+
+
+def _run(net: Trainer, train_set: Dataset, checkpoint: Checkpoint | None) -> None:
+    """Run the training; whatever ends it, no epoch that has ended is lost."""
+    try:
+        net.fit(train_set, None)
+    except Exception:
+        # A worker that reads is ended by a signal too, and its end is then no fault.
+        if net.signals.caught is None:
+            raise
+        net.interrupted_ = True
+    finally:
+        if checkpoint is not None:
+            checkpoint.write()
+
+
+def _look(net: Trainer, train_set: Dataset) -> None:
+    """Let the guard see the loss of a batch where no epoch has used its last weights for a figure.
+
+    No row is held out, and nothing else is watched.
+    """
+    if len(net.history) and not net.guard.has_seen(net.history[-1]):
+        batch = train_set[torch.arange(min(net.batch_size, len(train_set)))]
+        net.guard.look(net.validation_step(batch)["loss"])
+
+
+def _end(net: Trainer, signals: Signals, checkpoint: Checkpoint | None) -> None:
+    """End an interrupted training as it was asked to, and say how to go on."""
+    if checkpoint is None:
+        raise KeyboardInterrupt
+    what = f"Stopped by {signals.name or 'an interrupt'} after epoch {checkpoint.epoch_} of "
+    message = f"{what}{net.max_epochs}; {checkpoint.whereabouts()}."
+    _LOGGER.warning(message)
+    signals.end(message)
+
+
+def _named(parts: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Callbacks of ours, under names that no user's callback has."""
+    return [(_own(f"{type(part).__name__}_{i}"), part) for i, part in enumerate(parts)]
 
 
 def _own(name: str) -> str:

@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
+from sklearn.base import clone
 
-from skatr_sk import InvalidParameterError, PosteriorEstimator
+from skatr_sk import (
+    InvalidParameterError,
+    LightconeRegressor,
+    NoEffectWarning,
+    PosteriorEstimator,
+    SKATRTransformer,
+)
 from skatr_sk.fields import as_fields
+from skatr_sk.heads.ridge import Ridge
+from tests.training.runs import Act, signals, without_seconds
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(8,), max_epochs=3, batch_size=32)
 SMALL |= dict(learning_rate=1e-2, dropout=0.05, device="cpu", random_state=0)
@@ -65,3 +75,122 @@ def test_a_generator_seeds_all_members():
 def test_no_member_is_refused():
     with pytest.raises(InvalidParameterError, match="n_members: expected an integer >= 1, found 0"):
         make(n_members=0).fit(*draw())
+
+
+# Runs that are interrupted, and numbers that are not finite ---------------------------------------
+
+
+def whole_and_resumed(make, X, y, folder, at):
+    """Fit without a break; and with one in the batch `at` of all, then again."""
+    batches, epochs = [], []
+
+    def cut(net):
+        batches.append(len(net.history))
+        if len(batches) == at:
+            raise ZeroDivisionError
+
+    whole = make().fit(X, y)
+    kept = make(checkpoint_dir=folder, callbacks=[Act("batch", cut)])
+    with pytest.raises(ZeroDivisionError):
+        kept.fit(X, y)
+    count = Act("epoch", lambda net: epochs.append(len(net.history)))
+    return whole, clone(kept).set_params(callbacks=[count]).fit(X, y), epochs
+
+
+TINY = dict(hidden_dims=(8,), max_epochs=4, batch_size=32, device="cpu", random_state=0)
+VIT = SKATRTransformer(patch_size=2, embed_dim=8, depth=1, brightness_range=(-3, 3))
+HEADS = {
+    "ensemble": lambda **given: LightconeRegressor(n_members=3, **TINY, dropout=0.1, **given),
+    "with ridge": lambda **given: LightconeRegressor(**TINY | {"hidden_dims": "auto"}, **given),
+    "posterior": lambda **given: make(n_members=3, max_epochs=4, **given),
+    "backbone": lambda **given: LightconeRegressor(backbone=VIT, **TINY, **given),
+    "fine-tuned": lambda **given: LightconeRegressor(
+        backbone=clone(VIT).set_params(max_epochs=0, random_state=0).fit(signals()), **TINY, **given
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_goes_on_from_the_member_where_it_stopped(kind, tmp_path):
+    X, y = draw()
+    X = signals(100) if kind in ("backbone", "fine-tuned") else X
+    n_members = {"ensemble": 3, "with ridge": 5, "posterior": 3}.get(kind, 1)
+    # In the third epoch of the second member, or of the only one: 3 steps an epoch, 4 epochs.
+    at = 11 if n_members == 1 else 12 + 11
+    whole, resumed, epochs = whole_and_resumed(HEADS[kind], X, y, tmp_path, at)
+    assert epochs == [4] + [1, 2, 3, 4] * (n_members - 2)
+    np.testing.assert_array_equal(resumed.predict(X), whole.predict(X))
+    assert without_seconds(resumed.history_) == without_seconds(whole.history_)
+    assert len(list(tmp_path.glob("checkpoint-*.safetensors"))) == n_members
+    # Other data, labels or parameters are another run.
+    for other in ((X**3, y), (X, y**3)):
+        clone(resumed).set_params(callbacks=None, max_epochs=1).fit(*other)
+    assert len(list(tmp_path.glob("checkpoint-*.safetensors"))) == 3 * n_members
+
+
+def test_a_checkpoint_of_a_head_needs_a_seed(tmp_path):
+    X, y = draw()
+    for given in (None, np.random.RandomState(0)):
+        with pytest.raises(InvalidParameterError, match="random_state: expected an int with check"):
+            make(checkpoint_dir=tmp_path, random_state=given).fit(X, y)
+    with pytest.warns(NoEffectWarning, match="checkpoint_every; leave it out"):
+        make(checkpoint_every=3, max_epochs=1).fit(X, y)
+
+
+def test_a_backbone_has_the_checkpoints_of_the_head(tmp_path):
+    """Those of its own are of its pre-training, and it is said that they count for nothing."""
+    backbone = clone(VIT).set_params(checkpoint_dir=tmp_path, random_state=0)
+    regressor = LightconeRegressor(backbone=backbone, **TINY | {"max_epochs": 1})
+    with pytest.warns(NoEffectWarning, match="no effect .*backbone=.* of .*checkpoint_dir"):
+        regressor.fit(signals(), signals()[:, 0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_rows_that_resemble_none_of_fit_have_no_density(n_members):
+    """Not one of minus infinity, as beyond the box."""
+    X, y = draw()
+    far = np.where(np.arange(100)[:, None] % 50 == 7, 1e37 * X, X)
+    flow = make(n_members=n_members, prior_bounds=[[-9, 9]] * 2).fit(X, y)
+    said = (
+        "X: expected rows like those of fit, found 2 without a finite .*, .* 7, 57, .* deviations"
+    )
+    with pytest.raises(ValueError, match=said):
+        flow.sample_log_prob(far, 50, random_state=0)
+    assert np.isneginf(flow.log_prob(X, y + 100)).all()
+    with torch.no_grad():
+        next(flow.net_.parameters()).fill_(torch.inf)
+    for call in (flow.predict, flow.predict_quantiles, flow.sample, lambda X: flow.log_prob(X, y)):
+        with pytest.raises(ValueError, match=r"found \d+ without a finite"):
+            call(X)
+
+
+def test_predictions_are_finite():
+    X, y = draw()
+    head = LightconeRegressor(**TINY).fit(X, y)
+    with torch.no_grad():
+        head.head_.layers[-1].weight.mul_(1e300)
+    with pytest.raises(
+        ValueError, match=r"without a finite prediction, .* deviations from the mean"
+    ):
+        head.predict(1e30 * X)
+    whole = LightconeRegressor(backbone=VIT, **TINY).fit(signals(), signals()[:, 0])
+    with pytest.raises(ValueError, match=r"found 24 without a finite prediction, .* mK from zero"):
+        whole.predict(3e38 * np.sign(signals()))
+
+
+def test_what_is_learned_is_finite(monkeypatch):
+    """Also by the ridge regression, which no trainer watches."""
+    X, y = draw()
+    solve = Ridge.solve
+
+    def spoilt(self, *data):
+        found = solve(self, *data)
+        self.linear.weight.fill_(torch.nan)
+        return found
+
+    monkeypatch.setattr(Ridge, "solve", spoilt)
+    with pytest.raises(FloatingPointError, match="expected finite numbers .* ones in head_; check"):
+        LightconeRegressor(**TINY | {"hidden_dims": "auto"}).fit(X, y)

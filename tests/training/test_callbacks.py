@@ -57,7 +57,7 @@ def test_cosine_schedule_warms_up_and_falls():
 def test_schedule_sets_the_rate_of_each_step():
     """At the middle of a step, so that none is lost to a rate of zero; not in validation."""
     groups = [{"lr": 1.0}, {"lr": 1.0}]
-    net = SimpleNamespace(lr=2.0, n_steps=4, optimizer_=SimpleNamespace(param_groups=groups))
+    net = SimpleNamespace(rate=2.0, n_steps=4, optimizer_=SimpleNamespace(param_groups=groups))
     schedule, rates = Schedule(lambda progress: progress), []
     for net.steps_done in (1, 2, 3, 4):
         schedule.on_batch_begin(net, training=True)

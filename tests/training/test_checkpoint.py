@@ -1,11 +1,17 @@
 """Checkpoints: a resumed run equals one without a break; damaged and foreign files are refused."""
 
+import copy
+import errno
 import json
 import logging
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
@@ -14,7 +20,11 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import EarlyStopping, EpochScoring
 
+from skatr_sk import CheckpointWarning
+from skatr_sk._files import write_whole
 from skatr_sk.summaries import Reconstruction
+from skatr_sk.training import checkpoint
+from skatr_sk.training.state import digest_of
 from tests.training.runs import Act, assert_same_run, raising, signals, transformer, without_seconds
 
 
@@ -33,7 +43,7 @@ def counted():
     "parameters",
     [
         dict(),
-        dict(every=2),
+        dict(every=10),
         dict(objective=Reconstruction(predictor_dim=8, predictor_depth=1)),
         dict(validation_fraction=0.0),
     ],
@@ -51,8 +61,7 @@ def test_a_resumed_run_equals_one_without_a_break(tmp_path, parameters, moment):
     assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 1
     epochs, count = counted()
     kept.set_params(callbacks=[count]).fit(signals())
-    done = 2 if every == 2 else 3
-    assert epochs == list(range(done + 1, 6))  # the rest alone was trained
+    assert epochs == [4, 5]  # the rest alone was trained, however seldom it is written
     assert_same_run(kept, whole)
     # The end is kept as well: another fit trains nothing more.
     epochs.clear()
@@ -108,58 +117,248 @@ def test_a_stop_that_a_user_asked_for_is_kept(tmp_path, kind):
     assert_same_run(again, fitted)
 
 
-def checkpointed(folder):
-    fitted = transformer(checkpoint_dir=folder, checkpoint_every=1).fit(signals())
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A fitted transformer and its checkpoint, which no test changes."""
+    folder = tmp_path_factory.mktemp("written")
+    fitted = transformer(checkpoint_dir=folder, checkpoint_every=1, patience=50).fit(signals())
     (path,) = folder.glob("checkpoint-*.safetensors")
     return fitted, path
 
 
-def header_of(path):
+@pytest.fixture
+def run(written, tmp_path):
+    """A fitted transformer whose checkpoint, a copy, may be damaged."""
+    fitted, path = copy.deepcopy(written[0]), tmp_path / written[1].name
+    shutil.copy(written[1], path)
+    return fitted.set_params(checkpoint_dir=tmp_path), path
+
+
+def parts_of(path):
+    """Header and tensors of a checkpoint."""
     with safe_open(path, framework="pt") as stream:
-        return stream.metadata()
+        outer = json.loads(stream.metadata()["skatr_sk_checkpoint"])
+    return json.loads(outer["header"]), load_file(path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "random", "foreign", "empty header"])
-def test_a_damaged_checkpoint(tmp_path, damage):
-    fitted, path = checkpointed(tmp_path)
+def rewrite(path, header, tensors):
+    """Write a checkpoint that has its own digest: only what is in it can be wrong."""
+    text = json.dumps(header)
+    outer = json.dumps({"header": text, "digest": digest_of(tensors, text)})
+    save_file(tensors, path, metadata={"skatr_sk_checkpoint": outer})
+
+
+def refused(fitted, path, *said):
+    """Check that a fit refuses the file, names it, says how to go on, and changes nothing."""
+    before = fitted.encoder_, fitted.history_
+    with pytest.raises((OSError, ValueError)) as error:
+        fitted.fit(signals())
+    message = str(error.value)
+    assert str(path) in message and all(word in message for word in said), message
+    assert "remove the file" in message or isinstance(error.value, OSError)
+    assert (fitted.encoder_, fitted.history_) == before
+
+
+def flip(path, at):
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 4
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "random", "empty", "foreign", "no run"])
+def test_a_damaged_checkpoint(run, damage):
+    fitted, path = run
     whole = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif damage == "random":
-        path.write_bytes(np.random.default_rng(0).bytes(1000))
+    if damage in ("foreign", "no run"):
+        found = {"made": "by"} if damage == "foreign" else {"skatr_sk_checkpoint": "{}"}
+        save_file(load_file(path), path, metadata=found)
     else:
-        metadata = {"skatr_sk_checkpoint": "{}"} if damage == "empty header" else {"made": "by"}
-        save_file(load_file(path), path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"checkpoint-.*\.safetensors.*Remove the file") as error:
-        fitted.fit(signals())
-    assert str(path) in str(error.value)
+        random = np.random.default_rng(0).bytes(1000)
+        damaged = {"truncated": whole[: len(whole) // 2], "longer": whole + random, "empty": b""}
+        path.write_bytes(damaged.get(damage, random))
+    refused(fitted, path, "expected a whole checkpoint of this run")
 
 
-@pytest.mark.parametrize("what", ["optimizer", "module", "generator.shuffle", "lost", "header"])
-def test_a_checkpoint_whose_tensors_do_not_fit(tmp_path, what):
+def test_a_bit_of_a_checkpoint_that_flips(run):
+    """Wherever it is: in the header, in weights, moments or generators."""
+    fitted, path = run
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(8, len(whole), 25):
+        flip(path, at)
+        refused(fitted, path)
+        path.write_bytes(whole)
+    fitted.fit(signals())
+
+
+@pytest.mark.parametrize("length", [0, 10**9, 2**63])
+def test_a_header_that_is_longer_than_its_file(run, length):
+    fitted, path = run
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    refused(fitted, path, f"{length} bytes")
+
+
+CUT = ["optimizer", "module", "generator.shuffle", "generator.prepare", "best"]
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "lost", "more", "infinite"])
+@pytest.mark.parametrize("what", CUT)
+def test_a_checkpoint_whose_tensors_do_not_fit(run, what, change):
     """The optimiser's kernels would write beyond a tensor that is too short."""
-    fitted, path = checkpointed(tmp_path)
-    tensors, metadata = load_file(path), header_of(path)
-    if what == "header":
-        header = json.loads(metadata["skatr_sk_checkpoint"])
-        del header["history"]
-        metadata = {"skatr_sk_checkpoint": json.dumps(header)}
-    elif what == "lost":
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("module.")}
+    fitted, path = run
+    header, tensors = parts_of(path)
+    own = [k for k in tensors if k.startswith(what) and tensors[k].numel() > 1]
+    if change == "shape":
+        tensors |= {k: torch.zeros(1, dtype=tensors[k].dtype) for k in own}
+    elif change == "dtype":
+        tensors |= {k: tensors[k].to(torch.int16) for k in own}
+    elif change == "lost":
+        del tensors[own[0]]
+    elif change == "more":
+        tensors[f"{what}.9999.exp_avg"] = torch.zeros(3)
+    elif tensors[own[0]].dtype == torch.uint8:
+        tensors[own[0]][16:24] = 1  # the place of its next word
     else:
-        cut = [k for k in tensors if k.startswith(what) and tensors[k].numel() > 1]
-        tensors |= {k: torch.zeros(1, dtype=tensors[k].dtype) for k in cut}
-        assert cut
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ValueError, match="does not fit this run: .*Remove the file"):
+        tensors[own[0]].view(-1)[0] = torch.inf
+    rewrite(path, header, tensors)
+    name = "" if change == "more" else own[0].partition(".")[0]
+    refused(fitted, path, "does not fit this run", name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(history=None),
+        dict(history=[{"epoch": 1}]),
+        dict(history=3),
+        dict(stopped="no"),
+        dict(best=[1.0]),
+        dict(best=None),
+        dict(best=[0.1, 99]),
+        dict(guard={}),
+        dict(guard=None),
+        {"guard": {"share_": 1e9}},
+        {"guard": {"returns_": 9}},
+        {"guard": {"in_a_row_": -9}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_header_does_not_fit(run, change):
+    fitted, path = run
+    header, tensors = parts_of(path)
+    if change.get("guard"):
+        change = {"guard": header["guard"] | change["guard"]}
+    rewrite(path, header | change, tensors)
+    refused(fitted, path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+# What is done to a file: bytes that are cut out of it, and put there.
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 64), st.binary(max_size=64)), max_size=3)
+KEYS = ["format", "run", "stopped", "history", "guard", "best"]
+
+
+def survives(written, folder, edits=(), change=None):
+    """Check that a fit ends well, or with one error that names the file, whatever is in it."""
+    path = folder / written[1].name
+    if change is None:
+        whole = written[1].read_bytes()
+        for where, length, put in edits:
+            at = int(where**4 * len(whole))  # most of what can go wrong is in the header
+            whole = whole[:at] + put + whole[at + length :]
+        path.write_bytes(whole)
+    else:
+        header, tensors = parts_of(written[1])
+        rewrite(path, header | change, tensors)
+    fitted = clone(written[0]).set_params(checkpoint_dir=folder, max_epochs=4)
+    try:
         fitted.fit(signals())
+    except (OSError, ValueError) as error:
+        assert str(path) in str(error)
+    else:
+        assert_same_run(fitted, written[0])
+
+
+EXAMPLES = [pytest.param(6), pytest.param(1500, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("n_examples", EXAMPLES)
+def test_whatever_the_bytes_of_a_checkpoint_are(written, tmp_path, n_examples):
+    @settings(max_examples=n_examples)
+    @given(EDITS)
+    def check(edits):
+        survives(written, tmp_path, edits=edits)
+
+    check()
+
+
+@pytest.mark.parametrize("n_examples", EXAMPLES)
+def test_whatever_the_header_of_a_checkpoint_says(written, tmp_path, n_examples):
+    """With a digest of its own: somebody has meant it."""
+
+    @settings(max_examples=n_examples)
+    @given(st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1))
+    def check(change):
+        survives(written, tmp_path, change=change)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_under_the_name_of_a_checkpoint(run, kind):
+    fitted, path = run
+    path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    refused(fitted, path, "expected a regular file")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="checkpoint_dir: expected a folder, .*file"):
+        transformer(checkpoint_dir=tmp_path / "file").fit(signals())
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
+    """A warning, once; the training goes on, and writes again when there is room."""
+    full, made = [2, 3], []
+
+    def write(path, writer):
+        made.append(path)
+        if len(made) in full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_whole(path, writer)
+
+    monkeypatch.setattr(checkpoint, "write_whole", write)
+    with pytest.warns(
+        CheckpointWarning, match="after epoch 2 could not be written .*space"
+    ) as said:
+        fitted = transformer(checkpoint_dir=tmp_path, checkpoint_every=1).fit(signals())
+    (path,) = tmp_path.glob("*.safetensors")
+    assert len(said) == 1
+    assert len(made) == 4 and len(parts_of(path)[0]["history"]) == 4
+    assert_same_run(fitted, transformer().fit(signals()))
+
+
+def test_other_versions_begin_anew(run, tmp_path, monkeypatch):
+    fitted, path = run
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    with pytest.warns(CheckpointWarning, match=f"{path.name} is .* other versions than .*99.0"):
+        again = clone(fitted).fit(signals())
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.glob("checkpoint-*.safetensors"))) == 2
+    assert_same_run(again, fitted)
 
 
 @pytest.mark.parametrize(
     "change", [dict(random_state=4), dict(learning_rate=1e-4), dict(max_epochs=9), "data"], ids=str
 )
-def test_a_checkpoint_of_another_run(tmp_path, change):
-    fitted, path = checkpointed(tmp_path)
+def test_a_checkpoint_of_another_run(run, tmp_path, change):
+    fitted, path = run
     before = path.read_bytes()
     X = signals(seed=1) if change == "data" else signals()
     if change != "data":
@@ -193,19 +392,21 @@ def test_folds_share_a_checkpoint_folder(tmp_path):
     assert epochs == []
 
 
-def test_a_file_under_the_name_of_another_run(tmp_path):
-    fitted, path = checkpointed(tmp_path)
-    header = json.dumps({"format": 1, "run": "another"})
-    save_file(load_file(path), path, metadata={"skatr_sk_checkpoint": header})
-    with pytest.raises(ValueError, match="was not written by this run. Remove the file"):
-        fitted.fit(signals())
+def test_a_file_under_the_name_of_another_run(run):
+    fitted, path = run
+    header, tensors = parts_of(path)
+    for change in (dict(run="another"), dict(format=1)):
+        rewrite(path, header | change, tensors)
+        refused(fitted, path, "was not written by this run")
 
 
-def test_a_checkpoint_of_another_kind_of_device(tmp_path):
+def test_a_checkpoint_of_another_kind_of_device(run):
     # What another device's generator knew is not in the file; that is no reason to fail.
-    fitted, path = checkpointed(tmp_path)
-    tensors = {k: v for k, v in load_file(path).items() if k != "generator.torch"}
-    save_file(tensors, path, metadata=header_of(path))
+    fitted, path = run
+    header, tensors = parts_of(path)
+    del tensors["generator.torch"]
+    tensors["generator.cuda"] = torch.zeros(16, dtype=torch.uint8)
+    rewrite(path, header, tensors)
     before = fitted.history_
     assert without_seconds(fitted.fit(signals()).history_) == without_seconds(before)
 
@@ -215,8 +416,8 @@ def test_a_checkpoint_needs_a_seed(tmp_path):
         transformer(checkpoint_dir=tmp_path, random_state=None).fit(signals())
 
 
-def test_resuming_is_logged(tmp_path, caplog):
-    fitted, path = checkpointed(tmp_path)
+def test_resuming_is_logged(run, caplog):
+    fitted, path = run
     with caplog.at_level(logging.INFO, logger="skatr_sk"):
         fitted.fit(signals())
     assert f"Resumed after epoch 4 from {path}." in caplog.text

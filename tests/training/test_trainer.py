@@ -1,6 +1,5 @@
 """The trainer: failures, interrupts, early ends, the history of a run, threads."""
 
-import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,28 +13,6 @@ from skatr_sk.fields import ArrayFields
 from skatr_sk.training.batches import FieldDataset, TensorDataset
 from skatr_sk.training.trainer import train
 from tests.training.runs import Act, Identity, Trained, raising, scripted, signals, transformer
-
-
-def poison(net):
-    with torch.no_grad():
-        next(p for name, p in net.module_.named_parameters() if "predictor" in name).fill_(
-            torch.nan
-        )
-
-
-def test_divergence_says_what_to_do_and_changes_nothing():
-    fitted = transformer().fit(signals())
-    before, history = fitted.transform(signals()), copy.deepcopy(fitted.history_)
-    fitted.set_params(callbacks=[Act("batch", poison, at=5)])
-    message = r"diverged: the loss became nan in epoch 2 .*smaller learning_rate \(found 0\.005\)"
-    with pytest.raises(FloatingPointError, match=message):
-        fitted.fit(signals())
-    assert fitted.history_ == history
-    np.testing.assert_array_equal(fitted.transform(signals()), before)
-    fresh = transformer(callbacks=[Act("batch", poison, at=1)])
-    with pytest.raises(FloatingPointError):
-        fresh.fit(signals())
-    assert not any(name.endswith("_") for name in vars(fresh))
 
 
 @pytest.mark.parametrize("at", [1, 4])

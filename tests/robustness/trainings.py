@@ -1,0 +1,63 @@
+"""Small trainings of every kind that leaves checkpoints, for processes that are killed."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skatr_sk import LightconeRegressor, PosteriorEstimator
+from skatr_sk.summaries import Supervised
+from skatr_sk.training.state import digest_of
+from tests.training.runs import signals, transformer
+
+LABELS = np.random.default_rng(1).uniform(size=(24, 2))
+SMALL = dict(random_state=3, device="cpu", batch_size=8, patience=30)
+
+
+def _labelled(**parameters):
+    return transformer(objective=Supervised(), max_epochs=40, patience=30, **parameters)
+
+
+def _backbone(**parameters):
+    vit = transformer(random_state=None, batch_size=32, learning_rate=2e-3, validation_fraction=0.1)
+    head = dict(hidden_dims=(16,), max_epochs=40, learning_rate=1e-3, dropout=0.2)
+    return LightconeRegressor(backbone=vit, **SMALL | head | parameters)
+
+
+def _fine_tuned(**parameters):
+    regressor = _backbone(**parameters)
+    return regressor.set_params(backbone=transformer(max_epochs=1).fit(signals()))
+
+
+def _ensemble(**parameters):
+    return LightconeRegressor(max_epochs=30, n_members=3, dropout=0.2, **SMALL | parameters)
+
+
+def _posterior(**parameters):
+    small = dict(n_blocks=2, hidden_dims=(16,), max_epochs=20, n_members=2, dropout=0.2)
+    return PosteriorEstimator(prior_bounds=[[0, 1]] * 2, **SMALL | small | parameters)
+
+
+KINDS = {
+    "short": lambda **parameters: transformer(max_epochs=6, **parameters),
+    "transformer": lambda **parameters: transformer(max_epochs=20, **parameters),
+    "labelled": _labelled,
+    "backbone": _backbone,
+    "fine-tuned": _fine_tuned,
+    "ensemble": _ensemble,
+    "posterior": _posterior,
+}
+
+
+def train(kind, folder, every, result):
+    """Fit in a process of its own, and write what was learned and how, as a digest."""
+    torch.set_num_threads(1)
+    parameters = {} if folder is None else {"checkpoint_dir": folder, "checkpoint_every": every}
+    fitted = KINDS[kind](**parameters).fit(signals(), LABELS)
+    modules = {k: v for k, v in vars(fitted).items() if isinstance(v, torch.nn.Module)}
+    learned = {f"{k}.{n}": t for k, v in modules.items() for n, t in v.state_dict().items()}
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in fitted.history_]
+    partial = Path(f"{result}.partial")
+    partial.write_text(f"{len(history)} {digest_of(learned, repr(history))}")
+    os.replace(partial, result)
