@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -338,14 +339,14 @@ def test_a_failing_write_leaves_the_old_file(path, fitted, monkeypatch):
     before = path.read_bytes()
 
     def fail(descriptor):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(_files.os, "fsync", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="No space left"):
         fitted.save(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="No space left"):
         fitted.save(path.with_name("new"))
     assert os.listdir(path.parent) == [path.name]
 
