@@ -55,11 +55,14 @@ def compare_grids(
     and the last redshift of most, (2,).
     """
     n_z = redshifts.shape[1]
-    rising = (np.diff(redshifts, axis=1) > 0).all(axis=1)
+    with np.errstate(invalid="ignore"):  # infinite ones are odd
+        rising = (np.diff(redshifts, axis=1) > 0).all(axis=1)
     some = np.linspace(0, n_z - 1, min(n_z, _COMPARED)).astype(np.int64)
     z = redshifts[:, some].astype(np.float64)
     sane = rising & np.isfinite(z).all(axis=1) & (z[:, 0] >= 0)
     usual = _middle(z, sane)
+    if not sane.any():
+        return ~sane, ~sane & False, usual[[0, -1]]
     near = np.abs(z[:, 0] - usual[0]) <= _TOLERANCE * np.abs(usual[0])
     odd = ~(sane & near)
     compared = np.flatnonzero(~odd & (np.abs(z - usual) > _TOLERANCE * (1 + usual)).any(axis=1))

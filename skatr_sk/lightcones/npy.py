@@ -40,7 +40,7 @@ def read_header(stream: IO[bytes]) -> Header:
     """Read the header of an array; a ValueError where it is none, or too long to be one."""
     start = stream.read(8)
     if start[:6] != _MAGIC or start[6:7] not in (b"\x01", b"\x02", b"\x03"):
-        raise ValueError(f"expected an array of numpy, found {_beginning(start)}")
+        raise ValueError(f"expected an array of numpy, found {beginning(start)}")
     length = stream.read(2 if start[6] == 1 else 4)
     n = int.from_bytes(length, "little")
     if n > _MOST_HEADER:
@@ -59,7 +59,7 @@ def read_header(stream: IO[bytes]) -> Header:
     return Header(shape, fortran, dtype, len(start) + len(length) + n)
 
 
-def _beginning(start: bytes) -> str:
+def beginning(start: bytes) -> str:
     """Say what a file that begins so is."""
     kind = _BEGINNINGS.get(start[:4])
     return f"{kind}; give the file the ending of what it is" if kind else f"{start[:4]!r}"
@@ -70,7 +70,7 @@ def open_archive(path: str) -> zipfile.ZipFile:
     with open(path, "rb") as stream:
         start = stream.read(4)
         if start[:2] != b"PK":
-            raise ValueError(f"expected an .npz archive, found {_beginning(start)}")
+            raise ValueError(f"expected an .npz archive, found {beginning(start)}")
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - _END_BYTES - _MOST_COMMENT))
         end = stream.read()

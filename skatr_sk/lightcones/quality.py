@@ -186,6 +186,8 @@ def _cell_faults(
         elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:
             first = listed(empty)
             yield row, Fault("zeros", f"{empty.size} slices of zeros alone (first: {first})")
+        elif cone.ndim == 1 and not cone.any():
+            yield row, Fault("zeros", f"{len(cone)} zeros, and nothing else")
         contents[row] = digest(cone)
         digests.note(np.array([row]), [contents[row]], held=True)
         try:

@@ -8,6 +8,7 @@ import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk.fields import digest_rows
+from skatr_sk.lightcones import convert_lightcones
 from tests.lightcones.layouts import cone, edit, thetas, write_v3
 
 
@@ -245,3 +246,25 @@ def test_near_slices_end_where_the_last_islands_are(tmp_path):
     save_lightcones(tmp_path / "a.h5", X)
     with pytest.raises(ValueError, match=r"1 thing is wrong .*\n.*row 1: zeros: 9 slices .*: 0, 1"):
         open_lightcones(tmp_path / "a.h5", validate="full")
+
+
+def test_signals_and_maps_of_zeros(tmp_path):
+    """A map may be ionised throughout; a signal is not at all redshifts."""
+    for name, shape in (("signals", (3, 30)), ("maps", (3, 5, 6))):
+        fields = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        fields[1] = 0
+        np.save(tmp_path / f"{name}.npy", fields)
+    assert len(open_lightcones(tmp_path / "maps.npy", validate="full").data) == 3
+    with pytest.raises(ValueError, match="row 1: zeros: 30 zeros, and nothing else"):
+        open_lightcones(tmp_path / "signals.npy", validate="full")
+
+
+def test_what_is_repaired_is_converted_so(tmp_path):
+    X = np.stack([cone(k, 20) for k in range(3)])
+    bad = X.copy()
+    bad[1, 2, 2, 7] = np.nan
+    save_lightcones(tmp_path / "a.h5", bad)
+    with pytest.warns(UserWarning, match="1 light cones were repaired"):
+        convert_lightcones(tmp_path / "a.h5", tmp_path / "b.h5", validate="full", repair=True)
+    found = open_lightcones(tmp_path / "b.h5", validate="full").data.read()
+    assert np.argwhere(found != X).tolist() == [[1, 2, 2, 7]]

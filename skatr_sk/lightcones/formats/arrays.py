@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
     TARGETS,
@@ -40,7 +41,7 @@ def look_into_npz(path: str, found: os.stat_result, key: str | None = None) -> F
         arrays = find_members(archive)
         key = key or next((name for name in CELLS if name in arrays), None)
         if key is None or key not in arrays:
-            has = ", ".join(arrays) or "none"
+            has = listed(arrays) or "none"
             raise Fault("missing", f"no array {key or 'image'!r}; it has {has}")
         with member(archive, arrays[key]) as (_, header):  # the shape and type without the values
             shape, dtype = header.shape, header.dtype

@@ -21,6 +21,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.metadata import Fault, bytes_on_disk, check_no_holes, check_size
+from skatr_sk.lightcones.npy import beginning
 
 __all__ = ["Stored", "attribute", "datasets", "find", "opened", "scalars"]
 
@@ -99,11 +100,16 @@ class _Watched(io.FileIO):
 @contextmanager
 def opened(path: str) -> Iterator[h5py.File]:
     """Open a file to look into it."""
-    with _Watched(path) as stream, h5py.File(stream, "r") as file:
-        sizes = file.id.get_create_plist().get_sizes()
-        if tuple(sizes) != _SIZES:
-            raise Fault("unreadable", f"addresses and lengths of {sizes} bytes; expected {_SIZES}")
-        yield file
+    with _Watched(path) as stream:
+        start = stream.read(4) or b""
+        if start[:2] == b"PK" or start == b"\x93NUM":
+            raise Fault("unreadable", f"expected HDF5, found {beginning(start)}")
+        with h5py.File(stream, "r") as file:
+            sizes = tuple(file.id.get_create_plist().get_sizes())
+            if sizes != _SIZES:
+                found = f"addresses and lengths of {sizes} bytes"
+                raise Fault("unreadable", f"{found}; expected {_SIZES}")
+            yield file
 
 
 @dataclass

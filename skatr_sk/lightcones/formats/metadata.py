@@ -147,9 +147,9 @@ def check_no_holes(path: str, row_shape: tuple[int, ...], start: int, stop: int)
     """Refuse light cones, between two bytes of a file, that were not all written.
 
     A file that was given its whole size before it was written has holes where its writer did not
-    come. Fields of fewer axes may be zeros over a block of the disk.
+    come. Maps alone may be zeros over a block of the disk, where all is ionised.
     """
-    if len(row_shape) < 3 or not hasattr(os, "SEEK_HOLE"):
+    if len(row_shape) == 2 or not hasattr(os, "SEEK_HOLE"):
         return
     opened = os.open(path, os.O_RDONLY)
     try:

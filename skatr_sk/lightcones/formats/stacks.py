@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from skatr_sk._checks import listed
 from skatr_sk.lightcones.digests import INDEX, find_index
 from skatr_sk.lightcones.formats.hdf5 import Stored, datasets
 from skatr_sk.lightcones.formats.metadata import (
@@ -85,9 +86,9 @@ def look_into_stack(
 
 def _find_cells(found: Mapping[str, Stored], name: str | None) -> Stored:
     """Take the dataset of a known name, or the only one that looks like fields."""
-    listed = ", ".join(f"{k} {v.shape}" for k, v in sorted(found.items())) or "none"
+    has = listed((f"{k} {v.shape}" for k, v in sorted(found.items())), shown=8) or "none"
     if name is not None:
-        raise Fault("missing", f"no dataset {name!r}; it has {listed}")
+        raise Fault("missing", f"no dataset {name!r}; it has {has}")
     # What lies elsewhere was not asked what it is.
     fields = {
         k: v for k, v in found.items() if v.elsewhere or (v.ndim >= 2 and v.dtype is not None)
@@ -101,7 +102,7 @@ def _find_cells(found: Mapping[str, Stored], name: str | None) -> Stored:
     left = {k: v for k, v in left.items() if v.ndim == rank}
     if len(left) != 1:
         what = "no dataset that looks like light cones" if not left else "several that could be"
-        raise Fault("missing", f"{what}; name it with dataset=. It has {listed}")
+        raise Fault("missing", f"{what}; name it with dataset=. It has {has}")
     return next(iter(left.values()))
 
 
