@@ -8,7 +8,7 @@ import logging
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ _ODD = (
 )
 
 
+class _Unfit(ValueError):
+    """What is read is no checkpoint of the run; says why."""
+
+
 def run_identity(settings: Mapping[str, Any]) -> str:
     """Spell what makes a run the same run: all that its result depends on but the versions."""
     return json.dumps(plain(settings), sort_keys=True)
@@ -97,6 +101,10 @@ class Checkpoint(Callback):
     folder: str | Path  # made if it does not exist
     every: int  # epochs between two writes
     run: str  # identifies the run (parameters, data, seed): another run has a file of its own
+    # Header and tensors after the last epoch, where they are not written yet.
+    latest_: tuple[str, Tensors] | None = field(default=None, init=False)
+    epoch_: int = field(default=0, init=False)
+    failed_: bool = field(default=False, init=False)
 
     @property
     def path(self) -> Path:
@@ -113,8 +121,6 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Resume where there is a file."""
-        self.latest_: tuple[str, Tensors] | None = None  # header and tensors not written yet
-        self.epoch_, self.failed_ = 0, False
         self._make_folder()
         if self.path.exists():
             self._resume(net)
@@ -213,7 +219,9 @@ class Checkpoint(Callback):
                 error.errno, f"checkpoint cannot be read: {why}", str(self.path)
             ) from None
         except _ODD as error:
-            why = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
+            why = textwrap.shorten(str(error), 300, placeholder=" ...")
+            if not isinstance(error, _Unfit):
+                why = f"it cannot be read ({type(error).__name__}: {why})"
             raise ValueError(
                 f"{self.path}: expected a whole checkpoint of this run, found that {why}; remove "
                 "the file to start anew, or name another checkpoint_dir."
@@ -224,19 +232,19 @@ class Checkpoint(Callback):
         with open(self.path, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= min(size - 8, _MOST_HEADER):
-            raise ValueError(f"its header of {length} bytes does not fit its {size} bytes")
+            raise _Unfit(f"its header of {length} bytes does not fit its {size} bytes")
         with safe_open(self.path, framework="pt") as stream:
             metadata = stream.metadata() or {}
             if _KEY not in metadata:
-                raise ValueError("it has no header of skatr_sk, and was not written by this run")
+                raise _Unfit("it has no header of skatr_sk, and was not written by this run")
             outer = json.loads(metadata[_KEY])
             header = json.loads(outer["header"]) if "header" in outer else outer
             if header.get("run") != self.run or header.get("format") != _FORMAT:
-                raise ValueError("it was not written by this run")
+                raise _Unfit("it was not written by this run")
             self._compare(net, header, stream)
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}
         if digest_of(tensors, outer["header"]) != outer["digest"]:
-            raise ValueError("it is not what was written, for it has another digest")
+            raise _Unfit("it is not what was written, for it has another digest")
         return header, tensors
 
     def _compare(self, net: Any, header: dict[str, Any], stream: Any) -> None:
@@ -250,9 +258,8 @@ class Checkpoint(Callback):
             wanted |= {k.replace("module.", "best.", 1): v for k, v in of_module.items()}
         found = set(stream.keys())
         # A weight has moments after its first step, all of them; a run may change its device.
-        moments = {key for key in wanted if key.startswith("optimizer.")}
-        bare = {n for n in (key.split(".")[1] for key in moments) if not _has_moments(n, found)}
-        optional = {key for key in moments if key.split(".")[1] in bare}
+        moved = {_weight_of(key) for key in found}
+        optional = {key for key in wanted if _weight_of(key) not in moved}
         optional |= {"generator.cuda", "generator.torch"}
         wrong += [f"{key} is missing" for key in wanted.keys() - found - optional]
         unknown = found - wanted.keys() - {"generator.cuda"}
@@ -263,12 +270,12 @@ class Checkpoint(Callback):
             if (shape, kind) != wanted[key]:
                 wrong.append(f"{key} is {kind} {shape}, not {wanted[key][1]} {wanted[key][0]}")
         if wrong:
-            raise ValueError(f"it does not fit this run: {'; '.join(sorted(wrong)[:4])}")
+            raise _Unfit(f"it does not fit this run: {'; '.join(sorted(wrong)[:4])}")
 
     def _restore(self, net: Any, header: dict[str, Any], tensors: Tensors) -> None:
         """Let a net have the state."""
         if wrong := [fault for item in tensors.items() if (fault := faults(*item))]:
-            raise ValueError(f"it does not fit this run: {'; '.join(sorted(wrong)[:4])}")
+            raise _Unfit(f"it does not fit this run: {'; '.join(sorted(wrong)[:4])}")
         put_back(net, tensors)
         for name, generator in generators_of(net).items():
             if f"generator.{name}" in tensors:  # a run may go on on another device
@@ -286,8 +293,9 @@ def _short(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _has_moments(number: str, found: set[str]) -> bool:
-    return any(key.startswith(f"optimizer.{number}.") for key in found)
+def _weight_of(key: str) -> str | None:
+    """Number of the weight whose moments a tensor is part of; None for another tensor."""
+    return key.split(".")[1] if key.startswith("optimizer.") else None
 
 
 def _wrong_in(header: dict[str, Any], max_epochs: int, stops_early: bool) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -190,6 +191,18 @@ def test_a_bit_of_a_checkpoint_that_flips(run):
     fitted.fit(signals())
 
 
+def test_a_header_of_more_tensors_than_there_are(run):
+    """They are not compared each with each."""
+    fitted, path = run
+    many = {f"x{i}": dict(dtype="F32", shape=[0], data_offsets=[0, 0]) for i in range(50_000)}
+    with safe_open(path, framework="pt") as stream:
+        text = json.dumps(many | {"__metadata__": stream.metadata()}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    begin = time.process_time()
+    refused(fitted, path, "does not fit this run")
+    assert time.process_time() - begin < 1
+
+
 @pytest.mark.parametrize("length", [0, 10**9, 2**63])
 def test_a_header_that_is_longer_than_its_file(run, length):
     fitted, path = run
@@ -313,6 +326,15 @@ def test_what_is_no_file_under_the_name_of_a_checkpoint(run, kind):
     path.unlink()
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     refused(fitted, path, "expected a regular file")
+
+
+def test_an_error_before_the_training_is_that_error(tmp_path):
+    class Early(Act):
+        def initialize(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        transformer(checkpoint_dir=tmp_path, callbacks=[Early("batch", None)]).fit(signals())
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
