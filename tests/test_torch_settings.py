@@ -91,7 +91,16 @@ def _device():
     return torch.device("meta")
 
 
+@contextlib.contextmanager
+def _all():
+    with contextlib.ExitStack() as stack:
+        for setting in ("float64", "inference", "no_grad", "device", "deterministic", "autocast"):
+            stack.enter_context(SETTINGS[setting]())
+        yield
+
+
 SETTINGS = {
+    "all": _all,
     "float64": lambda: _set(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
     "inference": torch.inference_mode,
     "no_grad": torch.no_grad,
@@ -108,8 +117,11 @@ def plain(tmp_path_factory):
     return {each: each(tmp_path_factory.mktemp("plain")) for each in ACTIONS}
 
 
+SINGLE = [pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS if s not in ("all", "threads")]
+
+
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:PosteriorEstimator")
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", ["all", "threads", *SINGLE])
 @pytest.mark.parametrize("action", ACTIONS)
 def test_settings_change_nothing(action, setting, plain, tmp_path):
     with SETTINGS[setting]():
@@ -127,11 +139,10 @@ def test_float32_is_multiplied_in_all_digits(precision, plain, tmp_path):
         np.testing.assert_array_equal(regressor(tmp_path), plain[regressor])
 
 
-def test_everything_that_was_set_at_once_comes_back(tmp_path, plain):
-    with contextlib.ExitStack() as stack:
-        for setting in ("float64", "deterministic", "autocast", "inference"):
-            stack.enter_context(SETTINGS[setting]())
-        np.testing.assert_array_equal(posterior(tmp_path), plain[posterior])
+def test_everything_that_was_set_at_once_comes_back(tmp_path):
+    with _all():
+        regressor(tmp_path)
         assert torch.get_default_dtype() == torch.float64
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_autocast_enabled("cpu") and torch.is_inference_mode_enabled()
+        assert torch.get_default_device().type == "meta"

@@ -42,7 +42,7 @@ from skatr_sk._checks import Choice, Integer, Problems, listed, warn
 from skatr_sk._tensors import TensorFile, write_tensors
 from skatr_sk._version import __version__
 from skatr_sk.summaries.masking import BlockMask
-from skatr_sk.summaries.objectives import OBJECTIVE, OBJECTIVES, Combined
+from skatr_sk.summaries.objectives import OBJECTIVES, Combined
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.weights import MODEL_KEY, WEIGHTS_KEY
 from skatr_sk.training.device import torch_defaults
@@ -403,7 +403,7 @@ def _check(estimator: Any) -> None:
         there._check_parameters()
         if vars(estimator).keys() & estimator._learned.keys():
             estimator._check_stored(problems)
-    elif OBJECTIVE.fault(estimator) is None:
+    elif name in _OURS:
         estimator.check(problems, "")
     elif isinstance(estimator, Pipeline):
         steps = estimator.steps

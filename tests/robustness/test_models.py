@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -202,3 +204,76 @@ def test_a_flipped_bit_is_found_anywhere(good, tmp_path):
     for path in stored.flipped(tmp_path, good / "pipeline", map(int, bits)).values():
         with pytest.raises(ValueError, match=path.name):
             load_model(path)
+
+
+# Whatever JSON can say, and more often what a header does say.
+WORDS = st.sampled_from(
+    ["estimator", "array", "tuple", "dict", "Head", "Ridge", "mean", "JEPA", "1"]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | WORDS
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=2),
+    max_leaves=5,
+)
+MODELS = st.sampled_from(["ridge", "network", "posterior", "transformer", "backbone", "pipeline"])
+
+
+def places(tree, path=()):
+    """All places in a tree of JSON but those of history, of which there would be many."""
+    if path:
+        yield path
+    if not isinstance(tree, dict | list):
+        return
+    inside = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in inside:
+        if key != "json":
+            yield from places(value, (*path, key))
+
+
+def fuzzed(max_examples):
+    return settings(
+        max_examples=max_examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def loads_or_says_why(path):
+    """Load a model, which is then fitted, or get an error that names the file."""
+    try:
+        load_model(path)
+    except (OSError, ValueError) as error:
+        assert path.name in str(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("examples", [30, pytest.param(3000, marks=pytest.mark.slow)])
+def test_any_value_anywhere(examples, good, tmp_path):
+    @fuzzed(examples)
+    @given(MODELS, st.lists(st.tuples(st.integers(0), ANYTHING), min_size=1, max_size=3))
+    def check(name, changes):
+        def change(header):
+            for number, value in changes:
+                all_places = list(places(header))
+                if all_places:
+                    at(*all_places[number % len(all_places)], value=value)(header)
+            return header
+
+        loads_or_says_why(rewrite(good / name, tmp_path / "fuzzed", KEY, header=change))
+
+    check()
+
+
+@pytest.mark.parametrize("examples", [30, pytest.param(3000, marks=pytest.mark.slow)])
+def test_any_bytes_anywhere(examples, good, tmp_path):
+    @fuzzed(examples)
+    @given(MODELS, st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40))
+    def check(name, share, n_cut, put):
+        whole = (good / name).read_bytes()
+        start = int(share * len(whole))
+        (tmp_path / "fuzzed").write_bytes(whole[:start] + put + whole[start + n_cut :])
+        loads_or_says_why(tmp_path / "fuzzed")
+
+    check()
