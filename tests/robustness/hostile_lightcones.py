@@ -372,6 +372,7 @@ for _name, _type in {
     "times": _time,
     "enumeration": _enumeration,
     "opaque": _opaque,
+    "odd_numbers": _odd_float,
 }.items():
     stack(f"cells_of_{_name}", raw("data", _type), data=None)
 stack(
