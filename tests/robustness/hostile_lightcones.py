@@ -701,6 +701,23 @@ damaged("npz", lambda data: b"PK\3\4" + data)
 damaged("npy", lambda data: NPY["cut_short"])
 
 
+def heap(name, first):
+    """Texts of any length lie in a heap, whose objects are walked by their sizes."""
+
+    def damage(data):
+        at = data.find(b"GCOL") + 16
+        data[at : at + 16] = first
+        return data
+
+    damaged(f"heap_{name}", damage)
+
+
+heap("without_end", bytes(16))
+heap("that_leads_back", struct.pack("<HHLQ", 1, 1, 0, 2**64 - 64))
+heap("of_a_step_of_nothing", struct.pack("<HHLQ", 1, 1, 0, 2**64 - 16))
+heap("of_too_much", struct.pack("<HHLQ", 1, 1, 0, 2**40))
+
+
 @case("h5")
 def hdf5_flipped_bit_in_a_cone(path):
     save_lightcones(path, CELLS, compression="gzip")
