@@ -321,9 +321,17 @@ def scalars(at: Any) -> dict[str, float | None]:
     for name in names:
         opened = h5a.open(at, name)
         dtype, value = opened.dtype, None
-        if dtype.kind in "biuf" and opened.get_space().get_simple_extent_type() == h5s.SCALAR:
+        if dtype.kind in "biuf" and opened.shape == () and not _is_null(opened):
             read = np.empty((), dtype)
             opened.read(read)
             value = read.item()
         found[name.decode()] = value
     return found
+
+
+def _is_null(opened: Any) -> bool:
+    """Tell whether an attribute has a type and no value; faster than to ask for its space."""
+    try:
+        return not opened.get_storage_size()
+    except RuntimeError:
+        return True
