@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -139,10 +138,10 @@ def _read_bundle() -> Bunch:
     try:
         # as_file unpacks the file where the package is imported from a zip archive.
         with resources.as_file(resource) as path, opened(str(path)) as file:
-            found = check_regular(path)
+            n_bytes = check_regular(path).st_size
             names = ("brightness_temp", "parameters", "redshifts", "seed", "global_xH")
             tables = {name: _table(file, name) for name in (*names, "node_redshifts")}
-            values = {name: _values(table, found) for name, table in tables.items()}
+            values = {name: _values(table, n_bytes) for name, table in tables.items()}
             parameters = tables["parameters"]
             return Bunch(
                 # Read as stored and then widen: numpy does it faster than HDF5.
@@ -172,6 +171,6 @@ def _table(file: h5py.File, name: str) -> Stored:
     return table
 
 
-def _values(table: Stored, found: os.stat_result) -> np.ndarray:
-    table.check(table.name, found)
+def _values(table: Stored, n_bytes: int) -> np.ndarray:
+    table.check(table.name, n_bytes)
     return table.read()

@@ -29,7 +29,7 @@ import numpy as np
 
 from skatr_sk.fields import Recall, digest, digest_rows
 from skatr_sk.lightcones.guarded import write_hdf5
-from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, stamp_of
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
 
@@ -54,18 +54,18 @@ def create_index(brightness: h5py.Dataset) -> h5py.Dataset:
 
 
 def find_index(
-    stored: Mapping[str, Any], brightness: Any, found: os.stat_result
+    stored: Mapping[str, Any], brightness: Any, n_bytes: int, stamp: Stamp
 ) -> tuple[str | None, bool]:
     """Find the name of these light cones' index in a file; tell whether the file is sealed.
 
-    `stored` has what ``formats.hdf5`` says of each dataset, `brightness` is one of them, and
-    `found` is the state of the file. An index of another dataset does not count. One that has not a
-    digest for each light cone is a ValueError.
+    `stored` has what ``formats.hdf5`` says of each dataset, `brightness` is one of them, and the
+    file has `n_bytes` and a `stamp`. An index of another dataset does not count. One that has not
+    a digest for each light cone is a ValueError.
     """
     index = stored.get(INDEX)
     if index is None:
         return None, False
-    kind, n = index.check("row digests", found), brightness.shape[0]
+    kind, n = index.check("row digests", n_bytes), brightness.shape[0]
     of = index.attribute(_DATASET)
     if (BRIGHTNESS if of is None else of) != brightness.name.strip("/"):
         return None, False
@@ -73,7 +73,7 @@ def find_index(
         found_index = f"an index of row digests of shape {index.shape} and type {kind}"
         raise ValueError(f"{found_index}; expected ({n}, {_BYTES}) and uint8. {CHANGED}")
     written = np.ravel(index.attribute(_WRITTEN)).tolist()
-    return index.name, written == list(stamp_of(found)[:2])
+    return index.name, written == list(stamp[:2])
 
 
 def seal(path: str | os.PathLike[str]) -> None:

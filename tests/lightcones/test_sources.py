@@ -262,3 +262,17 @@ def test_too_few_file_handles_are_no_fault_of_the_file(tmp_path, make):
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     X[row]
+
+
+def test_want_of_memory_names_the_file(tmp_path, monkeypatch):
+    path, row = _stack(tmp_path)
+    X = open_lightcones(path).data
+
+    def fail(*args):
+        raise MemoryError("Unable to allocate 447 GiB")
+
+    monkeypatch.setattr(sources.Hdf5Source, "_load", fail)
+    with pytest.raises(MemoryError, match=rf"{path.name}, row 0: there is no memory .*447 GiB"):
+        X[row]
+    with pytest.raises(ValueError, match=r"row 0: unreadable: .*no memory"):
+        open_lightcones(path)

@@ -372,6 +372,7 @@ for _name, _type in {
     "times": _time,
     "enumeration": _enumeration,
     "opaque": _opaque,
+    "odd_numbers": _odd_float,
 }.items():
     stack(f"cells_of_{_name}", raw("data", _type), data=None)
 stack(
@@ -698,6 +699,23 @@ damaged("zeros_within", _overwritten(96, 600, 0))
 damaged("ones_within", _overwritten(96, 600, 255))
 damaged("npz", lambda data: b"PK\3\4" + data)
 damaged("npy", lambda data: NPY["cut_short"])
+
+
+def heap(name, first):
+    """Texts of any length lie in a heap, whose objects are walked by their sizes."""
+
+    def damage(data):
+        at = data.find(b"GCOL") + 16
+        data[at : at + 16] = first
+        return data
+
+    damaged(f"heap_{name}", damage)
+
+
+heap("without_end", bytes(16))
+heap("that_leads_back", struct.pack("<HHLQ", 1, 1, 0, 2**64 - 64))
+heap("of_a_step_of_nothing", struct.pack("<HHLQ", 1, 1, 0, 2**64 - 16))
+heap("of_too_much", struct.pack("<HHLQ", 1, 1, 0, 2**40))
 
 
 @case("h5")

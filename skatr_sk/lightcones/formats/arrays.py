@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,8 @@ def look_into_npz(path: str, found: os.stat_result, key: str | None = None) -> F
         with member(archive, arrays[key]) as (_, header):  # the shape and type without the values
             shape, dtype = header.shape, header.dtype
         check_cells(shape, dtype, least=1)
-        check_size("cells", (1, *shape), dtype.itemsize, _packed(arrays[key], found))
+        stored = min(arrays[key].compress_size, bytes_on_disk(path, found))
+        check_size("cells", (1, *shape), dtype.itemsize, stored)
         metadata = FileMetadata(NpzSource(path, stamp_of(found), 1, shape, dtype.str, key=key))
         label = next((arrays[name] for name in TARGETS if name in arrays), None)
         if label is not None:
@@ -55,10 +55,6 @@ def look_into_npz(path: str, found: os.stat_result, key: str | None = None) -> F
                 values = read_array(stream, header)
             metadata.take_parameters(np.atleast_1d(values)[None], None, None)
     return metadata
-
-
-def _packed(info: zipfile.ZipInfo, found: os.stat_result) -> int:
-    return min(info.compress_size, bytes_on_disk(found))
 
 
 def _check_label(header: Header) -> None:
@@ -78,7 +74,7 @@ def look_into_npy(path: str, found: os.stat_result) -> FileMetadata:
     if header.size > found.st_size:
         expected = f"{header.size} bytes for {shape} of {dtype}"
         raise Fault("unreadable", f"expected {expected}, found {found.st_size}: it is cut short")
-    check_size("cells", shape, dtype.itemsize, bytes_on_disk(found))
+    check_size("cells", shape, dtype.itemsize, bytes_on_disk(path, found))
     n, *field_shape = shape
     check_no_holes(path, tuple(field_shape), start, header.size)
     layout: dict[str, Any] = {"offset": start, "fortran": fortran}

@@ -20,7 +20,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from skatr_sk._checks import listed
-from skatr_sk.lightcones.formats.metadata import Fault, bytes_on_disk, check_no_holes, check_size
+from skatr_sk.lightcones.formats.metadata import Fault, check_no_holes, check_size
 from skatr_sk.lightcones.npy import beginning
 
 __all__ = ["Stored", "attribute", "datasets", "find", "opened", "scalars"]
@@ -135,9 +135,13 @@ class Stored:
             return cls(dataset, name, [os.fsdecode(made.get_external(0)[0])])
         if dataset.get_space().get_simple_extent_type() == h5s.NULL:
             return cls(dataset, name, kind="nothing")
-        kind = dataset.get_type().get_class()
-        dtype = dataset.dtype if kind in _NUMBERS else None
-        text = _KINDS.get(kind, "an unknown kind") if dtype is None else str(dtype)
+        kind, dtype = dataset.get_type().get_class(), None
+        text = _KINDS.get(kind, "an unknown kind")
+        if kind in _NUMBERS:
+            try:
+                dtype = dataset.dtype
+            except (TypeError, ValueError):  # bits that no type of numpy has
+                text = "odd numbers"
         return cls(dataset, name, [], dataset.shape, dtype, text)
 
     @property
@@ -145,10 +149,10 @@ class Stored:
         """Number of axes."""
         return len(self.shape)
 
-    def check(self, what: str, found: os.stat_result, row_shape: tuple[int, ...] = ()) -> np.dtype:
-        """Return the type of numbers that are all in this file, of state `found`, or a Fault.
+    def check(self, what: str, n_bytes: int, row_shape: tuple[int, ...] = ()) -> np.dtype:
+        """Return the type of numbers that are all in this file, or a Fault.
 
-        `row_shape` is that of what is read at a time.
+        `n_bytes` has the file, without holes; `row_shape` is that of what is read at a time.
         """
         if self.elsewhere:
             named = listed(dict.fromkeys(self.elsewhere), shown=1)
@@ -168,7 +172,7 @@ class Stored:
             chunk = made.get_chunk()
             n = math.prod(-(-cells // c) for cells, c in zip(self.shape, chunk, strict=True))
             # Counting the chunks of some files takes as long as they could be many.
-            written = self.id.get_num_chunks() if n * _CHUNK_ENTRY <= found.st_size else 0
+            written = self.id.get_num_chunks() if n * _CHUNK_ENTRY <= n_bytes else 0
             if written < n:
                 part = f"{written} of {n} chunks" if written else f"hardly any of {n} chunks"
                 self._unfinished(what, part)
@@ -181,7 +185,7 @@ class Stored:
         elif layout == h5d.CONTIGUOUS and math.prod(self.shape):
             if self.id.get_offset() is None:
                 self._unfinished(what, "nothing")
-        check_size(what, self.shape, itemsize, bytes_on_disk(found))
+        check_size(what, self.shape, itemsize, n_bytes)
         return self.dtype
 
     def check_no_holes(self, path: str, row_shape: tuple[int, ...]) -> None:
@@ -317,9 +321,17 @@ def scalars(at: Any) -> dict[str, float | None]:
     for name in names:
         opened = h5a.open(at, name)
         dtype, value = opened.dtype, None
-        if dtype.kind in "biuf" and opened.get_space().get_simple_extent_type() == h5s.SCALAR:
+        if dtype.kind in "biuf" and opened.shape == () and not _is_null(opened):
             read = np.empty((), dtype)
             opened.read(read)
             value = read.item()
         found[name.decode()] = value
     return found
+
+
+def _is_null(opened: Any) -> bool:
+    """Tell whether an attribute has a type and no value; faster than to ask for its space."""
+    try:
+        return not opened.get_storage_size()
+    except RuntimeError:
+        return True

@@ -17,6 +17,7 @@ from skatr_sk.lightcones.formats.metadata import (
     TARGETS,
     Fault,
     FileMetadata,
+    bytes_on_disk,
     check_cells,
     take_seeds,
 )
@@ -36,15 +37,15 @@ def look_into_stack(
     It is the dataset `name`, or one of a usual name, or the only one that could be it. `found` is
     the state of the file.
     """
-    stored = datasets(file)
+    stored, n_bytes = datasets(file), bytes_on_disk(path, found)
     cells = stored[name] if name in stored else _find_cells(stored, name)
-    dtype = cells.check("cells", found, cells.shape[1:])
+    dtype = cells.check("cells", n_bytes, cells.shape[1:])
     check_cells(cells.shape, dtype, least=2)
     cells.check_no_holes(path, cells.shape[1:])
     n, *field_shape = cells.shape
     n_z = field_shape[-1]
     try:
-        index, sealed = find_index(stored, cells, found)
+        index, sealed = find_index(stored, cells, n_bytes, stamp_of(found))
     except ValueError as error:
         raise Fault("digest", str(error)) from error
     layout: dict[str, Any] = {"index": index, "sealed": sealed, "dataset": cells.name}
@@ -62,16 +63,16 @@ def look_into_stack(
         return None
 
     if (targets := beside(TARGETS)) is not None:
-        _take_targets(metadata, targets, found)
+        _take_targets(metadata, targets, n_bytes)
     if (redshifts := beside(_REDSHIFTS)) is not None:
-        redshifts.check("redshifts", found)
+        redshifts.check("redshifts", n_bytes)
         if redshifts.shape not in ((n_z,), (n, n_z)):
             detail = f"redshifts of shape {redshifts.shape}; expected ({n_z},) or ({n}, {n_z})"
             raise Fault("shape", detail)
         # One grid for all cones, or one for each.
         metadata.redshifts = np.broadcast_to(redshifts.read(), (n, n_z))
     if (seeds := beside(_SEEDS)) is not None:
-        kind = seeds.check("seeds", found)
+        kind = seeds.check("seeds", n_bytes)
         if seeds.shape != (n,) or kind.kind not in "iu":
             detail = f"seeds of shape {seeds.shape} and type {kind}; expected {n} integers"
             raise Fault("shape", detail)
@@ -106,9 +107,9 @@ def _find_cells(found: Mapping[str, Stored], name: str | None) -> Stored:
     return next(iter(left.values()))
 
 
-def _take_targets(metadata: FileMetadata, targets: Stored, found: os.stat_result) -> None:
+def _take_targets(metadata: FileMetadata, targets: Stored, n_bytes: int) -> None:
     """Take the parameters, their names and units and their prior box."""
-    targets.check("parameters", found)
+    targets.check("parameters", n_bytes)
     metadata.flat = targets.ndim == 1
     # An axis is added where there is none, and nothing else: a table of another shape is a
     # mistake that must not be cut into rows.

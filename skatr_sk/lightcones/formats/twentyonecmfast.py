@@ -19,7 +19,13 @@ from h5py import h5g
 
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, scalars
-from skatr_sk.lightcones.formats.metadata import Fault, FileMetadata, check_cells, take_seeds
+from skatr_sk.lightcones.formats.metadata import (
+    Fault,
+    FileMetadata,
+    bytes_on_disk,
+    check_cells,
+    take_seeds,
+)
 from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
 from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
@@ -45,7 +51,8 @@ def look_into_simulation(
     if not isinstance(box, Stored):
         has = listed(name.decode() for name in find(file.id, "lightcones")) or "none"
         raise Fault("missing", f"no dataset lightcones/{field}; it has {has}")
-    dtype = box.check("cells", found, box.shape)
+    n_bytes = bytes_on_disk(path, found)
+    dtype = box.check("cells", n_bytes, box.shape)
     group = find(file.id, "InputParameters")
     new = group is not None
     if new and not isinstance(group, h5g.GroupID):
@@ -60,12 +67,12 @@ def look_into_simulation(
         raise Fault("shape", f"{has}; expected two sky axes and a line of sight")
     check_cells(box.shape, dtype, least=3)
     box.check_no_holes(path, box.shape)
-    _check_finished(_table(group, "node_redshifts"), own, found, new)
+    _check_finished(_table(group, "node_redshifts"), own, n_bytes, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     if not (0 < omega_m < math.inf and 0 < hubble < math.inf):
         given = f"OMm = {omega_m}, hlittle = {hubble}"
         raise Fault("parameters", f"a cosmology of {given}; expected numbers above 0")
-    distances = _distances(file.id, found, own, inputs, box.shape[-1])[low : low + n_z]
+    distances = _distances(file.id, n_bytes, own, inputs, box.shape[-1])[low : low + n_z]
     sane = np.isfinite(distances).all() and distances[0] >= 0
     if not (sane and (np.diff(distances) > 0).all()):
         raise Fault("grid", "distances that are not numbers of Mpc from near to far, rising")
@@ -138,7 +145,7 @@ def _table(at: Any, name: str) -> Stored | None:
 
 
 def _check_finished(
-    nodes: Stored | None, own: Mapping[str, float | None], found: os.stat_result, new: bool
+    nodes: Stored | None, own: Mapping[str, float | None], n_bytes: int, new: bool
 ) -> None:
     """Refuse a light cone that a run has left half-way; `own` are the attributes of the file."""
     if nodes is None or not nodes.ndim:
@@ -152,24 +159,20 @@ def _check_finished(
         return
     reached = own.get("current_redshift")
     if reached is not None and n:
-        nodes.check("node_redshifts", found)
+        nodes.check("node_redshifts", n_bytes)
         end = float(np.min(nodes.read()))
         if not reached <= end * (1 + 1e-3):
             raise Fault("unfinished", f"computed down to redshift {reached:.2f}, not {end:.2f}")
 
 
 def _distances(
-    at: Any,
-    found: os.stat_result,
-    own: Mapping[str, float | None],
-    inputs: Mapping[str, float],
-    n: int,
+    at: Any, n_bytes: int, own: Mapping[str, float | None], inputs: Mapping[str, float], n: int
 ) -> np.ndarray:
     """Comoving distances of the slices in Mpc; `own` are the attributes of the file."""
     for name in ("lightcone_distances", "distances"):
         table = _table(at, name)
         if table is not None:
-            table.check("distances", found)
+            table.check("distances", n_bytes)
             if table.shape != (n,):
                 raise Fault("grid", f"distances of shape {table.shape}; expected ({n},)")
             return table.read().astype(np.float64)
