@@ -146,7 +146,7 @@ class Checkpoint(Writer):
         from skorch.callbacks import Callback
 
         class Stopper(Callback):
-            def on_epoch_end(this, net, **kwargs):
+            def on_batch_begin(this, net, **kwargs):
                 if self.stops and len(net.history) == 2:
                     raise Stop
 
@@ -271,7 +271,7 @@ def moment(kind, make, room, unforeseen, root):
             seen |= {"error": type(error).__name__, "errno": error.errno, "text": str(error)}
         finally:
             gc.collect()
-        told = [str(w.message) for w in caught if "make room" in str(w.message)]
+        told = [str(w.message) for w in caught if "missing)" in str(w.message)]
         seen |= {"warned": told, "path": str(folder)}
         lift()
         after = state_of(folder)
