@@ -146,7 +146,7 @@ class Checkpoint(Writer):
         from skorch.callbacks import Callback
 
         class Stopper(Callback):
-            def on_epoch_end(this, net, **kwargs):
+            def on_batch_begin(this, net, **kwargs):
                 if self.stops and len(net.history) == 2:
                     raise Stop
 
@@ -218,7 +218,8 @@ def tmpfs(folder, room):
     filler = folder / "filler"
     free = os.statvfs(folder)
     with open(filler, "wb", buffering=0) as stream:
-        stream.write(b"x" * max(0, free.f_bavail * free.f_frsize - room))
+        # Whole pages, and one less, for what is there already may have room in its last.
+        stream.write(b"x" * (free.f_bavail - max(0, room // free.f_frsize - 1)) * free.f_frsize)
     return filler.unlink
 
 
@@ -239,8 +240,19 @@ def state_of(folder):
     return {name: data for name, data in kept.items() if ".parts/" not in name}
 
 
-def moment(kind, make, share, unforeseen, root):
-    """Return what was seen when there is room for a share of what is written."""
+def size_of(make, root):
+    """Bytes that a writer writes where there is room, beside what was there before."""
+    with tempfile.TemporaryDirectory(dir=root) as name:
+        folder = Path(name)
+        writer = make()
+        writer.prepare(folder)
+        before = (folder / writer.name).stat().st_size if make is Cache else 0
+        writer.write(folder)
+        return (folder / writer.name).stat().st_size - before
+
+
+def moment(kind, make, room, unforeseen, root):
+    """Return what was seen when there is room for some bytes, which are too few."""
     with tempfile.TemporaryDirectory(dir=root) as name:
         folder = Path(name)
         writer = make()
@@ -249,16 +261,7 @@ def moment(kind, make, share, unforeseen, root):
         # As a disk that fills up meanwhile, or a quota that nobody tells us of.
         looks = (lambda *arguments, **options: None) if unforeseen else CHECK_ROOM
         _files.check_room = converting.check_room = looks
-        size = (
-            120_000
-            if make is Note
-            else NEW.nbytes
-            if make not in (Weights, Checkpoint)
-            else len(before[str(writer.name)])
-        )
-        if make is Cache:
-            size = sum(map(len, before.values())) * len(NEW) // 5
-        lift = globals()[kind](folder, int(share * size))
+        lift = globals()[kind](folder, room)
         seen = {"error": None}
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -268,7 +271,7 @@ def moment(kind, make, share, unforeseen, root):
             seen |= {"error": type(error).__name__, "errno": error.errno, "text": str(error)}
         finally:
             gc.collect()
-        told = [str(w.message) for w in caught if "make room" in str(w.message)]
+        told = [str(w.message) for w in caught if "missing)" in str(w.message)]
         seen |= {"warned": told, "path": str(folder)}
         lift()
         after = state_of(folder)
@@ -294,9 +297,10 @@ def main(kind, n, root):
         read, write = os.pipe()
         if not (child := os.fork()):
             with open(write, "w") as stream:
+                size = size_of(make, root)
                 for k, share in enumerate(shares):
                     try:
-                        seen = moment(kind, make, share, k % 2 == 1, root)
+                        seen = moment(kind, make, int(share * size), k % 2 == 1, root)
                     except BaseException:
                         seen = {"failed": traceback.format_exc()}
                     print(json.dumps({"writer": make.__name__, "share": share} | seen), file=stream)

@@ -39,18 +39,18 @@ def run(sender, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("make", "share", "unforeseen"),
+    ("make", "room", "unforeseen"),
     [
-        (full_disks.Packed, 0.6, False),
-        (full_disks.Converted, 0.8, True),
-        (full_disks.Weights, 0.5, True),
-        (full_disks.Cache, 0.5, False),
+        (full_disks.Packed, 140_000, False),
+        (full_disks.Converted, 190_000, True),
+        (full_disks.Weights, 10_000, True),
+        (full_disks.Cache, 8_000, False),
     ],
 )
-def test_no_room_at_one_moment(make, share, unforeseen, tmp_path):
+def test_no_room_at_one_moment(make, room, unforeseen, tmp_path):
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, "limit", make, share, unforeseen, tmp_path)
+    arguments = (sender, "limit", make, room, unforeseen, tmp_path)
     process = context.Process(target=run, args=arguments)
     process.start()
     sender.close()
