@@ -256,6 +256,8 @@ class Checkpoint(Callback):
             of_module = {k: v for k, v in wanted.items() if k.startswith("module.")}
             wanted |= {k.replace("module.", "best.", 1): v for k, v in of_module.items()}
         found = set(stream.keys())
+        if len(found) > 2 * len(wanted):
+            raise _Unfit(f"it has {len(found)} tensors, where the run has {len(wanted)}")
         # A weight has moments after its first step, all of them; a run may change its device.
         moved = {_weight_of(key) for key in found}
         optional = {key for key in wanted if _weight_of(key) not in moved}
