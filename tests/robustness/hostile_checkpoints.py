@@ -19,8 +19,8 @@ def _told(text):
 
     def damaged(good):
         header, body = _parts(good)
-        said = text(header["__metadata__"]["skatr_sk_checkpoint"]) if callable(text) else text
-        return _whole(header | {"__metadata__": {"skatr_sk_checkpoint": said}}, body)
+        header["__metadata__"]["skatr_sk_checkpoint"] = text
+        return _whole(header, body)
 
     return damaged
 
@@ -28,11 +28,20 @@ def _told(text):
 def _inner(**change):
     """The header of the run says something else, without the digest of that."""
 
-    def text(told):
-        outer = json.loads(told)
-        return json.dumps(outer | {"header": json.dumps(json.loads(outer["header"]) | change)})
+    def damaged(good):
+        told = json.loads(_parts(good)[0]["__metadata__"]["skatr_sk_checkpoint"])
+        return _told(json.dumps(told | change))(good)
 
-    return _told(text)
+    return damaged
+
+
+def _digest(digest):
+    def damaged(good):
+        header, body = _parts(good)
+        header["__metadata__"]["digest"] = digest
+        return _whole(header, body)
+
+    return damaged
 
 
 def _tensors(prefix, **change):
@@ -100,17 +109,17 @@ CASES = {
     "a number told": _told("3"),
     "a number of a million digits told": _told("9" * 1_000_000),
     "200,000 brackets told": _told("[" * 200_000),
-    "200,000 brackets within": _told(json.dumps({"digest": "", "header": "[" * 200_000})),
-    "a number within": _told(json.dumps({"digest": "", "header": 3})),
-    "no digest": _told(lambda told: json.dumps({"header": json.loads(told)["header"]})),
-    "another digest": _told(lambda told: json.dumps(json.loads(told) | {"digest": "0" * 32})),
-    "a digest of no text": _told(lambda told: json.dumps(json.loads(told) | {"digest": [0]})),
+    "nothing but brackets told": _told("[" + "{}," * 300_000 + "{}]"),
+    "no digest": _digest(""),
+    "another digest": _digest("0" * 32),
+    "a digest of no text": _digest([0]),
     "another run": _inner(run="another"),
     "a run of no text": _inner(run=[]),
     "a newer format": _inner(format=99),
     "no history": _inner(history=None),
     "a history of lists": _inner(history=[[]] * 4),
     "a history of 50,000 epochs": _inner(history=[{"epoch": 1}] * 50_000),
+    "a history of 10^6 rows": _inner(history=[{}] * 1_000_000),
     "a shorter history": _inner(history=[]),
     "stopped by a word": _inner(stopped="yes"),
     "no guard": _inner(guard=None),
