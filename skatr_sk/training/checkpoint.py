@@ -41,7 +41,9 @@ __all__ = ["Checkpoint", "content_of", "run_identity"]
 _LOGGER = logging.getLogger("skatr_sk.training")
 _FORMAT = 3
 _KEY = "skatr_sk_checkpoint"
-_MOST_HEADER = 32_000_000  # bytes: of 10,000 epochs with all that callbacks record
+_DIGEST = "digest"
+# Bytes of a header: a file that says more is not read, and more is not written.
+_OF_HEADER, _OF_EPOCH, _OF_TENSOR = 1_000_000, 10_000, 1_000
 _NAMES = {  # what safetensors calls the types that a run has
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -149,7 +151,7 @@ class Checkpoint(Callback):
             return
         header, tensors = self.latest_
         whole = {k: v.cpu().contiguous().clone() for k, v in tensors.items()}  # no two share
-        metadata = {_KEY: json.dumps({"digest": digest_of(whole, header), "header": header})}
+        metadata = {_KEY: header, _DIGEST: digest_of(whole, header)}
         try:
             write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata))
         except (OSError, SafetensorError) as error:
@@ -191,12 +193,25 @@ class Checkpoint(Callback):
     def _header(self, net: Any) -> str:
         """Spell all of the state that is no tensor."""
         # What is left of its steps when an epoch has ended is in its own figures.
-        history = [{**row, "batches": []} for row in net.history.to_list()]
+        history = [plain(row | {"batches": []}) for row in net.history.to_list()]
         header: dict[str, Any] = {"format": _FORMAT, "run": self.run, "stopped": net.stop_}
         header |= {"history": history, "guard": net.guard.counts()}
         if (stopper := self._stopper(net)) is not None:
-            header["best"] = [stopper.best_loss_, stopper.best_epoch_]
-        return json.dumps(plain(header))
+            header["best"] = plain([stopper.best_loss_, stopper.best_epoch_])
+        text = json.dumps(header)
+        if len(text) > _most(net.max_epochs):
+            if not self.failed_:
+                warn(
+                    "checkpoint_dir: callbacks record more than "
+                    f"{_OF_EPOCH} bytes an epoch; all but numbers is left out of {self.path}, and "
+                    "of history_ where the run resumes.",
+                    CheckpointWarning,
+                )
+            self.failed_ = True
+            numbers = (int, float, type(None))
+            few = [{k: v for k, v in row.items() if isinstance(v, numbers)} for row in history]
+            text = json.dumps(header | {"history": few})
+        return text
 
     def _tensors(self, net: Any) -> Tensors:
         """Copy the tensors of the state; those that steps change are as the guard found them."""
@@ -231,19 +246,20 @@ class Checkpoint(Callback):
         """Return header and tensors of the file, which have its digest, and the run's layout."""
         with open(self.path, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, _MOST_HEADER):
-            raise _Unfit(f"its header of {length} bytes does not fit its {size} bytes")
+        # Quotes in the text of the header are escaped in that of the file.
+        most = 2 * _most(net.max_epochs) + _OF_TENSOR * len(layout_of(net))
+        if not 0 < length <= min(size - 8, most):
+            raise _Unfit(f"its header of {length} bytes does not fit its {size} bytes, or the run")
         with safe_open(self.path, framework="pt") as stream:
             metadata = stream.metadata() or {}
             if _KEY not in metadata:
                 raise _Unfit("it has no header of skatr_sk, and was not written by this run")
-            outer = json.loads(metadata[_KEY])
-            header = json.loads(outer["header"]) if "header" in outer else outer
+            header = json.loads(metadata[_KEY])
             if header.get("run") != self.run or header.get("format") != _FORMAT:
                 raise _Unfit("it was not written by this run")
             self._compare(net, header, stream)
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}
-        if digest_of(tensors, outer["header"]) != outer["digest"]:
+        if digest_of(tensors, metadata[_KEY]) != metadata.get(_DIGEST):
             raise _Unfit("it is not what was written, for it has another digest")
         return header, tensors
 
@@ -257,6 +273,8 @@ class Checkpoint(Callback):
             of_module = {k: v for k, v in wanted.items() if k.startswith("module.")}
             wanted |= {k.replace("module.", "best.", 1): v for k, v in of_module.items()}
         found = set(stream.keys())
+        if len(found) > 2 * len(wanted):
+            raise _Unfit(f"it has {len(found)} tensors, where the run has {len(wanted)}")
         # A weight has moments after its first step, all of them; a run may change its device.
         moved = {_weight_of(key) for key in found}
         optional = {key for key in wanted if _weight_of(key) not in moved}
@@ -287,6 +305,11 @@ class Checkpoint(Callback):
             stopper.best_loss_, stopper.best_epoch_ = header["best"]
             best = part(tensors, "best.")
             stopper.best_weights_ = {k: v.to(net.device) for k, v in best.items()}
+
+
+def _most(max_epochs: int) -> int:
+    """Bytes that the header of a run may have."""
+    return _OF_HEADER + _OF_EPOCH * max_epochs
 
 
 def _short(text: str) -> str:

@@ -61,7 +61,7 @@ class Signals:
         What a user has set to handle the signal is called first.
         """
         number = signal.SIGINT if self.caught is None else self.caught
-        former = self._former.get(number)
+        former = self._former.get(number) if self.caught is not None else None
         if callable(former) and former is not signal.default_int_handler:
             former(number, None)
         if number == signal.SIGINT:

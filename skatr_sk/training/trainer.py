@@ -275,7 +275,7 @@ def train(
         if not net.interrupted_:
             _look(net, train_set)
             guard.check_end(net, kept_another=stopper is not None and stopper.best_epoch_ > 0)
-    if net.interrupted_:
+    if net.interrupted_ or signals.caught is not None:  # also after the last step
         _end(net, signals, checkpoint)
     module.cpu().eval()
     kept = len(net.history) if stopper is None else stopper.best_epoch_

@@ -1,28 +1,19 @@
 """Processes that train and are killed at random moments end as those that were left alone."""
 
-import multiprocessing
 import time
 
 import numpy as np
 import pytest
 
-from tests.robustness.trainings import KINDS, train
+from tests.robustness.trainings import KINDS, train, warm
 
 MOST = 4  # kills of one run, before it is left alone
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that begin in a moment, forked from one that has imported the package."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.robustness.trainings"])
-    first = context.Process(target=abs, args=(0,))  # waits for the imports
-    first.start()
-    first.join()
-    yield context
-    patch.undo()
+    with warm() as context:
+        yield context
 
 
 def alone(processes, kind, folder):

@@ -1,17 +1,24 @@
-"""Small trainings of every kind that leaves checkpoints, for processes that are killed."""
+"""Small trainings of every kind that leaves checkpoints, in processes of their own."""
 
+import json
+import multiprocessing
 import os
+import resource
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 from skatr_sk.summaries import Supervised
 from skatr_sk.training.state import digest_of
 from tests.training.runs import signals, transformer
 
 LABELS = np.random.default_rng(1).uniform(size=(24, 2))
+ONE = dict(max_epochs=1, random_state=0)
 SMALL = dict(random_state=3, device="cpu", batch_size=8, patience=30)
 
 
@@ -20,14 +27,14 @@ def _labelled(**parameters):
 
 
 def _backbone(**parameters):
-    vit = transformer(random_state=None, batch_size=32, learning_rate=2e-3, validation_fraction=0.1)
+    vit = SKATRTransformer(patch_size=2, embed_dim=8, depth=1)
     head = dict(hidden_dims=(16,), max_epochs=40, learning_rate=1e-3, dropout=0.2)
     return LightconeRegressor(backbone=vit, **SMALL | head | parameters)
 
 
 def _fine_tuned(**parameters):
     regressor = _backbone(**parameters)
-    return regressor.set_params(backbone=transformer(max_epochs=1).fit(signals()))
+    return regressor.set_params(backbone=clone(regressor.backbone).set_params(**ONE).fit(signals()))
 
 
 def _ensemble(**parameters):
@@ -61,3 +68,34 @@ def train(kind, folder, every, result):
     partial = Path(f"{result}.partial")
     partial.write_text(f"{len(history)} {digest_of(learned, repr(history))}")
     os.replace(partial, result)
+
+
+def resume(folder, answer, megabytes):
+    """Fit where there is a checkpoint, with little memory; write what is raised, and when."""
+    torch.set_num_threads(1)
+    (line,) = [t for t in Path("/proc/self/status").read_text().splitlines() if "VmData" in t]
+    most = 1024 * int(line.split()[1]) + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    begin, found = time.process_time(), {"raised": [], "message": ""}
+    try:
+        transformer(checkpoint_dir=folder, checkpoint_every=1).fit(signals())
+    except Exception as error:
+        found = {"raised": [k.__name__ for k in type(error).__mro__], "message": str(error)}
+    answer.write_text(json.dumps(found | {"seconds": time.process_time() - begin}))
+
+
+@contextmanager
+def warm():
+    """Processes that begin in a moment, forked from one that has imported all of this."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    first = context.Process(target=abs, args=(0,))  # waits for the imports
+    first.start()
+    first.join()
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+    yield context

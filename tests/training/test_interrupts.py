@@ -43,11 +43,18 @@ def stopped(fitted, number):
     return str(error.value)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize(("moment", "at", "done"), [("batch", 8, 2), ("epoch", 3, 3)])
-def test_a_signal_writes_the_last_whole_epoch(tmp_path, caplog, number, moment, at, done):
+@pytest.fixture(scope="module")
+def whole():
+    return transformer(max_epochs=5).fit(signals())
+
+
+IN_STEP, AT_END = ("batch", 8, 2), ("epoch", 3, 3)
+MOMENTS = [(number, *IN_STEP) for number in NUMBERS] + [(signal.SIGTERM, *AT_END)]
+
+
+@pytest.mark.parametrize(("number", "moment", "at", "done"), MOMENTS)
+def test_a_signal_writes_the_last_whole_epoch(tmp_path, caplog, whole, number, moment, at, done):
     """However seldom a checkpoint is written, and to the same end as without a break."""
-    whole = transformer(max_epochs=5).fit(signals())
     kept = transformer(max_epochs=5, checkpoint_dir=tmp_path)
     ended, epochs = [], []
     end = Act("epoch", lambda net: ended.append(len(net.history)))
@@ -83,6 +90,15 @@ def test_a_signal_before_the_first_epoch_has_ended(tmp_path, caplog):
     stopped(transformer(checkpoint_dir=tmp_path, callbacks=[early]), signal.SIGTERM)
     assert "after epoch 0 of 4; no epoch has ended yet" in caplog.text
     assert not list(tmp_path.glob("*"))
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path, caplog):
+    class Late(Act):
+        def on_train_end(self, net, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped(transformer(checkpoint_dir=tmp_path, callbacks=[Late("end", None)]), signal.SIGTERM)
+    assert "after epoch 4 of 4; the state is in" in caplog.text
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
