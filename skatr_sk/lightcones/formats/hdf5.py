@@ -139,7 +139,7 @@ class Stored:
         text = _KINDS.get(kind, "an unknown kind")
         if kind in _NUMBERS:
             try:
-                dtype = dataset.dtype
+                dtype = np.dtype(dataset.dtype.str)  # without what h5py notes with it
             except (TypeError, ValueError):  # bits that no type of numpy has
                 text = "odd numbers"
         return cls(dataset, name, [], dataset.shape, dtype, text)
@@ -302,7 +302,7 @@ def attribute(at: Any, name: str) -> Any:
     if kind not in (*_NUMBERS, h5t.ENUM, h5t.STRING):
         found = _KINDS.get(kind, "an unknown kind")
         raise Fault("parameters", f"the attribute {name} is of type {found}; expected numbers")
-    values = np.empty(opened.shape, opened.dtype)
+    values = np.empty(opened.shape, opened.dtype.str if kind in _NUMBERS else opened.dtype)
     opened.read(values)
     if kind != h5t.STRING:
         return values[()]
