@@ -110,7 +110,7 @@ def write_tensors(
         with open(temporary, "wb") as stream:
             stream.writelines(parts)
 
-    write_whole(path, write)
+    write_whole(path, write, sum(map(len, parts)))
 
 
 def _digest(parts: Iterable[Any]) -> bytes:

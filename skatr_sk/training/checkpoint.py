@@ -153,7 +153,8 @@ class Checkpoint(Callback):
         whole = {k: v.cpu().contiguous().clone() for k, v in tensors.items()}  # no two share
         metadata = {_KEY: header, _DIGEST: digest_of(whole, header)}
         try:
-            write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata))
+            size = sum(values.nbytes for values in whole.values())
+            write_whole(self.path, lambda path: save_file(whole, path, metadata=metadata), size)
         except (OSError, SafetensorError) as error:
             if not self.failed_:
                 warn(
