@@ -347,11 +347,11 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, monkeypatch):
     """A warning, once; the training goes on, and writes again when there is room."""
     full, made = [2, 3], []
 
-    def write(path, writer):
+    def write(path, writer, size):
         made.append(path)
         if len(made) in full:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_whole(path, writer)
+        write_whole(path, writer, size)
 
     monkeypatch.setattr(checkpoint, "write_whole", write)
     with pytest.warns(
