@@ -68,7 +68,7 @@ def _headers():
     version, extra = st.integers(0, 4), st.sampled_from(["", "'more': 1", "'shape': (1, 2)"])
 
     def write(descr, shape, version, extra):
-        text = header(repr(descr).encode("ascii", "replace").decode(), repr(shape), extra, version)
+        text = header(ascii(descr), ascii(shape), extra, version)
         return text + CELLS.tobytes()
 
     return st.builds(write, types, shapes, version, extra)
