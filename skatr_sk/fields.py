@@ -33,6 +33,7 @@ __all__ = [
     "digest",
     "digest_rows",
     "is_finite",
+    "misplaced_axis",
     "split_rows",
     "warn_implausible",
 ]
@@ -268,6 +269,19 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     else:
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
     return known
+
+
+def misplaced_axis(field_shape: Sequence[int]) -> int | None:
+    """Axis of the line of sight where it surely is not the last: longer than a square sky.
+
+    >>> misplaced_axis((470, 28, 28)), misplaced_axis((28, 28, 470))
+    (0, None)
+    """
+    if len(field_shape) == 3:
+        x, y, z = field_shape
+        if x > y == z or y > x == z:
+            return 0 if x > y else 1
+    return None
 
 
 def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:

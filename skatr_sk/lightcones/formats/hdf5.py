@@ -205,6 +205,18 @@ class Stored:
             self.id.read(h5s.ALL, h5s.ALL, values)
         return values
 
+    def texts(self) -> list[str] | None:
+        """Return the texts of a short list of them, and None for anything else."""
+        if self.elsewhere or self.kind != _KINDS[h5t.STRING] or self.ndim != 1:
+            return None
+        n = self.shape[0]
+        if n > _MOST_ATTRIBUTES or n * self.id.get_type().get_size() > _MOST_BYTES:
+            raise Fault("size", f"{self.name} has {n} texts; expected a few")
+        values = np.empty(self.shape, self.id.dtype)
+        if values.size:
+            self.id.read(h5s.ALL, h5s.ALL, values)
+        return [text.decode() for text in values.tolist()]
+
     def attribute(self, name: str) -> Any:
         """:func:`attribute` of this dataset."""
         return attribute(self.id, name)

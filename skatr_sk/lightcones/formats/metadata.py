@@ -16,20 +16,20 @@ from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
 
 __all__ = [
     "CELLS",
-    "TARGETS",
     "Fault",
     "FileMetadata",
+    "Undecided",
     "bytes_on_disk",
     "check_cells",
     "check_no_holes",
     "check_size",
     "name_parameters",
     "take_seeds",
+    "take_unit",
 ]
 
-# Names that arrays and datasets go by; the first that is found counts.
-CELLS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")
-TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "theta", "y")
+# Names that cells go by; the first that is found counts.
+CELLS = ("brightness_temp", "data", "lightcones", "lightcone", "images", "image", "X", "x")
 
 _FEW_ROWS, _FEW_BYTES = 2**20, 2**26  # that need no proof: reading them in vain costs little
 _MOST_PACKED = 100  # bytes of data from one byte in the file
@@ -43,6 +43,14 @@ class Fault(Exception):
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
         self.kind, self.detail = kind, detail
+
+
+class Undecided(Exception):
+    """Cells of three axes, of which neither the file nor its labels say what the first is."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.shape = shape
 
 
 @dataclass
@@ -59,6 +67,11 @@ class FileMetadata:
     target_bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name
+    bare: np.ndarray | None = None  # parameters without names, of shape (n_rows, n_parameters)
+    bare_units: Sequence[str] | None = None
+    unit: str | None = None  # of the cells: "mK", "K", or None where the file does not say
+    writer: str = ""  # the program whose signal this is, where versions differ
+    note: str = ""  # what was chosen among several
 
     def check_table(self, n: int, width: int) -> None:
         """Refuse a table of parameters that has not a row for each light cone, or is very wide."""
@@ -71,11 +84,17 @@ class FileMetadata:
     def take_parameters(
         self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
-        """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
+        """Take and offer the parameters of all rows, of shape (n_rows, n_parameters).
+
+        Without names they are `bare`: what the columns are is settled when all files are known.
+        """
         n, width = values.shape
         self.check_table(n, width)
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
+        if names is None:
+            self.bare, self.bare_units = values.astype(np.float64), units
+            names = [f"parameter_{k}" for k in range(width)]
         names, units, faults = name_parameters(width, names, units)
         for what, expected, found in faults:
             raise Fault("parameters", f"{what}: expected {expected}, found {found}")
@@ -108,18 +127,34 @@ def name_parameters(
     return names, units, faults
 
 
-def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
+def take_unit(text: Any) -> str | None:
+    """Unit of brightness temperatures, "mK" or "K", by what a file says; another is a Fault."""
+    if not isinstance(text, str) or not text.strip():
+        return None
+    word = text.strip()
+    for unit, words in {"mK": ("millikelvin", "millikelvins"), "K": ("kelvin", "kelvins")}.items():
+        if word == unit or word.lower() in words:
+            return unit
+    raise Fault("units", f"cells in {word!r}; expected brightness temperatures in mK or K")
+
+
+def check_cells(shape: tuple[int, ...], dtype: np.dtype, *, one: bool) -> None:
     """Refuse cells that are no real numbers, or none at all, or of too few or many axes."""
     if dtype.kind not in "fiu":
         raise Fault("shape", f"cells of type {dtype}; expected real numbers")
-    if not least <= len(shape) <= _MOST_AXES or math.prod(shape) == 0:
-        wanted = "(n, *field_shape)" if least == 2 else "that of one light cone"
+    least, most = (1, 3) if one else (2, _MOST_AXES)
+    if not least <= len(shape) <= most or math.prod(shape) == 0:
+        wanted = "that of one light cone, map or signal" if one else "(n, *field_shape)"
         raise Fault("shape", f"cells of shape {shape}; expected {wanted}, no axis of length 0")
 
 
 def take_seeds(values: np.ndarray) -> np.ndarray:
-    """Return integers as int64; a seed that it cannot hold is a Fault."""
-    largest = int(values.max(initial=0))
+    """Return whole numbers as int64; one that it cannot hold is a Fault."""
+    if values.dtype.kind == "f" and not (values == np.trunc(values)).all():
+        raise Fault("parameters", f"seeds of {values.dtype} that are not whole numbers")
+    largest = (
+        float(values.max(initial=0)) if values.dtype.kind == "f" else int(values.max(initial=0))
+    )
     if largest > np.iinfo(np.int64).max:
         raise Fault("parameters", f"a seed of {largest}; expected seeds below 2^63")
     return values.astype(np.int64)
