@@ -61,9 +61,10 @@ def name_labels(
             "their values log10_L_X before E_0; the target has them in the order of the paper"
         )
     if strange:
+        some = f"{len(strange)} files ({listed(strange, shown=1)})"
         notes.append(
-            f"the six labels of {len(strange)} files ({listed(strange, shown=1)}) have no names, and "
-            "by their values are not the paper's parameters in its units; parameters=[...] names them"
+            f"the six labels of {some} have no names, and by their values are not the paper's "
+            "parameters in its units; parameters=[...] names them"
         )
     return report.leave_out(files, "parameters", details)
 

@@ -95,7 +95,7 @@ def find_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {
         info.filename.removesuffix(".npy"): info
         for info in archive.infolist()
-        if info.filename.endswith(".npy")
+        if info.filename.endswith(".npy") and ".." not in info.filename.split("/")
     }
 
 

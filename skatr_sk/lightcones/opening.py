@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -26,8 +26,8 @@ from skatr_sk.lightcones.sources import close_files, explain
 __all__ = ["SUFFIXES", "Paths", "find_files", "open_lightcones"]
 
 SUFFIXES = (".h5", ".hdf5", ".hdf", ".npz", ".npy")
-Path1 = str | os.PathLike[str] | h5py.File
-Paths = Path1 | Iterable[Path1]
+_Path: TypeAlias = str | os.PathLike[str] | h5py.File
+Paths: TypeAlias = _Path | Iterable[_Path]
 _KELVIN = 1000.0  # mK
 
 
@@ -85,23 +85,37 @@ def open_lightcones(
     ----------
     source : path or sequence of paths
         A file, a folder (all its files that end in ``.h5``, ``.hdf5``, ``.hdf``, ``.npz`` or
-        ``.npy``, by name), or a list of files. A file is one of
+        ``.npy``, by name), a pattern such as ``"~/runs/*.h5"``, an `h5py.File` that is open for
+        reading, or a list of these. A file is one of
 
-        * an HDF5 file with a dataset of cones ``(n, *field_shape)``, and perhaps others beside it:
-          parameters, redshifts, seeds (:func:`save_lightcones` writes such a file),
+        * an HDF5 file or an ``.npz`` with cones ``(n, *field_shape)`` or one cone, and perhaps
+          other arrays beside them: parameters (``parameters``, ``params``, ``label(s)``,
+          ``target(s)``, ``theta``, ``y``; or a group of these names), ``redshifts``, ``seeds``
+          (:func:`save_lightcones` writes such a file, and the authors of SKATR, arXiv:2410.18899,
+          one cone in each ``.npz``),
         * a light-cone file of 21cmFAST 3 or 4; buffer slices of version 4 are cut off, and all
           lines of sight are cropped to the shortest, with a warning,
-        * an ``.npz`` with the arrays ``image`` and ``label``, as the authors of SKATR
-          (arXiv:2410.18899) store their light cones; six labels are taken to be the parameters of
-          the paper in its order,
-        * an ``.npy`` with cones ``(n, *field_shape)``.
+        * an ``.npy`` with cones ``(n, *field_shape)``, or with one cone.
+
+        Cones that are stored far first are read nearest first where their redshifts say so, and
+        those in kelvin in mK where the attribute ``units`` does.
     dataset : str, optional
         Name of the cells: of the dataset in an HDF5 file, of the field in a file of 21cmFAST
         (default ``brightness_temp``), of the array in an ``.npz``. Default is to find them.
     parameters : sequence of str, optional
         Which parameters make the target, in this order. Any number among the inputs of 21cmFAST
         can be one, by its name there, such as ``"SIGMA_8"``. Default are all that an HDF5 or npz
-        file has, and those of the six of :func:`load_lightcones` that a simulation used.
+        file has, and those of the six of :func:`load_lightcones` that a simulation used. Labels
+        without names get these, one for each column. By default six of them are the paper's where
+        their values show it, log10_L_X from 30 to 45 and E_0 above, in whichever order they are
+        stored; others are numbered.
+    one_per_file : bool, optional
+        Whether a file has one cone rather than a stack. Default is to tell by the number of axes,
+        by labels and redshifts, and, of several files of three axes, by a square sky.
+    flip : bool, default=False
+        Whether the farthest slice is stored first, where no redshifts say so.
+    units : {"mK", "K"}, optional
+        Of the stored cells, where the file does not say. Default is mK.
     validate : {"fast", "full", False}, default="fast"
         Every file is looked into: whether it can be opened and is finished, has the datasets, is
         not there twice, and agrees with the others in its sky, its cells, its units and its
@@ -147,7 +161,8 @@ def open_lightcones(
     OSError
         When this process has too many files open to look into another.
     ValueError
-        When something is wrong with files or rows, or a parameter of this call is. Whatever a
+        When something is wrong with files or rows, or a parameter of this call is; when the line
+        of sight is not the last axis, or nothing tells whether files have cones or maps. Whatever a
         damaged file does to those who read it is listed here; so is what would read zeros
         (virtual datasets, links out of the file, parts that were never written) and what says
         that it is far larger than its bytes.
@@ -157,7 +172,9 @@ def open_lightcones(
     UserWarning
         When something was left out or repaired, lines of sight are cropped, only some of the files
         have seeds, redshifts or a prior box (or prior boxes differ), and when neither redshifts nor
-        comoving cells show that the grids are the same.
+        comoving cells show that the grids are the same. When labels are put into the paper's order,
+        cones read nearest first or in mK, a parameter is lost that few files have, versions of
+        21cmFAST are mixed, or one of two fields was taken.
 
     Examples
     --------
@@ -167,10 +184,10 @@ def open_lightcones(
     >>> folder = tempfile.mkdtemp()
     >>> for k in range(3):
     ...     np.savez(os.path.join(folder, f"run{k}.npz"), image=np.full((2, 2, 5), k + 1.0),
-    ...              label=np.arange(6.0) + k)
+    ...              label=[3.0, 0.3, 500.0, 40.5, 4.7, 30.0 + k])
     >>> cones = open_lightcones(folder, parameters=["Omega_m", "zeta"])
     >>> cones.data.shape, cones.target[2]
-    ((3, 2, 2, 5), array([3., 7.]))
+    ((3, 2, 2, 5), array([ 0.3, 32. ]))
     """
     if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike | h5py.File):
         source = list(source)  # once: it may be a generator

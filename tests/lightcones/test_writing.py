@@ -115,7 +115,7 @@ def test_wrong_calls(tmp_path):
             np.zeros((9, 2)),
             target_names=["a"],
             redshifts=np.zeros(7),
-            seeds=np.zeros(10),
+            seeds=np.full(10, 0.5),
             compression="zip",
             dtype="int8",
             target_bounds=[0, 1],

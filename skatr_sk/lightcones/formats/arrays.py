@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,6 @@ class _Packed:
     archive: zipfile.ZipFile
     info: zipfile.ZipInfo
     name: str
-    elsewhere: list[str] = field(default_factory=list)  # an archive has all that is in it
     shape: tuple[int, ...] = ()
     dtype: np.dtype | None = None  # None where it does not hold real numbers
     fortran: bool = False
@@ -71,6 +70,10 @@ class _Packed:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def unknown(self) -> bool:
+        return self.fault is not None
 
     def check(self, what: str, found: os.stat_result, row_shape: tuple[int, ...] = ()) -> np.dtype:
         if self.fault is not None:

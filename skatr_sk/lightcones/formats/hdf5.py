@@ -145,6 +145,11 @@ class Stored:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def unknown(self) -> bool:
+        """Whether it lies in another file, and was not asked for its shape."""
+        return bool(self.elsewhere)
+
     def check(self, what: str, found: os.stat_result, row_shape: tuple[int, ...] = ()) -> np.dtype:
         """Return the type of numbers that are all in this file, of state `found`, or a Fault.
 

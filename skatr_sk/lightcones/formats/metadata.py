@@ -12,7 +12,7 @@ import numpy as np
 
 from skatr_sk._checks import parameter_names
 from skatr_sk.lightcones.sources import Source
-from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
 
 __all__ = [
     "CELLS",
@@ -92,10 +92,11 @@ class FileMetadata:
         self.check_table(n, width)
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
-        if names is None:
+        numbered = [f"parameter_{k}" for k in range(width)]
+        if names is None or list(names) == numbered:
             self.bare, self.bare_units = values.astype(np.float64), units
-            names = [f"parameter_{k}" for k in range(width)]
-        names, units, faults = name_parameters(width, names, units)
+            names = numbered
+        names, units, faults = name_parameters(names, units, values)
         for what, expected, found in faults:
             raise Fault("parameters", f"{what}: expected {expected}, found {found}")
         self.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
@@ -104,24 +105,34 @@ class FileMetadata:
 
 
 def name_parameters(
-    width: int, names: Sequence[str] | None, units: Sequence[str] | None, y: Any = None
-) -> tuple[list[str], list[str], list[tuple[str, str, list[str]]]]:
+    names: Sequence[str] | None, units: Sequence[str] | None, y: Any
+) -> tuple[list[str], list[str], list[tuple[str, str, list[Any]]]]:
     """Names and units of parameters: those given, else what is usual; and what is wrong with them.
 
-    Without names those of the columns of `y`, or the paper's where there are six; without units
-    those of the paper's parameters, and none for others. What is wrong is said as "names" or
-    "units", what is expected, and what was found.
+    Without names those of the columns of `y`, (n,) or (n, n_parameters), or the paper's where there
+    are six of such values, in the order that these tell; without units those of the paper's
+    parameters, and none for others. What is wrong is said as "names" or "units", what is expected,
+    and what was found.
     """
+    width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
+    unclear = []
     if names is None:
         names = parameter_names(None, y, width)
         if width == len(PARAMETER_NAMES) and not hasattr(y, "columns"):
-            names = PARAMETER_NAMES
+            values = np.asarray(y, dtype=np.float64).reshape(-1, width)
+            try:
+                names = name_columns(values) or names
+            except ValueError as error:
+                unclear = [
+                    ("names", f"six, for the values do not tell ({error})", values[:1].tolist())
+                ]
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
     names, units = list(names), list(units)
     expected = f"{width} of them, one for each parameter"
     labels = (("names", names), ("units", units))
-    faults = [(what, expected, given) for what, given in labels if len(given) != width]
+    faults: list[tuple[str, str, list[Any]]] = unclear
+    faults += [(what, expected, given) for what, given in labels if len(given) != width]
     if len(set(names)) < len(names):
         faults.append(("names", "names of which no two are alike", names))
     return names, units, faults

@@ -17,10 +17,12 @@ from skatr_sk._checks import listed
 from skatr_sk.fields import misplaced_axis
 from skatr_sk.lightcones.digests import INDEX
 from skatr_sk.lightcones.formats.metadata import CELLS, Fault, FileMetadata, Undecided, take_seeds
+from skatr_sk.parameters import PARAMETER_NAMES
 
 __all__ = ["Table", "find_cells", "is_one_cone", "sight_comes_first", "take_what_lies_beside"]
 
 # The first of these names that is found counts.
+_TARGETS: tuple[str, ...]
 _TARGETS = ("parameters", "parameter", "target", "targets", "labels", "label", "params", "theta")
 _TARGETS += ("param", "thetas", "y", "lightcone_params", "lightcone_parameters")
 _NAMES = ("names", "parameter_names", "param_names", "target_names", "label_names")
@@ -33,13 +35,16 @@ class Table(Protocol):
     """An array in a file: what it says of itself, and its values once that is checked."""
 
     name: str
-    elsewhere: list[str]
     shape: tuple[int, ...]
     dtype: np.dtype | None  # None where it does not hold real numbers
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it cannot be asked what it is: :meth:`check` says why."""
 
     def check(self, what: str, found: os.stat_result, row_shape: tuple[int, ...] = ()) -> np.dtype:
         """Return the type of numbers that are all in this file, or raise a Fault."""
@@ -70,8 +75,8 @@ def find_cells(tables: Tables, name: str | None) -> Any:
             return tables.get(name.strip("/"), tables[asked[0]])
         raise Fault("missing", f"no dataset {name!r}; it has {has}")
     # What lies elsewhere was not asked what it is.
-    fields = {k: v for k, v in tables.items() if v.elsewhere or (v.ndim and v.dtype is not None)}
-    fields = {k: v for k, v in fields.items() if v.elsewhere or v.ndim > 1 or k in _SINGULAR}
+    fields = {k: v for k, v in tables.items() if v.unknown or (v.ndim and v.dtype is not None)}
+    fields = {k: v for k, v in fields.items() if v.unknown or v.ndim > 1 or k in _SINGULAR}
     if usual := [name for name in CELLS if name in fields]:
         return fields[usual[0]]
     others = {*_TARGETS, *_NAMES, *_REDSHIFTS, *_SEEDS, INDEX}
@@ -162,13 +167,13 @@ def take_what_lies_beside(
     elif labels is not None:
         _take_group(metadata, labels[0], tables, found, one)
     grid = _beside(tables, cells, _REDSHIFTS)
-    if grid is not None and grid[1] is not None and (grid[1].ndim or grid[1].elsewhere):
+    if grid is not None and grid[1] is not None and (grid[1].ndim or grid[1].unknown):
         redshifts = grid[1]
         redshifts.check("redshifts", found)
         if redshifts.shape not in ((n_z,), (n, n_z)):
-            for axis, length in enumerate(cells.shape[:-1]):
+            for other, length in enumerate(cells.shape[:-1]):
                 if len(metadata.source.field_shape) == 3 and redshifts.shape[-1] == length != n:
-                    raise sight_comes_first("the redshifts lie along", cells.shape, axis)
+                    raise sight_comes_first("the redshifts lie along", cells.shape, other)
             detail = f"redshifts of shape {redshifts.shape}; expected ({n_z},) or ({n}, {n_z})"
             raise Fault("shape", detail)
         # One grid for all cones, or one for each.
@@ -199,7 +204,8 @@ def _take_table(
 ) -> None:
     """Take the parameters, their names and units and their prior box."""
     table.check("parameters", found)
-    n, shape = metadata.source.n_rows, table.shape
+    shape: tuple[int, ...] = table.shape
+    n = metadata.source.n_rows
     # An axis is added where there is none, and nothing else: a table of another shape is a
     # mistake that must not be cut into rows.
     metadata.flat = len(shape) == 1 and not one
@@ -230,9 +236,7 @@ def _take_group(
     """Take the parameters in a group: one table, or a table or list for each by its name."""
     start = f"{path}/"
     inside = {k.removeprefix(start): t for k, t in tables.items() if k.startswith(start)}
-    numbers = {
-        k: table for k, table in inside.items() if table.dtype is not None or table.elsewhere
-    }
+    numbers = {k: table for k, table in inside.items() if table.dtype is not None or table.unknown}
     if len(numbers) == 1:
         (table,) = numbers.values()
         names = next((t for table in inside.values() if (t := table.texts())), None)
@@ -249,7 +253,10 @@ def _take_group(
         wide = values.shape[1] > 1
         columns |= {f"{name}_{k}" if wide else name: v for k, v in enumerate(values.T)}
     if columns:
-        metadata.take_parameters(np.stack(list(columns.values()), axis=1), list(columns), None)
+        # The order in a group says nothing: first the paper's, as there.
+        names = [name for name in PARAMETER_NAMES if name in columns]
+        names += [name for name in columns if name not in names]
+        metadata.take_parameters(np.stack([columns[n] for n in names], axis=1), names, None)
 
 
 def _rows_and_width(shape: tuple[int, ...], n: int, one: bool) -> tuple[int, int]:

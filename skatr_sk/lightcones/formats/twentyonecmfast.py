@@ -35,6 +35,7 @@ from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, re
 __all__ = ["is_simulation", "look_into_simulation", "refuse_cache"]
 
 # What the cache of 21cmFAST holds, and its coeval files: boxes at one redshift.
+_BOXES: tuple[str, ...]
 _BOXES = ("InitialConditions", "PerturbedField", "PerturbHaloField", "HaloField", "HaloCatalog")
 _BOXES += ("PerturbedHaloCatalog", "PerturbHaloCatalog", "HaloBox", "XraySourceBox", "TsBox")
 _BOXES += ("IonizedBox", "BrightnessTemp")
