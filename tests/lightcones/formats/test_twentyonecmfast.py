@@ -185,8 +185,9 @@ def test_a_simulation_that_is_stored_far_first(tmp_path, write):
     def turn(file):
         for name in ("lightcone_distances", "distances"):
             if name in file:
-                file[name][:] = file[name][::-1]
-        file["lightcones/brightness_temp"][:] = file["lightcones/brightness_temp"][..., ::-1]
+                file[name][:] = file[name][:][::-1]
+        cells = file["lightcones/brightness_temp"]
+        cells[:] = cells[:][..., ::-1]
 
     edit(tmp_path / "1.h5", turn)
     with pytest.warns(UserWarning, match=r"1 files \(.*1\.h5\) have falling redshifts"):
