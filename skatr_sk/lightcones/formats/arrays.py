@@ -137,7 +137,8 @@ def look_into_npy(path: str, found: os.stat_result, one: bool | None = None) -> 
     shape, fortran, dtype, start = header
     if one is None and len(shape) == 3:
         raise Undecided(shape)
-    check_cells(shape, dtype, one=bool(one))
+    one = bool(one) and (len(shape) != 4 or shape[0] > 1)  # or a stack of one
+    check_cells(shape, dtype, one=one)
     if header.size > found.st_size:
         expected = f"{header.size} bytes for {shape} of {dtype}"
         raise Fault("unreadable", f"expected {expected}, found {found.st_size}: it is cut short")

@@ -114,6 +114,8 @@ def is_one_cone(cells: Any, tables: Tables, asked: bool | None, *, ours: bool = 
     `asked` is what the user says, and `ours` that the file was written by this package.
     """
     shape = cells.shape
+    if len(shape) == 4 and shape[0] == 1:
+        return False  # a stack of one
     if asked is not None or ours or not 2 <= len(shape) <= 3:
         return bool(asked) or len(shape) == 1
     singular = _last(cells.name) in _SINGULAR

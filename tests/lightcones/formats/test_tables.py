@@ -182,3 +182,20 @@ def test_the_line_of_sight_is_last(tmp_path):
         with pytest.raises(ValueError, match="axes: ") as raised:
             open_lightcones(tmp_path / name)
         assert f"write numpy.moveaxis{mend} instead" in str(raised.value)
+
+
+def test_a_stack_of_one_is_one_cone(tmp_path):
+    for k in range(2):
+        np.save(tmp_path / f"{k}.npy", CONES[k : k + 1])
+        write_h5(tmp_path / f"{k}.h5", data=CONES[k + 2 : k + 3])
+    for asked in (True, None):
+        cones = open_lightcones(tmp_path, one_per_file=asked)
+        np.testing.assert_array_equal(np.asarray(cones.data), CONES[[2, 0, 3, 1]])
+
+
+def test_a_group_of_light_cones_without_the_inputs_of_a_simulation(tmp_path):
+    """Distances alone do not make it one of 21cmFAST: its labels lie elsewhere."""
+    for k in range(2):
+        given = {"lightcones/brightness_temp": CONES[k], "lightcone_distances": np.arange(20.0)}
+        write_h5(tmp_path / f"{k}.h5", **given, **{"lightcone_params/theta": GIVEN[k]})
+    np.testing.assert_array_equal(open_lightcones(tmp_path).target, GIVEN[:2])
