@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import UnitsWarning, listed, warn
+from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
 
 __all__ = [
     "BEYOND_PHYSICS",
@@ -247,17 +247,9 @@ def from_other_library(values: Any, name: str) -> Any:
         values = values.detach().cpu()
         # numpy has no bfloat16.
         return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
-    if kind == "astropy" and hasattr(values, "to_value"):
-        try:
-            return values.to_value("" if name != "X" else "mK")
-        except Exception as error:  # astropy's UnitConversionError, which is not imported here
-            wanted = "brightness temperatures" if name == "X" else "numbers without a unit"
-            mend = f"hand in {name}.to_value(unit)"
-            found = f"expected {wanted}, found the unit {values.unit}"
-            raise TypeError(f"{name}: {found}; {mend}.") from error
     if kind == "xarray" and hasattr(values, "dims"):
         return from_xarray(values)[0] if name == "X" else values.to_numpy()
-    return values
+    return in_unit(name, values, "mK" if name == "X" else "")
 
 
 def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None]:

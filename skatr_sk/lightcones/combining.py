@@ -57,14 +57,13 @@ def name_labels(
         file.offered = PARAMETER_NAMES if six else tuple(names)
     if moved:
         notes.append(
-            f"the labels of {len(moved)} files ({listed(moved, shown=1)}) have no names, and by "
-            "their values log10_L_X before E_0; the target has them in the order of the paper"
+            f"the labels in {listed(moved, shown=1)} have no names, and by their values log10_L_X "
+            "before E_0; the target has them in the order of the paper"
         )
     if strange:
-        some = f"{len(strange)} files ({listed(strange, shown=1)})"
         notes.append(
-            f"the six labels of {some} have no names, and by their values are not the paper's "
-            "parameters in its units; parameters=[...] names them"
+            f"the six labels in {listed(strange, shown=1)} have no names, and by their values are "
+            "not the paper's parameters in its units; parameters=[...] names them"
         )
     return report.leave_out(files, "parameters", details)
 
@@ -88,10 +87,10 @@ def choose_parameters(
         )
     writers = Counter(file.writer for file in files if file.writer)
     if len(writers) > 1:
-        found = " and ".join(f"{n} files of {writer}" for writer, n in sorted(writers.items()))
+        found = " and ".join(f"{writer} ({n})" for writer, n in sorted(writers.items()))
         notes.append(
-            f"{found} are mixed: their signals differ at the same parameters, and a model learns "
-            "which is which; open each by itself"
+            f"files of {found} are mixed: their signals differ at the same parameters, and a model "
+            "learns which is which; open each by itself"
         )
     chosen = [file for file in files if file.note]
     if chosen:

@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 
 from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
 from skatr_sk._files import check_regular
-from skatr_sk.fields import BEYOND_PHYSICS
+from skatr_sk.fields import BEYOND_PHYSICS, misplaced_axis
 from skatr_sk.lightcones.combining import choose_parameters, combine, name_labels
 from skatr_sk.lightcones.formats import Fault, FileMetadata, Undecided, look_into
 from skatr_sk.lightcones.formats.metadata import CELLS
@@ -305,6 +305,8 @@ def _look_into_all(
             continue
         found = f"{path} with cells of shape {shape}: one light cone, or {shape[0]} maps?"
         says = "one_per_file=True reads one from each file, one_per_file=False maps"
+        if (axis := misplaced_axis(shape)) is not None:
+            says += f"; of one, numpy.moveaxis(cells, {axis}, -1) puts the line of sight last"
         if not files:
             raise ValueError(f"one_per_file: expected True or False, found {found} {says}.")
         report.add(path, -1, Fault("axes", f"cells of shape {shape}; {says}"))
@@ -363,11 +365,11 @@ def _as_stored(
         if scale != 1 and units is None:
             kelvin.append(file.source.path)
     if turned:
-        some = f"{len(turned)} files ({listed(turned, shown=1)})"
-        notes.append(f"{some} have falling redshifts: their cones are read nearest first")
+        some = listed(turned, shown=1)
+        notes.append(f"the redshifts fall in {some}: these cones are read nearest first")
     if kelvin:
-        some = f"{len(kelvin)} files ({listed(kelvin, shown=1)})"
-        notes.append(f"{some} say that they are in kelvin: they are read in mK")
+        some = listed(kelvin, shown=1)
+        notes.append(f"the cells are in kelvin in {some}, which says so: they are read in mK")
     each = zip(*kinds, strict=True)
     kept = report.leave_out(files, "grid", kinds[0])
     left = [unit for turn, unit in each if turn is None]

@@ -62,9 +62,7 @@ def test_six_labels_in_either_order(tmp_path):
     given = np.array(thetas(4))
     for k in range(4):
         write_labels(tmp_path / f"{k}.npz", given[k, SWAPPED] if k % 2 else given[k], seed=k)
-    with pytest.warns(
-        UserWarning, match=r"labels of 2 files .*1\.npz and 1 more.*log10_L_X before E_0"
-    ):
+    with pytest.warns(UserWarning, match=r"labels in .*1\.npz and 1 more .*log10_L_X before E_0"):
         cones = open_lightcones(tmp_path)
     assert cones.target_names == list(PARAMETER_NAMES)
     assert cones.target_units == list(PARAMETER_UNITS.values())
@@ -128,7 +126,7 @@ def test_versions_that_are_mixed(tmp_path):
     with pytest.warns(UserWarning) as warned:
         cones = open_lightcones(tmp_path)
     text = str(warned[0].message)
-    assert "2 files of 21cmFAST 3 and 2 files of 21cmFAST 4 are mixed: their signals differ" in text
+    assert "files of 21cmFAST 3 (2) and 21cmFAST 4 (2) are mixed: their signals differ" in text
     assert "the target has no m_WDM, for 2 of 4 files do not say or use it" in text
     assert "2.h5" in text and "m_WDM" not in cones.target_names
 

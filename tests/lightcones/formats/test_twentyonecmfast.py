@@ -190,7 +190,7 @@ def test_a_simulation_that_is_stored_far_first(tmp_path, write):
         cells[:] = cells[:][..., ::-1]
 
     edit(tmp_path / "1.h5", turn)
-    with pytest.warns(UserWarning, match=r"1 files \(.*1\.h5\) have falling redshifts"):
+    with pytest.warns(UserWarning, match=r"the redshifts fall in .*1\.h5: these"):
         found = open_lightcones(tmp_path, validate="full")
     np.testing.assert_array_equal(np.asarray(found.data), fields)
     np.testing.assert_array_equal(found.redshifts, redshifts)
