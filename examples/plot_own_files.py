@@ -109,7 +109,7 @@ with tempfile.TemporaryDirectory() as home:
 # The same table
 # --------------
 # Whatever the order of the labels, the unit and the direction of the line of sight in the files.
-print("layout           ", *(f"{name:>11}" for name in NAMES), " cells as they were")
+print("layout           ", *(f"{name:>11}" for name in NAMES), " cells right")
 for name, opened in found.items():
     same = np.allclose(opened["data"], cones.data[:N].astype(np.float32), atol=1e-3)
     assert same and np.allclose(opened["target"], y) and opened["target_names"] == NAMES

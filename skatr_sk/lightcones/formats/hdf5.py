@@ -136,7 +136,8 @@ class Stored:
         if dataset.get_space().get_simple_extent_type() == h5s.NULL:
             return cls(dataset, name, kind="nothing")
         kind = dataset.get_type().get_class()
-        dtype = dataset.dtype if kind in _NUMBERS else None
+        # By its name: h5py may give a type of the same values that goes by another.
+        dtype = np.dtype(dataset.dtype.str) if kind in _NUMBERS else None
         text = _KINDS.get(kind, "an unknown kind") if dtype is None else str(dtype)
         return cls(dataset, name, [], dataset.shape, dtype, text)
 
