@@ -120,7 +120,7 @@ for name, opened in found.items():
 # -------------------
 # A cut through the eighth light cone from each folder: blue is absorption, red emission.
 figure, axes = plt.subplots(len(found), 1, figsize=(8, 8), layout="constrained", sharex=True)
-norm = TwoSlopeNorm(0, -120, 30)
+norm = TwoSlopeNorm(0, -220, 30)
 for axis, (name, opened) in zip(axes, found.items(), strict=True):
     image = axis.imshow(opened["data"][7][7], aspect="auto", cmap="RdBu_r", norm=norm)
     axis.set(title=name.replace("_", " "), ylabel="y [cells]")

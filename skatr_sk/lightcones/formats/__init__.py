@@ -35,7 +35,7 @@ def look_into(
                 raise Fault("missing", f"no dataset {dataset!r}: an .npy file has one array alone")
             return look_into_npy(path, found, one)
         with hdf5.opened(path) as file:
-            if is_simulation(file, dataset):
+            if is_simulation(file):
                 return look_into_simulation(path, found, file, dataset)
             if dataset is None:
                 refuse_cache(file)

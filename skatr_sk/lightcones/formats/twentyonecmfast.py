@@ -52,13 +52,10 @@ def refuse_cache(file: h5py.File) -> None:
         raise Fault("no light cone", f"{what}; light cones are what LightCone.save writes")
 
 
-def is_simulation(file: h5py.File, field: str | None) -> bool:
+def is_simulation(file: h5py.File) -> bool:
     """Tell whether a file is one light cone of 21cmFAST, by its inputs."""
     if not isinstance(find(file.id, "lightcones"), h5g.GroupID):
         return False
-    box = find(file.id, f"lightcones/{(field or BRIGHTNESS).removeprefix('lightcones/')}")
-    if isinstance(box, Stored) and box.ndim > 3:
-        return False  # a stack, in a group of this name
     return any(find(file.id, name) is not None for name in ("InputParameters", *_GROUPS_3))
 
 
