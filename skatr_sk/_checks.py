@@ -46,6 +46,7 @@ __all__ = [
     "UnitsWarning",
     "changed_parameters",
     "check_options",
+    "in_unit",
     "listed",
     "nearest_divisors",
     "parameter_names",
@@ -418,6 +419,20 @@ def shared_docs(**texts: str) -> Callable[[_Class], _Class]:
 
 
 # Values -------------------------------------------------------------------------------------------
+
+
+def in_unit(name: str, value: Any, unit: str) -> Any:
+    """Number or array of a quantity of astropy, in a unit, "" for none; other values as they are.
+
+    A quantity of another kind is a TypeError, which calls it by its `name`.
+    """
+    if type(value).__module__.partition(".")[0] != "astropy" or not hasattr(value, "to_value"):
+        return value
+    if not value.unit.is_equivalent(unit):
+        expected = f"a quantity in {unit}" if unit else "numbers without a unit"
+        mend = f"hand in {name}.to_value(...)"
+        raise TypeError(f"{name}: expected {expected}, found the unit {value.unit}; {mend}.")
+    return value.to_value(unit)
 
 
 def changed_parameters(estimator: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import UnitsWarning, listed, warn
+from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
 
 __all__ = [
     "BEYOND_PHYSICS",
@@ -32,7 +32,10 @@ __all__ = [
     "check_numbers",
     "digest",
     "digest_rows",
+    "from_other_library",
+    "from_xarray",
     "is_finite",
+    "misplaced_axis",
     "split_rows",
     "warn_implausible",
 ]
@@ -46,6 +49,9 @@ Recall = Callable[[Sequence[bytes], Callable[[np.ndarray], list[bytes]]], list[b
 # and in the densest cells at some -1000; only a fill value, or what is no 21 cm signal, is beyond.
 BEYOND_PHYSICS = 5000.0
 
+# Names of the line of sight, and of the redshifts along it, in labelled arrays.
+_ALONG_SIGHT = ("z", "redshift", "redshifts", "los", "line_of_sight", "distance", "frequency")
+_REDSHIFTS = ("redshift", "redshifts", "lightcone_redshifts", "z")
 _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -202,9 +208,11 @@ def as_fields(X: Any) -> Fields:
 def check_numbers(values: Any, name: str) -> Any:
     """Return an array-like with a shape; raise where it cannot hold real numbers.
 
-    What has a shape (an array, a DataFrame, a memory map) comes back as it is. Messages call it
-    `name`.
+    What has a shape (an array, a DataFrame, a memory map) comes back as it is; arrays of other
+    libraries become numpy's, in mK and nearest first where they know their unit and their redshifts
+    (see :func:`from_other_library`). Messages call it `name`.
     """
+    values = from_other_library(values, name)
     if not hasattr(values, "shape"):
         try:
             values = np.asarray(values)
@@ -221,6 +229,47 @@ def check_numbers(values: Any, name: str) -> Any:
         mend = f"convert it first, for instance with numpy.asarray({name}, dtype=float)"
         raise TypeError(f"{wrong}; {mend}.")
     return values
+
+
+def from_other_library(values: Any, name: str) -> Any:
+    """Turn tensors, masked arrays, quantities of astropy and DataArrays into arrays of numpy.
+
+    Masked cells become NaN, brightness temperatures mK, and the line of sight of a DataArray the
+    last axis, nearest first. Anything else comes back as it is.
+    """
+    kind = type(values).__module__.partition(".")[0]
+    if isinstance(values, np.ma.MaskedArray):
+        if not np.ma.is_masked(values):
+            return values.data
+        floats = values.dtype if values.dtype.kind == "f" else np.float32
+        return np.where(np.ma.getmaskarray(values), np.nan, values.data).astype(floats)
+    if kind == "torch" and hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy has no bfloat16.
+        return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+    if kind == "xarray" and hasattr(values, "dims"):
+        return from_xarray(values)[0] if name == "X" else values.to_numpy()
+    return in_unit(name, values, "mK" if name == "X" else "")
+
+
+def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values of a DataArray (n, *field_shape) in mK, nearest first, and its redshifts, if any.
+
+    The axis whose name says so is the line of sight. The redshifts are a coordinate of it.
+    """
+    along = [dim for dim in array.dims if str(dim) in _ALONG_SIGHT]
+    if len(along) == 1:
+        array = array.transpose(*(dim for dim in array.dims if dim != along[0]), along[0])
+    values = array.to_numpy()
+    if str(array.attrs.get("units", "")).lower() in ("k", "kelvin"):
+        values = values * 1000
+    named = [key for key in _REDSHIFTS if key in array.coords]
+    if not named or array.coords[named[0]].dims[-1:] != array.dims[-1:]:
+        return values, None
+    redshifts = array.coords[named[0]].to_numpy()
+    if redshifts.shape[-1] > 1 and (np.diff(redshifts, axis=-1) < 0).all():
+        values, redshifts = values[..., ::-1], redshifts[..., ::-1]
+    return values, redshifts
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
@@ -266,8 +315,37 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     if not reset:
         warn_implausible(known, only_a_look=True)
     else:
+        _check_axes(shape)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
     return known
+
+
+def misplaced_axis(field_shape: Sequence[int]) -> int | None:
+    """Axis of the line of sight where it surely is not the last: longer than a square sky.
+
+    >>> misplaced_axis((470, 28, 28)), misplaced_axis((28, 28, 470))
+    (0, None)
+    """
+    if len(field_shape) == 3:
+        x, y, z = field_shape
+        if x > y == z or y > x == z:
+            return 0 if x > y else 1
+    return None
+
+
+def _check_axes(shape: tuple[int, ...]) -> None:
+    """Refuse fields whose line of sight is not last, and a single light cone taken for maps."""
+    axis = misplaced_axis(shape[1:])
+    if axis is not None:
+        raise ValueError(
+            f"X: expected shape (n, n_x, n_y, n_z), the line of sight last, found {shape}, whose "
+            f"axis {axis + 1} is longer than a square sky; use numpy.moveaxis(X, {axis + 1}, -1)."
+        )
+    if len(shape) == 3 and shape[0] == shape[1] < shape[2]:
+        raise ValueError(
+            f"X: expected shape (n, n_x, n_y, n_z) or maps (n, n_x, n_y), found {shape}, the shape "
+            "of one light cone; pass a single field as X[None]."
+        )
 
 
 def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
@@ -281,10 +359,16 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
         mend = "the shape of one field; pass a single field as X[None]"
         raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
+        mend = "resample the fields to that grid, or fit again on the new one"
+        if tuple(n for n in shape[1:] if n != 1) == tuple(fitted):
+            mend = "an axis of a single channel goes away with numpy.squeeze"
+        for axis in range(1, len(shape) - 1):
+            if (*shape[1:axis], *shape[axis + 1 :], shape[axis]) == tuple(fitted):
+                mend = f"the line of sight is last after numpy.moveaxis(X, {axis}, -1)"
         raise ValueError(
             f"X: expected fields of shape {tuple(fitted)}, on which this "
             f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"{expected}: resample the fields to that grid, or fit again on the new one."
+            f"{expected}: {mend}."
         )
 
 

@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["PARAMETERS", "PARAMETER_NAMES", "PARAMETER_UNITS", "PRIOR_BOUNDS", "Parameter"]
+__all__ = [
+    "PARAMETERS",
+    "PARAMETER_NAMES",
+    "PARAMETER_UNITS",
+    "PRIOR_BOUNDS",
+    "Parameter",
+    "name_columns",
+]
 
 
 class Parameter(NamedTuple):
@@ -51,3 +58,42 @@ PARAMETER_UNITS = {parameter.name: parameter.unit for parameter in PARAMETERS}
 # Lowest and highest value of each parameter, of shape (6, 2): the box of the bundled light cones.
 PRIOR_BOUNDS = np.array([[parameter.low, parameter.high] for parameter in PARAMETERS])
 PRIOR_BOUNDS.setflags(write=False)
+
+# No log10 of an X-ray luminosity, in erg/s/(Msun/yr), is beyond these, and no E_0, in eV, within.
+_LOG_L_X = (30.0, 45.0)
+# Where the density of matter and the log10 of the virial temperature lie, in any simulation.
+_OMEGA_M, _LOG_T_VIR = (0.05, 0.95), (2.0, 7.0)
+
+
+def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
+    """Names of six columns (n, 6) without names, by their values; None where they are others.
+
+    Public data sets have the paper's parameters in two orders: ``E_0`` before ``log10_L_X``, as the
+    paper, and after it. A ValueError says where the values do not tell.
+
+    >>> name_columns(np.array([[3.0, 0.3, 40.5, 500.0, 4.7, 30.0]]))[2:4]
+    ('log10_L_X', 'E_0')
+    """
+
+    def within(column: int, bounds: tuple[float, float]) -> bool:
+        found = values[:, column]
+        found = found[np.isfinite(found)]
+        return bool(len(found)) and bool(((bounds[0] <= found) & (found <= bounds[1])).all())
+
+    order = list(PARAMETER_NAMES)
+    e_0, l_x = order.index("E_0"), order.index("log10_L_X")
+    above = (np.nextafter(_LOG_L_X[1], np.inf), np.inf)
+    if within(l_x, _LOG_L_X) and within(e_0, above):
+        return tuple(order)
+    if within(e_0, _LOG_L_X) and within(l_x, above):
+        order[e_0], order[l_x] = order[l_x], order[e_0]
+        return tuple(order)
+    omega_m, t_vir = order.index("Omega_m"), order.index("log10_T_vir")
+    if within(omega_m, _OMEGA_M) and within(t_vir, _LOG_T_VIR):
+        first = values[0, [e_0, l_x]].tolist()
+        raise ValueError(
+            f"six labels without names, of which the third and fourth begin with {first}: expected "
+            "log10 L_X, from 30 to 45, in one of them and E_0 in eV, above 45, in the other; name "
+            "the columns with parameters=[...]"
+        )
+    return None

@@ -242,12 +242,22 @@ def test_fields_of_different_shapes_in_an_object_array():
 
 
 @pytest.mark.parametrize(
-    "shape", [(6, 8, 4), (6, 4, 4), (4, 6, 8), (6, 4), (6,), (6, 4, 8, 1)], ids=str
+    ("shape", "mend"),
+    [
+        ((6, 4, 4), "resample"),
+        ((4, 6, 8), "resample"),
+        ((6, 4), "resample"),
+        ((6,), "resample"),
+        ((6, 8, 4), "numpy.moveaxis(X, 2, -1)"),
+        ((8, 6, 4), "numpy.moveaxis(X, 1, -1)"),
+        ((6, 4, 8, 1), "numpy.squeeze"),
+    ],
+    ids=str,
 )
-def test_another_field_shape_than_the_fitted_one(shape, fitted_transformer):
+def test_another_field_shape_than_the_fitted_one(shape, mend, fitted_transformer):
     # Most of these have the right n_features_in_, which is all that scikit-learn compares.
     X = cones(5, shape)
-    said = (str(shape), "(6, 4, 8)", "(n, 6, 4, 8)", "resample")
+    said = (str(shape), "(6, 4, 8)", "(n, 6, 4, 8)", mend)
     refused(
         lambda: fitted_transformer.transform(X), ValueError, *said, estimators=[fitted_transformer]
     )

@@ -461,3 +461,61 @@ def test_fill_values_are_noticed(value):
     X[4, 1, 2, 3] = value
     with pytest.warns(UnitsWarning, match=r"1 cells beyond 5000 mK, up to 1e.*rows: 4\).*Repair"):
         warn_implausible(ArrayFields(X))
+
+
+# Arrays of other libraries, and axes in another order ---------------------------------------------
+
+
+def test_a_masked_array_has_nan_where_it_is_masked():
+    X = np.ma.masked_greater(np.arange(48.0).reshape(2, 4, 6), 46)
+    X.data[1, 3, 5] = 1e4
+    with pytest.raises(
+        ValueError, match=r"finite cells, found NaN .* in 1 of 2 rows, .* 1 \(1 NaN"
+    ):
+        check_fields(Known(), X, reset=False)
+    whole = check_numbers(np.ma.array([[1, 2]]), "X")
+    assert type(whole) is np.ndarray and whole.dtype.kind == "i"
+    counted = check_numbers(np.ma.array([1, 2], mask=[True, False]), "y")
+    assert counted.dtype == np.float32 and np.isnan(counted[0]) and counted[1] == 2
+
+
+def test_tensors():
+    torch = pytest.importorskip("torch")
+    X = torch.arange(24.0).reshape(2, 3, 4)
+    for tensor in (X, X.clone().requires_grad_(), X.bfloat16()):
+        np.testing.assert_array_equal(check_numbers(tensor, "X"), np.arange(24).reshape(2, 3, 4))
+
+
+def test_quantities_of_astropy():
+    units = pytest.importorskip("astropy.units")
+    X = np.arange(24.0).reshape(2, 3, 4)
+    np.testing.assert_allclose(check_numbers(X * units.K, "X"), 1000 * X)
+    np.testing.assert_allclose(check_numbers(X * units.mK, "X"), X)
+    np.testing.assert_allclose(check_numbers(X[0] * units.one, "y"), X[0])
+    with pytest.raises(TypeError, match=r"X: expected a quantity in mK, found the unit m; hand"):
+        check_numbers(X * units.m, "X")
+    with pytest.raises(
+        TypeError, match=r"y: expected numbers without a unit, found the unit eV; h"
+    ):
+        check_numbers(X[0] * units.eV, "y")
+
+
+def test_the_line_of_sight_is_the_last_axis():
+    X = np.random.default_rng(0).normal(-30, 20, (3, 6, 6, 20))
+    known = Known()
+    for axis in (1, 2):
+        turned = np.moveaxis(X, -1, axis)
+        with pytest.raises(ValueError, match=rf"use numpy\.moveaxis\(X, {axis}, -1\)\."):
+            check_fields(known, turned, reset=True)
+    with pytest.raises(ValueError, match=r"\(6, 6, 20\), .* one light cone; pass .* as X\[None\]"):
+        check_fields(known, X[0], reset=True)
+    # Coarse along the line of sight, maps, and a part of them.
+    for right in (X, X[..., :4], X[:, 0], X[:, :, :, 0], np.repeat(X[..., 0], 2, axis=0)):
+        check_fields(Known(), right, reset=True)
+    check_fields(known, X, reset=True)
+    with pytest.raises(
+        ValueError, match=r"line of sight is last after numpy\.moveaxis\(X, 1, -1\)"
+    ):
+        check_fields(known, np.moveaxis(X, -1, 1), reset=False)
+    with pytest.raises(ValueError, match=r"a single channel goes away with numpy\.squeeze"):
+        check_fields(known, X[:, None], reset=False)

@@ -38,7 +38,7 @@ from skatr_sk.fields import (
     split_rows,
 )
 from skatr_sk.heads.pooling import POOLINGS
-from skatr_sk.heads.prior_transform import Floats
+from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
@@ -275,7 +275,7 @@ class SummaryHead(TrainedEstimator):
         if isinstance(given, str):  # "data"
             return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
         bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
-        outside = (targets < bounds[:, 0]) | (targets > bounds[:, 1])
+        outside = ~is_inside(targets, *bounds.T)
         if outside.any():
             rows, columns = (np.flatnonzero(outside.any(axis=axis)) for axis in (1, 0))
             raise ValueError(

@@ -147,6 +147,7 @@ def predict_end_to_end(regressor: Any, fields: Fields) -> Tensor:
         pooling="tokens",  # the network pools for itself
         device=device,
         autocast=autocast(device, regressor.precision),
+        look=True,
     )
     return torch.from_numpy(outputs).double()
 

@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from skatr_sk._checks import Bounds, Fault, spell
 
-__all__ = ["Floats", "PriorBounds", "PriorTransform", "check_spread"]
+__all__ = ["Floats", "PriorBounds", "PriorTransform", "check_spread", "is_inside"]
 
 # A parameter that is nearer to an edge of its box than this share of the width counts as this far
 # from it: the edge itself would be at infinity. A uniform prior has 2e-9 of its mass there.
@@ -26,6 +26,7 @@ _EDGE = 1e-9
 _STEPS = 4096
 # Training parameters at an edge are spread over this many times that distance.
 _HEAP = 100
+_ROUNDED = 1e-5  # share of the box that is rounding, at most
 _NARROWEST, _SMALLEST = 1e-6, 1e-100  # share of the box, and range, that parameters must cover
 Floats = NDArray[np.float64]
 _LOG_NORMAL = 0.5 * np.log(2 * np.pi)
@@ -108,7 +109,7 @@ class PriorTransform:
         log_jacobian = np.broadcast_to(-np.log(self.scale), free.shape).copy()
         box, edge = self.bounded, self.edge
         low, high = self.bounds[box].T
-        inside = (free[..., box] >= low) & (free[..., box] <= high)
+        inside = is_inside(free[..., box], low, high)
         share = (free[..., box] - low) / (high - low)
         normal = free[..., box] = ndtri(np.clip(share, edge, 1 - edge))
         of_normal = _LOG_NORMAL + 0.5 * normal**2 - np.log(high - low)
@@ -128,6 +129,20 @@ class PriorTransform:
         """Tell which points (..., n_parameters) :meth:`from_free` moves away from an edge."""
         normal = np.abs(free * self.scale + self.mean)[..., self.bounded]
         return (log_ndtr(-normal) < np.log(self.edge)).any(axis=-1)
+
+
+def is_inside(y: Floats, low: Floats, high: Floats) -> NDArray[np.bool_]:
+    """Tell which parameters lie in their box; what float32 rounds to an end of it lies at the end.
+
+    >>> is_inside(np.float64(np.float32(0.4)), np.array(0.2), np.array(0.4))
+    np.True_
+    """
+    finite = np.isfinite(low) & np.isfinite(high)
+    ends = (np.where(finite, np.abs(end), 0).astype(np.float32) for end in (low, high))
+    # Where float32 is coarser than the box, it tells nothing.
+    most = _ROUNDED * np.where(finite, high, 0) - _ROUNDED * np.where(finite, low, 0)
+    below, above = (np.minimum(np.spacing(end), most) for end in ends)
+    return (y >= low - below) & (y <= high + above)
 
 
 def check_spread(y: Floats, names: Sequence[str], bounds: Floats) -> None:

@@ -12,20 +12,89 @@ from skatr_sk._checks import listed
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.formats import FileMetadata
 from skatr_sk.lightcones.quality import Report, most_common
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
 
-__all__ = ["choose_parameters", "combine"]
+__all__ = ["choose_parameters", "combine", "name_labels"]
+
+
+def name_labels(
+    files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report, notes: list[str]
+) -> list[FileMetadata]:
+    """Name labels that have no names: six by their values, others by what is `asked` or numbers.
+
+    Files whose six labels are the paper's parameters in an order that cannot be told are left out.
+    """
+    details: list[str | None] = []
+    moved, strange = list[str](), list[str]()
+    for file in files:
+        details.append(None)
+        if file.bare is None:
+            continue
+        width = file.bare.shape[1]
+        names: Sequence[str] | None = None
+        told = None
+        try:
+            names = name_columns(file.bare) if width == len(PARAMETER_NAMES) else None
+        except ValueError as error:
+            told = str(error)
+        numbered = [f"parameter_{k}" for k in range(width)]
+        fits = asked is not None and len(asked) == width and set(asked) != set(numbered)
+        if asked is not None and fits and set(asked) != set(names or ()):
+            names = list(asked)
+        elif told is not None:
+            details[-1] = told
+            continue
+        elif names is None and width == len(PARAMETER_NAMES):
+            strange.append(file.source.path)
+        elif names is not None and tuple(names) != PARAMETER_NAMES:
+            moved.append(file.source.path)
+        names = list(names or numbered)
+        units = file.bare_units or [PARAMETER_UNITS.get(name, "") for name in names]
+        file.parameters = dict(zip(names, file.bare.T, strict=True))
+        file.units = dict(zip(names, units, strict=True))
+        # In the order of the paper, whatever that of the file.
+        six = set(names) == set(PARAMETER_NAMES) and asked is None
+        file.offered = PARAMETER_NAMES if six else tuple(names)
+    if moved:
+        notes.append(
+            f"the labels in {listed(moved, shown=1)} have no names, and by their values log10_L_X "
+            "before E_0; the target has them in the order of the paper"
+        )
+    if strange:
+        notes.append(
+            f"the six labels in {listed(strange, shown=1)} have no names, and by their values are "
+            "not the paper's parameters in its units; parameters=[...] names them"
+        )
+    return report.leave_out(files, "parameters", details)
 
 
 def choose_parameters(
-    files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report
+    files: Sequence[FileMetadata], asked: Sequence[str] | None, report: Report, notes: list[str]
 ) -> tuple[list[str], list[FileMetadata]]:
     """Choose the target's columns: those that are `asked` for, or those that most files offer.
 
-    Files that lack one of them, or have one in another unit than most, are left out.
+    Files that lack one of them, or have one in another unit than most, are left out. `notes` takes
+    what half of the files or fewer offer, and is lost.
     """
     offered = Counter(name for file in files for name in file.offered)
     most = [name for name, n in offered.items() if 2 * n > len(files)]
     names = most if asked is None else list(asked)
+    for name in [name for name in offered if asked is None and name not in most]:
+        path = next(file.source.path for file in files if name not in file.offered)
+        notes.append(
+            f"the target has no {name}, for {len(files) - offered[name]} of {len(files)} files do "
+            f"not say or use it ({path}); open those with it by themselves"
+        )
+    writers = Counter(file.writer for file in files if file.writer)
+    if len(writers) > 1:
+        found = " and ".join(f"{writer} ({n})" for writer, n in sorted(writers.items()))
+        notes.append(
+            f"files of {found} are mixed: their signals differ at the same parameters, and a model "
+            "learns which is which; open each by itself"
+        )
+    chosen = [file for file in files if file.note]
+    if chosen:
+        notes.append(f"{chosen[0].note} ({listed([f.source.path for f in chosen], shown=1)})")
     details = []
     for file in files:
         there = file.offered if asked is None else file.parameters

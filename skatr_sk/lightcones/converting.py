@@ -33,7 +33,7 @@ from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
 from skatr_sk.lightcones.sources import BRIGHTNESS, close_files, explain
-from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones
+from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones, say_if_replaced
 
 try:
     import fcntl
@@ -125,10 +125,12 @@ def convert_lightcones(
         for start, part in zip(range(0, len(X), step), parts, strict=True):
             if part not in there:
                 some = X[start : start + step]
+                part.unlink(missing_ok=True)
                 save_lightcones(part, some, dtype=stack.dtype, compression=compression)
                 _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
             if options.get("validate", "fast"):
                 _check_new(part, start, seen, X)
+        say_if_replaced(path)
         size = max(stack.n_bytes, sum(part.stat().st_size for part in parts))
         write_whole(path, lambda temporary: stack.write(temporary, _join(parts, step, chunk)), size)
         close_files()
@@ -136,7 +138,7 @@ def convert_lightcones(
 
 def _without(source: Paths, path: Path) -> Paths:
     """Leave what is to be written out of a folder that it lies in."""
-    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+    if not isinstance(source, str | os.PathLike) or Path(source).expanduser().is_file():
         return source
     found = find_files(source)
     kept = [one for one in found if not (path.exists() and os.path.samefile(one, path))]

@@ -12,11 +12,21 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-__all__ = ["Header", "fill", "find_members", "member", "open_archive", "read_array", "read_header"]
+__all__ = [
+    "Header",
+    "data_start",
+    "fill",
+    "find_members",
+    "member",
+    "open_archive",
+    "read_array",
+    "read_header",
+]
 
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER = 10_000  # bytes, numpy's own limit for what is not trusted
 _MOST_DIRECTORY = 2**20  # bytes of an archive's list of its arrays
+_LOCAL, _LOCAL_BYTES = b"PK\x03\x04", 30  # before the name of a member and its bytes
 _END, _END_BYTES, _MOST_COMMENT = b"PK\x05\x06", 22, 2**16
 _AT_ONCE = 2**22  # bytes read at a time
 _BEGINNINGS = {b"\x89HDF": "HDF5", b"PK\x03\x04": "a zip archive", b"\x93NUM": "one .npy array"}
@@ -85,8 +95,21 @@ def find_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {
         info.filename.removesuffix(".npy"): info
         for info in archive.infolist()
-        if info.filename.endswith(".npy")
+        if info.filename.endswith(".npy") and ".." not in info.filename.split("/")
     }
+
+
+def data_start(path: str, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin that is not packed; a ValueError where they cannot be."""
+    with open(path, "rb") as stream:
+        stream.seek(info.header_offset)
+        local = stream.read(_LOCAL_BYTES)
+        lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+        start = info.header_offset + _LOCAL_BYTES + lengths
+        size = stream.seek(0, os.SEEK_END)
+    if local[:4] != _LOCAL or info.compress_size != info.file_size or start + info.file_size > size:
+        raise ValueError(f"expected {info.file_size} bytes of {info.filename}, found fewer")
+    return start
 
 
 @contextmanager

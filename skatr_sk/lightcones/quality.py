@@ -57,12 +57,17 @@ class Report(list[tuple[str, int, str, str]]):
 
 
 def most_common(values: Sequence[Any], files: Sequence[FileMetadata], besides: Any = None) -> Any:
-    """Return what most rows have, or None, where each file has a value; leave out `besides`."""
-    counts: Counter = Counter()
+    """Return what most files have, and of as many that of most rows; leave out `besides`.
+
+    A coeval box or a foreign file of many rows does not outvote a folder of light cones. None where
+    no file has a value.
+    """
+    counts: dict[Any, tuple[int, int]] = {}
     for value, file in zip(values, files, strict=True):
-        counts[value] += file.source.n_rows
+        n_files, n_rows = counts.get(value, (0, 0))
+        counts[value] = n_files + 1, n_rows + file.source.n_rows
     counts.pop(besides, None)
-    return counts.most_common(1)[0][0] if counts else None
+    return max(counts, key=lambda value: counts[value]) if counts else None
 
 
 def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMetadata]:

@@ -7,10 +7,11 @@ import math
 import os
 import threading
 import weakref
+import zipfile
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import h5py
@@ -175,11 +176,21 @@ class Source:
     index: str | None = None  # dataset of the rows' digests (see skatr_sk.lightcones.digests)
     sealed: bool = False  # the file is as it was when the index was written, which is believed
     repair: float | None = None  # single cells beyond it are repaired
+    flip: bool = False  # the farthest slice is stored first
+    scale: float = 1.0  # from the stored unit to mK
 
     def read(self, row: int, out: np.ndarray) -> None:
-        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on, as they are."""
+        """Fill `out`, of shape (k, *field_shape), with the rows from `row` on.
+
+        They are as they are stored, but nearest first and in mK.
+        """
         with self.opened(row) as handle:
             self._load(handle, row, out)
+        if self.flip:
+            for field in out:
+                field[...] = field[..., ::-1].copy()
+        if self.scale != 1:
+            out *= self.scale
 
     @contextmanager
     def opened(self, row: int = 0) -> Iterator[Any]:
@@ -222,7 +233,15 @@ class Source:
         """Return these rows with their nearest `n_z` slices, and no index: it is of whole rows."""
         if n_z == self.field_shape[-1]:
             return self
-        return replace(self, field_shape=(*self.field_shape[:-1], n_z), index=None, sealed=False)
+        first = self.first + (self.field_shape[-1] - n_z if self.flip else 0)
+        shape = (*self.field_shape[:-1], n_z)
+        return replace(self, field_shape=shape, first=first, index=None, sealed=False)
+
+    def seen_as(self, *, flip: bool = False, scale: float = 1.0) -> Self:
+        """Return these rows with the line of sight reversed or in another unit, and no index."""
+        if not flip and scale == 1:
+            return self
+        return replace(self, flip=flip, scale=scale, index=None, sealed=False)
 
     def repaired(self, limit: float) -> Self:
         """Return these rows with single cells repaired, and no index: it is of rows as they are."""
@@ -289,22 +308,54 @@ class _OpenDataset:
 
 @dataclass(frozen=True)
 class NpzSource(Source):
-    """One cone in an .npz file."""
+    """One cone in an .npz file, or rows that are packed: read in their order, they cost a pass."""
 
     key: str = "image"  # name of the array
+    single: bool = True  # the array is one cone, without an axis of rows
+    n_z: int = 0  # stored slices
 
-    def _open(self) -> Any:
-        return open_archive(self.path)
+    def _open(self) -> _OpenMember:
+        archive = open_archive(self.path)
+        return _OpenMember(archive, find_members(archive)[self.key])
 
-    def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
-        with member(handle, find_members(handle)[self.key]) as (stream, header):
-            values = read_array(stream, header)
-        out[0] = values[..., self.first : self.first + self.field_shape[-1]]
+    def _load(self, handle: _OpenMember, row: int, out: np.ndarray) -> None:
+        part = slice(self.first, self.first + self.field_shape[-1])
+        if self.single:
+            with member(handle.archive, handle.info) as (stream, header):
+                out[0] = read_array(stream, header)[..., part]
+            return
+        stored = np.empty((*self.field_shape[:-1], self.n_z), self.dtype)
+        for number, values in enumerate(out, row):
+            fill(handle.at(number * stored.nbytes), stored)
+            values[...] = stored[..., part]
+
+
+@dataclass
+class _OpenMember:
+    """An array of an archive, unpacked as far as it was read."""
+
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
+    stream: Any = None
+    start: int = 0  # of the values
+    reading: ExitStack = field(default_factory=ExitStack)
+
+    def at(self, offset: int) -> Any:
+        """Return the stream at a byte of the values; to go back is to unpack anew."""
+        if self.stream is None:
+            self.stream, header = self.reading.enter_context(member(self.archive, self.info))
+            self.start = header.n_bytes
+        self.stream.seek(self.start + offset)
+        return self.stream
+
+    def close(self) -> None:
+        self.reading.close()
+        self.archive.close()
 
 
 @dataclass(frozen=True)
 class NpySource(Source):
-    """Rows of an .npy file.
+    """Rows of an .npy file, or of an array that lies in an .npz as it is.
 
     It is read, not memory-mapped: pages of a map count as memory of the process, and a map of a
     file that is cut short while it is read ends the process.
@@ -312,23 +363,26 @@ class NpySource(Source):
 
     offset: int = 0  # where the first row begins, in bytes
     fortran: bool = False  # stored column by column, which only a map can take rows from
+    n_z: int = 0  # stored slices
 
     def _open(self) -> Any:
         if self.fortran:
-            shape = (self.n_rows, *self.field_shape)
+            shape = (self.n_rows, *self.field_shape[:-1], self.n_z)
             return np.memmap(self.path, self.dtype, "r", self.offset, shape, order="F")
         return open(self.path, "rb", buffering=0)
 
     def _load(self, handle: Any, row: int, out: np.ndarray) -> None:
+        part = slice(self.first, self.first + self.field_shape[-1])
         if self.fortran:
-            out[...] = handle[row : row + len(out)]
+            out[...] = handle[row : row + len(out), ..., part]
             return
-        stored = np.dtype(self.dtype)
-        values = out if out.dtype == stored else np.empty(out.shape, stored)
-        handle.seek(self.offset + row * stored.itemsize * math.prod(self.field_shape))
+        stored, shape = np.dtype(self.dtype), (*out.shape[:-1], self.n_z)
+        plain = out.dtype == stored and out.shape == shape
+        values = out if plain else np.empty(shape, stored)
+        handle.seek(self.offset + row * values[0].nbytes)
         fill(handle, values)
-        if values is not out:
-            out[...] = values
+        if not plain:
+            out[...] = values[..., part]
 
 
 class FileRows:

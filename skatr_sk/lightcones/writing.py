@@ -14,17 +14,19 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, Problems, Rule, warn_no_effect
+from skatr_sk._checks import Bounds, Choice, Problems, Rule, warn, warn_no_effect
 from skatr_sk._files import write_whole
 from skatr_sk.fields import check_numbers, digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
 from skatr_sk.lightcones.formats.metadata import name_parameters
 from skatr_sk.lightcones.guarded import write_hdf5
+from skatr_sk.lightcones.labelled import from_labelled, is_labelled
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
 
-__all__ = ["FORMAT", "Piece", "Stack", "save_lightcones"]
+__all__ = ["FORMAT", "Piece", "Stack", "save_lightcones", "say_if_replaced"]
 
 FORMAT = 1
+_LABELS = ("target", "target_names", "target_units", "target_bounds", "redshifts", "seeds")
 _WRITTEN_BYTES = 2**26  # of float64 that are written at a time
 _SHARED_CHUNK = 2**16  # bytes
 
@@ -53,16 +55,20 @@ def save_lightcones(
     path : path
         Replaced whole or not at all; its folder must exist. A link is followed, and what is
         replaced keeps its mode.
-    X : array-like or LightconeArray of shape (n, ...)
-        In mK.
+    X : array-like or LightconeArray of shape (n, ...), `~sklearn.utils.Bunch`, or DataArray
+        In mK, or a tensor, or a quantity of astropy in kelvin. What
+        :func:`~skatr_sk.open_lightcones` and :func:`~skatr_sk.load_lightcones` return brings its
+        labels, redshifts, seeds and prior box along, and so does what
+        :func:`~skatr_sk.lightcones.to_xarray` makes of them; the parameters below go before.
     y : array-like of shape (n, n_parameters) or (n,), optional
-        A DataFrame brings its names along.
+        A DataFrame or Series brings its names along.
     target_names, target_units : sequence of str, optional
-        Of the parameters; default are the names of `y`, or of the paper's six where there are six.
+        Of the parameters; default are the names of `y`, or those of the paper's six where there are
+        six of their values, in whichever order.
     target_bounds : array-like of shape (n_parameters, 2), optional
         Prior box; a row (-inf, inf) is a parameter without bounds.
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
-    seeds : array-like of int, shape (n,), optional
+    seeds : array-like of whole numbers, shape (n,), optional
         Of the initial conditions.
     dtype : dtype, optional
         Of the stored cells; default is that of `X`. float16 halves the file at a precision of
@@ -78,6 +84,11 @@ def save_lightcones(
         When the file cannot be written: without room (``errno`` is ENOSPC, EDQUOT or EFBIG) it
         says how many bytes are missing. What was there before stays as it was.
 
+    Warns
+    -----
+    UserWarning
+        When a file is replaced.
+
     Examples
     --------
     >>> import os, tempfile
@@ -88,24 +99,48 @@ def save_lightcones(
     >>> open_lightcones(path).data
     LightconeArray(shape=(8, 14, 14, 90), dtype=float32, 1 file)
     """
+    labels: dict[str, Any] = dict(target=y, target_names=target_names, target_units=target_units)
+    labels |= dict(target_bounds=target_bounds, redshifts=redshifts, seeds=seeds)
+    X, known = _with_labels(X)
+    # What is known of labels is not of others that are given.
+    kept = {name: value for name, value in known.items() if y is None or "target" not in name}
+    labels |= {name: value for name, value in kept.items() if labels[name] is None}
     X = check_numbers(X, "X")
     problems = Problems("save_lightcones")
     if os.fspath(path).lower().endswith((".npz", ".npy")):
         problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
-    labels = dict(target_names=target_names, target_units=target_units, target_bounds=target_bounds)
-    if y is not None:
+    if labels["target"] is not None:
+        labels["target"] = y = check_numbers(labels["target"], "y")
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
         problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
     else:
-        given = [name for name, value in labels.items() if value is not None]
-        warn_no_effect("save_lightcones", given, "y=None")
+        given = dict(
+            target_names=target_names, target_units=target_units, target_bounds=target_bounds
+        )
+        warn_no_effect("save_lightcones", [k for k, v in given.items() if v is not None], "y=None")
     if problems.messages:
         labels["target_bounds"] = None
-    labels |= dict(target=y, redshifts=redshifts, seeds=seeds)
     stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
+    say_if_replaced(path)
     pieces = _pieces(X, stack.dtype)
     write_whole(path, lambda temporary: stack.write(temporary, pieces), stack.n_bytes)
+
+
+def say_if_replaced(path: str | os.PathLike[str]) -> None:
+    """Warn that a file that is to be written is there already."""
+    if os.path.exists(path):
+        warn(f"{os.fspath(path)} was there before, and is replaced.")
+
+
+def _with_labels(X: Any) -> tuple[Any, dict[str, Any]]:
+    """Light cones and what is known of them, of a Bunch or of a DataArray of `to_xarray`."""
+    if isinstance(X, Mapping) and "data" in X:
+        return X["data"], {name: X.get(name) for name in _LABELS}
+    if is_labelled(X):
+        known = from_labelled(X)
+        return known.pop("data"), known
+    return X, {}
 
 
 def _is_float(dtype: DTypeLike) -> bool:
@@ -154,9 +189,9 @@ class Stack:
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         if (y := labels["target"]) is not None:
             target = np.asarray(y, dtype=np.float64)
-            width = 1 if target.ndim < 2 else target.shape[-1]
-            given = labels["target_names"], labels["target_units"]
-            names, units, faults = name_parameters(width, *given, y)
+            names, units, faults = name_parameters(
+                labels["target_names"], labels["target_units"], y
+            )
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
             for what, expected, found in faults:
@@ -172,8 +207,11 @@ class Stack:
             beside["redshifts"] = grid, {}
         if (seeds := labels["seeds"]) is not None:
             numbers = np.asarray(seeds)
-            if numbers.shape != (n,) or numbers.dtype.kind not in "iu":
-                problems.add("seeds", f"{n} integers", f"{numbers.shape} of {numbers.dtype}")
+            whole = numbers.dtype.kind in "iuf" and bool((numbers == np.trunc(numbers)).all())
+            if numbers.shape != (n,) or not whole:
+                problems.add("seeds", f"{n} whole numbers", f"{numbers.shape} of {numbers.dtype}")
+            elif numbers.dtype.kind == "f":
+                numbers = numbers.astype(np.int64)
             beside["seed"] = numbers, {}
         return cls(shape, dtype, storage["compression"], beside)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from skatr_sk._checks import in_unit
 from skatr_sk.fields import LazyFields, Rows
 from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
@@ -46,8 +47,8 @@ class SimulatedLightcones(LazyFields):
     prior_bounds : array-like of shape (6, 2), optional
         Lowest and highest value of each parameter; by default
         ``skatr_sk.parameters.PRIOR_BOUNDS``, the box of the bundled light cones.
-    cell_size : float, default=200 / 28
-        Comoving size in Mpc of the cells that are simulated.
+    cell_size : float or quantity of astropy, default=200 / 28
+        Comoving size of the cells that are simulated, in Mpc.
     block : int or tuple of 3 int, default=1
         Cells that are simulated along each axis for one of `field_shape`; blocks are averaged.
         ``field_shape=(14, 14, 90), block=(2, 2, 5)`` is the grid of the bundled light cones.
@@ -115,6 +116,7 @@ class SimulatedLightcones(LazyFields):
         device: str | torch.device = "cpu",
         batch_size: int | None = None,
     ) -> None:
+        cell_size = in_unit("cell_size", cell_size, "Mpc")
         self._settings = check_settings(locals())
         self._entropy = entropy_of(random_state)
         self._field_shape = self._settings.field_shape

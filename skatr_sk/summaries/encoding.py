@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skatr_sk.fields import Fields, check_finite_rows
+from skatr_sk.fields import ArrayFields, Fields, check_finite_rows, warn_implausible
 from skatr_sk.summaries.cache import compute_once, recall_in
 from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -64,6 +64,7 @@ def summarise(
             pooling=frozen.pooling,
             device=device,
             autocast=autocast,
+            look=True,
         )
         return summaries if frozen.whitening is None else frozen.whitening(summaries)
 
@@ -128,21 +129,25 @@ def encode(
     autocast: Any,
     batch_size: int | None = None,
     rows: np.ndarray | None = None,
+    look: bool = False,
 ) -> np.ndarray:
     """Compute summaries of `rows` of the fields (all by default), `batch_size` at a time.
 
     The fields are in mK, and only the asked rows are read, batch by batch; the default number in a
     batch suits the device's caches. The encoder, or what else maps patches to anything, is on
     `device` and in evaluation mode; `autocast`, a context manager, sets the precision. The result,
-    in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
+    in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens". With
+    `look`, the first batch of fields that are not in memory is looked at, as others are before.
     """
     grid_shape = [n // p for n, p in zip(fields.shape[1:], patch_size, strict=True)]
     n_tokens, n_slices = math.prod(grid_shape), count_slices(grid_shape)
     batch_size = batch_size or _fields_at_a_time(n_tokens, device)
-    parts = []
+    parts: list[torch.Tensor] = []
     with autocast:
         dataset = FieldDataset(fields, rows=rows)
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
+            if look and not (parts or fields.in_memory):
+                warn_implausible(ArrayFields(batch.numpy()), only_a_look=True)
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling, n_slices).cpu())
     return torch.cat(parts).numpy()

@@ -159,3 +159,17 @@ def test_parameters_that_say_too_little(change, bounds, message):
     y[:, 1] = y[:, 1] * change.get("scale", 1) + change.get("offset", 0)
     with pytest.raises(ValueError, match=message):
         check_spread(y, ["a", "b"], np.array(bounds or [[-np.inf, np.inf]] * 2))
+
+
+def test_what_float32_rounds_to_an_edge_lies_on_it():
+    """And no farther, in boxes of all sizes."""
+    box = np.array([[0.2, 0.4], [38.0, 42.0], [-np.inf, np.inf], [1e6, 1e6 + 0.1]])
+    ends = box.astype(np.float32).astype(np.float64)
+    transform = PriorTransform(box, np.zeros(4), np.ones(4))
+    ends[3] = box[3]
+    ends[2] = 0
+    assert np.isfinite(transform.to_free(ends.T)[1]).all()
+    for column, beyond in ((0, 0.4 + 1e-7), (1, 42.0001), (3, 1e6 + 0.11)):
+        y = np.array([[0.3, 40.0, 0.0, 1e6 + 0.05]])
+        y[0, column] = beyond
+        assert np.isneginf(transform.to_free(y)[1]).all()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
-from tests.lightcones.layouts import N, values
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
+from tests.lightcones.layouts import N, cone, edit, thetas, values, write_v3, write_v4
 
 
 def test_files_side_by_side(tmp_path):
@@ -45,3 +46,104 @@ def test_what_only_some_files_have(tmp_path, name):
     _pair(tmp_path, {name: given[name]}, {})
     with pytest.warns(UserWarning, match=rf"{name} are None, for .*1\.h5 has none"):
         assert open_lightcones(tmp_path)[name] is None
+
+
+# Labels without names -----------------------------------------------------------------------------
+
+SWAPPED = [0, 1, 3, 2, 4, 5]  # log10_L_X before E_0
+
+
+def write_labels(path, label, seed=0):
+    np.savez(path, image=cone(seed, 20), label=label)
+
+
+def test_six_labels_in_either_order(tmp_path):
+    """By their values, each file by itself; the target has the order of the paper."""
+    given = np.array(thetas(4))
+    for k in range(4):
+        write_labels(tmp_path / f"{k}.npz", given[k, SWAPPED] if k % 2 else given[k], seed=k)
+    with pytest.warns(UserWarning, match=r"labels in .*1\.npz and 1 more .*log10_L_X before E_0"):
+        cones = open_lightcones(tmp_path)
+    assert cones.target_names == list(PARAMETER_NAMES)
+    assert cones.target_units == list(PARAMETER_UNITS.values())
+    np.testing.assert_array_equal(cones.target, given)
+    asked = open_lightcones(tmp_path, parameters=["zeta", "E_0"])
+    np.testing.assert_array_equal(asked.target, given[:, [5, 2]])
+
+
+def test_a_table_in_the_other_order(tmp_path):
+    given = np.array(thetas(N))
+    np.savez(tmp_path / "a.npz", X=values(), y=given[:, SWAPPED])
+    with pytest.warns(UserWarning, match="log10_L_X before E_0"):
+        np.testing.assert_array_equal(open_lightcones(tmp_path).target, given)
+    # What is written has the names of its columns, in its order.
+    save_lightcones(tmp_path / "b.h5", values(), given[:, SWAPPED])
+    stored = open_lightcones(tmp_path / "b.h5")
+    assert stored.target_names == [PARAMETER_NAMES[k] for k in SWAPPED]
+    np.testing.assert_array_equal(stored.target, given[:, SWAPPED])
+
+
+@pytest.mark.parametrize("third", [(40.0, 40.5), (0.5, 0.2), (500.0, 1e40), (40.0, 44.0)])
+def test_an_order_that_the_values_do_not_tell(tmp_path, third):
+    label = [3.0, 0.3, *third, 4.7, 30.0]
+    write_labels(tmp_path / "a.npz", label)
+    with pytest.raises(
+        ValueError, match=r"a\.npz: parameters: six labels .* parameters=\[\.\.\.\]"
+    ):
+        open_lightcones(tmp_path)
+    names = ["m", "Om", "Lx", "E0", "T", "z"]
+    cones = open_lightcones(tmp_path, parameters=names)
+    assert cones.target_names == names
+    np.testing.assert_array_equal(cones.target, [label])
+    with pytest.raises(ValueError, match=r"target_names: expected six, for the values do not tell"):
+        save_lightcones(tmp_path / "b.h5", values()[:1], [label])
+
+
+def test_labels_that_are_other_parameters(tmp_path):
+    """Scaled ones, say: their names are numbers, or those that are given."""
+    label = np.random.default_rng(0).uniform(size=(N, 6))
+    np.savez(tmp_path / "a.npz", X=values(), y=label)
+    with pytest.warns(
+        UserWarning, match=r"no names, .* not the paper's .*parameters=\[\.\.\.\] na"
+    ):
+        cones = open_lightcones(tmp_path)
+    assert cones.target_names == [f"parameter_{k}" for k in range(6)]
+    named = open_lightcones(tmp_path, parameters=PARAMETER_NAMES)
+    assert named.target_names == list(PARAMETER_NAMES)
+    np.testing.assert_array_equal(named.target, label)
+    np.savez(tmp_path / "a.npz", X=values(), y=label[:, :2])
+    assert open_lightcones(tmp_path, parameters=["a", "b"]).target_names == ["a", "b"]
+    with pytest.raises(ValueError, match="no b, c, d; it has parameter_0, parameter_1"):
+        open_lightcones(tmp_path, parameters=["b", "c", "d"])
+
+
+# Files of several versions ------------------------------------------------------------------------
+
+
+def test_versions_that_are_mixed(tmp_path):
+    for k, theta in enumerate(thetas(4)):
+        (write_v3 if k < 2 else write_v4)(tmp_path / f"{k}.h5", seed=k, theta=theta)
+    with pytest.warns(UserWarning) as warned:
+        cones = open_lightcones(tmp_path)
+    text = str(warned[0].message)
+    assert "files of 21cmFAST 3 (2) and 21cmFAST 4 (2) are mixed: their signals differ" in text
+    assert "the target has no m_WDM, for 2 of 4 files do not say or use it" in text
+    assert "2.h5" in text and "m_WDM" not in cones.target_names
+
+
+def test_two_fields_of_one_name(tmp_path):
+    for k in range(2):
+        write_v4(tmp_path / f"{k}.h5", seed=k)
+        edit(tmp_path / f"{k}.h5", add_distorted)
+    with pytest.warns(
+        UserWarning, match=r"brightness_temp was taken, which every .*_with_rsds, wh"
+    ):
+        plain = open_lightcones(tmp_path)
+    np.testing.assert_array_equal(plain.data[0], cone(0, 23)[..., 2:22])
+    distorted = open_lightcones(tmp_path, dataset="brightness_temp_with_rsds", units="mK")
+    np.testing.assert_array_equal(distorted.data[0], cone(0, 23)[..., 2:22] + 1)
+
+
+def add_distorted(file):
+    cells = file["lightcones/brightness_temp"]
+    file["lightcones/brightness_temp_with_rsds"] = cells[:] + 1

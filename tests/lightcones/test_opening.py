@@ -1,13 +1,17 @@
 """open_lightcones: the list of files, and wrong calls."""
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
+from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones import convert_lightcones
 from skatr_sk.parameters import PARAMETER_NAMES
-from tests.lightcones.layouts import values, write_npz, write_v3
+from tests.lightcones.layouts import cone, values, write_npz, write_v3
 
 
 def test_as_frame(tmp_path):
@@ -71,3 +75,128 @@ def test_a_generator_of_paths(tmp_path):
     paths = sorted(tmp_path.glob("*.h5"))
     with pytest.raises(ValueError, match=r"in .*a\.h5 and 1 more:\n- .*b\.h5: unreadable"):
         open_lightcones(path for path in paths)
+
+
+def test_what_names_files(tmp_path, monkeypatch):
+    """A pattern, the home, an open file, and a list of all of these."""
+    (tmp_path / "runs").mkdir()
+    X = values(6)
+    for k in range(3):
+        save_lightcones(tmp_path / "runs" / f"{k}.h5", X[2 * k : 2 * k + 2])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with h5py.File(tmp_path / "runs" / "1.h5", "r") as file:
+        sources = {
+            str(tmp_path / "runs" / "*.h5"): X,
+            "~/runs": X,
+            "~/runs/[02].h5": X[[0, 1, 4, 5]],
+            Path("~/runs/0.h5"): X[:2],
+            file: X[2:4],
+        }
+        for source, wanted in sources.items():
+            np.testing.assert_array_equal(np.asarray(open_lightcones(source).data), wanted)
+        listed = ["~/runs/0.h5", file, Path(tmp_path / "runs" / "2*")]
+        np.testing.assert_array_equal(np.asarray(open_lightcones(listed).data), X)
+    with h5py.File(tmp_path / "new.h5", "w") as file:
+        file["data"] = X
+        with pytest.raises(InvalidParameterError, match="source: .*close it, and give its path"):
+            open_lightcones(file)
+    with pytest.raises(FileNotFoundError, match=r"no file or folder .*none\*"):
+        open_lightcones(tmp_path / "none*")
+
+
+def test_a_name_of_a_pattern_is_a_name(tmp_path):
+    np.save(tmp_path / "a[1].npy", values(4))
+    assert len(open_lightcones(tmp_path / "a[1].npy").data) == 4
+
+
+def test_several_fields_are_no_light_cone(tmp_path):
+    write_v3(tmp_path / "a.h5")
+    with pytest.raises(InvalidParameterError, match=r"dataset: .*one field; open each by its name"):
+        open_lightcones(tmp_path, dataset=["brightness_temp", "density"])
+
+
+# Far first, and in kelvin -------------------------------------------------------------------------
+
+
+def stack(path, X, **datasets):
+    with h5py.File(path, "w") as file:
+        file["data"] = X
+        for name, given in datasets.items():
+            file[name] = given
+
+
+def test_far_first_by_redshifts(tmp_path):
+    X, z = values(), np.linspace(6, 7, 10)
+    stack(tmp_path / "a.h5", X[..., ::-1], redshifts=z[::-1])
+    with pytest.warns(UserWarning, match=r"the redshifts fall in .*a\.h5: these"):
+        cones = open_lightcones(tmp_path / "a.h5", validate="full")
+    np.testing.assert_array_equal(np.asarray(cones.data[[7, 2]]), X[[7, 2]])
+    np.testing.assert_allclose(cones.redshifts[3], z, rtol=1e-6)
+    assert cones.data.digests() == digest_rows(X)
+
+
+def test_far_first_on_request(tmp_path):
+    X = values()
+    np.save(tmp_path / "a.npy", X[..., ::-1])
+    np.savez(tmp_path / "b.npz", X=X[..., ::-1] + 1)
+    save_lightcones(tmp_path / "c.h5", X[..., ::-1] + 2)
+    found = np.asarray(open_lightcones(tmp_path, flip=True, validate="full").data)
+    np.testing.assert_array_equal(found, np.concatenate([X, X + 1, X + 2]))
+    stack(tmp_path / "c.h5", X, redshifts=np.linspace(6, 7, 10))
+    with pytest.raises(ValueError, match=r"c\.h5: grid: flip=True; but its redshifts rise"):
+        open_lightcones(tmp_path / "c.h5", flip=True)
+    np.save(tmp_path / "maps.npy", X[..., 0])
+    with pytest.raises(ValueError, match="grid: flip=True; but maps have no line of sight"):
+        open_lightcones(tmp_path / "maps.npy", flip=True, one_per_file=False)
+
+
+def test_far_first_cones_are_cropped_at_their_far_end(tmp_path):
+    """In each kind of file: what is kept is near."""
+    z = np.linspace(6, 7, 20)
+    X = np.stack([cone(k, 20) for k in range(6)])
+    stack(tmp_path / "a.h5", X[:1, ..., ::-1], redshifts=z[::-1])
+    np.savez(tmp_path / "b.npz", X=X[1:3, ..., ::-1], redshifts=z[::-1])
+    np.savez_compressed(tmp_path / "c.npz", X=X[3:4, ..., ::-1], redshifts=z[::-1])
+    np.savez(tmp_path / "d.npz", image=X[4, ..., ::-1], redshifts=z[::-1])
+    stack(tmp_path / "e.h5", X[5:, ..., :19], redshifts=z[:19])
+    with pytest.warns(UserWarning, match="cropped to 19"):
+        cones = open_lightcones(tmp_path, validate="full")
+    np.testing.assert_array_equal(np.asarray(cones.data), X[..., :19])
+    np.testing.assert_allclose(cones.redshifts, np.tile(z[:19], (6, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_kelvin(tmp_path, kind):
+    X = values(kind=kind)
+    stack(tmp_path / "a.h5", X / kind(1000))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["data"].attrs["units"] = "K"
+    with pytest.warns(
+        UserWarning, match=r"in kelvin in .*a\.h5, which says so: they are read in mK"
+    ):
+        cones = open_lightcones(tmp_path / "a.h5", validate="full")
+    assert cones.data.dtype == kind
+    np.testing.assert_allclose(np.asarray(cones.data), X, rtol=2e-3 if kind == np.float16 else 1e-6)
+    with pytest.raises(ValueError, match="units: units='mK'; but the file says 'K'"):
+        open_lightcones(tmp_path / "a.h5", units="mK")
+
+
+def test_kelvin_in_other_files(tmp_path):
+    X = values()
+    np.save(tmp_path / "a.npy", X / 1000)
+    found = open_lightcones(tmp_path / "a.npy", units="K").data
+    np.testing.assert_allclose(np.asarray(found), X, rtol=1e-6)
+    np.savez(tmp_path / "b.npz", X=X / 1000, units="Kelvin")
+    with pytest.warns(UserWarning, match="in kelvin"):
+        found = open_lightcones(tmp_path / "b.npz").data
+    np.testing.assert_allclose(np.asarray(found), X, rtol=1e-6)
+    stack(tmp_path / "c.h5", X)
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        file.attrs["units"] = "Jy"
+    with pytest.raises(ValueError, match=r"c\.h5: units: cells in 'Jy'; expected .* in mK or K"):
+        open_lightcones(tmp_path / "c.h5")
+    # Of what is no brightness, the unit is nobody's matter.
+    with h5py.File(tmp_path / "c.h5", "r+") as file:
+        file["density"] = X + 1
+    found = open_lightcones(tmp_path / "c.h5", dataset="density").data
+    np.testing.assert_array_equal(np.asarray(found), X + 1)

@@ -3,10 +3,11 @@
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skatr_sk import open_lightcones, save_lightcones
+from skatr_sk import load_lightcones, open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError, NoEffectWarning
 from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones import convert_lightcones
@@ -115,7 +116,7 @@ def test_wrong_calls(tmp_path):
             np.zeros((9, 2)),
             target_names=["a"],
             redshifts=np.zeros(7),
-            seeds=np.zeros(10),
+            seeds=np.full(10, 0.5),
             compression="zip",
             dtype="int8",
             target_bounds=[0, 1],
@@ -153,3 +154,57 @@ def test_a_prior_box_upside_down_is_refused(tmp_path):
     convert_lightcones(tmp_path / "a.h5", tmp_path / "b.h5")
     found = open_lightcones(tmp_path / "b.h5").target_bounds
     np.testing.assert_array_equal(found, [[0.0, 1.0], [0.5, 0.5]])
+
+
+def test_a_bunch_brings_all_that_is_known(tmp_path):
+    cones = load_lightcones()
+    for name in ("data", "target", "redshifts", "seeds"):
+        cones[name] = cones[name][:4]
+    save_lightcones(tmp_path / "a.h5", cones)
+    stored = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_array_equal(np.asarray(stored.data), cones.data)
+    for name in ("target", "target_bounds", "seeds"):
+        np.testing.assert_array_equal(stored[name], cones[name])
+    np.testing.assert_allclose(stored.redshifts, cones.redshifts, rtol=1e-6)
+    for name in ("target_names", "target_units"):
+        assert stored[name] == list(cones[name])
+    # What is opened is written anew, and what is given goes before.
+    save_lightcones(tmp_path / "b.h5", stored, np.arange(4.0), seeds=np.full(4, 7))
+    again = open_lightcones(tmp_path / "b.h5", validate=False)
+    assert again.target_names == ["parameter_0"] and again.target_bounds is None
+    np.testing.assert_array_equal(again.target, np.arange(4))
+    np.testing.assert_array_equal(again.seeds, np.full(4, 7))
+    np.testing.assert_array_equal(again.redshifts, stored.redshifts)
+
+
+def test_other_kinds_of_arrays(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    X, y = values(6), pandas.Series(np.arange(6.0), name="zeta")
+    save_lightcones(tmp_path / "a.h5", torch.as_tensor(X), y, seeds=np.arange(6.0))
+    stored = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_array_equal(np.asarray(stored.data), X)
+    assert stored.target_names == ["zeta"] and stored.data.dtype == np.float32
+    np.testing.assert_array_equal(stored.seeds, np.arange(6))
+    with pytest.raises(InvalidParameterError, match="seeds: expected 6 whole numbers"):
+        save_lightcones(tmp_path / "a.h5", X, seeds=np.arange(6.0) / 2)
+
+
+def test_a_file_that_is_replaced_is_named(tmp_path):
+    path = tmp_path / "a.h5"
+    save_lightcones(path, values())
+    for write in (save_lightcones, lambda there, X: convert_lightcones(tmp_path / "b.npy", there)):
+        np.save(tmp_path / "b.npy", values())
+        with pytest.warns(UserWarning, match=r"a\.h5 was there before, and is replaced"):
+            write(path, values())
+
+
+def test_seeds_of_files_that_are_whole_numbers(tmp_path):
+    for seeds, good in ((np.arange(10.0), True), (np.arange(10.0) + 0.5, False)):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["data"], file["seed"] = values(), seeds
+        if good:
+            found = open_lightcones(tmp_path / "a.h5").seeds
+            assert found.dtype == np.int64 and found.tolist() == list(range(10))
+        else:
+            with pytest.raises(ValueError, match="parameters: seeds of float64 that are not whole"):
+                open_lightcones(tmp_path / "a.h5")

@@ -168,7 +168,7 @@ def image(**changes):
 
 NPZ = {
     "no_arrays": [],
-    "no_image": [("other.npy", IMAGE)],
+    "no_image": [("other.npy", npy_bytes(np.arange(4.0)))],
     "image_of_no_array": [("image.npy", b"text")],
     "image_empty": [("image.npy", b"")],
     "image_a_folder": [("image.npy/", b"")],
@@ -200,6 +200,24 @@ NPZ = {
     "label_nan": [("image.npy", IMAGE), ("label.npy", npy_bytes(LABELS[0] * np.nan))],
     "label_cut_short": [("image.npy", IMAGE), ("label.npy", LABEL[:-3])],
 }
+NPZ |= {
+    f"stack_{name}": [("X.npy", npy_bytes(CELLS)), *members]
+    for name, members in {
+        "labels_of_other_rows": [("y.npy", npy_bytes(LABELS[:4]))],
+        "labels_of_three_axes": [("y.npy", npy_bytes(LABELS[None]))],
+        "labels_are_raw": [("y.npy", b"1 2 3")],
+        "of_fewer_names": [("y.npy", npy_bytes(LABELS)), ("names.npy", npy_bytes(np.array(["a"])))],
+        "in_another_unit": [("units.npy", npy_bytes(np.array("Jy")))],
+        "of_half_seeds": [("seeds.npy", npy_bytes(np.arange(6.0) + 0.5))],
+        "of_other_redshifts": [("redshifts.npy", npy_bytes(np.linspace(5, 9, 7)))],
+        "redshifts_of_10_12": [("redshifts.npy", header("'<f8'", "(1000000000000,)") + bytes(48))],
+    }.items()
+}
+NPZ |= {
+    "stack_says_more": [("X.npy", header(shape="(1000000000, 4, 4, 10)") + bytes(640))],
+    "stack_of_objects": [("X.npy", header("'|O'", "(6, 4, 4, 10)") + bytes(7680))],
+    "stack_nan": [("X.npy", npy_bytes(CELLS * np.nan))],
+}
 for _name, _members in NPZ.items():
     add(f"npz_{_name}", "npz", lambda path, members=_members: archive(path, members))
 for _name, _data in {
@@ -228,6 +246,28 @@ def npz_flipped_bit(path):
     data = good_npz(path)
     data[300] ^= 4
     path.write_bytes(data)
+
+
+@case("npz")
+def npz_stack_flipped_bit(path):
+    archive(path, [("X.npy", npy_bytes(CELLS))], kind=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@case("npz")
+def npz_stack_that_begins_elsewhere(path):
+    """The two copies of its name's length disagree, so that its bytes would end beyond the file."""
+    archive(path, [("X.npy", npy_bytes(CELLS))])
+    data = bytearray(path.read_bytes())
+    data[26:28] = b"\xff\xff"
+    path.write_bytes(data)
+
+
+@case("npz")
+def npz_stack_of_nothing(path):
+    archive(path, [("X.npy", header(shape="(400, 40, 40, 40)") + bytes(102_400_000))], 8)
 
 
 @case("npz")
@@ -392,13 +432,13 @@ stack("labels_of_other_rows", labels=LABELS[:4])
 stack("labels_of_no_columns", labels=LABELS[:, :0])
 stack("labels_nan", labels=LABELS * np.nan)
 stack("seeds_of_64_bits", seeds=np.full(N, 2**64 - 1, np.uint64))
-stack("seeds_float", seeds=np.arange(6.0))
+stack("seeds_float", seeds=np.arange(6.0) + 0.5)
 stack("seeds_of_text", seeds=np.full(N, b"1"))
 stack("seeds_compound", seeds=COMPOUND[:, 0, 0, 0])
 stack("redshifts_short", redshifts=np.linspace(5, 9, 7))
 stack("redshifts_nan", redshifts=np.full(10, np.nan))
 stack("redshifts_negative", redshifts=np.linspace(-5, 9, 10))
-stack("redshifts_falling", redshifts=np.linspace(9, 5, 10))
+stack("redshifts_to_and_fro", redshifts=np.r_[np.linspace(9, 5, 5), np.linspace(5.5, 9, 5)])
 stack("redshifts_of_text", redshifts=np.full(10, b"5"))
 INDEX = dict(brightness_temp=CELLS, data=None)
 stack("index_of_another_shape", row_digest=np.zeros((N, 5), np.uint8), **INDEX)

@@ -35,7 +35,7 @@ NOT_ASKED_FOR = {
     "stack_labels_nan",
     "stack_redshifts_nan",
     "stack_redshifts_negative",
-    "stack_redshifts_falling",
+    "stack_redshifts_to_and_fro",
     "simulation_luminosity_infinite",
     "simulation_luminosity_nan",
 }

@@ -30,6 +30,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
+from skatr_sk._checks import UnitsWarning
 from skatr_sk.fields import digest_rows
 from skatr_sk.summaries import BrightnessScaling, cache_info, clear_cache
 from tests.counting import CountFields, KillOnce, count_reads
@@ -411,3 +412,20 @@ def test_summaries_that_are_not_finite_name_their_rows(cache):
     for _ in range(2):  # what is kept is no better
         with pytest.raises(ValueError, match="X: expected finite summaries .* 2 of 6 rows.* 1, 4"):
             skatr.transform(X)
+
+
+def test_files_in_kelvin_are_looked_at_in_transform(cones, tmp_path):
+    """As in `fit`, at what is read first; what is given in the file is not in doubt."""
+    X, _ = cones
+    skatr = SKATRTransformer(weights="mini-lr", cache=None).fit(X)
+    wanted = skatr.transform(X)
+    np.save(tmp_path / "kelvin.npy", X / 1000)
+    for transform in (skatr.transform, SKATRTransformer(weights="mini-lr").fit_transform):
+        with pytest.warns(UnitsWarning, match="is it in kelvin"):
+            transform(open_lightcones(tmp_path / "kelvin.npy").data)
+    found = skatr.transform(open_lightcones(tmp_path / "kelvin.npy", units="K").data)
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    head = LightconeRegressor(backbone=skatr, max_epochs=1, random_state=0)
+    head.fit(X, np.arange(float(N)))
+    with pytest.warns(UnitsWarning, match="is it in kelvin"):
+        head.predict(open_lightcones(tmp_path / "kelvin.npy").data)

@@ -139,7 +139,9 @@ class Stored:
         text = _KINDS.get(kind, "an unknown kind")
         if kind in _NUMBERS:
             try:
-                dtype = np.dtype(dataset.dtype.str)  # without what h5py notes with it
+                # By its name: h5py may give a type of the same values that goes by another.
+                dtype = np.dtype(dataset.dtype.str)
+                text = str(dtype)
             except (TypeError, ValueError):  # bits that no type of numpy has
                 text = "odd numbers"
         return cls(dataset, name, [], dataset.shape, dtype, text)
@@ -148,6 +150,11 @@ class Stored:
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it lies in another file, and was not asked for its shape."""
+        return bool(self.elsewhere)
 
     def check(self, what: str, n_bytes: int, row_shape: tuple[int, ...] = ()) -> np.dtype:
         """Return the type of numbers that are all in this file, or a Fault.
@@ -208,6 +215,18 @@ class Stored:
         if values.size:
             self.id.read(h5s.ALL, h5s.ALL, values)
         return values
+
+    def texts(self) -> list[str] | None:
+        """Return the texts of a short list of them, and None for anything else."""
+        if self.elsewhere or self.kind != _KINDS[h5t.STRING] or self.ndim != 1:
+            return None
+        n = self.shape[0]
+        if n > _MOST_ATTRIBUTES or n * self.id.get_type().get_size() > _MOST_BYTES:
+            raise Fault("size", f"{self.name} has {n} texts; expected a few")
+        values = np.empty(self.shape, self.id.dtype)
+        if values.size:
+            self.id.read(h5s.ALL, h5s.ALL, values)
+        return [text.decode() for text in values.tolist()]
 
     def attribute(self, name: str) -> Any:
         """:func:`attribute` of this dataset."""

@@ -13,24 +13,24 @@ import numpy as np
 
 from skatr_sk._checks import parameter_names
 from skatr_sk.lightcones.sources import Source
-from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
 
 __all__ = [
     "CELLS",
-    "TARGETS",
     "Fault",
     "FileMetadata",
+    "Undecided",
     "bytes_on_disk",
     "check_cells",
     "check_no_holes",
     "check_size",
     "name_parameters",
     "take_seeds",
+    "take_unit",
 ]
 
-# Names that arrays and datasets go by; the first that is found counts.
-CELLS = ("brightness_temp", "data", "lightcones", "images", "image", "X", "x")
-TARGETS = ("parameters", "target", "targets", "labels", "label", "params", "theta", "y")
+# Names that cells go by; the first that is found counts.
+CELLS = ("brightness_temp", "data", "lightcones", "lightcone", "images", "image", "X", "x")
 
 _FEW_ROWS, _FEW_BYTES = 2**20, 2**26  # that need no proof: reading them in vain costs little
 _MOST_PACKED = 100  # bytes of data from one byte in the file
@@ -47,6 +47,14 @@ class Fault(Exception):
         self.kind, self.detail = kind, detail
 
 
+class Undecided(Exception):
+    """Cells of three axes, of which neither the file nor its labels say what the first is."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.shape = shape
+
+
 @dataclass
 class FileMetadata:
     """Rows of one file and what is known of them, without their cells."""
@@ -61,6 +69,11 @@ class FileMetadata:
     target_bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name
+    bare: np.ndarray | None = None  # parameters without names, of shape (n_rows, n_parameters)
+    bare_units: Sequence[str] | None = None
+    unit: str | None = None  # of the cells: "mK", "K", or None where the file does not say
+    writer: str = ""  # the program whose signal this is, where versions differ
+    note: str = ""  # what was chosen among several
 
     def check_table(self, n: int, width: int) -> None:
         """Refuse a table of parameters that has not a row for each light cone, or is very wide."""
@@ -73,12 +86,19 @@ class FileMetadata:
     def take_parameters(
         self, values: np.ndarray, names: Sequence[str] | None, units: Sequence[str] | None
     ) -> None:
-        """Take and offer the parameters of all rows, of shape (n_rows, n_parameters)."""
+        """Take and offer the parameters of all rows, of shape (n_rows, n_parameters).
+
+        Without names they are `bare`: what the columns are is settled when all files are known.
+        """
         n, width = values.shape
         self.check_table(n, width)
         if values.dtype.kind not in "fiu":
             raise Fault("shape", f"parameters of type {values.dtype}; expected real numbers")
-        names, units, faults = name_parameters(width, names, units)
+        numbered = [f"parameter_{k}" for k in range(width)]
+        if names is None or list(names) == numbered:
+            self.bare, self.bare_units = values.astype(np.float64), units
+            names = numbered
+        names, units, faults = name_parameters(names, units, values)
         for what, expected, found in faults:
             raise Fault("parameters", f"{what}: expected {expected}, found {found}")
         self.parameters = {name: values[:, k].astype(np.float64) for k, name in enumerate(names)}
@@ -87,41 +107,67 @@ class FileMetadata:
 
 
 def name_parameters(
-    width: int, names: Sequence[str] | None, units: Sequence[str] | None, y: Any = None
-) -> tuple[list[str], list[str], list[tuple[str, str, list[str]]]]:
+    names: Sequence[str] | None, units: Sequence[str] | None, y: Any
+) -> tuple[list[str], list[str], list[tuple[str, str, list[Any]]]]:
     """Names and units of parameters: those given, else what is usual; and what is wrong with them.
 
-    Without names those of the columns of `y`, or the paper's where there are six; without units
-    those of the paper's parameters, and none for others. What is wrong is said as "names" or
-    "units", what is expected, and what was found.
+    Without names those of the columns of `y`, (n,) or (n, n_parameters), or the paper's where there
+    are six of such values, in the order that these tell; without units those of the paper's
+    parameters, and none for others. What is wrong is said as "names" or "units", what is expected,
+    and what was found.
     """
+    width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
+    unclear = []
     if names is None:
         names = parameter_names(None, y, width)
         if width == len(PARAMETER_NAMES) and not hasattr(y, "columns"):
-            names = PARAMETER_NAMES
+            values = np.asarray(y, dtype=np.float64).reshape(-1, width)
+            try:
+                names = name_columns(values) or names
+            except ValueError as error:
+                unclear = [
+                    ("names", f"six, for the values do not tell ({error})", values[:1].tolist())
+                ]
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
     names, units = list(names), list(units)
     expected = f"{width} of them, one for each parameter"
     labels = (("names", names), ("units", units))
-    faults = [(what, expected, given) for what, given in labels if len(given) != width]
+    faults: list[tuple[str, str, list[Any]]] = unclear
+    faults += [(what, expected, given) for what, given in labels if len(given) != width]
     if len(set(names)) < len(names):
         faults.append(("names", "names of which no two are alike", names))
     return names, units, faults
 
 
-def check_cells(shape: tuple[int, ...], dtype: np.dtype, least: int) -> None:
+def take_unit(text: Any) -> str | None:
+    """Unit of brightness temperatures, "mK" or "K", by what a file says; another is a Fault."""
+    if not isinstance(text, str) or not text.strip():
+        return None
+    word = text.strip()
+    for unit, words in {"mK": ("millikelvin", "millikelvins"), "K": ("kelvin", "kelvins")}.items():
+        if word == unit or word.lower() in words:
+            return unit
+    raise Fault("units", f"cells in {word!r}; expected brightness temperatures in mK or K")
+
+
+def check_cells(shape: tuple[int, ...], dtype: np.dtype, *, one: bool) -> None:
     """Refuse cells that are no real numbers, or none at all, or of too few or many axes."""
     if dtype.kind not in "fiu":
         raise Fault("shape", f"cells of type {dtype}; expected real numbers")
-    if not least <= len(shape) <= _MOST_AXES or math.prod(shape) == 0:
-        wanted = "(n, *field_shape)" if least == 2 else "that of one light cone"
+    least, most = (1, 3) if one else (2, _MOST_AXES)
+    if not least <= len(shape) <= most or math.prod(shape) == 0:
+        wanted = "that of one light cone, map or signal" if one else "(n, *field_shape)"
         raise Fault("shape", f"cells of shape {shape}; expected {wanted}, no axis of length 0")
 
 
 def take_seeds(values: np.ndarray) -> np.ndarray:
-    """Return integers as int64; a seed that it cannot hold is a Fault."""
-    largest = int(values.max(initial=0))
+    """Return whole numbers as int64; one that it cannot hold is a Fault."""
+    if values.dtype.kind == "f" and not (values == np.trunc(values)).all():
+        raise Fault("parameters", f"seeds of {values.dtype} that are not whole numbers")
+    largest = (
+        float(values.max(initial=0)) if values.dtype.kind == "f" else int(values.max(initial=0))
+    )
     if largest > np.iinfo(np.int64).max:
         raise Fault("parameters", f"a seed of {largest}; expected seeds below 2^63")
     return values.astype(np.int64)

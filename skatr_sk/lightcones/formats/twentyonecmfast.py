@@ -20,20 +20,44 @@ from h5py import h5g
 from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, scalars
 from skatr_sk.lightcones.formats.metadata import (
+    CELLS,
     Fault,
     FileMetadata,
     bytes_on_disk,
     check_cells,
     take_seeds,
+    take_unit,
 )
+from skatr_sk.lightcones.formats.tables import sight_comes_first
 from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
 from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
 
-__all__ = ["look_into_simulation"]
+__all__ = ["is_simulation", "look_into_simulation", "refuse_cache"]
 
+# What the cache of 21cmFAST holds, and its coeval files: boxes at one redshift.
+_BOXES: tuple[str, ...]
+_BOXES = ("InitialConditions", "PerturbedField", "PerturbHaloField", "HaloField", "HaloCatalog")
+_BOXES += ("PerturbedHaloCatalog", "PerturbHaloCatalog", "HaloBox", "XraySourceBox", "TsBox")
+_BOXES += ("IonizedBox", "BrightnessTemp")
+_WITH_RSDS = "brightness_temp_with_rsds"
 _GROUPS_3 = ("user_params", "cosmo_params", "flag_options", "astro_params", "_globals")
 _LARGEST_LOGARITHM = 100.0
+
+
+def refuse_cache(file: h5py.File) -> None:
+    """Name a file of 21cmFAST's cache, or of a coeval box, for what it is: a Fault."""
+    boxes = [name for name in _BOXES if isinstance(find(file.id, name), h5g.GroupID)]
+    if boxes and find(file.id, "lightcones") is None:
+        what = f"21cmFAST wrote it to its cache or for a coeval box ({', '.join(boxes)})"
+        raise Fault("no light cone", f"{what}; light cones are what LightCone.save writes")
+
+
+def is_simulation(file: h5py.File) -> bool:
+    """Tell whether a file is one light cone of 21cmFAST, by its inputs."""
+    if not isinstance(find(file.id, "lightcones"), h5g.GroupID):
+        return False
+    return any(find(file.id, name) is not None for name in ("InputParameters", *_GROUPS_3))
 
 
 def look_into_simulation(
@@ -46,7 +70,7 @@ def look_into_simulation(
     no ``zeta`` and ``log10_T_vir`` where the efficiency depends on the halo's mass). `found` is
     the state of the file.
     """
-    field = (field or BRIGHTNESS).removeprefix("lightcones/")
+    asked, field = field, (field or BRIGHTNESS).removeprefix("lightcones/")
     box = find(file.id, f"lightcones/{field}")
     if not isinstance(box, Stored):
         has = listed(name.decode() for name in find(file.id, "lightcones")) or "none"
@@ -61,20 +85,27 @@ def look_into_simulation(
     inputs, own = _inputs(group, new), scalars(file.id)
     buffers = ("lowz_buffer_pixels", "highz_buffer_pixels")
     low, high = (_whole(own, name) or 0 if new else 0 for name in buffers)
+    if box.ndim == 2:
+        what = f"lightcones/{field} of shape {box.shape}, (n_pixels, n_slices): an AngularLightcone"
+        raise Fault("shape", f"{what} is not supported; run 21cmFAST with a RectilinearLightconer")
     n_z = box.shape[-1] - low - high if box.ndim == 3 else 0
     if n_z < 1:
         has = f"lightcones/{field} has shape {box.shape} and {low} + {high} buffer slices"
         raise Fault("shape", f"{has}; expected two sky axes and a line of sight")
-    check_cells(box.shape, dtype, least=3)
+    check_cells(box.shape, dtype, one=True)
     box.check_no_holes(path, box.shape)
     _check_finished(_table(group, "node_redshifts"), own, n_bytes, new)
     omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     if not (0 < omega_m < math.inf and 0 < hubble < math.inf):
         given = f"OMm = {omega_m}, hlittle = {hubble}"
         raise Fault("parameters", f"a cosmology of {given}; expected numbers above 0")
-    distances = _distances(file.id, n_bytes, own, inputs, box.shape[-1])[low : low + n_z]
-    sane = np.isfinite(distances).all() and distances[0] >= 0
-    if not (sane and (np.diff(distances) > 0).all()):
+    distances = _distances(file.id, n_bytes, own, inputs, box.shape)
+    if distances[0] > distances[-1]:  # stored far first, with the buffers exchanged
+        low, high = high, low
+    distances = distances[low : low + n_z]
+    steps = np.diff(distances)
+    sane = np.isfinite(distances).all() and distances.min() >= 0
+    if not (sane and ((steps > 0).all() or (steps < 0).all())):
         raise Fault("grid", "distances that are not numbers of Mpc from near to far, rising")
     seed = _whole(scalars(group) if new else own, "random_seed", least=-(2**63))
     six = _six(inputs)
@@ -87,8 +118,21 @@ def look_into_simulation(
         units=dict(PARAMETER_UNITS),
         redshifts=redshifts_at(distances, omega_m, hubble)[None].astype(np.float32),
         seeds=None if seed is None else take_seeds(np.array([seed])),
-        cell_size=float(np.median(np.diff(distances))) if n_z > 1 else None,
+        cell_size=float(np.abs(np.median(steps))) if n_z > 1 else None,
         offered=tuple(six),
+        unit=take_unit(box.attribute("units")) if field in CELLS else None,
+        writer=f"21cmFAST {4 if new else 3}",
+        note=_of_two_fields(file, asked),
+    )
+
+
+def _of_two_fields(file: h5py.File, asked: str | None) -> str:
+    """Say which brightness is taken where a file has two, and nobody has asked for one."""
+    if asked is not None or find(file.id, f"lightcones/{_WITH_RSDS}") is None:
+        return ""
+    return (
+        f"{BRIGHTNESS} was taken, which every file of 21cmFAST has; {_WITH_RSDS}, which is there "
+        f"too and has the redshift-space distortions of an observed sky, is dataset={_WITH_RSDS!r}"
     )
 
 
@@ -107,6 +151,9 @@ def _inputs(group: Any, new: bool) -> dict[str, float]:
     """All numbers among the inputs, flags as 0 and 1, by 21cmFAST's names; texts are left out."""
     found: dict[str, float | None] = {}
     model = None
+    if new:  # some writers put them there without groups
+        found |= {k: v for k, v in scalars(group).items() if k != "random_seed"}
+        model = attribute(group, "SOURCE_MODEL")
     for name in [link.decode() for link in group] if new else _GROUPS_3:
         inputs = find(group, name)
         if isinstance(inputs, h5g.GroupID):
@@ -166,21 +213,35 @@ def _check_finished(
 
 
 def _distances(
-    at: Any, n_bytes: int, own: Mapping[str, float | None], inputs: Mapping[str, float], n: int
+    at: Any,
+    n_bytes: int,
+    own: Mapping[str, float | None],
+    inputs: Mapping[str, float],
+    shape: tuple[int, ...],
 ) -> np.ndarray:
     """Comoving distances of the slices in Mpc; `own` are the attributes of the file."""
-    for name in ("lightcone_distances", "distances"):
+    n = shape[-1]
+    omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
+    for name in ("lightcone_distances", "distances", "lightcone_redshifts", "redshifts"):
         table = _table(at, name)
         if table is not None:
-            table.check("distances", n_bytes)
+            what = name.rpartition("_")[2]
+            table.check(what, n_bytes)
             if table.shape != (n,):
-                raise Fault("grid", f"distances of shape {table.shape}; expected ({n},)")
-            return table.read().astype(np.float64)
+                for axis in (0, 1):
+                    if table.shape == (shape[axis],):
+                        raise sight_comes_first(f"the {what} lie along", shape, axis)
+                raise Fault("grid", f"{what} of shape {table.shape}; expected ({n},)")
+            values = table.read().astype(np.float64)
+            if what == "distances":
+                return values
+            if not (np.isfinite(values).all() and values.min() >= 0):
+                raise Fault("grid", "redshifts that are not numbers from 0 on")
+            return comoving_distances(values, omega_m, hubble)
     # Before 3.4: the first slice lies at the light cone's redshift, the others a cell apart.
     z, length, cells = own.get("redshift"), inputs.get("BOX_LEN"), inputs.get("HII_DIM")
     if not (z and length and cells and z > 0 and length > 0 and cells > 0):
         given = f"redshift {z}, BOX_LEN {length} and HII_DIM {cells}"
         raise Fault("missing", f"neither distances nor what would give them: found {given}")
-    omega_m, hubble = inputs.get("OMm", OMEGA_M), inputs.get("hlittle", HUBBLE)
     with np.errstate(all="ignore"):  # what is not finite is refused
         return comoving_distances(z, omega_m, hubble) + length / cells * np.arange(n)

@@ -52,8 +52,8 @@ def test_pickled_objects_are_refused(tmp_path):
 
 
 def test_a_label_with_an_axis_too_many(tmp_path):
-    np.savez(tmp_path / "run0.npz", image=values()[0], label=np.ones((1, 6)))
-    with pytest.raises(ValueError, match=r"shape: a label of shape \(1, 6\); expected \(6,\)"):
+    np.savez(tmp_path / "run0.npz", image=values()[0], label=np.ones((2, 6)))
+    with pytest.raises(ValueError, match=r"shape: a label of shape \(2, 6\); expected \(6,\)"):
         open_lightcones(tmp_path)
 
 

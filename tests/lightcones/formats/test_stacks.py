@@ -74,8 +74,8 @@ def test_labels_are_never_cut_into_rows(tmp_path, shape, message):
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("seeds", np.arange(11), r"seeds of shape \(11,\) and type int64; expected 12 integers"),
-        ("seeds", np.arange(12.0), r"seeds of shape \(12,\) and type float64; expected 12 int"),
+        ("seeds", np.arange(11), r"seeds of shape \(11,\) and type int64; expected 12 whole"),
+        ("seeds", np.ones((12, 1)), r"seeds of shape \(12, 1\) and type float64; expected 12 wh"),
         ("seeds", np.ones((12, 1), int), r"seeds of shape \(12, 1\)"),
         ("redshifts", np.arange(9), r"redshifts of shape \(9,\); expected \(10,\) or \(12, 10\)"),
         ("redshifts", np.ones((11, 10)), r"redshifts of shape \(11, 10\); expected"),

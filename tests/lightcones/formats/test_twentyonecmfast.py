@@ -6,8 +6,17 @@ import pytest
 
 from skatr_sk import LightconeArray, open_lightcones
 from skatr_sk.parameters import PARAMETER_NAMES
-from skatr_sk.simulator.cosmology import comoving_distances
-from tests.lightcones.layouts import BOX_LEN, HII_DIM, REDSHIFT, cone, thetas, write_v3, write_v4
+from skatr_sk.simulator.cosmology import HUBBLE, comoving_distances, redshifts_at
+from tests.lightcones.layouts import (
+    BOX_LEN,
+    HII_DIM,
+    REDSHIFT,
+    cone,
+    edit,
+    thetas,
+    write_v3,
+    write_v4,
+)
 
 SIX = list(PARAMETER_NAMES)
 
@@ -126,4 +135,113 @@ def test_a_simulation_whose_cone_is_a_link(tmp_path):
         far = h5py.ExternalLink(str(tmp_path / "far.h5"), "/lightcones/brightness_temp")
         file["lightcones/brightness_temp"] = far
     with pytest.raises(ValueError, match=r"elsewhere: .*in other files \(.*far\.h5\)"):
+        open_lightcones(tmp_path / "a.h5")
+
+
+def test_inputs_without_groups(tmp_path):
+    """Attributes of InputParameters itself, as some writers put them."""
+    write_v4(tmp_path / "a.h5")
+
+    def flatten(file):
+        inputs = file["InputParameters"]
+        for group in ("astro_params", "cosmo_params", "matter_options"):
+            inputs.attrs.update(inputs[group].attrs)
+            del inputs[group]
+
+    wanted = open_lightcones(tmp_path / "a.h5")
+    edit(tmp_path / "a.h5", flatten)
+    found = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_array_equal(found.target, wanted.target)
+    assert found.target_names == wanted.target_names and len(found.target_names) == 5
+    assert found.seeds == wanted.seeds
+    np.testing.assert_array_equal(found.redshifts, wanted.redshifts)
+
+
+@pytest.mark.parametrize("write", [write_v3, write_v4])
+def test_stored_redshifts_where_there_are_no_distances(tmp_path, write):
+    write(tmp_path / "a.h5", n_z=12)
+    wanted = open_lightcones(tmp_path / "a.h5")
+    low = 2 if write is write_v4 else 0
+
+    def exchange(file):
+        name = "lightcone_distances" if "lightcone_distances" in file else "distances"
+        file["lightcone_redshifts"] = redshifts_at(file[name][:], 0.3, HUBBLE)
+        del file[name]
+
+    edit(tmp_path / "a.h5", exchange)
+    found = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_allclose(found.redshifts, wanted.redshifts, rtol=1e-5)
+    np.testing.assert_array_equal(found.data[0], cone(1, 12 + low + low // 2)[..., low : low + 12])
+
+
+@pytest.mark.parametrize("write", [write_v3, write_v4])
+def test_a_simulation_that_is_stored_far_first(tmp_path, write):
+    """With its distances, and the buffers at the other ends."""
+    for k in range(2):
+        write(tmp_path / f"{k}.h5", seed=k)
+    wanted = open_lightcones(tmp_path)
+    fields, redshifts = np.asarray(wanted.data), wanted.redshifts
+
+    def turn(file):
+        for name in ("lightcone_distances", "distances"):
+            if name in file:
+                file[name][:] = file[name][:][::-1]
+        cells = file["lightcones/brightness_temp"]
+        cells[:] = cells[:][..., ::-1]
+
+    edit(tmp_path / "1.h5", turn)
+    with pytest.warns(UserWarning, match=r"the redshifts fall in .*1\.h5: these"):
+        found = open_lightcones(tmp_path, validate="full")
+    np.testing.assert_array_equal(np.asarray(found.data), fields)
+    np.testing.assert_array_equal(found.redshifts, redshifts)
+
+
+def test_a_simulation_with_the_line_of_sight_first(tmp_path):
+    write_v3(tmp_path / "a.h5")
+
+    def turn(file):
+        cells = np.moveaxis(file["lightcones/brightness_temp"][:], -1, 0)
+        del file["lightcones/brightness_temp"]
+        file["lightcones/brightness_temp"] = cells
+
+    edit(tmp_path / "a.h5", turn)
+    with pytest.raises(
+        ValueError, match=r"axes: the distances lie along: .*moveaxis\(cells, 0, -1"
+    ):
+        open_lightcones(tmp_path / "a.h5")
+
+
+def test_a_simulation_in_kelvin(tmp_path):
+    write_v4(tmp_path / "a.h5")
+    edit(
+        tmp_path / "a.h5",
+        lambda file: file["lightcones/brightness_temp"].attrs.update({"units": "K"}),
+    )
+    with pytest.warns(UserWarning, match="in kelvin"):
+        found = open_lightcones(tmp_path / "a.h5", validate=False)
+    np.testing.assert_allclose(found.data[0], 1000 * cone(1, 23)[..., 2:22], rtol=1e-6)
+
+
+@pytest.mark.parametrize("box", ["BrightnessTemp", "InitialConditions", "HaloBox"])
+def test_files_of_the_cache_are_named(tmp_path, box):
+    write_v3(tmp_path / "a.h5")
+    for k in range(3):
+        with h5py.File(tmp_path / f"{box}_{k}.h5", "w") as file:
+            file[f"{box}/brightness_temp"] = np.random.default_rng(k).normal(size=(8, 8, 8))
+            file.create_group("user_params").attrs["HII_DIM"] = 8
+    with pytest.raises(ValueError, match=rf"{box}_0\.h5: no light cone: 21cmFAST .* \({box}\);"):
+        open_lightcones(tmp_path)
+    with pytest.warns(UserWarning, match="3 things are wrong"):
+        assert len(open_lightcones(tmp_path, on_bad="drop").data) == 1
+
+
+def test_an_angular_light_cone_is_not_supported(tmp_path):
+    write_v4(tmp_path / "a.h5")
+
+    def flatten(file):
+        del file["lightcones/brightness_temp"]
+        file["lightcones/brightness_temp"] = np.ones((48, 23))
+
+    edit(tmp_path / "a.h5", flatten)
+    with pytest.raises(ValueError, match=r"\(48, 23\), .* an AngularLightcone is not supported"):
         open_lightcones(tmp_path / "a.h5")

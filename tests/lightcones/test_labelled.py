@@ -1,0 +1,55 @@
+"""DataArrays of xarray: out, and in again with their coordinates."""
+
+import numpy as np
+import pytest
+
+from skatr_sk import load_lightcones, open_lightcones, save_lightcones
+from skatr_sk.fields import check_numbers
+from skatr_sk.lightcones import to_xarray
+
+xarray = pytest.importorskip("xarray")
+
+
+def few(n=6):
+    cones = load_lightcones()
+    for name in ("data", "target", "redshifts", "seeds"):
+        cones[name] = cones[name][:n]
+    return cones
+
+
+def test_out_and_in_again(tmp_path):
+    cones = few()
+    array = to_xarray(cones)
+    assert array.dims == ("lightcone", "x", "y", "z") and array.attrs["units"] == "mK"
+    bright = array.sel(lightcone=array.zeta > np.median(array.zeta))
+    assert bright.shape == (3, 14, 14, 90)
+    assert array.log10_T_vir.attrs["units"] == "log10(K)"
+    save_lightcones(tmp_path / "a.h5", array)
+    found = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_array_equal(np.asarray(found.data), cones.data)
+    np.testing.assert_allclose(found.target, cones.target)
+    assert found.target_names == cones.target_names
+    assert found.target_units == cones.target_units
+    np.testing.assert_allclose(found.redshifts, cones.redshifts, rtol=1e-6)
+    np.testing.assert_array_equal(found.seeds, cones.seeds)
+
+
+def test_a_grid_for_each_and_maps_and_signals():
+    X = np.random.default_rng(0).normal(size=(3, 4, 4, 5))
+    grids = np.linspace(6, 7, 5) + np.arange(3)[:, None]
+    array = to_xarray({"data": X, "redshifts": grids})
+    np.testing.assert_array_equal(array.redshift.to_numpy(), grids)
+    assert to_xarray({"data": X[..., 0]}).dims == ("lightcone", "x", "y")
+    assert to_xarray({"data": X[:, 0, 0]}).dims == ("lightcone", "z")
+
+
+def test_an_array_says_which_axis_is_which():
+    """Far first, in kelvin, and the line of sight in front."""
+    X = np.random.default_rng(0).normal(size=(3, 4, 4, 5))
+    turned = np.moveaxis(X[..., ::-1] / 1000, -1, 1)
+    coords = {"redshift": np.linspace(8, 7, 5)}
+    dims = ("run", "redshift", "x", "y")
+    array = xarray.DataArray(turned, coords, dims, attrs={"units": "K"})
+    np.testing.assert_allclose(check_numbers(array, "X"), X)
+    plain = xarray.DataArray(X, dims=("run", "x", "y", "slice"))
+    np.testing.assert_array_equal(check_numbers(plain, "X"), X)
