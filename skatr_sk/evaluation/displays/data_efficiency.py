@@ -163,6 +163,7 @@ class DataEfficiencyDisplay(Display):
         options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
             owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
+            self.figure_.get_layout_engine().set(h_pad=0.08)  # room for the title of the legend
         options |= {"title": _BANDS[band], "title_fontsize": "small"}
         self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
         return self

@@ -24,8 +24,8 @@ def test_the_cut_and_the_sky_are_those_of_the_light_cone(cones):
     assert display.sky_index_.tolist() == [30, 30, 30]
     along, across = display.axes_[1]
     np.testing.assert_array_equal(along.images[0].get_array(), cones[1, :, 3])
-    assert along.images[0].get_extent() == (0, 40, 0, 8)
-    assert across.images[0].get_extent() == (0, 12, 0, 8)
+    assert along.images[0].get_extent() == [0, 40, 0, 8]
+    assert across.images[0].get_extent() == [0, 12, 0, 8]
     assert (along.get_ylabel(), across.get_title("left")) == ("sky [Mpc]", "z = 8.50")
     assert along.lines[0].get_xdata()[0] == 30.5
     near = LightconeDisplay.from_lightcones(cones, redshifts=Z, sky_redshift=6.03)

@@ -74,7 +74,7 @@ def test_umap_is_taken_where_it_is_installed(problem, monkeypatch):
             assert y is None
             return X[:, :2].astype(np.float32)
 
-        transform = fit_transform
+        fit = transform = fit_transform
 
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "umap" or None)
