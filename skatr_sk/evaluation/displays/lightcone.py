@@ -179,7 +179,8 @@ class LightconeDisplay(base.Display):
             image = self._draw(i, cut, sky, style)
         self.axes_[-1, 0].set_xlabel("slice" if self._redshifts is None else "redshift")
         self.axes_[-1, 1].set_xlabel(self._sky_label)
-        options = {"ticks": _ticks(plt, low, high), "ax": self.axes_.ravel().tolist()}
+        options = {"ticks": _ticks(plt, low, high), "aspect": 8 * n + 8}
+        options["ax"] = self.axes_.ravel().tolist()
         self.colorbar_ = self.figure_.colorbar(image, format="%g", **options)
         self.colorbar_.ax.axhline(0, **_ZERO)
         self.colorbar_.set_label(r"$\delta T_b$ [mK]")

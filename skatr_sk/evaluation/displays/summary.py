@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk._checks import Choice, Integer, check_options, require, shared_docs
@@ -122,9 +121,12 @@ class SummaryDisplay(base.ParameterDisplay):
             reducer = umap.UMAP(n_components=2, random_state=self.random_state, n_jobs=1)
         else:
             reducer = PCA(2, svd_solver="full")
-        steps = make_pipeline(StandardScaler(), reducer)
-        self.map_ = np.asarray(steps.fit_transform(summaries), dtype=np.float64)
-        self.new_ = {name: np.asarray(steps.transform(each)) for name, each in new.items()}
+        scaler = StandardScaler().fit(summaries)
+        self.map_ = np.asarray(reducer.fit_transform(scaler.transform(summaries)), np.float64)
+        self.new_ = {
+            name: np.asarray(reducer.transform(scaler.transform(each)), np.float64)
+            for name, each in new.items()
+        }
         self.explained_variance_ratio_ = getattr(reducer, "explained_variance_ratio_", None)
 
     def plot(
