@@ -199,7 +199,7 @@ class PosteriorDisplay(base.ParameterDisplay):
         if n > 1:
             color = "0.3" if several else shades[0]
             for k, level in enumerate(sorted(self.levels, reverse=True)):
-                style = {"alpha": _opacity(k, len(self.levels)), "linewidth": 0}
+                style: dict[str, Any] = {"alpha": _opacity(k, len(self.levels)), "linewidth": 0}
                 text = f"{100 * level:.3g} % of samples"
                 handles.append(Patch(facecolor=color, label=text, **style))
         if self._truth is not None:

@@ -232,18 +232,18 @@ class LightconeDisplay(base.Display):
         **kwargs
             As for :meth:`from_lightcones`; they go before what the Bunch says.
         """
-        rows = np.asarray(rows, dtype=np.intp)
-        known: dict[str, Any] = {"names": [f"light cone {row}" for row in rows]}
+        chosen = np.asarray(rows, dtype=np.intp)
+        known: dict[str, Any] = {"names": [f"light cone {row}" for row in chosen]}
         if cones.get("redshifts") is not None:
-            known["redshifts"] = np.asarray(cones["redshifts"])[rows]
+            known["redshifts"] = np.asarray(cones["redshifts"])[chosen]
         if cones.get("target") is not None:
             target = np.asarray(cones["target"])
-            known["y"] = target.reshape(len(target), -1)[rows]
+            known["y"] = target.reshape(len(target), -1)[chosen]
             known["parameter_names"] = cones.get("target_names")
             known["parameter_units"] = cones.get("target_units")
         if cones.get("cell_size") is not None:
             known["cell_size"] = float(cones["cell_size"][0])
-        return cls.from_lightcones(cones["data"][rows], **(known | kwargs))
+        return cls.from_lightcones(cones["data"][chosen], **(known | kwargs))
 
 
 def _rows_of(

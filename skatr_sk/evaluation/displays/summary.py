@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -121,12 +122,13 @@ class SummaryDisplay(base.ParameterDisplay):
             reducer = umap.UMAP(n_components=2, random_state=self.random_state, n_jobs=1)
         else:
             reducer = PCA(2, svd_solver="full")
-        scaler = StandardScaler().fit(summaries)
+        scaler, threads = StandardScaler().fit(summaries), torch.get_num_threads()
         self.map_ = np.asarray(reducer.fit_transform(scaler.transform(summaries)), np.float64)
         self.new_ = {
             name: np.asarray(reducer.transform(scaler.transform(each)), np.float64)
             for name, each in new.items()
         }
+        torch.set_num_threads(threads)  # the threads of numba, which UMAP brings, are torch's too
         self.explained_variance_ratio_ = getattr(reducer, "explained_variance_ratio_", None)
 
     def plot(
