@@ -3,7 +3,7 @@
 import importlib.util
 import os
 
-# The gallery shows that the examples run; the full runs are the user's.
+# The gallery shows that the examples run, and says so there; SKATR_SK_FAST=0 runs them in full.
 os.environ.setdefault("SKATR_SK_FAST", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -51,3 +51,25 @@ sphinx_gallery_conf = {
 has_theme = importlib.util.find_spec("pydata_sphinx_theme") is not None
 html_theme = "pydata_sphinx_theme" if has_theme else "alabaster"
 html_title = f"skatr_sk {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["skatr_sk.css"]
+
+FAST_NOTE = """
+.. note::
+
+   This page was built by a fast run (``SKATR_SK_FAST=1``: fewer light cones, few epochs), which
+   shows that the example works. **Its tables and pictures are not results.** Run the script for
+   those; it takes minutes on two cores.
+
+"""
+
+
+def say_that_runs_were_fast(app, docname, source):
+    """Put a note above each example of the gallery that did not run in full."""
+    if docname.startswith("auto_examples/plot_") and os.environ["SKATR_SK_FAST"] == "1":
+        anchor = ".. rst-class:: sphx-glr-example-title"
+        source[0] = source[0].replace(anchor, FAST_NOTE + anchor, 1)
+
+
+def setup(app):
+    app.connect("source-read", say_that_runs_were_fast)

@@ -18,9 +18,10 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.lines import Line2D
 
 from skatr_sk import load_lightcones, make_lightcones
+from skatr_sk.evaluation import LightconeDisplay
 
 FAST = os.environ.get("SKATR_SK_FAST") == "1"  # a glance, for the test suite
 torch.set_num_threads(1)
@@ -42,36 +43,41 @@ print(f"{len(rows)} light cones in {seconds:.1f} s: {seconds / len(rows):.2f} s 
 # %%
 # Along the line of sight
 # -----------------------
-# One cut through each of three light cones, real above simulated. The structures differ; their
-# size, strength and timing should be alike.
+# Three light cones, real above simulated: a cut along the line of sight, and the sky where it
+# varies most. The structures differ; their size, strength and timing should be alike.
 shown = [0, 1, 3]
-figure, axes = plt.subplots(2 * len(shown), 1, figsize=(9, 8), layout="constrained")
-for i, row in enumerate(shown):
-    norm = TwoSlopeNorm(0, real[row].min(), max(real[row].max(), 5))
-    for axis, (name, cone) in zip(
-        axes[2 * i : 2 * i + 2], (("real", real[row]), ("simulated", simulated[row])), strict=True
-    ):
-        image = axis.imshow(cone[:, 7], aspect="auto", cmap="RdBu_r", norm=norm)
-        axis.set_ylabel(name)
-        axis.set_yticks([])
-        ticks = np.arange(0, 90, 15)
-        axis.set_xticks(ticks, [f"{at:.1f}" for at in z[row][ticks]])
-    figure.colorbar(image, ax=axes[2 * i : 2 * i + 2], label="mK")
-axes[-1].set_xlabel("redshift")
-figure.savefig("simulator_slices.png", dpi=120)
+pairs = np.stack([real[shown], simulated[shown]], axis=1).reshape(-1, *real.shape[1:])
+display = LightconeDisplay.from_lightcones(
+    pairs,
+    redshifts=np.repeat(z[shown], 2, axis=0),
+    names=["21cmFAST", "simulated"] * len(shown),
+    y=np.repeat(cones.target[rows][shown], 2, axis=0),
+    parameter_names=cones.target_names,
+    parameter_units=cones.target_units,
+    cell_size=cones.cell_size[0],
+)
+display.figure_.savefig("simulator_slices.png", dpi=120)
 
 # %%
 # Global signals and standard deviations
 # --------------------------------------
-# Mean and standard deviation of every redshift slice: real as lines, simulated dashed.
+# Mean and standard deviation of every redshift slice: real as lines, simulated dashed, a colour for
+# each light cone.
 means = [each.mean(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
 deviations = [each.std(axis=(1, 2), dtype=np.float64) for each in (real, simulated)]
+colors = plt.colormaps["viridis"](np.linspace(0, 0.9, 8))
 figure, axes = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
 for i, row in enumerate(range(0, len(rows), max(1, len(rows) // 6))):
     for axis, values in zip(axes, (means, deviations), strict=True):
-        axis.plot(z[row], values[0][row], color=f"C{i}")
-        axis.plot(z[row], values[1][row], color=f"C{i}", linestyle="--")
+        axis.plot(z[row], values[0][row], color=colors[i])
+        axis.plot(z[row], values[1][row], color=colors[i], linestyle="--")
 axes[0].set_ylabel("mean [mK]")
+axes[0].axhline(0, color="0.7", linewidth=0.8, zorder=0)
+styles = {"21cmFAST": "-", "simulated": "--"}
+lines = [
+    Line2D([], [], color="black", linestyle=style, label=name) for name, style in styles.items()
+]
+figure.legend(handles=lines, loc="outside upper center", ncols=2, frameon=False)
 axes[1].set_ylabel("standard deviation [mK]")
 axes[1].set_xlabel("redshift")
 figure.savefig("simulator_signals.png", dpi=120)

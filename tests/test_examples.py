@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from skatr_sk import SKATRTransformer
 from skatr_sk.parameters import PRIOR_BOUNDS
 from skatr_sk.summaries.vit import patchify
+from tests.lightcones.layouts import thetas, write_v3
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
@@ -44,6 +46,21 @@ def test_example_runs(example, tmp_path):
     except subprocess.TimeoutExpired as error:
         pytest.fail(f"{example.name} took more than {TIME_LIMIT} s:\n{error.output}", pytrace=False)
     assert done.returncode == 0, f"{example.name} failed:\n{done.stdout}"
+
+
+@pytest.mark.slow
+def test_readme_goes_from_a_folder_to_a_corner_plot(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[1]
+    assert len([line for line in code.splitlines() if line]) <= 10
+    folder = tmp_path / "my_lightcones"
+    folder.mkdir()
+    for i, theta in enumerate(thetas(9)):
+        write_v3(folder / f"LightCone_{i}.h5", seed=i, theta=theta)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["corner"].axes_[5, 0].get_xlabel() == "$m_\\mathrm{WDM}$\n[keV]"
+    assert (tmp_path / "corner.png").stat().st_size > 10_000
 
 
 def load(name):

@@ -7,6 +7,7 @@ text, so that the last tests can show that each rule catches what it should.
 import ast
 import importlib
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -241,6 +242,16 @@ def problems(sources):
 def test_package_keeps_its_layers():
     found = problems(_sources())
     assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+def test_what_is_not_used_is_not_imported():
+    """Though pip installs some of it with nflows."""
+    unused = ["accelerate", "dask", "matplotlib", "tensorboard", "torch._dynamo", "umap"]
+    code = f"import sys, skatr_sk; print(*[name for name in {unused} if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_rules_speak_of_modules_that_exist():

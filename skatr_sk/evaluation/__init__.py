@@ -17,8 +17,10 @@ from skatr_sk.evaluation.data_efficiency import data_efficiency_curve
 from skatr_sk.evaluation.displays.corner import PosteriorDisplay
 from skatr_sk.evaluation.displays.coverage import CoverageDisplay
 from skatr_sk.evaluation.displays.data_efficiency import DataEfficiencyDisplay
+from skatr_sk.evaluation.displays.lightcone import LightconeDisplay
 from skatr_sk.evaluation.displays.marginals import MarginalsDisplay
 from skatr_sk.evaluation.displays.recovery import RecoveryDisplay
+from skatr_sk.evaluation.displays.summary import SummaryDisplay
 from skatr_sk.evaluation.metrics import (
     ParameterScorer,
     effective_rank,
@@ -32,10 +34,12 @@ __all__ = [
     "Coverage",
     "CoverageDisplay",
     "DataEfficiencyDisplay",
+    "LightconeDisplay",
     "MarginalsDisplay",
     "ParameterScorer",
     "PosteriorDisplay",
     "RecoveryDisplay",
+    "SummaryDisplay",
     "coverage_band",
     "data_efficiency_curve",
     "effective_rank",

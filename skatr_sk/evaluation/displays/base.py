@@ -1,8 +1,9 @@
-"""What all displays share: how they are made, labels of parameters, edges of the prior, panels."""
+"""What all displays share: how they are made, colours, labels, edges of the prior, panels."""
 
 from __future__ import annotations
 
 __all__ = [
+    "COLORS",
     "SHARED_DOCS",
     "TRUTH",
     "Display",
@@ -10,11 +11,15 @@ __all__ = [
     "axis_span",
     "check_axes",
     "draw_edges",
+    "explain",
     "merged",
+    "mark",
     "n_columns",
     "panel_axes",
     "parameter_labels",
     "prior_of",
+    "unit_of_difference",
+    "with_unit",
     "write_scores",
 ]
 
@@ -33,9 +38,10 @@ from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import unwrap
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
+# Of Okabe and Ito, which the colour-blind tell apart too; neighbours differ in brightness.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 TRUTH = {"color": "black", "linestyle": "--", "linewidth": 1.0}
 _EDGE = {"color": "0.6", "linestyle": ":", "linewidth": 0.8, "zorder": 0}
-_SCORE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 2}
 # matplotlib refuses a keyword beside its alias.
 _ALIASES = {"c": "color", "ls": "linestyle", "lw": "linewidth", "linewidths": "linewidth"}
 SHARED_DOCS = {
@@ -183,9 +189,35 @@ def draw_edges(axes: Any, edges: Floats, *, horizontal: bool = True) -> None:
 
 
 def write_scores(axes: Any, lines: Iterable[str]) -> Any:
-    """Write lines into the upper left corner, which is the farthest from the diagonal."""
-    corner = {"x": 0.04, "y": 0.96, "ha": "left", "va": "top", "transform": axes.transAxes}
-    return axes.text(s="\n".join(lines), fontsize="small", bbox=_SCORE_BOX, **corner)
+    """Write lines above a panel, where they hide nothing."""
+    return axes.set_title("\n".join(lines), loc="left", fontsize="small")
+
+
+def with_unit(text: str, unit: str, *, wrap: bool = False) -> str:
+    """Text and unit of an axis; with `wrap` a long unit has a line of its own."""
+    return text + (f"{chr(10) if wrap and len(unit) > 4 else ' '}[{unit}]" if unit else "")
+
+
+def unit_of_difference(symbol: str, unit: str) -> str:
+    """Unit of the difference of two values: of decimal logarithms, dex."""
+    return "dex" if symbol.startswith(r"$\log_{10}") else unit
+
+
+def mark(label: str, **style: Any) -> Any:
+    """Entry of a legend that looks like a line or a marker of a style."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **style)
+
+
+def explain(figure: Any, edges: Floats, handles: Iterable[Any]) -> Any:
+    """Say below the panels of a new figure what their marks are, edges of a prior among them."""
+    handles = list(handles)
+    if np.isfinite(edges).any():
+        handles.append(mark("edge of the prior", **_EDGE))
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.1)))
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+    return figure.legend(handles=handles, fontsize="small", frameon=False, **place)
 
 
 def merged(defaults: Mapping[str, Any], user: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -45,7 +45,6 @@ _OPTIONS = {
     "levels": Rule(_are_shares, "a list of numbers in (0, 1)"),
     "smoothing": Real("[0, inf)", optional=True),
 }
-_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 _BINS = 60, 300  # at least and at most
 _SHARE = 0.383  # of a Gaussian's samples, inside an interval one sigma wide
 _BINS_PER_SIGMA = 8
@@ -58,6 +57,7 @@ _TAIL = 0.0005  # of the samples, left out at either end
 class PosteriorDisplay(base.ParameterDisplay):
     """Corner plot: marginals on the diagonal, 68 and 95 % contours below, lines at the truth.
 
+    Above each marginal is its median, with the distances to the 16 and 84 % quantiles.
     Make it with :meth:`from_samples` or :meth:`from_estimator`.
 
     Parameters
@@ -85,6 +85,8 @@ class PosteriorDisplay(base.ParameterDisplay):
     figure_ : matplotlib Figure
     axes_ : ndarray of Axes of shape (n_parameters, n_parameters)
         None above the diagonal.
+    legend_ : Legend, or None
+        Names of the posteriors, contours and lines; None where Axes were given that leave no room.
 
     Examples
     --------
@@ -154,8 +156,8 @@ class PosteriorDisplay(base.ParameterDisplay):
         n = len(self._labels)
         kind = Rule(_are_colors, "a list of matplotlib's colours, one or more", optional=True)
         check_options("PosteriorDisplay.plot", {"colors": kind}, {"colors": colors})
-        shades = _COLORS if colors is None else list(colors)
-        self.axes_ = _corner_axes(plt, ax, n)
+        shades = base.COLORS if colors is None else list(colors)
+        self.axes_ = _corner_axes(plt, ax, n, len(self._posteriors))
         self.figure_ = self.axes_[0, 0].figure
         for k, (name, points) in enumerate(self._posteriors.items()):
             color = shades[k % len(shades)]
@@ -170,11 +172,46 @@ class PosteriorDisplay(base.ParameterDisplay):
                     pair = [column, row]
                     self._contours(self.axes_[row, column], points[:, pair], edges[pair], color)
         self._decorate()
-        if len(self._posteriors) > 1:
-            handles, names = self.axes_[0, 0].get_legend_handles_labels()
-            target = self.figure_ if n > 1 and ax is None else self.axes_[0, 0]
-            target.legend(handles, names, frameon=False, loc="upper right" if n > 1 else "best")
+        self._write_quantiles(shades)
+        self.legend_ = self._explain(shades, ax is not None)
         return self
+
+    def _write_quantiles(self, shades: Sequence[Any]) -> None:
+        """Write medians and errors above the marginals, a line for each posterior."""
+        posteriors = list(enumerate(self._posteriors.values()))
+        for i, (symbol, _) in enumerate(self._labels):
+            axes = self.axes_[i, i]
+            for line, (k, points) in enumerate(reversed(posteriors)):
+                text = f"{symbol} = {_median_and_errors(points[:, i])}"
+                color = shades[k % len(shades)] if len(posteriors) > 1 else "black"
+                raised = {"xytext": (0, 5 + 15 * line), "textcoords": "offset points"}
+                corner = {"xy": (0, 1), "xycoords": "axes fraction", "annotation_clip": False}
+                axes.annotate(text, **corner, **raised, fontsize="small", color=color)
+
+    def _explain(self, shades: Sequence[Any], given: bool) -> Any:
+        """Name posteriors, contours and lines, where there is room for it."""
+        from matplotlib.patches import Patch
+
+        n, names = len(self._labels), list(self._posteriors)
+        several = len(names) > 1
+        entries = enumerate(names if several else [])
+        handles = [base.mark(name, color=shades[k % len(shades)]) for k, name in entries]
+        if n > 1:
+            color = "0.3" if several else shades[0]
+            for k, level in enumerate(sorted(self.levels, reverse=True)):
+                style: dict[str, Any] = {"alpha": _opacity(k, len(self.levels)), "linewidth": 0}
+                text = f"{100 * level:.3g} % of samples"
+                handles.append(Patch(facecolor=color, label=text, **style))
+        if self._truth is not None:
+            handles.append(base.mark("truth", **base.TRUTH))
+        if np.isfinite(self._edges).any():
+            handles.append(base.mark("axes: the prior", linestyle="none"))
+        options = {"handles": handles, "frameon": False, "fontsize": "small"}
+        if n > 1 and not given:
+            return self.figure_.legend(loc="upper right", **options)
+        if n > 1 and self.axes_[0, -1] is not None:
+            return self.axes_[0, -1].legend(loc="upper right", **options)
+        return self.axes_[0, 0].legend(loc="best", **options) if several or n == 1 else None
 
     def _contours(self, axes: Any, points: Floats, edges: Floats, color: Any) -> None:
         """Draw the filled contours of two parameters."""
@@ -185,7 +222,7 @@ class PosteriorDisplay(base.ParameterDisplay):
         # Out to the edges of the box: the middle of the last bin is half a bin before them.
         density = np.pad(density, 1, mode="edge")
         middles = [np.r_[e[0], (e[1:] + e[:-1]) / 2, e[-1]] for e in edges]
-        fills = [(color, 0.18 + 0.32 * k / len(heights)) for k in range(len(heights))]
+        fills = [(color, _opacity(k, len(heights))) for k in range(len(heights))]
         shades = [*heights, density.max() * 1.001]
         axes.contourf(*middles, density.T, levels=shades, colors=fills)
         axes.contour(*middles, density.T, levels=heights, colors=[color], linewidths=1.0)
@@ -281,7 +318,7 @@ def _check_posteriors(samples: Any) -> dict[str, Floats]:
     return posteriors
 
 
-def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
+def _corner_axes(plt: Any, given: Any, n: int, n_posteriors: int) -> NDArray[np.object_]:
     """Axes on and below the diagonal: of a new figure, with None above it, or those given."""
     lower = np.tri(n, dtype=bool)
     if given is not None:
@@ -290,15 +327,31 @@ def _corner_axes(plt: Any, given: Any, n: int) -> NDArray[np.object_]:
             if spare is not None:
                 spare.set_axis_off()
         return axes
-    size = 1.35 * n + 1.2 if n > 1 else 4.0
-    # Room in inches for labels at the left and below; panels that nearly touch.
-    low, high = 0.95 / size, 1 - 0.12 / size
-    room = {"left": low, "right": high, "bottom": low, "top": high, "wspace": 0.07, "hspace": 0.07}
+    size = 1.35 * n + 1.5 if n > 1 else 4.0
+    # Room in inches for labels and for the medians; panels that nearly touch.
+    low, right, top = 0.95 / size, 1 - 0.45 / size, 1 - (0.15 + 0.21 * n_posteriors) / size
+    room = {"left": low, "right": right, "bottom": low, "top": top, "wspace": 0.07, "hspace": 0.07}
     _, axes = plt.subplots(n, n, figsize=(size, size), squeeze=False, gridspec_kw=room)
     for spare in axes[~lower]:
         spare.remove()
     axes[~lower] = None
     return axes
+
+
+def _opacity(k: int, n: int) -> float:
+    """Of the k-th of n filled contours, from the outermost."""
+    return 0.18 + 0.32 * k / n
+
+
+def _median_and_errors(values: Floats) -> str:
+    """Median, and distances to the 16 and 84 % quantiles, to two digits of the smaller distance."""
+    low, middle, high = np.quantile(values, [0.16, 0.5, 0.84])
+    least = min((each for each in (high - middle, middle - low) if each > 0), default=0.0)
+    if not least:
+        return f"{middle:.4g}"
+    digits = min(max(0, 1 - math.floor(math.log10(least))), 12)
+    errors = f"^{{+{high - middle:.{digits}f}}}_{{-{middle - low:.{digits}f}}}"
+    return f"${middle:.{digits}f}{errors}$"
 
 
 def _width(points: Floats) -> Floats:

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike
 from skatr_sk._checks import Choice, check_options, warn_no_effect
 from skatr_sk.evaluation.calibration import posterior_draws, rank_levels, sbc_ranks, tarp_levels
 from skatr_sk.evaluation.coverage import Coverage, expected_coverage
-from skatr_sk.evaluation.displays.base import TRUTH, Display, merged, parameter_labels, prior_of
+from skatr_sk.evaluation.displays.base import (
+    COLORS,
+    TRUTH,
+    Display,
+    merged,
+    parameter_labels,
+    prior_of,
+)
 
 _AXES_LABELS = {
     "highest_density": {"xlabel": "credibility of highest-density regions"},
@@ -51,6 +58,7 @@ class CoverageDisplay(Display):
         One a curve.
     bands_ : list
         One for each distinct number of light cones.
+    legend_ : Legend
 
     Examples
     --------
@@ -92,14 +100,15 @@ class CoverageDisplay(Display):
         plt = self._pyplot("plot")
         kinds = {"kind": Choice("coverage", "difference")}
         check_options("CoverageDisplay.plot", kinds, {"kind": kind})
-        if ax is None:
-            _, ax = plt.subplots(figsize=(4.4, 4.2), layout="constrained")
+        given = ax is not None
+        if not given:
+            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_: list[Any] = []
         self.bands_: list[Any] = []
         difference = kind == "difference"
         drawn: set[tuple[float, ...]] = set()
-        for name, curve in self.curves.items():
+        for k, (name, curve) in enumerate(self.curves.items()):
             base = curve.credibility if difference else 0.0
             key = tuple(curve.high)
             if key not in drawn:
@@ -108,15 +117,17 @@ class CoverageDisplay(Display):
                 band = merged({**_BAND, "label": label}, band_kwargs)
                 edges = curve.low - base, curve.high - base
                 self.bands_.append(ax.fill_between(curve.credibility, *edges, **band))
-            line = merged({**_LINE, "label": name}, line_kwargs)
+            shade = {"color": COLORS[k % len(COLORS)]}
+            line = merged({**_LINE, **shade, "label": name}, line_kwargs)
             self.lines_ += ax.plot(curve.credibility, curve.coverage - base, **line)
-        ax.plot([0, 1], [0, 0] if difference else [0, 1], **TRUTH)
+        ax.plot([0, 1], [0, 0] if difference else [0, 1], label="calibrated", **TRUTH)
         ax.set(xlim=(0, 1), xlabel=self.xlabel)
         ax.set_ylabel("coverage minus credibility" if difference else self.ylabel)
         if not difference:
             ax.set(ylim=(0, 1), aspect="equal")
         # A curve that sags leaves the upper left free, one that bulges the lower right.
-        ax.legend(loc="best", fontsize="small", frameon=False)
+        owner, where = (ax, "best") if given else (self.figure_, "outside right center")
+        self.legend_ = owner.legend(loc=where, fontsize="small", frameon=False)
         return self
 
     @classmethod

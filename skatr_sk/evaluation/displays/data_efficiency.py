@@ -15,12 +15,26 @@ from numpy.typing import ArrayLike, NDArray
 from skatr_sk._checks import Choice, check_options, warn_no_effect
 from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.data_efficiency import TRAIN_SIZES, data_efficiency_curve
-from skatr_sk.evaluation.displays.base import Display, merged, panel_axes, parameter_labels
+from skatr_sk.evaluation.displays.base import (
+    COLORS,
+    Display,
+    merged,
+    n_columns,
+    panel_axes,
+    parameter_labels,
+)
 
 _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
 _OF_THE_DISPLAY = "metric", "band", "line_kwargs", "band_kwargs"  # not of the curve
-_LINE = {"marker": "o", "markersize": 4, "linewidth": 1.6}
+_LINE = {"markersize": 4, "linewidth": 1.6}
+_MARKERS = "os^Dv<"
+_BANDS = {
+    "std": "mean, and one standard deviation on either side",
+    "quartiles": "median, and the middle half of the fits",
+    "range": "mean, and the range of the fits",
+    "none": "mean of the fits",
+}
 _BAND = {"alpha": 0.18, "linewidth": 0}
 
 
@@ -133,19 +147,24 @@ class DataEfficiencyDisplay(Display):
         self.lines_, self.bands_ = np.full((2, n, len(self._estimators)), None)
         for i, (axes, (symbol, _)) in enumerate(zip(self.axes_, labels, strict=True)):
             for j, name in enumerate(self._estimators):
-                (drawn,) = axes.plot(self.sizes_, middle[i, j], **{"label": name, **line})
+                own = {"color": COLORS[j % len(COLORS)], "marker": _MARKERS[j % len(_MARKERS)]}
+                styled = merged({"label": name, **own}, line)
+                (drawn,) = axes.plot(self.sizes_, middle[i, j], **styled)
                 self.lines_[i, j] = drawn
                 if band != "none" and np.isfinite(low[i, j]).any():
                     styled = {"color": drawn.get_color(), **filling}
                     edges = low[i, j], high[i, j]
                     self.bands_[i, j] = axes.fill_between(self.sizes_, *edges, **styled)
             axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
-            axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
+            if ax is not None or i % n_columns(n) == 0:  # once in a row of a figure of ours
+                axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
             _mark_sizes(plt, axes, self.sizes_)
         owner: Any = self.axes_[0]
         options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
             owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
+            self.figure_.get_layout_engine().set(h_pad=0.08)  # room for the title of the legend
+        options |= {"title": _BANDS[band], "title_fontsize": "small"}
         self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
         return self
 

@@ -27,8 +27,8 @@ class MarginalsDisplay(base.ParameterDisplay):
 
     Each light cone is a vertical line at its true value: thick over the central 68 % of its
     posterior, thin over 95 %, with a dot at the median. Where posteriors are calibrated, 68 % of
-    the thick lines cross the diagonal; the share that does is written in the panel, as in SKATR's
-    paper (arXiv:2410.18899). Make it with :meth:`from_samples` or :meth:`from_estimator`.
+    the thick lines cross the diagonal; the share that does is written above the panel, as in
+    SKATR's paper (arXiv:2410.18899). Make it with :meth:`from_samples` or :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -47,6 +47,7 @@ class MarginalsDisplay(base.ParameterDisplay):
         Share of the truths inside the central 68 and 95 %.
     figure_ : matplotlib Figure
     axes_ : ndarray of Axes of shape (n_parameters,)
+    legend_ : Legend, or None where Axes were given
 
     Examples
     --------
@@ -86,7 +87,7 @@ class MarginalsDisplay(base.ParameterDisplay):
         """
         self.axes_ = base.panel_axes(self._pyplot("plot"), ax, len(self._labels))
         self.figure_ = self.axes_[0].figure
-        style = {"color": "tab:blue", **dict(style_kwargs or {})}
+        style = base.merged({"color": base.COLORS[0]}, style_kwargs)
         # Many cones lie over each other: fainter and thinner lines keep the crowd legible.
         crowd = min(1.0, (60 / len(self._true)) ** 0.5)
         outer = {"linewidth": 0.8, "alpha": 0.5 * crowd, **style}
@@ -99,11 +100,23 @@ class MarginalsDisplay(base.ParameterDisplay):
             span = base.axis_span(true, q[0], q[4], self._edges[i])
             axes.plot(span, span, **base.TRUTH)
             base.draw_edges(axes, self._edges[i])
-            axes.set(xlim=span, ylim=span, aspect="equal", ylabel=f"posterior of {symbol}")
-            axes.set_xlabel(f"true {symbol}" + (f" [{unit}]" if unit else ""))
+            axes.set(xlim=span, ylim=span, aspect="equal")
+            axes.set_xlabel(base.with_unit(f"true {symbol}", unit))
+            axes.set_ylabel(base.with_unit(f"posterior of {symbol}", unit, wrap=True))
             axes.locator_params(nbins=5)
-            shares = zip((68, 95), self.coverage_[:, i], strict=True)
-            base.write_scores(axes, (f"{nominal} %: {found:.0%}" for nominal, found in shares))
+            held = zip((68, 95), self.coverage_[:, i], strict=True)
+            lines = (
+                f"{nominal} % intervals hold {100 * share:.0f} % of truths"
+                for nominal, share in held
+            )
+            base.write_scores(axes, lines)
+        handles = [
+            base.mark("central 68 % of a posterior", **{**style, "linewidth": 2.5}),
+            base.mark("central 95 %", **{**style, "linewidth": 0.8}),
+            base.mark("median", **{**style, "marker": ".", "linestyle": "none"}),
+            base.mark("posterior = truth", **base.TRUTH),
+        ]
+        self.legend_ = None if ax is not None else base.explain(self.figure_, self._edges, handles)
         return self
 
     @classmethod

@@ -19,9 +19,9 @@ from skatr_sk.evaluation.displays.base import merged
 from skatr_sk.evaluation.metrics import scores_where_defined
 
 _MANY_POINTS = 2000
-_SCATTER = {"color": "tab:blue", "s": 14, "alpha": 0.6, "linewidth": 0}
+_SCATTER = {"color": base.COLORS[0], "s": 14, "alpha": 0.6, "linewidth": 0}
 _DENSITY = {"cmap": "Blues", "mincnt": 1, "bins": "log"}
-_ERRORBAR = {"ecolor": "tab:blue", "elinewidth": 0.8, "alpha": 0.35, "zorder": 1}
+_ERRORBAR = {"ecolor": base.COLORS[0], "elinewidth": 0.8, "alpha": 0.35, "zorder": 1}
 _LINE = {"color": "black", "linestyle": "--", "linewidth": 1, "alpha": 0.8}
 
 
@@ -52,7 +52,9 @@ class RecoveryDisplay(base.ParameterDisplay):
         The recovery panels, then the residual panels.
     points_, lines_, errorbars_ : ndarray of artists of shape (2, n_parameters)
         Points or hexagons, lines of agreement, and error bars (None where none are drawn).
-    texts_ : list of the annotated Text
+    texts_ : list of Text
+        The scores above the recovery panels; MARE is the mean absolute relative error.
+    legend_ : Legend, or None where Axes were given
 
     Examples
     --------
@@ -116,9 +118,10 @@ class RecoveryDisplay(base.ParameterDisplay):
         self.points_, self.lines_, self.errorbars_ = np.full((3, 2, n), None)
         self.texts_: list[Any] = []
         dense = kind == "density" or (kind == "auto" and len(self._true) > _MANY_POINTS)
+        bars_drawn = self._std is not None and not dense
         for i in range(n):
             true, pred, edges = self._true[:, i], self._pred[:, i], self._edges[i]
-            error = None if self._std is None or dense else self._std[:, i]
+            error = self._std[:, i] if self._std is not None and bars_drawn else None
             span = base.axis_span(true, pred, edges)
             residual = pred - true
             reach = float(np.max(np.abs(residual) + (0.0 if error is None else error)))
@@ -138,18 +141,29 @@ class RecoveryDisplay(base.ParameterDisplay):
                 axes.locator_params(axis="x", nbins=5)
                 axes.locator_params(axis="y", nbins=3 if row else 5)
             self._annotate(i)
+        points = {"marker": "o", "linestyle": "none", **_legend_style(scatter)}
+        handles = [base.mark("light cone", **points)] if not dense else []
+        if bars_drawn:
+            handles.append(
+                base.mark("predicted standard deviation", color=bars["ecolor"], linewidth=0.8)
+            )
+        handles.append(base.mark("prediction = truth", **line))
+        handles.append(base.mark("MARE: mean absolute relative error", linestyle="none"))
+        self.legend_ = None if given else base.explain(self.figure_, self._edges, handles)
         return self
 
     def _annotate(self, i: int) -> None:
         """Labels and scores of one parameter."""
         (main, below), (symbol, unit) = self.axes_[:, i], self._labels[i]
-        main.set_ylabel(f"predicted {symbol}")
+        main.set_ylabel(base.with_unit(f"predicted {symbol}", unit, wrap=True))
         main.tick_params(labelbottom=False)
-        below.set(xlabel=f"true {symbol}" + (f" [{unit}]" if unit else ""), ylabel="residual")
+        below.set_xlabel(base.with_unit(f"true {symbol}", unit))
+        unit = base.unit_of_difference(symbol, unit)
+        below.set_ylabel(f"residual\n[{unit}]" if unit else "residual")
         r2, mare = self.r2_[i], self.mean_absolute_relative_error_[i]
         scores = {f"$R^2$ = {r2:.3f}": r2, f"MARE = {mare:.3g}": mare}
         defined = [text for text, score in scores.items() if np.isfinite(score)]
-        self.texts_.append(base.write_scores(main, defined))
+        self.texts_.append(base.write_scores(main, [", ".join(defined)]))
 
     @classmethod
     def from_predictions(
@@ -199,6 +213,12 @@ class RecoveryDisplay(base.ParameterDisplay):
                 "return_std."
             ) from error
         return cls.from_predictions(y, mean, y_std=std, **kwargs)
+
+
+def _legend_style(scatter: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of ``Axes.scatter`` that a marker of a legend has too."""
+    color = scatter.get("color", scatter.get("c", base.COLORS[0]))
+    return {"color": color, "alpha": scatter.get("alpha")} if isinstance(color, str) else {}
 
 
 def _pairs_of_panels(plt: Any, n_parameters: int) -> NDArray[np.object_]:

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.path import Path
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -127,8 +128,41 @@ def test_corner_overlays_several(rng):
     display = PosteriorDisplay.from_samples(samples, colors=["red", "blue"])
     assert list(display.densities_) == ["first", "second"]
     legend = display.figure_.legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["first", "second"]
+    assert legend is display.legend_
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "first", "second", "95 % of samples", "68 % of samples",
+    ]  # fmt: skip
+    second, first = display.axes_[0, 0].texts  # above each other, in the colours of their lines
+    assert (first.get_color(), second.get_color()) == ("red", "blue")
     assert [line.get_color() for line in display.axes_[2, 2].lines] == ["red", "blue"]
+
+
+def test_median_and_errors_are_written_above_the_marginals(rng):
+    gaussian = norm.ppf((np.arange(20_000) + 0.5) / 20_000, 3, 0.2)
+    samples = np.stack([rng.permutation(gaussian), np.full(20_000, 0.25)], axis=1)
+    display = PosteriorDisplay.from_samples(samples, y_true=[3, 0.25], parameter_names=["a", "b"])
+    titles = [display.axes_[i, i].texts[0].get_text() for i in range(2)]
+    assert titles == ["a = $3.00^{+0.20}_{-0.20}$", "b = 0.25"]
+    names = [text.get_text() for text in display.legend_.get_texts()]
+    assert names == ["95 % of samples", "68 % of samples", "truth"]
+    bounds = [[0, 6], [0, 1]]
+    bounded = PosteriorDisplay.from_samples(samples, bounds=bounds, levels=[0.5])
+    names = [text.get_text() for text in bounded.legend_.get_texts()]
+    assert names == ["50 % of samples", "axes: the prior"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_nothing_is_cut_off_or_hidden(rng, n):
+    samples = {name: 1e4 + rng.normal(size=(500, n)) for name in ("SKATR", "global signal")}
+    display = PosteriorDisplay.from_samples(samples, y_true=[1e4] * n)
+    display.figure_.canvas.draw()
+    width, height = display.figure_.canvas.get_width_height()
+    texts = [text.get_window_extent() for i in range(n) for text in display.axes_[i, i].texts]
+    legend = display.legend_.get_window_extent()
+    for box in texts:
+        assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert n == 1 or not box.overlaps(legend)
+    assert not any(a.overlaps(b) for k, a in enumerate(texts) for b in texts[:k])
 
 
 def test_corner_from_an_estimator():

@@ -15,6 +15,11 @@ def test_coverage_curves_and_band(rng):
     assert good.calibrated and not narrow.calibrated
     np.testing.assert_array_equal(display.lines_[1].get_ydata(), narrow.coverage)
     assert len(display.bands_) == 1  # of the same number of cones
+    names = [text.get_text() for text in display.legend_.get_texts()]
+    assert names == ["99% band if calibrated", "good", "narrow", "calibrated"]
+    display.figure_.canvas.draw()
+    beside = display.ax_.get_window_extent().x1  # where it hides no curve
+    assert display.legend_.get_window_extent().x0 > beside
     difference = display.plot(kind="difference")
     np.testing.assert_allclose(difference.lines_[0].get_ydata(), good.coverage - good.credibility)
 

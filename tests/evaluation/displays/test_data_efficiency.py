@@ -70,7 +70,11 @@ def test_labels_scales_and_legend(table):
     for axes in display.axes_:
         assert axes.get_xscale() == "log"
         assert axes.get_xlabel() == "light cones with labels"
-        assert axes.get_ylabel() == "mean absolute relative error"  # the table's first metric
+    labels = [axes.get_ylabel() for axes in display.axes_]
+    assert labels == ["mean absolute relative error", ""]  # the table's first metric, once in a row
+    assert display.legend_.get_title().get_text().startswith("mean, and one standard deviation")
+    markers = {line.get_marker() for line in display.lines_[0]}
+    assert len(markers) == 2  # told apart without colours too
     display.figure_.canvas.draw()
     shown = [label.get_text() for label in display.axes_[0].get_xticklabels()]
     assert shown == ["4", "8", "32"]

@@ -17,7 +17,15 @@ def test_marginals_show_quantiles_and_coverage():
     np.testing.assert_allclose(display.coverage_[1], 0.95, atol=0.05)
     dots = display.axes_[1].lines[0].get_xydata()
     np.testing.assert_allclose(dots, np.stack([true[:, 1], display.quantiles_[2, :, 1]], axis=1))
-    assert f"68 %: {display.coverage_[0, 0]:.0%}" in display.axes_[0].texts[0].get_text()
+    assert display.axes_[0].get_title("left").splitlines() == [
+        f"68 % intervals hold {100 * display.coverage_[0, 0]:.0f} % of truths",
+        f"95 % intervals hold {100 * display.coverage_[1, 0]:.0f} % of truths",
+    ]
+    assert [text.get_text() for text in display.legend_.get_texts()] == [
+        "central 68 % of a posterior", "central 95 %", "median", "posterior = truth",
+    ]  # fmt: skip
+    bounded = MarginalsDisplay.from_samples(samples, true, bounds=[[-5, 5], [-6, 6]])
+    assert bounded.legend_.get_texts()[-1].get_text() == "edge of the prior"
     assert display.axes_[0].get_xlabel() == r"true $\Omega_m$"
 
 

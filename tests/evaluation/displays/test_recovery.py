@@ -83,7 +83,7 @@ def test_scores_are_stored_and_annotated(recovery):
     np.testing.assert_allclose(display.mean_absolute_relative_error_, mare)
     for index, text in enumerate(display.texts_):
         assert text.axes is display.axes_[0, index]
-        assert text.get_text() == f"$R^2$ = {display.r2_[index]:.3f}\nMARE = {mare[index]:.3g}"
+        assert text.get_text() == f"$R^2$ = {display.r2_[index]:.3f}, MARE = {mare[index]:.3g}"
 
 
 def test_labels_of_the_standard_parameters(recovery):
@@ -97,7 +97,13 @@ def test_labels_of_the_standard_parameters(recovery):
         r"true $\zeta$",
     ]
     assert display.axes_[0, 1].get_ylabel() == r"predicted $\Omega_m$"
-    assert display.axes_[1, 1].get_ylabel() == "residual"
+    assert [axes.get_ylabel() for axes in display.axes_[0, [1, 2, 3]]] == [
+        r"predicted $\Omega_m$",
+        "predicted $E_0$ [eV]",
+        "predicted $\\log_{10} L_X$\n[erg/s/(M$_\\odot$/yr)]",
+    ]
+    residuals = [axes.get_ylabel().replace("\n", " ") for axes in display.axes_[1, :5]]
+    assert residuals == ["residual [keV]", "residual", "residual [eV]", *["residual [dex]"] * 2]
 
 
 def test_other_labels_are_drawn_as_given(recovery):
@@ -131,7 +137,19 @@ def test_nothing_overlaps_or_is_cut_off(recovery):
         assert not tight[pair[0]].overlaps(tight[pair[1]]), pair
     for axes, text in zip(display.axes_[0], display.texts_, strict=True):
         outer, inner = axes.get_window_extent(), text.get_window_extent()
-        assert outer.x0 < inner.x0 and inner.x1 < outer.x1 and inner.y1 < outer.y1
+        # Above the panel, where it hides no point, and below whatever is over it.
+        assert outer.x0 - 1 <= inner.x0 and inner.x1 < outer.x1 and outer.y1 < inner.y0
+    for text, above in zip(display.texts_[3:], display.axes_[1, :3], strict=True):
+        assert not text.get_window_extent().overlaps(above.get_tightbbox())
+    legend = display.legend_.get_window_extent()
+    assert legend.y0 >= 0 and not any(legend.overlaps(box) for box in tight)
+    assert [text.get_text() for text in display.legend_.get_texts()] == [
+        "light cone",
+        "predicted standard deviation",
+        "prediction = truth",
+        "MARE: mean absolute relative error",
+        "edge of the prior",
+    ]
     for axes in display.axes_[1]:
         ticks = [label for label in axes.get_xticklabels() if label.get_text()]
         boxes = sorted((tick.get_window_extent() for tick in ticks), key=lambda box: box.x0)
@@ -199,7 +217,7 @@ def test_scores_that_are_not_defined_are_left_out():
     display = RecoveryDisplay.from_predictions(true, true)
     np.testing.assert_array_equal(display.mean_absolute_relative_error_, [np.nan, 0.0])
     assert [text.get_text() for text in display.texts_] == ["$R^2$ = 1.000"] + [
-        "$R^2$ = 1.000\nMARE = 0"
+        "$R^2$ = 1.000, MARE = 0"
     ]
     single = RecoveryDisplay.from_predictions([2.0], [3.0])
     assert single.texts_[0].get_text() == "MARE = 0.5"
