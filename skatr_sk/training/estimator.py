@@ -46,7 +46,7 @@ except ImportError:
 __all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
 
 
-_CALLBACKS_HINT = "a list of instances of skorch callbacks or None"
+_CALLBACKS_HINT = "a list of skorch callbacks, or of what makes them, or None"
 
 
 def _are_callbacks(value: Any) -> bool:
@@ -57,7 +57,12 @@ def _are_callbacks(value: Any) -> bool:
     parts = [c[1] if c in named else c for c in value]
     names = [name for name, _ in named]
     right = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
-    return right and all(isinstance(part, Callback) for part in parts)
+    return right and all(isinstance(part, Callback) or _makes_one(part) for part in parts)
+
+
+def _makes_one(part: Any) -> bool:
+    """Whether a value may be what makes a callback: its class, or a function."""
+    return issubclass(part, Callback) if isinstance(part, type) else callable(part)
 
 
 def _is_shape(value: Any) -> bool:
@@ -86,7 +91,9 @@ TRAINING_DOCS = {
     "callbacks": """
         callbacks : list of skorch callbacks or None, default=None
             Called during the training, after the estimator's own. Copies of them are, so that
-            those given stay as they are; what they record of an epoch is in ``history_``.""",
+            those given stay as they are; what they record of an epoch is in ``history_``. A class,
+            or a function without arguments that returns a callback, is called anew by every
+            training: for those that hold what cannot be copied, such as an open file.""",
     "checkpoint": """
         checkpoint_dir : path or None, default=None
             Folder where a ``fit`` that is interrupted leaves its state, and where the next one with
