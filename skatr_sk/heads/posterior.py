@@ -49,6 +49,7 @@ from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, 
 from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
+from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
@@ -272,8 +273,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if self.calibration_weight == 0:
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
-        summaries, targets = self._check_training_data(X, y)
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+        summaries, targets, rows = self._check_training_data(X, y, given)
         pooling = self._pooling_of(summaries)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
@@ -282,13 +283,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if bounds is None:
             bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
         check_spread(targets, names, bounds)
-        if len(targets) < 3 and self.validation_fraction > 0:
+        if len(targets) < 3 and self.validation_fraction > 0 and not rows.n_given:
             raise ValueError(
                 "X: expected at least 3 rows, to train and to validate, found n_samples="
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        runs = self._runs(summaries)
+        runs = self._runs(summaries, rows)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
         resolved = self._resolved(len(runs[0][0][0]))
@@ -297,7 +298,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
         network = build, NPELoss(self.calibration_weight, self.calibration)
         schedule = partial(cosine_schedule, warmup=0.02)
-        flows = self._train_on_summaries(network, (summaries, free), runs, schedule=schedule)
+        data = summaries, free
+        flows = self._train_on_summaries(network, data, runs, rows, schedule=schedule)
         self._warn_of_short_training(int(resolved.max_epochs))
         self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()

@@ -30,6 +30,7 @@ from skatr_sk._checks import (
     check_options,
     shared_docs,
     unchanged_on_error,
+    warn_no_effect,
     warn_without_effect,
 )
 from skatr_sk._tensors import arrays_of, of_arrays
@@ -58,6 +59,7 @@ from skatr_sk.summaries.weights import (
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
+from skatr_sk.training.held_out import Given
 from skatr_sk.training.processes import is_first
 
 __all__ = ["SKATRTransformer"]
@@ -457,7 +459,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     @with_callbacks
     @torch_defaults()
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        groups: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, object] | None = None,
+    ) -> Self:
         """Pre-train on fields, without labels unless the objective needs them, or load ``weights``.
 
         Parameters
@@ -467,6 +476,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         y : array-like of shape (n,) or (n, n_parameters), or None, default=None
             Labels, where the objective learns from them; NaN where they are unknown. Ignored by
             objectives that need none.
+        groups : array-like of shape (n,), default=None
+            Labels, such as the seeds of initial conditions: rows of one group are on one side of
+            the split into those that train and those that validate, chosen by their content.
+        validation_data : (X, y), default=None
+            Fields that validate, with labels or None; all of `X` then train, and
+            `validation_fraction` has no effect.
 
         Returns
         -------
@@ -485,14 +500,19 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         with unchanged_on_error(self):
             self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
-            self._warn_without_effect()
+            given = Given(groups, validation_data)
+            if self._only_loads:
+                names = [name for name, value in given._asdict().items() if value is not None]
+                warn_no_effect(type(self).__name__, names, f"weights={self.weights!r}")
+                given = Given()
+            self._warn_of(given)
             start = self._start()
             if start is not None:
                 self._adopt(start)
             if start is not None and self._only_loads:
                 warn_implausible(fields, only_a_look=True)
             else:
-                self._adopt(pretrain(self, fields, y, start))
+                self._adopt(pretrain(self, fields, y, start, given))
         return self
 
     def _start(self) -> FrozenEncoder | None:

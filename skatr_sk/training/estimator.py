@@ -29,6 +29,7 @@ from skatr_sk._tensors import HISTORY
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.checkpoint import Checkpoint, run_identity
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
+from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
 try:  # scikit-learn >= 1.9: nested progress in a search
@@ -267,6 +268,14 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     def _in_other_words(self) -> frozenset[str]:
         """Parameters that are their defaults, given in another way."""
         return frozenset()
+
+    def _warn_of(self, given: Given) -> None:
+        """Warn of parameters, and of what was given to ``fit``, that change nothing."""
+        given.warn_without_effect(self)
+        shown = copy.copy(self)
+        if given.validation_data is not None:  # whatever the parameter, rows validate
+            shown.validation_fraction = type(self).validation_fraction
+        shown._warn_without_effect()
 
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""

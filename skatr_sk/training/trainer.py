@@ -113,9 +113,10 @@ class Trainer(NeuralNet):
         """Steps up to the current one; from the history, so that a resumed run goes on."""
         return (len(self.history) - 1) * self.n_batches_ + len(self.history[-1, "batches"])
 
-    def infer(self, x: Tensor, **fit_params: Any) -> Any:
+    def infer(self, x: Any, **fit_params: Any) -> Any:
         """Run the module on a batch, prepared, at the precision of the run."""
         device = torch.device(self.device)
+        x = x[0] if isinstance(x, tuple) else x  # with the weights of its rows
         x = x.to(device, non_blocking=True)
         arguments = (x,) if self.prepare is None else self.prepare(x, self.module_.training)
         with autocast(device, self.precision):
@@ -131,9 +132,11 @@ class Trainer(NeuralNet):
             self.optimizer_.step()
         return step
 
-    def get_loss(self, y_pred: Any, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss."""
-        loss: Tensor = self.criterion_(y_pred, y_true.to(self.device, non_blocking=True))
+    def get_loss(self, y_pred: Any, y_true: Tensor, X: Any = None, **kwargs: Any) -> Tensor:
+        """Compute the loss, in which rows count by their weights where they have such."""
+        weights = [X[1]] if isinstance(X, tuple) else []
+        known = (one.to(self.device, non_blocking=True) for one in (y_true, *weights))
+        loss: Tensor = self.criterion_(y_pred, *known)
         return loss
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
@@ -221,7 +224,8 @@ def train(
     decay.
 
     ``build()`` returns the module, with weights from torch's global generator; the loss is
-    ``criterion(module(...), y)``; `seeds` are those of the weights and of the order of the batches;
+    ``criterion(module(...), y)``, with the weights of the rows as a third argument where the sets
+    are a WeightedDataset; `seeds` are those of the weights and of the order of the batches;
     ``schedule(progress)`` is the share of the learning rate at a progress in [0, 1]; for `prepare`
     and `n_workers` see :class:`Trainer`. `callbacks` are the method's own. Copies of those that the
     user handed in are called after them, and the `checkpoint` last, so that it holds what all of
