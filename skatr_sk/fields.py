@@ -369,10 +369,17 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
         n_nan += int(nan.sum())
         n_infinite += int((wrong & ~nan).sum())
     if bad:
+        where = f"{len(bad)} of {n} rows, the first of them {', '.join(map(str, bad[:5]))}"
+        found = values[bad[0]]
+        if not n_nan and np.isfinite(found).all():
+            raise ValueError(
+                f"{name}: expected finite {what}, found {what} too large for float32, in which "
+                f"networks compute, up to {np.abs(found).max():.3g}, in {where}; give their "
+                "logarithm (numpy.log10), or choose larger units."
+            )
         raise ValueError(
-            f"{name}: expected finite {what}, found NaN or infinite ones in {len(bad)} of {n} "
-            f"rows, the first of them {', '.join(map(str, bad[:5]))} ({n_nan} NaN, {n_infinite} "
-            "infinite values in all); drop or repair these rows before the call."
+            f"{name}: expected finite {what}, found NaN or infinite ones in {where} ({n_nan} NaN, "
+            f"{n_infinite} infinite values in all); drop or repair these rows before the call."
         )
 
 

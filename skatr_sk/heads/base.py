@@ -33,6 +33,7 @@ from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.saving import load_model, save_model
+from skatr_sk.parameters import PARAMETERS
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
@@ -41,7 +42,7 @@ from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
+__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths", "check_logarithms"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -251,6 +252,7 @@ class SummaryHead(TrainedEstimator):
                     f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its "
                     f"order, found {n_targets[0]}."
                 )
+            check_logarithms(y, [str(name) for name in getattr(y, "columns", ())])
             check_finite_rows(np.asarray(y), "y", "values")
         if reset:
             # Before X: scikit-learn forgets the names of the features where it sees no X.
@@ -311,7 +313,7 @@ class SummaryHead(TrainedEstimator):
             raise ValueError(
                 f"y: expected parameters inside {name} {bounds.tolist()}, found others in "
                 f"{len(rows)} of {len(targets)} rows, the first of them {listed(rows[:5])}, in the "
-                f"parameters {columns.tolist()}; widen the bounds or drop these rows."
+                f"parameters {columns.tolist()}; {_mend_of(targets, bounds, outside)}."
             )
         return bounds
 
@@ -443,6 +445,37 @@ class SummaryHead(TrainedEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "history_")
+
+
+def _mend_of(targets: Floats, bounds: Floats, outside: NDArray[np.bool_]) -> str:
+    """Say how to bring parameters inside their bounds: columns of which the logarithm is, by it."""
+    positive = (targets > 0).all(axis=0) & outside.any(axis=0)
+    logarithm = np.log10(np.where(positive, targets, 1.0))
+    inside = ((logarithm >= bounds[:, 0]) & (logarithm <= bounds[:, 1])).all(axis=0)
+    linear = np.flatnonzero(positive & inside)
+    if len(linear):
+        return f"give log10 of columns {linear.tolist()}, whose logarithms are inside"
+    return "widen the bounds or drop these rows"
+
+
+def check_logarithms(y: Any, names: Sequence[str]) -> None:
+    """Refuse columns named as logarithms of the paper that hold what these are of.
+
+    Values are believed where they are far beyond the prior, and their logarithm is in it.
+    """
+    known = {each.name: each for each in PARAMETERS if each.logarithmic}
+    values = np.asarray(y, dtype=np.float64)
+    for column, name in enumerate(names):
+        parameter = known.get(name.replace(" ", "_"))
+        found = values if values.ndim == 1 else values[:, column]
+        if parameter is None or found.min() <= 10 * parameter.high:
+            continue
+        low, high = np.log10([found.min(), found.max()])
+        if parameter.low - 2 <= low and high <= parameter.high + 2:
+            raise ValueError(
+                f"y: expected {name!r} in {parameter.unit}, found {found.min():.3g} to "
+                f"{found.max():.3g}; give numpy.log10 of column {column}."
+            )
 
 
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:

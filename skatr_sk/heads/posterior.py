@@ -41,7 +41,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
@@ -279,6 +279,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
         _check_order(y, names)
+        check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
         if bounds is None:
             bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
