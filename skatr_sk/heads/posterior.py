@@ -571,14 +571,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def to_dict(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> dict[str, Floats]:
-        """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
+        """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name.
+
+        Of one light cone, ``{name: draws[0] for name, draws in head.to_dict(X).items()}`` is what
+        pandas.DataFrame takes, and with it ChainConsumer.
+        """
         samples = self.sample(X, n_samples, random_state=random_state)
         return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
 
     def to_arviz(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Any:
-        """Draw samples as an ArviZ InferenceData of one chain, with the dimension ``lightcone``.
+        """Draw samples for ArviZ: one chain, with the dimension ``lightcone``.
 
-        Needs arviz: ``pip install "skatr_sk[arviz]"``.
+        An InferenceData, or since ArviZ 1 a DataTree, with the groups ``posterior`` and
+        ``sample_stats``. Needs arviz: ``pip install "skatr_sk[arviz]"``.
         """
         require("arviz", "PosteriorEstimator.to_arviz")  # before the work
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
@@ -589,7 +594,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     ) -> list[Any]:
         """Draw samples as one GetDist MCSamples for each row of X, with the prior's ranges.
 
-        Needs getdist: ``pip install "skatr_sk[getdist]"``.
+        Labels of the standard parameters are their symbols and units. Needs getdist:
+        ``pip install "skatr_sk[getdist]"``.
         """
         require("getdist", "PosteriorEstimator.to_getdist")
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)

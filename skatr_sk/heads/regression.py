@@ -24,6 +24,7 @@ from skatr_sk._checks import (
     Real,
     Rule,
     check_options,
+    parameter_names,
     shared_docs,
     warn_without_effect,
 )
@@ -128,6 +129,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         `summary_scale_` then.
     scaling_ : ParameterScaling
         Of the targets.
+    parameter_names_ : list of str
+        Of the columns of a DataFrame of targets, or "parameter_0", ...
     {learned}
     {history}
 
@@ -186,6 +189,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "head_": Instance(torch.nn.Module, expected="a network"),
         "backbone_": Instance(SKATRTransformer, expected="a SKATRTransformer", optional=True),
         "scaling_": Instance(ParameterScaling, expected="a scaling"),
+        "parameter_names_": Instance(list, expected="a list of strings", optional=True),
         "network_weight_": Real("[0, 1]"),
     }
 
@@ -213,6 +217,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         for name, wanted in {"n_summary": n_summary, "n_parameters": len(low)}.items():
             if sizes[name] != wanted:
                 problems.add(f"{name} of head_", str(wanted), sizes[name])
+        if (names := getattr(self, "parameter_names_", None)) is not None:  # an older file has none
+            parameter_names(names, None, len(low))
         if self._one_dimensional and len(low) != 1:
             problems.add("scaling_", "one parameter, as the targets were 1-D", len(low))
 
@@ -258,6 +264,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
+        self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
         bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
         ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         self.scaling_ = ParameterScaling(*ends)
