@@ -36,6 +36,7 @@ from skatr_sk._checks import (
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.encoding import MEMORY, summarise
+from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
@@ -600,6 +601,37 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
                 "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
             )
+
+    @torch_defaults()
+    def as_module(self) -> Summary:
+        """Return all from fields in mK to summaries as one torch module, to export or to compile.
+
+        Returns
+        -------
+        torch.nn.Module
+            ``module(fields)`` gives what :meth:`transform` gives, within the rounding of float32,
+            for a tensor of fields (n, *field_shape) in mK on the module's device. Its weights are
+            a copy, on the CPU and without gradients (``module.requires_grad_(True)`` to train on).
+            The number of fields may differ from call to call; their shape is that of ``fit``.
+
+        Examples
+        --------
+        The program knows nothing of this package; ``torch.onnx.export(program)`` and
+        ``torch.compile(module)`` take it as well.
+
+        >>> import torch
+        >>> from skatr_sk import SKATRTransformer, load_lightcones
+        >>> fields = torch.as_tensor(load_lightcones().data[:4]).float()
+        >>> module = SKATRTransformer(weights="mini-lr").fit(fields.numpy()).as_module()
+        >>> n = {0: torch.export.Dim("n_lightcones")}
+        >>> program = torch.export.export(module, (fields,), dynamic_shapes=(n,))
+        >>> program.module()(fields[:3]).shape
+        torch.Size([3, 288])
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        known = self.scaling_, self.architecture_.patch_size, self.encoder_
+        return Summary(*known, self.pooling_, self.whitening_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frozen encoder, its scaling and its history as one safetensors file.
