@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -584,6 +584,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
         return summarise(self._frozen(), fields, device, precision, self.cache)
+
+    if TYPE_CHECKING:  # scikit-learn's own has no types
+
+        def fit_transform(self, X: ArrayLike, y: object = None, **fit_params: Any) -> np.ndarray:
+            """Fit, and return the summaries of the same fields."""
 
     @property
     def _n_features_out(self) -> int:

@@ -8,7 +8,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -32,16 +32,20 @@ from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 try:  # scikit-learn >= 1.9: nested progress in a search
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _of_sklearn
 except ImportError:
+    _of_sklearn = None
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in where scikit-learn has no callbacks of its own."""
 
-    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
-        """Return the method as it is."""
-        return method
+
+def with_callbacks(method: _Method) -> _Method:
+    """Let scikit-learn's callbacks follow a ``fit``, where there are such; its type stays."""
+    return method if _of_sklearn is None else cast(_Method, _of_sklearn(method))
 
 
 __all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
