@@ -10,7 +10,7 @@ from skatr_sk.evaluation import cross_val_draws
 from skatr_sk.summaries.vit import Encoder
 
 
-def program() -> None:
+def program() -> tuple[object, ...]:
     X, y = np.zeros((4, 3)), np.zeros((4, 2))
 
     skatr = assert_type(
@@ -33,3 +33,4 @@ def program() -> None:
     assert_type(posterior.parameter_names_, list[str])
     samples: np.ndarray = posterior.sample(X, 10)
     draws: np.ndarray = cross_val_draws(posterior, X, y)
+    return module, summaries, predicted, both, samples, draws
