@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
-from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
     Auto,
@@ -50,16 +50,17 @@ from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.held_out import Given
+from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
 
+_LOGGER = logging.getLogger("skatr_sk.heads")
 _STEPS = 3000  # that a training takes
 _FEW = 300  # rows under which single simulations are soon fitted
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
-_BAR_AFTER = 2.0  # seconds before a progress bar shows
 _OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
 Seed = int | np.random.RandomState | np.random.Generator | None
@@ -638,16 +639,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         precise = copy.deepcopy(self.net_).to(device).double()
         flow = precise if double else copy.deepcopy(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
-        n, quiet = summaries.shape[0], not self.verbose
-        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
-        with bar, torch.inference_mode():
+        options: Any = {"verbose": self.verbose, "logger": _LOGGER}
+        n = summaries.shape[0]
+        with watched("posterior", n, "row", **options) as tell, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 if not double:
                     context = Context(*(part.float() for part in context))
                 for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
-                bar.update(len(batch))
+                tell(len(batch))
 
     def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""

@@ -583,7 +583,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
-        return summarise(self._frozen(), fields, device, precision, self.cache)
+        return summarise(
+            self._frozen(), fields, device, precision, self.cache, verbose=self.verbose
+        )
 
     if TYPE_CHECKING:  # scikit-learn's own has no types
 

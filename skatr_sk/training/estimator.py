@@ -109,7 +109,8 @@ TRAINING_DOCS = {
             Epochs between two checkpoints.""",
     "verbose": """
         verbose : int, default=0
-            1 shows a progress bar, with the losses and the time left.""",
+            1 shows a progress bar, with the losses and the time left, and bars of other long
+            calls.""",
     "random_state": """
         random_state : int, RandomState instance or None, default=None
             Fixes weights, batches, the validation split and all that is drawn in training. The
