@@ -118,8 +118,8 @@ class Loader:
             )
 
 
-def _pinned(X: Any) -> Any:
-    return tuple(map(_pinned, X)) if isinstance(X, tuple) else X.pin_memory()
+def _pinned(batch: Any) -> Any:
+    return tuple(map(_pinned, batch)) if isinstance(batch, tuple) else batch.pin_memory()
 
 
 def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:

@@ -32,7 +32,6 @@ from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 try:  # scikit-learn >= 1.9: nested progress in a search
     from sklearn.callback import CallbackSupportMixin
     from sklearn.callback import with_callbacks as _of_sklearn
@@ -43,15 +42,15 @@ except ImportError:
         """Stands in where scikit-learn has no callbacks of its own."""
 
 
+__all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_CALLBACKS_HINT = "a list of skorch callbacks, or of what makes them, or None"
+
+
 def with_callbacks(method: _Method) -> _Method:
     """Let scikit-learn's callbacks follow a ``fit``, where there are such; its type stays."""
     return method if _of_sklearn is None else cast(_Method, _of_sklearn(method))
-
-
-__all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
-
-
-_CALLBACKS_HINT = "a list of skorch callbacks, or of what makes them, or None"
 
 
 def _are_callbacks(value: Any) -> bool:

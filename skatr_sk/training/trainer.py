@@ -132,9 +132,10 @@ class Trainer(NeuralNet):
             self.optimizer_.step()
         return step
 
-    def get_loss(self, y_pred: Any, y_true: Tensor, X: Any = None, **kwargs: Any) -> Tensor:
+    def get_loss(self, y_pred: Any, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the loss, in which rows count by their weights where they have such."""
-        weights = [X[1]] if isinstance(X, tuple) else []
+        batch = args[0] if args else kwargs.get("X")
+        weights = [batch[1]] if isinstance(batch, tuple) else []
         known = (one.to(self.device, non_blocking=True) for one in (y_true, *weights))
         loss: Tensor = self.criterion_(y_pred, *known)
         return loss

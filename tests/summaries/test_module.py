@@ -44,6 +44,8 @@ def test_the_module_gives_what_transform_gives(kind, parameters):
     found = module(torch.from_numpy(X))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert not found.requires_grad and found.dtype == torch.float32
+    if parameters.get("pooling") not in (None, "moments"):
+        return
     program = exported(module, X[:4])
     for n in (1, 3, 24):
         again = program.module()(torch.from_numpy(X[:n]))
