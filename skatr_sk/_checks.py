@@ -335,11 +335,11 @@ def spell(found: object, options: Iterable[str]) -> str:
     >>> spell("smoothl1", ["l1", "l2", "smooth_l1"])
     "did you mean 'smooth_l1'?"
     """
-    options, lower = list(options), str(found).lower()
-    near = difflib.get_close_matches(lower, options, n=1, cutoff=0.5)
-    if _ALIASES.get(lower) in options:
+    spelt, lower = {option.lower(): option for option in options}, str(found).lower()
+    near = difflib.get_close_matches(lower, spelt, n=1, cutoff=0.5)
+    if _ALIASES.get(lower) in spelt:
         near = [_ALIASES[lower]]
-    return f"did you mean {near[0]!r}?" if near else ""
+    return f"did you mean {spelt[near[0]]!r}?" if near else ""
 
 
 def listed(items: Iterable[object], shown: int = 5) -> str:

@@ -23,6 +23,7 @@ from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
 __all__ = [
     "BEYOND_PHYSICS",
     "ArrayFields",
+    "ChosenFields",
     "Fields",
     "LazyFields",
     "Recall",
@@ -101,6 +102,50 @@ class ArrayFields:
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
         """:func:`digest` of each row."""
         return digest_rows(self.read(rows))
+
+
+class ChosenFields:
+    """Some rows of several fields of one shape, one after the other; nothing is copied or read.
+
+    Each of the `parts` is fields and the numbers of their rows.
+    """
+
+    def __init__(self, *parts: tuple[Fields, np.ndarray]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(rows) for _, rows in parts])
+        first = parts[0][0]
+        self.shape = (int(self._ends[-1]), *first.shape[1:])
+        self.dtype = np.result_type(*(fields.dtype for fields, _ in parts))
+        self.in_memory = all(fields.in_memory for fields, _ in parts)
+
+    def _of_parts(self, rows: Rows | None) -> tuple[int, list[tuple[np.ndarray, Fields, Any]]]:
+        """Number of the asked rows; of each part which of them it has, and its rows."""
+        asked = np.arange(self.shape[0])[slice(None) if rows is None else rows]
+        whose = np.searchsorted(self._ends, asked, side="right")
+        found = []
+        for number, (fields, chosen) in enumerate(self._parts):
+            mine = np.flatnonzero(whose == number)
+            if len(mine):
+                start = self._ends[number] - len(chosen)
+                found.append((mine, fields, chosen[asked[mine] - start]))
+        return len(asked), found
+
+    def read(self, rows: Rows | None = None) -> np.ndarray:
+        """Return rows in the asked order."""
+        n, parts = self._of_parts(rows)
+        values = np.empty((n, *self.shape[1:]), self.dtype)
+        for mine, fields, chosen in parts:
+            values[mine] = fields.read(chosen)
+        return values
+
+    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
+        """Digest of each row, as its own fields give it."""
+        n, parts = self._of_parts(rows)
+        digests = [b""] * n
+        for mine, fields, chosen in parts:
+            for at, one in zip(mine, fields.digests(chosen, recall=recall), strict=True):
+                digests[at] = one
+        return digests
 
 
 class LazyFields:
@@ -408,10 +453,17 @@ def check_finite_rows(values: np.ndarray, name: str = "X", what: str = "cells") 
         n_nan += int(nan.sum())
         n_infinite += int((wrong & ~nan).sum())
     if bad:
+        where = f"{len(bad)} of {n} rows, the first of them {', '.join(map(str, bad[:5]))}"
+        found = values[bad[0]]
+        if not n_nan and np.isfinite(found).all():
+            raise ValueError(
+                f"{name}: expected finite {what}, found {what} too large for float32, in which "
+                f"networks compute, up to {np.abs(found).max():.3g}, in {where}; give their "
+                "logarithm (numpy.log10), or choose larger units."
+            )
         raise ValueError(
-            f"{name}: expected finite {what}, found NaN or infinite ones in {len(bad)} of {n} "
-            f"rows, the first of them {', '.join(map(str, bad[:5]))} ({n_nan} NaN, {n_infinite} "
-            "infinite values in all); drop or repair these rows before the call."
+            f"{name}: expected finite {what}, found NaN or infinite ones in {where} ({n_nan} NaN, "
+            f"{n_infinite} infinite values in all); drop or repair these rows before the call."
         )
 
 
@@ -485,7 +537,11 @@ def digest_rows(values: ArrayLike) -> list[bytes]:
 
 
 def split_rows(
-    fields: Fields, fraction: float, seed: int, rows: np.ndarray | None = None
+    fields: Fields,
+    fraction: float,
+    seed: int,
+    rows: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split into sorted rows that train and that validate, by content and not by index or type.
 
@@ -495,7 +551,9 @@ def split_rows(
 
     A `fraction` in [0, 1) validates; more than zero means at least one row, and at least one row
     trains. Fields whose digests are known are not read. Where `rows`, sorted numbers of rows, are
-    given, the others are on no side.
+    given, the others are on no side. Where `groups` has the number of each row's group, all rows of
+    a group are on one side, by the content of them all; as many groups validate as come nearest to
+    the fraction of the rows, at least one of them, and not all.
     """
     among = np.arange(fields.shape[0]) if rows is None else rows
     n = len(among)
@@ -506,4 +564,27 @@ def split_rows(
     keyed = [hashlib.blake2b(one, key=key, digest_size=8).digest() for one in fields.digests(rows)]
     # As big-endian integers: strings of bytes would lose zeros at their end.
     order = np.argsort(np.frombuffer(b"".join(keyed), dtype=">u8"), kind="stable")
+    if groups is not None:
+        valid = _whole_groups(keyed, groups[among], fraction * n, key)
+        return among[~valid], among[valid]
     return np.sort(among[order[n_valid:]]), np.sort(among[order[:n_valid]])
+
+
+def _whole_groups(keyed: list[bytes], groups: np.ndarray, n_valid: float, key: bytes) -> np.ndarray:
+    """Mask of the rows of the groups that validate, some `n_valid` in all.
+
+    A group is known by the content of its rows, whatever their order and its label.
+    """
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise ValueError(
+            "groups: expected at least two groups, to train and to validate, found one; give "
+            "validation_data, or validation_fraction=0."
+        )
+    contents: list[list[bytes]] = [[] for _ in sizes]
+    for code, one in zip(codes, keyed, strict=True):
+        contents[code].append(one)
+    content = [hashlib.blake2b(b"".join(sorted(of)), key=key).digest() for of in contents]
+    order = np.array(sorted(range(len(sizes)), key=content.__getitem__))
+    taken = np.cumsum(sizes[order])[:-1]  # not the last of them
+    return np.isin(codes, order[: 1 + int(np.abs(taken - n_valid).argmin())])

@@ -25,7 +25,7 @@ TEST_COMMAND = _INSTALL.format(extra="test") + ".venv/bin/python -m pytest -n 2"
     [
         ("ruff", "check", "--output-format=concise", "."),
         ("ruff", "format", "--check", "."),
-        ("mypy", "skatr_sk"),
+        ("mypy", "skatr_sk", "tests/typed_program.py"),
     ],
     ids=" ".join,
 )
@@ -158,6 +158,13 @@ def test_no_file_holds_a_path_of_one_machine():
 def test_the_search_for_machine_paths_sees_one():
     assert MACHINE_PATH.search("see " + "/".join(["", "home", "someone", "data.h5"]))
     assert not MACHINE_PATH.search("https://example.org" + "/".join(["", "home", "page"]))
+
+
+def test_an_editable_install_is_a_path():
+    """Type checkers follow paths; setuptools installs one where packages are said to be here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-dir"] == {"": "."}
+    assert (ROOT / "skatr_sk" / "py.typed").is_file()
 
 
 def test_readme_has_nothing_left_to_fill():

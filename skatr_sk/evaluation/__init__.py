@@ -13,6 +13,7 @@ from skatr_sk.evaluation.calibration import (
     tarp_levels,
 )
 from skatr_sk.evaluation.coverage import Coverage, coverage_band, expected_coverage
+from skatr_sk.evaluation.cross_validation import cross_val_draws
 from skatr_sk.evaluation.data_efficiency import data_efficiency_curve
 from skatr_sk.evaluation.displays.corner import PosteriorDisplay
 from skatr_sk.evaluation.displays.coverage import CoverageDisplay
@@ -41,6 +42,7 @@ __all__ = [
     "RecoveryDisplay",
     "SummaryDisplay",
     "coverage_band",
+    "cross_val_draws",
     "data_efficiency_curve",
     "effective_rank",
     "expected_coverage",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,25 +29,20 @@ from skatr_sk._checks import (
     unchanged_on_error,
     warn_without_effect,
 )
-from skatr_sk.fields import (
-    ArrayFields,
-    Fields,
-    check_fields,
-    check_finite_rows,
-    check_numbers,
-    split_rows,
-)
+from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, check_numbers
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
+from skatr_sk.parameters import PARAMETERS
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
+from skatr_sk.training.held_out import Given, Rows, check_given
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths"]
+__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths", "check_logarithms"]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -141,7 +136,15 @@ class SummaryHead(TrainedEstimator):
 
     @with_callbacks
     @torch_defaults()
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -151,6 +154,14 @@ class SummaryHead(TrainedEstimator):
         y : array-like of shape (n,) or (n, n_parameters)
             In the parameters' own units, and, for a posterior, drawn from the prior. Predictions
             come back in this shape.
+        sample_weight : array-like of shape (n,), default=None
+            How much each row counts in the losses, of training and validation, and in the ridge
+            regression; only ratios matter. A weight of 0 leaves the row out.
+        groups : array-like of shape (n,), default=None
+            Labels, such as the seeds of initial conditions: rows of one group are on one side of
+            the split into those that train and those that validate, chosen by their content.
+        validation_data : (X, y), default=None
+            Rows that validate; all of `X` then train, and `validation_fraction` has no effect.
 
         Returns
         -------
@@ -170,13 +181,14 @@ class SummaryHead(TrainedEstimator):
         """
         with unchanged_on_error(self):
             self._check_parameters()
-            self._warn_without_effect()
-            self._fit(X, y)
+            given = Given(groups, validation_data, sample_weight)
+            self._warn_of(given)
+            self._fit(X, y, given)
             self._check_learned()
             self._one_dimensional = np.asarray(y).ndim == 1
         return self
 
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
         """Train with parameters that have been checked."""
         raise NotImplementedError
 
@@ -214,12 +226,23 @@ class SummaryHead(TrainedEstimator):
         )
 
     def _check_training_data(
-        self, X: ArrayLike, y: ArrayLike, *, of_fields: bool = False
-    ) -> tuple[Fields, Floats]:
+        self, X: ArrayLike, y: ArrayLike, given: Given, *, of_fields: bool = False
+    ) -> tuple[Fields, Floats, Rows]:
         """Check summaries, or fields in mK, and remember the shape of one.
 
-        Return them with their targets of shape (n, n_parameters).
+        Return all that count with their targets of shape (n, n_parameters), those of the user's
+        validation data last, and what is known of these rows.
         """
+
+        def check(X: ArrayLike, y: ArrayLike, reset: bool = False) -> tuple[Fields, Floats]:
+            return self._check_pair(X, y, reset=reset, of_fields=of_fields)
+
+        fields, targets, rows = check_given(given, check(X, y, reset=True), check)
+        return fields, cast(Floats, targets), rows
+
+    def _check_pair(
+        self, X: ArrayLike, y: ArrayLike, *, reset: bool, of_fields: bool
+    ) -> tuple[Fields, Floats]:
         X = check_numbers(X, "X")
         if y is not None and 0 not in np.shape(X):  # else scikit-learn says it well
             y = check_numbers(y, "y")
@@ -229,18 +252,27 @@ class SummaryHead(TrainedEstimator):
                     f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its "
                     f"order, found {n_targets[0]}."
                 )
+            check_logarithms(y, [str(name) for name in getattr(y, "columns", ())])
             check_finite_rows(np.asarray(y), "y", "values")
-        # In this order: scikit-learn forgets the names of the features where it sees no X.
-        y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
+        if reset:
+            # Before X: scikit-learn forgets the names of the features where it sees no X.
+            y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
+        elif np.ndim(y) not in (1, 2):
+            raise ValueError(f"y: expected parameters (n,) or (n, n_parameters), found {y!r}.")
         if of_fields:
-            fields = check_fields(self, X, reset=True, min_rows=2)
+            fields = check_fields(self, X, reset=reset, min_rows=2 if reset else 1)
         else:
-            fields = self._check_summaries(X, reset=True)
+            fields = self._check_summaries(X, reset=reset, fitted=True)
         return fields, np.asarray(y, dtype=np.float64).reshape(fields.shape[0], -1)
 
-    def _check_summaries(self, X: ArrayLike, *, reset: bool = False) -> Fields:
-        """Check summaries, and remember the shape of one, or compare it with the fitted one."""
-        if not reset:
+    def _check_summaries(
+        self, X: ArrayLike, *, reset: bool = False, fitted: bool = False
+    ) -> Fields:
+        """Check summaries, and remember the shape of one, or compare it with the fitted one.
+
+        `fitted` says that the shape is known already, as it is within ``fit``.
+        """
+        if not (reset or fitted):
             check_is_fitted(self)
         X = check_numbers(X, "X")
         shape = np.shape(X)
@@ -281,7 +313,7 @@ class SummaryHead(TrainedEstimator):
             raise ValueError(
                 f"y: expected parameters inside {name} {bounds.tolist()}, found others in "
                 f"{len(rows)} of {len(targets)} rows, the first of them {listed(rows[:5])}, in the "
-                f"parameters {columns.tolist()}; widen the bounds or drop these rows."
+                f"parameters {columns.tolist()}; {_mend_of(targets, bounds, outside)}."
             )
         return bounds
 
@@ -292,14 +324,14 @@ class SummaryHead(TrainedEstimator):
         warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
         return "mean"
 
-    def _runs(self, fields: Fields) -> list[Run]:
+    def _runs(self, fields: Fields, rows: Rows | None = None) -> list[Run]:
         """Draw the seeds of each member; return its rows that train and that validate, and a seed.
 
         The first member is the network of ``n_members=1``.
         """
         n_members = self._resolved(fields.shape[0]).n_members
         seeds = iter(independent_seeds(seed_of(self.random_state), 2 * n_members))
-        split = partial(split_rows, fields, self.validation_fraction)
+        split = partial((rows or Rows(fields.shape[0])).split, fields, self.validation_fraction)
         return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]
 
     def _batches(
@@ -318,6 +350,7 @@ class SummaryHead(TrainedEstimator):
         network: _Network[_Module],
         data: tuple[Fields, Floats],
         runs: Sequence[Run],
+        rows: Rows,
         **options: Any,
     ) -> list[_Module]:
         """Learn the standardisation of summaries, one for all members, and train each of these."""
@@ -325,8 +358,8 @@ class SummaryHead(TrainedEstimator):
         trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
         X = torch.empty(summaries.shape)
-        for rows, standardised in self._batches(summaries):
-            X[rows] = standardised
+        for some, standardised in self._batches(summaries):
+            X[some] = standardised
         device = resolve_device(self.device)
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
@@ -334,13 +367,13 @@ class SummaryHead(TrainedEstimator):
         options["small"] = X.ndim == 2
         members = []
         for number, (split, seed) in enumerate(runs):
-            sets = [TensorDataset(X[rows], y[rows]) for rows in map(torch.from_numpy, split)]
+            sets = [TensorDataset(X[some], y[some]) for some in map(torch.from_numpy, split)]
             options["member"] = number, len(runs)
-            options["identity"] = {"member": number}
+            options["identity"] = {"member": number} | rows.identity()
             if self.checkpoint_dir is not None:
                 parts = {f"{i} {k}": t for i, s in enumerate(sets) for k, t in enumerate(s.tensors)}
                 options["identity"]["X and y"] = digest_of(parts)
-            members.append(self._train(network, sets, seed, **options))
+            members.append(self._train(network, rows.weighted(sets, split), seed, **options))
         return members
 
     def _train(
@@ -412,6 +445,37 @@ class SummaryHead(TrainedEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "history_")
+
+
+def _mend_of(targets: Floats, bounds: Floats, outside: NDArray[np.bool_]) -> str:
+    """Say how to bring parameters inside their bounds: columns of which the logarithm is, by it."""
+    positive = (targets > 0).all(axis=0) & outside.any(axis=0)
+    logarithm = np.log10(np.where(positive, targets, 1.0))
+    inside = ((logarithm >= bounds[:, 0]) & (logarithm <= bounds[:, 1])).all(axis=0)
+    linear = np.flatnonzero(positive & inside)
+    if len(linear):
+        return f"give log10 of columns {linear.tolist()}, whose logarithms are inside"
+    return "widen the bounds or drop these rows"
+
+
+def check_logarithms(y: Any, names: Sequence[str]) -> None:
+    """Refuse columns named as logarithms of the paper that hold what these are of.
+
+    Values are believed where they are far beyond the prior, and their logarithm is in it.
+    """
+    known = {each.name: each for each in PARAMETERS if each.logarithmic}
+    values = np.asarray(y, dtype=np.float64)
+    for column, name in enumerate(names):
+        parameter = known.get(name.replace(" ", "_"))
+        found = values if values.ndim == 1 else values[:, column]
+        if parameter is None or found.min() <= 10 * parameter.high:
+            continue
+        low, high = np.log10([found.min(), found.max()])
+        if parameter.low - 2 <= low and high <= parameter.high + 2:
+            raise ValueError(
+                f"y: expected {name!r} in {parameter.unit}, found {found.min():.3g} to "
+                f"{found.max():.3g}; give numpy.log10 of column {column}."
+            )
 
 
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:

@@ -36,6 +36,7 @@ from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.held_out import Rows
 from skatr_sk.training.seeds import independent_seeds
 from skatr_sk.training.state import digest_of
 
@@ -80,15 +81,20 @@ class EncoderWithHead(nn.Module):
 
 
 def fit_end_to_end(
-    regressor: Any, fields: Fields, unit: Floats, make_head: Callable[[int], Head], loss: HeadLoss
+    regressor: Any,
+    data: tuple[Fields, Floats, Rows],
+    make_head: Callable[[int], Head],
+    loss: HeadLoss,
 ) -> tuple[EncoderWithHead, SKATRTransformer]:
     """Train encoder and head together, with a regressor's checked parameters; set its history.
 
-    Fields are in mK and `unit` targets (n, n_parameters) in [0, 1]; `make_head` takes the length of
-    a summary. Returns the network and a new, fitted transformer that holds its encoder.
+    The `data` are fields in mK, targets (n, n_parameters) in [0, 1], and what is known of the rows;
+    `make_head` takes the length of a summary. Returns the network and a new, fitted transformer
+    that holds its encoder.
     """
+    fields, unit, known_rows = data
     warn_implausible(fields)
-    split, seed = regressor._runs(fields)[0]
+    split, seed = regressor._runs(fields, known_rows)[0]
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
     given = _given(transformer, fields.shape[1:])
@@ -119,7 +125,8 @@ def fit_end_to_end(
         shown = [dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen, augment, begin]
         known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": shown}
         options["identity"] = known
-    network = regressor._train((build, loss), sets, seed, **options)
+    options["identity"] |= known_rows.identity()
+    network = regressor._train((build, loss), known_rows.weighted(sets, split), seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
     parameters = dataclasses.asdict(sizes) | {
         "weights": None,

@@ -112,13 +112,16 @@ class HeadLoss(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean over rows and parameters, in float32."""
+    def forward(self, output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mean over rows, each times its weight, and parameters, in float32."""
         mean, log_sigma = output.float().tensor_split([target.shape[1]], dim=1)
         if self.loss == "gaussian":
             pull = (target - mean) * (-log_sigma).exp()
-            return (log_sigma + 0.5 * pull.square()).mean()
-        return (functional.l1_loss if self.loss == "l1" else functional.mse_loss)(mean, target)
+            each = log_sigma + 0.5 * pull.square()
+        else:
+            compare = functional.l1_loss if self.loss == "l1" else functional.mse_loss
+            each = compare(mean, target, reduction="none")
+        return (each if weights is None else weights[:, None] * each).mean()
 
 
 @dataclass(frozen=True)

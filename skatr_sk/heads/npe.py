@@ -34,10 +34,10 @@ class NPELoss(nn.Module):
         self.calibration_weight = calibration_weight
         self.calibration = calibration
 
-    def forward(self, output: Conditioned, target: Tensor) -> Tensor:
-        """Return the loss of a batch; `target` has shape (n, n_parameters)."""
+    def forward(self, output: Conditioned, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch; `target` has shape (n, n_parameters), `weights` (n,)."""
         log_truth = output.flow.log_prob(target.unsqueeze(1), output.context)
-        loss = -log_truth.mean()
+        loss = -(log_truth if weights is None else weights[:, None] * log_truth).mean()
         if not self.calibration_weight:
             return loss
         shape = (len(target), _N_SAMPLES, target.shape[1])
@@ -49,11 +49,13 @@ class NPELoss(nn.Module):
             noise = torch.randn(shape, generator=generator).to(target.device)
         # Gradients flow through the points as well: they move with the density.
         _, log_samples = output.flow.sample_and_log_prob(noise, output.context)
-        penalty = coverage_penalty(log_truth, log_samples, self.calibration)
+        penalty = coverage_penalty(log_truth, log_samples, self.calibration, weights)
         return loss + self.calibration_weight * penalty
 
 
-def coverage_penalty(log_truth: Tensor, log_samples: Tensor, calibration: str) -> Tensor:
+def coverage_penalty(
+    log_truth: Tensor, log_samples: Tensor, calibration: str, weights: Tensor | None = None
+) -> Tensor:
     """Squared distance of the truths' credible levels from calibrated ones, in [0, 1].
 
     The level of a truth is the share of the density's own samples that lie at a higher density:
@@ -61,14 +63,15 @@ def coverage_penalty(log_truth: Tensor, log_samples: Tensor, calibration: str) -
     penalty compares the sorted levels of a batch with the uniform quantiles; "conservative"
     penalises only levels that are too high (a density too narrow). Where comparisons have no
     gradient, that of a sigmoid is taken (a straight-through estimator). Log densities of truths
-    have the shape (n, 1), of samples (n, n_samples).
+    have the shape (n, 1), of samples (n, n_samples). A row counts as often as its weight says.
     """
     difference = log_samples - log_truth
     soft = torch.sigmoid(difference / _SOFTNESS)
     hard = (difference > 0).to(soft.dtype)
-    levels = (hard + soft - soft.detach()).mean(dim=1).sort().values
-    n = len(levels)
-    excess = levels - (torch.arange(n, device=levels.device, dtype=levels.dtype) + 0.5) / n
+    levels, order = (hard + soft - soft.detach()).mean(dim=1).sort()
+    share = torch.ones_like(levels) if weights is None else weights.to(levels.dtype)[order]
+    share = share / share.sum()
+    excess = levels - (share.cumsum(dim=0) - share / 2)
     if calibration == "conservative":
         excess = excess.clamp(min=0)
-    return excess.square().mean()
+    return (share * excess.square()).sum()

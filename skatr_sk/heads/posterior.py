@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
-from tqdm.auto import tqdm
 
 from skatr_sk._checks import (
     Auto,
@@ -41,7 +41,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
@@ -49,16 +49,18 @@ from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, 
 from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
+from skatr_sk.training.held_out import Given
+from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import generator_of
 
 __all__ = ["PosteriorEstimator"]
 
+_LOGGER = logging.getLogger("skatr_sk.heads")
 _STEPS = 3000  # that a training takes
 _FEW = 300  # rows under which single simulations are soon fitted
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
-_BAR_AFTER = 2.0  # seconds before a progress bar shows
 _OF_THE_FLOW = "n_blocks", "n_bins", "hidden_dims", "dropout"
 _N_SAMPLES = {"n_samples": Integer(1)}
 Seed = int | np.random.RandomState | np.random.Generator | None
@@ -272,23 +274,24 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if self.calibration_weight == 0:
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
-        summaries, targets = self._check_training_data(X, y)
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+        summaries, targets, rows = self._check_training_data(X, y, given)
         pooling = self._pooling_of(summaries)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
         _check_order(y, names)
+        check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
         if bounds is None:
             bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
         check_spread(targets, names, bounds)
-        if len(targets) < 3 and self.validation_fraction > 0:
+        if len(targets) < 3 and self.validation_fraction > 0 and not rows.n_given:
             raise ValueError(
                 "X: expected at least 3 rows, to train and to validate, found n_samples="
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        runs = self._runs(summaries)
+        runs = self._runs(summaries, rows)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
         resolved = self._resolved(len(runs[0][0][0]))
@@ -297,7 +300,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
         network = build, NPELoss(self.calibration_weight, self.calibration)
         schedule = partial(cosine_schedule, warmup=0.02)
-        flows = self._train_on_summaries(network, (summaries, free), runs, schedule=schedule)
+        data = summaries, free
+        flows = self._train_on_summaries(network, data, runs, rows, schedule=schedule)
         self._warn_of_short_training(int(resolved.max_epochs))
         self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
@@ -568,14 +572,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def to_dict(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> dict[str, Floats]:
-        """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name."""
+        """Draw samples as plain arrays, one of shape (n, n_samples) for each parameter's name.
+
+        Of one light cone, ``{name: draws[0] for name, draws in head.to_dict(X).items()}`` is what
+        pandas.DataFrame takes, and with it ChainConsumer.
+        """
         samples = self.sample(X, n_samples, random_state=random_state)
         return {name: samples[:, :, i] for i, name in enumerate(self.parameter_names_)}
 
     def to_arviz(self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None) -> Any:
-        """Draw samples as an ArviZ InferenceData of one chain, with the dimension ``lightcone``.
+        """Draw samples for ArviZ: one chain, with the dimension ``lightcone``.
 
-        Needs arviz: ``pip install "skatr_sk[arviz]"``.
+        An InferenceData, or since ArviZ 1 a DataTree, with the groups ``posterior`` and
+        ``sample_stats``. Needs arviz: ``pip install "skatr_sk[arviz]"``.
         """
         require("arviz", "PosteriorEstimator.to_arviz")  # before the work
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
@@ -586,7 +595,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     ) -> list[Any]:
         """Draw samples as one GetDist MCSamples for each row of X, with the prior's ranges.
 
-        Needs getdist: ``pip install "skatr_sk[getdist]"``.
+        Labels of the standard parameters are their symbols and units. Needs getdist:
+        ``pip install "skatr_sk[getdist]"``.
         """
         require("getdist", "PosteriorEstimator.to_getdist")
         samples, log_prob = self.sample_log_prob(X, n_samples, random_state=random_state)
@@ -629,16 +639,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         precise = copy.deepcopy(self.net_).to(device).double()
         flow = precise if double else copy.deepcopy(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
-        n, quiet = summaries.shape[0], not self.verbose
-        bar = tqdm(total=n, desc="posterior", unit="row", delay=_BAR_AFTER, disable=quiet)
-        with bar, torch.inference_mode():
+        options: Any = {"verbose": self.verbose, "logger": _LOGGER}
+        n = summaries.shape[0]
+        with watched("posterior", n, "row", **options) as tell, torch.inference_mode():
             for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 if not double:
                     context = Context(*(part.float() for part in context))
                 for columns in gen_batches(n_samples, _POINTS):
                     yield (rows, columns), context, flow
-                bar.update(len(batch))
+                tell(len(batch))
 
     def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""

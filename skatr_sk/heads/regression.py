@@ -24,6 +24,7 @@ from skatr_sk._checks import (
     Real,
     Rule,
     check_options,
+    parameter_names,
     shared_docs,
     warn_without_effect,
 )
@@ -39,6 +40,7 @@ from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.weights import check_pooling
 from skatr_sk.training.device import torch_defaults
+from skatr_sk.training.held_out import Given, Rows
 
 __all__ = ["LightconeRegressor"]
 
@@ -127,6 +129,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         `summary_scale_` then.
     scaling_ : ParameterScaling
         Of the targets.
+    parameter_names_ : list of str
+        Of the columns of a DataFrame of targets, or "parameter_0", ...
     {learned}
     {history}
 
@@ -185,6 +189,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "head_": Instance(torch.nn.Module, expected="a network"),
         "backbone_": Instance(SKATRTransformer, expected="a SKATRTransformer", optional=True),
         "scaling_": Instance(ParameterScaling, expected="a scaling"),
+        "parameter_names_": Instance(list, expected="a list of strings", optional=True),
         "network_weight_": Real("[0, 1]"),
     }
 
@@ -212,6 +217,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         for name, wanted in {"n_summary": n_summary, "n_parameters": len(low)}.items():
             if sizes[name] != wanted:
                 problems.add(f"{name} of head_", str(wanted), sizes[name])
+        if (names := getattr(self, "parameter_names_", None)) is not None:  # an older file has none
+            parameter_names(names, None, len(low))
         if self._one_dimensional and len(low) != 1:
             problems.add("scaling_", "one parameter, as the targets were 1-D", len(low))
 
@@ -253,10 +260,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         if not len(self.hidden_dims):
             warn_without_effect(self, {"dropout"}, "hidden_dims=()")
 
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
         whole = self.backbone is not None
-        fields, targets = self._check_training_data(X, y, of_fields=whole)
+        fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
+        self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
         bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
         ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         self.scaling_ = ParameterScaling(*ends)
@@ -267,7 +275,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             Head,
             hidden_dims=widths,
             n_parameters=n_parameters,
-            start=unit.mean(axis=0),
+            start=np.average(unit, axis=0, weights=rows.weights),
             gaussian=self.loss == "gaussian",
             bounded=bounds is not None,
             dropout=float(self.dropout),
@@ -280,38 +288,45 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         if whole:
             for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
                 self.__dict__.pop(stale, None)
-            self.head_, self.backbone_ = fit_end_to_end(self, fields, unit, make_head, criterion)
+            data = fields, unit, rows
+            self.head_, self.backbone_ = fit_end_to_end(self, data, make_head, criterion)
             return
-        runs, network = self._runs(fields), (partial(make_head, fields.shape[-1]), criterion)
-        heads = self._train_on_summaries(network, (fields, unit), runs)
+        runs, network = self._runs(fields, rows), (partial(make_head, fields.shape[-1]), criterion)
+        heads = self._train_on_summaries(network, (fields, unit), runs, rows)
         heads = [head.double() for head in heads]
         if with_ridge:
-            self.head_ = self._with_ridge(heads, (fields, unit), runs)
+            self.head_ = self._with_ridge(heads, (fields, unit), runs, rows)
         else:
             several = len(heads) > 1
             self.head_ = HeadMixture(heads, [1 / len(heads)] * len(heads)) if several else heads[0]
 
     def _with_ridge(
-        self, heads: Sequence[Head], data: tuple[Fields, Floats], runs: Sequence[Run]
+        self, heads: Sequence[Head], data: tuple[Fields, Floats], runs: Sequence[Run], known: Rows
     ) -> HeadMixture:
         """Fit a ridge regression on all rows, and weigh it against trained networks.
 
         The weight of the networks is the least-squares one for what they predict of their
-        validation rows, and what the ridge predicts of these when each is left out.
+        validation rows, and what the ridge predicts of these when each is left out; those that the
+        user gave are none of its rows.
         """
         summaries, targets = data
         first, unit = heads[0], torch.from_numpy(targets)
         ridge = Ridge(
             summaries.shape[-1], unit.shape[1], gaussian=first.gaussian, bounded=first.bounded
         )
-        features = [ridge.features(batch) for _, batch in self._batches(summaries)]
-        left_out = ridge.solve(torch.cat(features), unit)
+        features = torch.cat([ridge.features(batch) for _, batch in self._batches(summaries)])
+        n, counts = known.n_own, known.weights_of(slice(known.n_own))
+        weights = None if counts is None else torch.from_numpy(counts)
+        left_out = ridge.solve(features[:n], unit[:n], weights)
+        left_out = torch.cat([left_out, ridge.means(features[n:])])
         weight, rows = 0.5, np.concatenate([valid for (_, valid), _ in runs])
         if len(rows):
             validation = (ArrayFields(summaries.read(valid)) for (_, valid), _ in runs)
             found = torch.cat(list(map(self._outputs, heads, validation)))[:, : unit.shape[1]]
             spread = unit.std(dim=0, correction=0)
             spread = torch.where(spread > 0, spread, torch.inf)  # a constant has no say
+            if (counts := known.weights_of(rows)) is not None:
+                spread = spread / torch.from_numpy(counts).sqrt()[:, None]
             apart, wanted = (found - left_out[rows]) / spread, (unit - left_out)[rows] / spread
             square, product = float(apart.square().sum()), float((apart * wanted).sum())
             best = product / square if square else 0.5

@@ -45,22 +45,25 @@ class Ridge(nn.Module):
         pooled: Tensor = self.pooling(summaries)
         return pooled.clamp(-CUT, CUT)
 
-    def solve(self, features: Tensor, targets: Tensor) -> Tensor:
+    def solve(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Fit to targets (n, n_parameters) in [0, 1], with one penalty for all parameters.
 
-        Returns what the fits without each row predict of it.
+        Squares count by `weights` (n,) of mean one, where these are given. Returns what the fits
+        without each row predict of it.
         """
-        centre, scale = features.mean(dim=0), features.std(dim=0, correction=0)
+        weights = torch.ones(len(features), 1).to(features) if weights is None else weights[:, None]
+        root, (centre, scale) = weights.sqrt(), _moments(features, weights)
+        mean, spread = _moments(targets, weights)
         scale = torch.where(scale > _CONSTANT, scale, 1.0)
-        mean, spread = targets.mean(dim=0), targets.std(dim=0, correction=0)
-        wanted = (targets - mean) / torch.where(spread > 0, spread, 1.0)
-        left, singular, right = torch.linalg.svd((features - centre) / scale, full_matrices=False)
+        wanted = root * (targets - mean) / torch.where(spread > 0, spread, 1.0)
+        design = root * (features - centre) / scale
+        left, singular, right = torch.linalg.svd(design, full_matrices=False)
         projected = left.T @ wanted
 
         def left_out(penalty: Tensor) -> Tensor:
-            """Errors of each row under the fit without it."""
+            """Errors of each row under the fit without it, times the root of its weight."""
             kept = singular**2 / (singular**2 + penalty)
-            leverage = 1 / len(features) + left**2 @ kept
+            leverage = weights[:, 0] / len(features) + left**2 @ kept
             return (wanted - left @ (kept[:, None] * projected)) / (1 - leverage)[:, None]
 
         penalty = min(_PENALTIES, key=lambda each: float(left_out(each).square().sum()))
@@ -70,12 +73,22 @@ class Ridge(nn.Module):
         self.linear.weight.copy_(weight.T)
         self.linear.bias.copy_(mean - centre @ weight)
         self.log_sigma.copy_(error.square().mean(dim=0).sqrt().log().clamp(*LOG_SIGMA))
-        return self._within(targets - error)
+        return self._within(targets - error / root)
+
+    def means(self, features: Tensor) -> Tensor:
+        """Predict means from what :meth:`features` gives."""
+        return self._within(self.linear(features))
 
     def forward(self, summaries: Tensor) -> Tensor:
         """Return means (n, n_parameters), with their log sigmas (n, 2 n_parameters)."""
-        mean = self._within(self.linear(self.features(summaries)))
+        mean = self.means(self.features(summaries))
         return torch.cat([mean, self.log_sigma.expand_as(mean)], dim=1) if self.gaussian else mean
 
     def _within(self, mean: Tensor) -> Tensor:
         return mean.clamp(0, 1) if self.bounded else mean
+
+
+def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, of rows with weights (n, 1) of mean one."""
+    mean = (weights * values).mean(dim=0)
+    return mean, (weights * (values - mean).square()).mean(dim=0).sqrt()

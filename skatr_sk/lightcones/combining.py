@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import listed
+from skatr_sk._checks import listed, spell
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.formats import FileMetadata
 from skatr_sk.lightcones.quality import Report, most_common
@@ -73,9 +73,11 @@ def choose_parameters(
 ) -> tuple[list[str], list[FileMetadata]]:
     """Choose the target's columns: those that are `asked` for, or those that most files offer.
 
-    Files that lack one of them, or have one in another unit than most, are left out. `notes` takes
-    what half of the files or fewer offer, and is lost.
+    Files that lack one of them, or have one in another unit than most, are left out; a ValueError
+    names those that are asked for and that no file has. `notes` takes what half of the files or
+    fewer offer, and is lost.
     """
+    _check_asked(asked or (), files)
     offered = Counter(name for file in files for name in file.offered)
     most = [name for name, n in offered.items() if 2 * n > len(files)]
     names = most if asked is None else list(asked)
@@ -99,7 +101,7 @@ def choose_parameters(
     for file in files:
         there = file.offered if asked is None else file.parameters
         lacking = ", ".join(name for name in names if name not in there)
-        has = ", ".join(sorted(file.parameters)) or "no parameters"
+        has = listed(sorted(file.parameters)) or "no parameters"
         rest = ", which most have" if asked is None else f"; it has {has}"
         details.append(f"no {lacking}{rest}" if lacking else None)
     kept = report.leave_out(files, "parameters", details)
@@ -110,6 +112,17 @@ def choose_parameters(
         details = [None if u in ("", usual) else f"{name} in {u!r}; {mend}" for u in units]
         kept = report.leave_out(kept, "units", details)
     return names, kept
+
+
+def _check_asked(asked: Sequence[str], files: Sequence[FileMetadata]) -> None:
+    known = sorted({name for file in files for name in file.parameters})
+    unknown = [name for name in asked if name not in known]
+    if not unknown or not files:
+        return
+    near = [spell(name, known) for name in unknown]
+    mend = " ".join(filter(None, near)) or f"there are {listed(known, shown=12) or 'none'}"
+    found = ", ".join(map(repr, unknown))
+    raise ValueError(f"parameters: expected names that the files have, found {found}; {mend}")
 
 
 def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -> Bunch:

@@ -34,6 +34,7 @@ from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
 from skatr_sk.lightcones.sources import BRIGHTNESS, close_files, explain
 from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones, say_if_replaced
+from skatr_sk.training.progress import watched
 
 try:
     import fcntl
@@ -55,6 +56,7 @@ def convert_lightcones(
     *,
     dtype: DTypeLike | None = None,
     compression: str = "none",
+    verbose: int = 0,
     **options: Any,
 ) -> None:
     """Gather light cones from any files into the one file of :func:`save_lightcones`, resumably.
@@ -73,6 +75,8 @@ def convert_lightcones(
         Appears whole or not at all, as for :func:`save_lightcones`.
     dtype, compression
         As for :func:`save_lightcones`.
+    verbose : int, default=0
+        1 shows a progress bar.
     **options
         Others of :func:`~skatr_sk.open_lightcones`, such as ``parameters`` or ``on_bad``.
 
@@ -122,14 +126,16 @@ def convert_lightcones(
         left = len(parts) - len(there)
         check_room(path, stack.n_bytes, beside=stack.n_bytes * left // len(parts))
         seen: dict[bytes, int] = {}
-        for start, part in zip(range(0, len(X), step), parts, strict=True):
-            if part not in there:
+        with watched(f"to {path}", len(X), "cone", verbose=verbose, logger=_LOGGER) as tell:
+            for start, part in zip(range(0, len(X), step), parts, strict=True):
                 some = X[start : start + step]
-                part.unlink(missing_ok=True)
-                save_lightcones(part, some, dtype=stack.dtype, compression=compression)
-                _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
-            if options.get("validate", "fast"):
-                _check_new(part, start, seen, X)
+                if part not in there:
+                    part.unlink(missing_ok=True)
+                    save_lightcones(part, some, dtype=stack.dtype, compression=compression)
+                    _LOGGER.info("%s: %d of %d light cones.", path, start + len(some), len(X))
+                if options.get("validate", "fast"):
+                    _check_new(part, start, seen, X)
+                tell(len(some))
         say_if_replaced(path)
         size = max(stack.n_bytes, sum(part.stat().st_size for part in parts))
         write_whole(path, lambda temporary: stack.write(temporary, _join(parts, step, chunk)), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,9 +23,11 @@ from skatr_sk.lightcones.formats.metadata import name_parameters
 from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.labelled import from_labelled, is_labelled
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
+from skatr_sk.training.progress import watched
 
 __all__ = ["FORMAT", "Piece", "Stack", "save_lightcones", "say_if_replaced"]
 
+_LOGGER = logging.getLogger("skatr_sk.lightcones")
 FORMAT = 1
 _LABELS = ("target", "target_names", "target_units", "target_bounds", "redshifts", "seeds")
 _WRITTEN_BYTES = 2**26  # of float64 that are written at a time
@@ -43,6 +46,7 @@ def save_lightcones(
     seeds: ArrayLike | None = None,
     dtype: DTypeLike | None = None,
     compression: str = "none",
+    verbose: int = 0,
 ) -> None:
     """Write light cones into one HDF5 file with an index, a bounded number at a time.
 
@@ -75,6 +79,8 @@ def save_lightcones(
         0.05 %.
     compression : {"none", "gzip", "lzf"}, default="none"
         "gzip" halves a file of 21cmFAST's cones in float16, and reads some four times slower.
+    verbose : int, default=0
+        1 shows a progress bar.
 
     Raises
     ------
@@ -123,8 +129,9 @@ def save_lightcones(
     stack = Stack.plan(problems, X, labels, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
     say_if_replaced(path)
-    pieces = _pieces(X, stack.dtype)
-    write_whole(path, lambda temporary: stack.write(temporary, pieces), stack.n_bytes)
+    with watched(f"to {path}", len(X), "cone", verbose=verbose, logger=_LOGGER) as tell:
+        pieces = _pieces(X, stack.dtype, tell)
+        write_whole(path, lambda temporary: stack.write(temporary, pieces), stack.n_bytes)
 
 
 def say_if_replaced(path: str | os.PathLike[str]) -> None:
@@ -267,8 +274,8 @@ class Piece(NamedTuple):
     digests: np.ndarray
 
 
-def _pieces(X: Any, dtype: np.dtype) -> Iterator[Piece]:
-    """Read light cones and their digests, a bounded number at a time."""
+def _pieces(X: Any, dtype: np.dtype, tell: Callable[[int], object]) -> Iterator[Piece]:
+    """Read light cones and their digests, a bounded number at a time; tell of those written."""
     step = max(1, _WRITTEN_BYTES // (math.prod(X.shape[1:]) * 8))
     for start in range(0, len(X), step):
         read = np.asarray(X[start : start + step])
@@ -282,3 +289,4 @@ def _pieces(X: Any, dtype: np.dtype) -> Iterator[Piece]:
                 f"{dtype} cannot hold; choose another dtype."
             )
         yield Piece(start, values, pack(digest_rows(values)))
+        tell(len(values))

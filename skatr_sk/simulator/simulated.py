@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -19,10 +20,12 @@ from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones
 from skatr_sk.simulator.settings import check_settings
 from skatr_sk.training.device import resolve_device, torch_defaults
+from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import entropy_of
 
 __all__ = ["SimulatedLightcones", "make_lightcones"]
 
+_LOGGER = logging.getLogger("skatr_sk.simulator")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
@@ -146,7 +149,8 @@ class SimulatedLightcones(LazyFields):
 
     @torch_defaults()
     @torch.no_grad()
-    def _read(self, numbers: np.ndarray) -> np.ndarray:
+    def _read(self, numbers: np.ndarray, tell: Callable[[int], object] = int) -> np.ndarray:
+        """Simulate rows; `tell` is told how many more there are."""
         settings = self._settings
         (n_x, n_y, n_z), (b_x, b_y, b_z) = settings.field_shape, settings.block
         device = resolve_device(settings.device)
@@ -163,6 +167,7 @@ class SimulatedLightcones(LazyFields):
             if max(settings.block) > 1:
                 made = made.reshape(-1, n_x, b_x, n_y, b_y, n_z, b_z).mean(dim=(2, 4, 6))
             cones[start : start + step] = made.cpu().numpy()
+            tell(len(drawn))
         return cones
 
     def digests(self, rows: Rows | None = None, *, recall: object = None) -> list[bytes]:
@@ -213,7 +218,12 @@ def _parameters_of(made: Callable[_P, object]) -> Callable[[Callable[..., _R]], 
 
     def named(function: Callable[..., _R]) -> Callable[_P, _R]:
         returned = inspect.signature(function).return_annotation
-        signature = inspect.signature(made).replace(return_annotation=returned)
+        # With those that the function adds by itself.
+        given = inspect.signature(function).parameters.values()
+        own = [each for each in given if each.kind is each.KEYWORD_ONLY]
+        signature = inspect.signature(made)
+        every = [*signature.parameters.values(), *own]
+        signature = signature.replace(parameters=every, return_annotation=returned)
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
@@ -221,7 +231,9 @@ def _parameters_of(made: Callable[_P, object]) -> Callable[[Callable[..., _R]], 
 
 
 @_parameters_of(SimulatedLightcones)
-def make_lightcones(*args: Any, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
+def make_lightcones(
+    *args: Any, verbose: int = 0, **parameters: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Simulate light cones of the 21 cm brightness temperature, approximately.
 
     For pre-training and tests, **not for inference on real data**: the checks against 21cmFAST,
@@ -235,6 +247,8 @@ def make_lightcones(*args: Any, **parameters: Any) -> tuple[np.ndarray, np.ndarr
     field_shape, parameters, prior_bounds, cell_size, block, redshift_min, evolution, \
 random_state, device, batch_size
         As for :class:`SimulatedLightcones`.
+    verbose : int, default=0
+        1 shows a progress bar.
 
     Returns
     -------
@@ -274,4 +288,6 @@ random_state, device, batch_size
     ((2, 8, 8, 100), (2, 6))
     """
     cones = SimulatedLightcones(*args, **parameters)
-    return cones.read(), cones.target
+    n = len(cones)
+    with watched("simulated light cones", n, "cone", verbose=verbose, logger=_LOGGER) as tell:
+        return cones._read(cones._rows, tell), cones.target

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -22,9 +23,11 @@ from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder, patchify
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset, Loader
+from skatr_sk.training.progress import watched
 
 __all__ = ["MEMORY", "encode", "summarise"]
 
+_LOGGER = logging.getLogger("skatr_sk.summaries")
 MEMORY = "memory"  # a cache that is no folder
 # Tokens encoded at a time on a CPU: enough to fill its matrix products, few enough that the
 # activations of a block stay in its caches.
@@ -40,12 +43,13 @@ def summarise(
     device: torch.device,
     autocast: Any,
     cache: str | os.PathLike[str] | None,
+    verbose: int = 0,
 ) -> np.ndarray:
     """Summarise fields in mK with a frozen encoder; what the cache has is not read or computed.
 
     `autocast` sets the precision, and `cache` is "memory", the path of a folder, or None. The
     result, in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
-    A ValueError names the rows whose summaries are not finite.
+    A bar shows where it is `verbose`. A ValueError names the rows whose summaries are not finite.
     """
     architecture = frozen.architecture
 
@@ -65,23 +69,26 @@ def summarise(
             device=device,
             autocast=autocast,
             look=True,
+            tell=tell,
         )
         return summaries if frozen.whitening is None else frozen.whitening(summaries)
 
-    if cache is None:
-        return _finite(compute(None))
-    folder = None if cache == MEMORY else cache
-    keys = fields.digests(recall=None if folder is None else recall_in(folder))
-    width = pooled_dim(architecture.embed_dim, frozen.pooling)
-    batch_size = _fields_at_a_time(architecture.n_tokens, device)
-    summaries = compute_once(
-        keys,
-        compute,
-        space=_space(frozen, device, autocast),
-        shape=(architecture.n_tokens, width) if frozen.pooling == "tokens" else (width,),
-        group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
-        folder=folder,
-    )
+    n = fields.shape[0]
+    with watched("summaries", n, "cone", verbose=verbose, logger=_LOGGER) as tell:
+        if cache is None:
+            return _finite(compute(None))
+        folder = None if cache == MEMORY else cache
+        keys = fields.digests(recall=None if folder is None else recall_in(folder))
+        width = pooled_dim(architecture.embed_dim, frozen.pooling)
+        batch_size = _fields_at_a_time(architecture.n_tokens, device)
+        summaries = compute_once(
+            keys,
+            compute,
+            space=_space(frozen, device, autocast),
+            shape=(architecture.n_tokens, width) if frozen.pooling == "tokens" else (width,),
+            group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
+            folder=folder,
+        )
     return _finite(summaries)
 
 
@@ -130,14 +137,16 @@ def encode(
     batch_size: int | None = None,
     rows: np.ndarray | None = None,
     look: bool = False,
+    tell: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Compute summaries of `rows` of the fields (all by default), `batch_size` at a time.
 
     The fields are in mK, and only the asked rows are read, batch by batch; the default number in a
     batch suits the device's caches. The encoder, or what else maps patches to anything, is on
-    `device` and in evaluation mode; `autocast`, a context manager, sets the precision. The result,
-    in float32, is of shape (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens". With
-    `look`, the first batch of fields that are not in memory is looked at, as others are before.
+    `device` and in evaluation mode; `autocast`, a context manager, sets the precision; `tell` is
+    told how many each batch has. The result, in float32, is of shape (n, n_summary), or (n,
+    n_tokens, embed_dim) of pooling "tokens". With `look`, the first batch of fields that are not in
+    memory is looked at, as others are before.
     """
     grid_shape = [n // p for n, p in zip(fields.shape[1:], patch_size, strict=True)]
     n_tokens, n_slices = math.prod(grid_shape), count_slices(grid_shape)
@@ -150,4 +159,6 @@ def encode(
                 warn_implausible(ArrayFields(batch.numpy()), only_a_look=True)
             patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
             parts.append(pool(encoder(patches).float(), pooling, n_slices).cpu())
+            if tell is not None:
+                tell(len(batch))
     return torch.cat(parts).numpy()

@@ -15,7 +15,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skatr_sk._checks import CollapseWarning, warn
-from skatr_sk.fields import ArrayFields, Fields, split_rows, warn_implausible
+from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels
 from skatr_sk.summaries.masking import sample_regions
@@ -28,6 +28,7 @@ from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_sched
 from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
+from skatr_sk.training.held_out import Given, check_given
 from skatr_sk.training.processes import Share, join
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import digest_of
@@ -58,17 +59,27 @@ def pretrain(
     fields: Fields,
     y: object = None,
     start: FrozenEncoder | None = None,
+    given: Given | None = None,
 ) -> FrozenEncoder:
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
-    Labels `y` are looked at where the objective needs them. The encoder begins with random weights,
-    or as that of `start`, whose scaling is kept then. A CollapseWarning says when the summaries end
-    on a handful of directions.
+    Labels `y` are looked at where the objective needs them; `given` may say which rows validate.
+    The encoder begins with random weights, or as that of `start`, whose scaling is kept then. A
+    CollapseWarning says when the summaries end on a handful of directions.
     """
     objective = as_objective(transformer.objective)
-    labels = None
-    if objective.needs_labels:
-        labels = check_labels(y, fields.shape[0], type(objective).__name__)
+
+    def known(fields: Fields, y: object) -> tuple[Fields, np.ndarray | None]:
+        if not objective.needs_labels:
+            return fields, None
+        return fields, check_labels(y, fields.shape[0], type(objective).__name__).values
+
+    fields, values, rows_of_fit = check_given(
+        given or Given(),
+        known(fields, y),
+        lambda X, y: known(check_fields(transformer, X, reset=False), y),
+    )
+    labels = None if values is None else Labels(values)
     warn_implausible(fields)
     transformer._warn_without_effect_on(fields)
     architecture = transformer._architecture_for(fields.shape[1:], objective, start)
@@ -83,7 +94,7 @@ def pretrain(
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     seen = None if labels is None or objective.sees_unlabelled else labels.rows
     fraction = transformer.validation_fraction
-    train_rows, valid_rows = split_rows(fields, fraction, split_seed, seen)
+    train_rows, valid_rows = rows_of_fit.split(fields, fraction, split_seed, seen)
     targets = None if labels is None else labels.standardised(train_rows)
     scaling = start.scaling if start else transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
@@ -104,7 +115,7 @@ def pretrain(
         callbacks.append(Share(processes))
     checkpoint = None
     if transformer.checkpoint_dir is not None:
-        identity = _identity(objective, fields, labels, pooling, start)
+        identity = _identity(objective, fields, labels, pooling, start) | rows_of_fit.identity()
         checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:

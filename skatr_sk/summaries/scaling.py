@@ -61,7 +61,7 @@ class BrightnessScaling:
             fields = fields - fields.mean(dim=(1, 2), keepdim=True)
         if self.softening is not None:
             magnitude = fields.abs().div_(self.softening)
-            fields = magnitude.log1p_().copysign_(fields)
+            fields = magnitude.log1p_().mul_(fields.sign())  # ONNX has no copysign
         return (fields - self.offset).div_(self.scale)
 
     @classmethod

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,11 +30,13 @@ from skatr_sk._checks import (
     check_options,
     shared_docs,
     unchanged_on_error,
+    warn_no_effect,
     warn_without_effect,
 )
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.summaries.encoding import MEMORY, summarise
+from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
@@ -58,6 +60,7 @@ from skatr_sk.summaries.weights import (
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
+from skatr_sk.training.held_out import Given
 from skatr_sk.training.processes import is_first
 
 __all__ = ["SKATRTransformer"]
@@ -457,7 +460,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     @with_callbacks
     @torch_defaults()
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        groups: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, object] | None = None,
+    ) -> Self:
         """Pre-train on fields, without labels unless the objective needs them, or load ``weights``.
 
         Parameters
@@ -467,6 +477,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         y : array-like of shape (n,) or (n, n_parameters), or None, default=None
             Labels, where the objective learns from them; NaN where they are unknown. Ignored by
             objectives that need none.
+        groups : array-like of shape (n,), default=None
+            Labels, such as the seeds of initial conditions: rows of one group are on one side of
+            the split into those that train and those that validate, chosen by their content.
+        validation_data : (X, y), default=None
+            Fields that validate, with labels or None; all of `X` then train, and
+            `validation_fraction` has no effect.
 
         Returns
         -------
@@ -485,14 +501,19 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         with unchanged_on_error(self):
             self._check_parameters()
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
-            self._warn_without_effect()
+            given = Given(groups, validation_data)
+            if self._only_loads:
+                names = [name for name, value in given._asdict().items() if value is not None]
+                warn_no_effect(type(self).__name__, names, f"weights={self.weights!r}")
+                given = Given()
+            self._warn_of(given)
             start = self._start()
             if start is not None:
                 self._adopt(start)
             if start is not None and self._only_loads:
                 warn_implausible(fields, only_a_look=True)
             else:
-                self._adopt(pretrain(self, fields, y, start))
+                self._adopt(pretrain(self, fields, y, start, given))
         return self
 
     def _start(self) -> FrozenEncoder | None:
@@ -562,7 +583,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
-        return summarise(self._frozen(), fields, device, precision, self.cache)
+        return summarise(
+            self._frozen(), fields, device, precision, self.cache, verbose=self.verbose
+        )
+
+    if TYPE_CHECKING:  # scikit-learn's own has no types
+
+        def fit_transform(self, X: ArrayLike, y: object = None, **fit_params: Any) -> np.ndarray:
+            """Fit, and return the summaries of the same fields."""
 
     @property
     def _n_features_out(self) -> int:
@@ -580,6 +608,37 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
                 "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
             )
+
+    @torch_defaults()
+    def as_module(self) -> Summary:
+        """Return all from fields in mK to summaries as one torch module, to export or to compile.
+
+        Returns
+        -------
+        torch.nn.Module
+            ``module(fields)`` gives what :meth:`transform` gives, within the rounding of float32,
+            for a tensor of fields (n, *field_shape) in mK on the module's device. Its weights are
+            a copy, on the CPU and without gradients (``module.requires_grad_(True)`` to train on).
+            The number of fields may differ from call to call; their shape is that of ``fit``.
+
+        Examples
+        --------
+        The program knows nothing of this package; ``torch.onnx.export(program)`` and
+        ``torch.compile(module)`` take it as well.
+
+        >>> import torch
+        >>> from skatr_sk import SKATRTransformer, load_lightcones
+        >>> fields = torch.as_tensor(load_lightcones().data[:4]).float()
+        >>> module = SKATRTransformer(weights="mini-lr").fit(fields.numpy()).as_module()
+        >>> n = {0: torch.export.Dim("n_lightcones")}
+        >>> program = torch.export.export(module, (fields,), dynamic_shapes=(n,))
+        >>> program.module()(fields[:3]).shape
+        torch.Size([3, 288])
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        known = self.scaling_, self.architecture_.patch_size, self.encoder_
+        return Summary(*known, self.pooling_, self.whitening_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frozen encoder, its scaling and its history as one safetensors file.

@@ -29,8 +29,9 @@ def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
     """
     split = [s for n, p in zip(fields.shape[1:], patch_size, strict=True) for s in (n // p, p)]
     axes = range(1, 1 + len(split))
-    cut = fields.reshape(len(fields), *split).permute(0, *axes[::2], *axes[1::2])
-    return cut.reshape(len(fields), -1, math.prod(patch_size))
+    n = fields.shape[0]  # len would fix it in an exported program
+    cut = fields.reshape(n, *split).permute(0, *axes[::2], *axes[1::2])
+    return cut.reshape(n, -1, math.prod(patch_size))
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:

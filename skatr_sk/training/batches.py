@@ -16,19 +16,22 @@ from torch.utils.data import DataLoader
 
 from skatr_sk.fields import Fields
 
-__all__ = ["Dataset", "FieldDataset", "Loader", "TensorDataset", "read_ahead"]
+__all__ = ["Dataset", "FieldDataset", "Loader", "TensorDataset", "WeightedDataset", "read_ahead"]
 
 T = TypeVar("T")
 
 
 class Dataset(Protocol):
-    """Rows and their targets, taken by whole batches: ``dataset[indices]`` is (X, y)."""
+    """Rows and their targets, taken by whole batches: ``dataset[indices]`` is (X, y).
+
+    Where rows have weights X is a pair of the rows and these.
+    """
 
     in_memory: bool
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __getitem__(self, indices: Tensor) -> tuple[Any, Tensor]: ...
 
 
 class TensorDataset(torch.utils.data.TensorDataset):
@@ -62,6 +65,20 @@ class FieldDataset(torch.utils.data.Dataset):
         return torch.from_numpy(X), y
 
 
+class WeightedDataset(torch.utils.data.Dataset):
+    """A dataset with a weight of each of its rows, which go with ``X``: ``(X, weights), y``."""
+
+    def __init__(self, dataset: Dataset, weights: Tensor) -> None:
+        self.dataset, self.weights, self.in_memory = dataset, weights, dataset.in_memory
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, indices: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        X, y = self.dataset[indices]
+        return (X, self.weights[indices]), y
+
+
 @dataclass(eq=False)
 class Loader:
     """Iterate over a dataset in whole batches; the last one may be smaller, none is lost.
@@ -79,7 +96,7 @@ class Loader:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         order = torch.arange(len(self.dataset))
         if self.generator is not None:
             order = torch.randperm(len(order), generator=self.generator)
@@ -88,7 +105,7 @@ class Loader:
             yield from map(self.dataset.__getitem__, batches)
         elif self.n_workers == 0:
             for X, y in read_ahead(self.dataset.__getitem__, batches, depth=1):  # one in memory
-                yield (X.pin_memory(), y) if self.pin_memory else (X, y)
+                yield (_pinned(X), y) if self.pin_memory else (X, y)
         else:
             yield from DataLoader(
                 self.dataset,  # type: ignore[arg-type]
@@ -99,6 +116,10 @@ class Loader:
                 # One of its own: the global one would be drawn from, and the run depend on it.
                 generator=torch.Generator().manual_seed(0),
             )
+
+
+def _pinned(batch: Any) -> Any:
+    return tuple(map(_pinned, batch)) if isinstance(batch, tuple) else batch.pin_memory()
 
 
 def read_ahead(read: Callable[[Any], T], asked: Iterable[Any], depth: int = 2) -> Iterator[T]:

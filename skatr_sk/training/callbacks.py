@@ -16,6 +16,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
+from skatr_sk._checks import warn
 from skatr_sk.training.device import return_memory
 from skatr_sk.training.processes import is_first
 
@@ -50,24 +51,47 @@ def cosine_schedule(progress: float, warmup: float = 0.1) -> float:
     return ramp(1.0, 0.0, (progress - warmup) / (1 - warmup))
 
 
-def copy_callbacks(callbacks: Sequence[Any]) -> list[Any]:
+def copy_callbacks(callbacks: Sequence[Any], *, make: bool = False) -> list[Any]:
     """Return callbacks of their own for one training, so that what they learn stays with it.
 
     Each is cloned as scikit-learn clones an estimator, or else copied. What cannot be copied whole,
-    because it holds an open file or a connection, shares that with its copy.
+    because it holds an open file or a connection, shares that with its copy. Classes and functions
+    that make a callback stay, or are called where they are to `make` it: a TypeError says when one
+    has made something else.
     """
-    return [_copy_callback(one) for one in callbacks]
+    return [_copy_callback(one, make) for one in callbacks]
 
 
-def _copy_callback(callback: Any) -> Any:
+def _copy_callback(callback: Any, make: bool) -> Any:
     if isinstance(callback, tuple):
-        return callback[0], _copy_callback(callback[1])
-    for copied in (clone, copy.deepcopy, copy.copy):
+        return callback[0], _copy_callback(callback[1], make)
+    if not isinstance(callback, Callback):
+        made = callback() if make else callback
+        if make and not isinstance(made, Callback):
+            raise TypeError(
+                "callbacks: expected a class or function that makes a skorch callback, found "
+                f"{callback!r}, which has made {made!r}."
+            )
+        return made
+    failed: Exception | None = None
+    for copied in (clone, copy.deepcopy):
         try:
             return copied(callback)
         except Exception as error:  # whatever a stranger's constructor or lock raises
             _LOGGER.debug("%s of a callback failed: %s", copied.__name__, error)
-    return callback
+            failed = error
+    if not make:  # of a clone; one training alone shares with nobody
+        kind = type(callback).__name__
+        warn(
+            f"callbacks: expected what can be copied, found {kind} ({failed}); all clones share "
+            "what it holds. Hand in a class, or a function that makes it, such as "
+            f"callbacks=[lambda: {kind}(...)], to have one of its own for each fit."
+        )
+    try:
+        return copy.copy(callback)
+    except Exception as error:
+        _LOGGER.debug("copy of a callback failed: %s", error)
+        return callback
 
 
 def plain(value: Any) -> Any:

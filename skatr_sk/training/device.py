@@ -38,6 +38,10 @@ def device_mend(device: object) -> bool | str:
         resolved = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError):
         return spell(device, ("auto", "cpu", "cuda"))
+    if resolved.type == "mps":
+        return (
+            "Apple's GPU has no float64, in which posteriors are computed: set_params(device='cpu')"
+        )
     try:
         # The values must come back: the device "meta" takes them and has none.
         torch.zeros(1, device=resolved).cpu()

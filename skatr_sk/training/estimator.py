@@ -8,7 +8,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, SupportsIndex
+from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -29,24 +29,28 @@ from skatr_sk._tensors import HISTORY
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.checkpoint import Checkpoint, run_identity
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
+from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
 
 try:  # scikit-learn >= 1.9: nested progress in a search
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _of_sklearn
 except ImportError:
+    _of_sklearn = None
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in where scikit-learn has no callbacks of its own."""
 
-    def with_callbacks(method: Callable) -> Callable:  # type: ignore[no-redef]
-        """Return the method as it is."""
-        return method
-
 
 __all__ = ["TRAINING_DOCS", "CallbackSupportMixin", "TrainedEstimator", "with_callbacks"]
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+_CALLBACKS_HINT = "a list of skorch callbacks, or of what makes them, or None"
 
-_CALLBACKS_HINT = "a list of instances of skorch callbacks or None"
+
+def with_callbacks(method: _Method) -> _Method:
+    """Let scikit-learn's callbacks follow a ``fit``, where there are such; its type stays."""
+    return method if _of_sklearn is None else cast(_Method, _of_sklearn(method))
 
 
 def _are_callbacks(value: Any) -> bool:
@@ -57,7 +61,12 @@ def _are_callbacks(value: Any) -> bool:
     parts = [c[1] if c in named else c for c in value]
     names = [name for name, _ in named]
     right = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
-    return right and all(isinstance(part, Callback) for part in parts)
+    return right and all(isinstance(part, Callback) or _makes_one(part) for part in parts)
+
+
+def _makes_one(part: Any) -> bool:
+    """Whether a value may be what makes a callback: its class, or a function."""
+    return issubclass(part, Callback) if isinstance(part, type) else callable(part)
 
 
 def _is_shape(value: Any) -> bool:
@@ -86,7 +95,9 @@ TRAINING_DOCS = {
     "callbacks": """
         callbacks : list of skorch callbacks or None, default=None
             Called during the training, after the estimator's own. Copies of them are, so that
-            those given stay as they are; what they record of an epoch is in ``history_``.""",
+            those given stay as they are; what they record of an epoch is in ``history_``. A class,
+            or a function without arguments that returns a callback, is called anew by every
+            training: for those that hold what cannot be copied, such as an open file.""",
     "checkpoint": """
         checkpoint_dir : path or None, default=None
             Folder where a ``fit`` that is interrupted leaves its state, and where the next one with
@@ -97,7 +108,8 @@ TRAINING_DOCS = {
             Epochs between two checkpoints.""",
     "verbose": """
         verbose : int, default=0
-            1 shows a progress bar, with the losses and the time left.""",
+            1 shows a progress bar, with the losses and the time left, and bars of other long
+            calls.""",
     "random_state": """
         random_state : int, RandomState instance or None, default=None
             Fixes weights, batches, the validation split and all that is drawn in training. The
@@ -260,6 +272,14 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
     def _in_other_words(self) -> frozenset[str]:
         """Parameters that are their defaults, given in another way."""
         return frozenset()
+
+    def _warn_of(self, given: Given) -> None:
+        """Warn of parameters, and of what was given to ``fit``, that change nothing."""
+        given.warn_without_effect(self)
+        shown = copy.copy(self)
+        if given.validation_data is not None:  # whatever the parameter, rows validate
+            shown.validation_fraction = type(self).validation_fraction
+        shown._warn_without_effect()
 
     def _warn_without_effect(self) -> None:
         """Warn of parameters that were given and change nothing; for subclasses to extend."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.callbacks.scoring import PassthroughScoring, ScoringBase
 from skorch.helper import predefined_split
 from skorch.utils import TeeGenerator
 from torch import Tensor
 
-from skatr_sk._checks import Problems
+from skatr_sk._checks import Problems, spell
 from skatr_sk.training.batches import Dataset, Loader
 from skatr_sk.training.callbacks import (
     EarlyStopping,
@@ -112,9 +113,10 @@ class Trainer(NeuralNet):
         """Steps up to the current one; from the history, so that a resumed run goes on."""
         return (len(self.history) - 1) * self.n_batches_ + len(self.history[-1, "batches"])
 
-    def infer(self, x: Tensor, **fit_params: Any) -> Any:
+    def infer(self, x: Any, **fit_params: Any) -> Any:
         """Run the module on a batch, prepared, at the precision of the run."""
         device = torch.device(self.device)
+        x = x[0] if isinstance(x, tuple) else x  # with the weights of its rows
         x = x.to(device, non_blocking=True)
         arguments = (x,) if self.prepare is None else self.prepare(x, self.module_.training)
         with autocast(device, self.precision):
@@ -131,8 +133,11 @@ class Trainer(NeuralNet):
         return step
 
     def get_loss(self, y_pred: Any, y_true: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the loss."""
-        loss: Tensor = self.criterion_(y_pred, y_true.to(self.device, non_blocking=True))
+        """Compute the loss, in which rows count by their weights where they have such."""
+        batch = args[0] if args else kwargs.get("X")
+        weights = [batch[1]] if isinstance(batch, tuple) else []
+        known = (one.to(self.device, non_blocking=True) for one in (y_true, *weights))
+        loss: Tensor = self.criterion_(y_pred, *known)
         return loss
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
@@ -169,6 +174,12 @@ class Trainer(NeuralNet):
                 if frame.f_code.co_name != "on_epoch_end":
                     raise
                 self.stop_ = True
+            except KeyError as error:
+                if method_name == "on_epoch_end" and (
+                    wrong := _monitored(callback, self.history[-1])
+                ):
+                    raise ValueError(wrong) from error
+                raise
         if method_name in ("on_batch_end", "on_epoch_end"):
             self.signals.raise_if_caught()
         if method_name == "on_epoch_end" and self.stop_:
@@ -214,7 +225,8 @@ def train(
     decay.
 
     ``build()`` returns the module, with weights from torch's global generator; the loss is
-    ``criterion(module(...), y)``; `seeds` are those of the weights and of the order of the batches;
+    ``criterion(module(...), y)``, with the weights of the rows as a third argument where the sets
+    are a WeightedDataset; `seeds` are those of the weights and of the order of the batches;
     ``schedule(progress)`` is the share of the learning rate at a progress in [0, 1]; for `prepare`
     and `n_workers` see :class:`Trainer`. `callbacks` are the method's own. Copies of those that the
     user handed in are called after them, and the `checkpoint` last, so that it holds what all of
@@ -227,8 +239,9 @@ def train(
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
     """
     owner, estimator = estimator, estimator._resolved(len(train_set))
+    users = copy_callbacks(estimator.callbacks or (), make=True)
     if valid_set is None:
-        _check_monitors(estimator)
+        _check_monitors(estimator, users)
     device = resolve_device(estimator.device)
     guard = Guard()
     parts: list[Any] = [*callbacks]
@@ -257,7 +270,7 @@ def train(
             train_split=None if valid_set is None else predefined_split(valid_set),
             callbacks=[
                 *_named(parts),
-                *copy_callbacks(estimator.callbacks or ()),
+                *users,
                 *_named([guard] if checkpoint is None else [guard, checkpoint]),
             ],
             verbose=0,
@@ -326,18 +339,37 @@ def _own(name: str) -> str:
     return f"skatr_sk_{name}"
 
 
-def _check_monitors(estimator: TrainedEstimator) -> None:
-    """Refuse callbacks that watch a validation, where no row is held out for one."""
+def _check_monitors(estimator: TrainedEstimator, callbacks: Sequence[Any]) -> None:
+    """Refuse callbacks that need a validation, where no row is held out for one."""
     problems = Problems(type(estimator).__name__)
     where = f"validation_fraction={estimator.validation_fraction}"
-    for one in estimator.callbacks or ():
+    mend = "hold rows out for validation, or let it "
+    for one in callbacks:
         callback = one[1] if isinstance(one, tuple) else one
-        monitor = getattr(callback, "monitor", None)
+        monitor, kind = getattr(callback, "monitor", None), type(callback).__name__
         if isinstance(monitor, str) and monitor.startswith("valid_"):
             expected = f"none that watches {monitor!r} with {where}"
-            mend = "hold rows out for validation, or let it monitor 'train_loss'"
-            problems.add("callbacks", expected, type(callback).__name__, mend)
+            problems.add("callbacks", expected, kind, f"{mend}monitor 'train_loss'")
+        elif isinstance(callback, ScoringBase | PassthroughScoring) and not callback.on_train:
+            expected = f"none that scores the validation rows with {where}"
+            problems.add(
+                "callbacks", expected, kind, f"{mend}score those that train, on_train=True"
+            )
     problems.raise_if_any()
+
+
+def _monitored(callback: Any, row: Mapping[str, Any]) -> str:
+    """Say that a callback watches what no other has recorded of an epoch; "" where it does not."""
+    monitor = getattr(callback, "monitor", None)
+    if not isinstance(monitor, str) or monitor in row:
+        return ""
+    known = [name for name in row if name not in _SKORCH_ONLY and not name.endswith("_best")]
+    found = f"{type(callback).__name__} that monitors {monitor!r}"
+    mend = (
+        spell(monitor, known)
+        or f"a callback that records it comes before {type(callback).__name__}"
+    )
+    return f"callbacks: expected monitors among {', '.join(known)}, found {found}; {mend}"
 
 
 def _figures(row: dict[str, Any], kept: int) -> dict[str, Any]:

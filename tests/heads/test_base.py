@@ -1,6 +1,7 @@
 """What the heads share: the members of an ensemble, their rows and their histories."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -194,3 +195,28 @@ def test_what_is_learned_is_finite(monkeypatch):
     monkeypatch.setattr(Ridge, "solve", spoilt)
     with pytest.raises(FloatingPointError, match="expected finite numbers .* ones in head_; check"):
         LightconeRegressor(**TINY | {"hidden_dims": "auto"}).fit(X, y)
+
+
+# Parameters in other units ------------------------------------------------------------------------
+
+
+def test_parameters_whose_logarithm_is_wanted():
+    X, _ = draw(40)
+    rng = np.random.default_rng(0)
+    log_l_x, log_t_vir = rng.uniform(38, 42, 40), rng.uniform(4, 5.3, 40)
+    names = ["log10_L_X", "log10 T_vir"]
+    y = np.stack([log_l_x, log_t_vir], axis=1)
+    linear = np.stack([log_l_x, 10**log_t_vir], axis=1)
+    box = [[38, 42], [4, 5.3]]
+    heads = make(max_epochs=1), LightconeRegressor(max_epochs=1, hidden_dims=(4,))
+    for head in heads:
+        with pytest.raises(ValueError, match=r"y: .* values too large for float32.*numpy.log10"):
+            head.fit(X, 10**y)
+        with pytest.raises(ValueError, match=r"in log10\(K\), found .*; give numpy.log10 of colum"):
+            head.fit(X, pd.DataFrame(linear, columns=names))
+        head.fit(X, pd.DataFrame(y, columns=names))
+        name = "prior_bounds" if head is heads[0] else "target_bounds"
+        with pytest.raises(ValueError, match=r"give log10 of columns \[1\], whose logarithms"):
+            head.set_params(**{name: box}).fit(X, linear)
+    with pytest.raises(ValueError, match="expected 'log10 T_vir' in log10"):
+        make(parameter_names=names).fit(X, linear)

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -244,6 +245,57 @@ def test_a_callback_that_watches_a_validation_that_is_not(callback, said):
     stop.threshold_mode = "abs"
     head = regressor(max_epochs=9, validation_fraction=0.0, callbacks=[stop]).fit(*summaries())
     assert len(head.history_) == 2
+
+
+def test_a_class_or_a_function_makes_one_for_each_training():
+    made = []
+
+    def make():
+        made.append(Remembering(threading.Lock()))
+        made[-1].on_epoch_end = lambda net, **kwargs: net.history.record("made", len(made))
+        return made[-1]
+
+    head = regressor(callbacks=[("mine", make), EpochTimer], n_members=2)
+    assert clone(head).callbacks == head.callbacks  # nothing is made, and nothing warned of
+    history = head.fit(*summaries()).history_
+    assert [row["made"] for row in history] == [1] * 3 + [2] * 3
+    assert len(made) == 2
+    cross_val_score(head, *summaries(), cv=2, error_score="raise")
+    assert len(made) == 6
+    with pytest.raises(TypeError, match="that makes a skorch callback, found .* made 3"):
+        regressor(callbacks=[lambda: 3]).fit(*summaries())
+    with pytest.raises(ValueError, match="callbacks: expected a list of skorch callbacks, or of"):
+        regressor(callbacks=[int]).fit(*summaries())
+
+
+def test_clones_that_share_are_warned_of():
+    head = regressor(callbacks=[Remembering(threading.Lock())])
+    with pytest.warns(UserWarning, match=r"\[lambda: Remembering\(\.\.\.\)\]"):
+        clone(head)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regressor(callbacks=[Remembering([])]).fit(*summaries())
+        clone(regressor(callbacks=[Remembering([])]))
+
+
+@pytest.mark.parametrize("scoring", [lambda net, X, y: float(len(net.history)), "r2"], ids=type)
+def test_early_stopping_on_a_score_of_the_user(scoring):
+    score = EpochScoring(scoring, name="mine", lower_is_better=True)
+    stop = SkorchEarlyStopping(monitor="mine", patience=2, sink=lambda _: 0)
+    stop.set_params(threshold=1e9, threshold_mode="abs")
+    head = regressor(max_epochs=20, callbacks=[score, stop]).fit(*summaries())
+    assert 2 <= len(head.history_) <= 3
+    with pytest.raises(ValueError, match="monitors 'mine'; a callback that records it comes befor"):
+        regressor(callbacks=[stop, score]).fit(*summaries())
+    with pytest.raises(
+        ValueError, match=r"among .*valid_loss, mine, found .*'min'; did you mean 'm"
+    ):
+        regressor(callbacks=[score, SkorchEarlyStopping(monitor="min")]).fit(*summaries())
+    with pytest.raises(ValueError, match="scores the validation rows with validation_fraction=0"):
+        regressor(callbacks=[score, stop], validation_fraction=0.0).fit(*summaries())
+    trained = EpochScoring(scoring, name="mine", on_train=True)
+    rows = regressor(callbacks=[trained], validation_fraction=0.0).fit(*summaries()).history_
+    assert all("mine" in row for row in rows)
 
 
 def test_a_failed_copy_is_logged(caplog):

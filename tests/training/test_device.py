@@ -41,6 +41,9 @@ def test_mends_of_a_device():
     assert device_mend("auto") is True
     assert device_mend("gpu") == "did you mean 'cuda'?"
     assert "set_params(device='auto')" in device_mend("meta")
+    assert device_mend("mps").endswith(
+        "no float64, in which posteriors are computed: set_params(device='cpu')"
+    )
     assert device_mend("abacus") == ""
 
 

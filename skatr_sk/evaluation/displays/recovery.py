@@ -197,8 +197,10 @@ class RecoveryDisplay(base.ParameterDisplay):
             Ask ``predict(X, return_std=True)`` for error bars; a ``TypeError`` where it has none.
         **kwargs
             As for :meth:`from_predictions`: ``parameter_names``, ``bounds``, ``ax``, ``kind``, ...
+            Names and bounds are those of the estimator by default.
         """
         cls._pyplot("from_estimator")
+        kwargs = base.prior_of(estimator) | kwargs
         if not return_std:
             return cls.from_predictions(y, estimator.predict(X), **kwargs)
         try:

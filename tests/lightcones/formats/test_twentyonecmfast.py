@@ -72,8 +72,20 @@ def test_parameters_by_name_linear_ones_as_logarithms(tmp_path):
     cones = open_lightcones(tmp_path / "a.h5", parameters=["SIGMA_8", "log10_L_X", "F_STAR10"])
     np.testing.assert_allclose(cones.target, [[0.75, 41.0, -1.3]])
     assert cones.target_names == ["SIGMA_8", "log10_L_X", "F_STAR10"]
-    with pytest.raises(ValueError, match=r"a\.h5: parameters: no SIGMA_9; it has .*SIGMA_8"):
-        open_lightcones(tmp_path / "a.h5", parameters=["SIGMA_9"])
+
+
+def test_a_misspelt_parameter_is_said_once(tmp_path):
+    for name in "abc":
+        write_v3(tmp_path / f"{name}.h5")
+    near = {"SIGMA_9": "SIGMA_8", "OMmm": "OMm", "hii_eff_factr": "HII_EFF_FACTOR"}
+    for wrong, right in near.items():
+        with pytest.raises(
+            ValueError, match=f"^parameters: .*{wrong}'; did you mean '{right}'"
+        ) as e:
+            open_lightcones(tmp_path, parameters=["m_WDM", wrong])
+        assert len(str(e.value)) < 200
+    with pytest.raises(ValueError, match="found 'xyzzy'; there are BOX_LEN, DIM, .* more$"):
+        open_lightcones(tmp_path, parameters=["xyzzy"])
 
 
 def test_another_field_of_the_simulation(tmp_path):

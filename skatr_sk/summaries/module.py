@@ -1,0 +1,53 @@
+"""All that turns fields in mK into summaries, as one torch module to export."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from skatr_sk.summaries.pooling import pool
+from skatr_sk.summaries.scaling import BrightnessScaling
+from skatr_sk.summaries.vit import Encoder, patchify
+from skatr_sk.summaries.whitening import Whitening
+
+__all__ = ["Summary"]
+
+
+class Summary(nn.Module):
+    """Fields (n, *field_shape) in mK to summaries: scaling, patches, encoder, pooling, whitening.
+
+    What :meth:`SKATRTransformer.transform` computes, without its cache and checks, in float32: the
+    whitening, in double precision there, differs by rounding. The weights are a copy, in evaluation
+    mode; they may be trained on. `pooling` and `n_slices` are those of
+    :func:`~skatr_sk.summaries.pooling.pool`.
+    """
+
+    mean: Tensor | None
+    matrix: Tensor | None
+
+    def __init__(
+        self,
+        scaling: BrightnessScaling,
+        patch_size: tuple[int, ...],
+        encoder: Encoder,
+        pooling: str,
+        whitening: Whitening | None = None,
+    ) -> None:
+        super().__init__()
+        self.scaling, self.patch_size, self.pooling = scaling, patch_size, pooling
+        self.encoder = copy.deepcopy(encoder).cpu()
+        self.n_slices = encoder.n_slices
+        for name in ("mean", "matrix"):
+            values = None if whitening is None else torch.tensor(getattr(whitening, name))
+            self.register_buffer(name, values)
+        self.eval()
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """Return summaries (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens"."""
+        patches = patchify(self.scaling(fields), self.patch_size)
+        summaries = pool(self.encoder(patches).float(), self.pooling, self.n_slices)
+        if self.mean is None or self.matrix is None:
+            return summaries
+        return (summaries - self.mean) @ self.matrix

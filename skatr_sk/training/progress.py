@@ -1,0 +1,48 @@
+"""Bars and log lines of what takes long, beside the training, which has its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+from skatr_sk.training.processes import is_first
+
+__all__ = ["watched"]
+
+_LONG = 2.0  # seconds after which a bar shows, and a line is logged
+
+
+@contextmanager
+def watched(
+    title: str, total: int, unit: str, *, verbose: int, logger: logging.Logger | None = None
+) -> Iterator[Callable[[int], object]]:
+    """Give a function to be told of each `n` more of a total; show a bar where `verbose`.
+
+    What takes longer than two seconds is logged at INFO, once while it goes on, with the minutes
+    left, and once at its end. Of several processes the first speaks.
+    """
+    start, said = time.monotonic(), False
+    bar = tqdm(
+        total=total, desc=title, unit=unit, delay=_LONG, disable=not (verbose and is_first())
+    )
+    done = 0
+
+    def tell(n: int) -> None:
+        nonlocal done, said
+        done += n
+        bar.update(n)
+        seconds = time.monotonic() - start
+        if logger is not None and not said and seconds > _LONG and 0 < done < total:
+            said = True
+            minutes = seconds / done * (total - done) / 60
+            logger.info("%s: %d of %d, about %.1f minutes to go.", title, done, total, minutes)
+
+    with bar:
+        yield tell
+    seconds = time.monotonic() - start
+    if logger is not None and seconds > _LONG:
+        logger.info("%s: %d in %.0f s.", title, total, seconds)
