@@ -113,7 +113,7 @@ def test_labels_that_are_other_parameters(tmp_path):
     np.testing.assert_array_equal(named.target, label)
     np.savez(tmp_path / "a.npz", X=values(), y=label[:, :2])
     assert open_lightcones(tmp_path, parameters=["a", "b"]).target_names == ["a", "b"]
-    with pytest.raises(ValueError, match="no b, c, d; it has parameter_0, parameter_1"):
+    with pytest.raises(ValueError, match="found .b., .c., .d.; there are parameter_0, parameter_1"):
         open_lightcones(tmp_path, parameters=["b", "c", "d"])
 
 
