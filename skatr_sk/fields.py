@@ -386,7 +386,8 @@ def _check_axes(shape: tuple[int, ...]) -> None:
             f"X: expected shape (n, n_x, n_y, n_z), the line of sight last, found {shape}, whose "
             f"axis {axis + 1} is longer than a square sky; use numpy.moveaxis(X, {axis + 1}, -1)."
         )
-    if len(shape) == 3 and shape[0] == shape[1] < shape[2]:
+    # As many maps as they are wide may be: those of a light cone would be far longer, too.
+    if len(shape) == 3 and shape[0] == shape[1] <= shape[2] / 2:
         raise ValueError(
             f"X: expected shape (n, n_x, n_y, n_z) or maps (n, n_x, n_y), found {shape}, the shape "
             "of one light cone; pass a single field as X[None]."
