@@ -236,7 +236,7 @@ class FrozenEncoder:
         tensors = dict(self.encoder.state_dict())
         if self.whitening is not None:
             parts = vars(self.whitening).items()
-            tensors |= {_WHITENING + name: torch.tensor(values) for name, values in parts}
+            tensors |= {_WHITENING + name: torch.from_numpy(values) for name, values in parts}
         return {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
 
 
