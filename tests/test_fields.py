@@ -274,7 +274,7 @@ def test_not_finite(kind, wrong):
 
 def test_what_float32_cannot_hold_is_infinite():
     assert is_finite(np.array([3e38])) and not is_finite(np.array([1e39]))
-    with pytest.raises(ValueError, match=r"y: expected finite values.*0 NaN, 1 infinite"):
+    with pytest.raises(ValueError, match="y: expected finite values.*too large for float32.*log10"):
         check_finite_rows(np.array([[0.0], [1e39]]), "y", "values")
 
 

@@ -271,7 +271,7 @@ def test_from_a_search(fitted):
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_a_bar_of_the_sampling_shows_when_asked_for(fitted, verbose, monkeypatch, capsys):
     posterior, X, _ = fitted
-    monkeypatch.setattr("skatr_sk.heads.posterior._BAR_AFTER", 0)
+    monkeypatch.setattr("skatr_sk.training.progress._LONG", 0)
     posterior_draws(posterior, X, n_samples=5, verbose=verbose)
     assert ("posterior: 100%" in capsys.readouterr().err) == bool(verbose)
     assert posterior.verbose == 0

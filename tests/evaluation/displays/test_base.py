@@ -12,7 +12,7 @@ from tests.evaluation.posteriors import draws, fitted
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_bars_show_when_asked_for(verbose, monkeypatch, capsys):
     pipe, X, y = fitted()
-    monkeypatch.setattr("skatr_sk.heads.posterior._BAR_AFTER", 0)
+    monkeypatch.setattr("skatr_sk.training.progress._LONG", 0)
     monkeypatch.setattr("skatr_sk.evaluation.arrays._BAR_AFTER", 0)
     options = {"n_samples": 20, "verbose": verbose}
     sampling, tarp, ranks = "posterior: 100%", "TARP: 100%", "ranks: 100%"
