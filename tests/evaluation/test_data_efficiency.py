@@ -204,6 +204,7 @@ def test_scores_that_are_not_defined_are_nan():
     assert np.isnan(scores["r2"]).all()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_table(problem):
     alone, together = (
         data_efficiency_curve(Ridge(), *problem, [8, 32], n_jobs=n_jobs, random_state=0)

@@ -40,6 +40,7 @@ def posterior(**parameters):
     return PosteriorEstimator(**small, learning_rate=1e-2, **parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [posterior, lambda **p: LightconeRegressor(hidden_dims=(16,), learning_rate=1e-2, **p)],

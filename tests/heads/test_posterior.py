@@ -86,7 +86,7 @@ def c2st(first, second):
 
 # In a box the narrow posterior of six correlated parameters bends: more blocks, of fewer bins.
 SIX = [pytest.param(6, bounded, marks=pytest.mark.slow) for bounded in (False, True)]
-CASES = [(1, False), (1, True), *SIX]
+CASES = [(1, False), pytest.param(1, True, marks=pytest.mark.slow), *SIX]
 
 
 @pytest.mark.parametrize(("n_parameters", "bounded"), CASES)
@@ -806,6 +806,7 @@ def test_what_counts_is_not_warned_of():
 # Too short a training --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_too_early_is_warned_of(rng):
     y = rng.uniform(size=(300, 2))
     X = y + 0.05 * rng.normal(size=(300, 2))

@@ -258,7 +258,7 @@ def from_memory(problem):
     return everything(pipeline(weights), values, cones.target, cones.seeds, n_jobs=1)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_cross_validation_and_searches(problem, from_memory, n_jobs):
     """Everything gives what it gives for the array in memory."""
     cones, _, weights = problem

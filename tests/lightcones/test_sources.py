@@ -208,6 +208,7 @@ def test_few_files_stay_open_and_none_when_the_array_is_gone(tmp_path):
     assert len(OPEN_FILES.handles) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_while_a_thread_reads(tmp_path):
     """In a process of its own: a child that waits for the lock of a lost thread never ends."""

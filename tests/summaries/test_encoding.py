@@ -124,6 +124,7 @@ def test_a_search_sees_each_cone_once(cache, kept, cones, in_files, weights, tmp
     assert cache_info().misses == N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["in memory", "in files"])
 def test_two_processes_see_each_cone_once(kept, cones, in_files, weights, tmp_path, expected):
     cones = cones if kept == "in memory" else in_files

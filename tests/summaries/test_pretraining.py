@@ -274,6 +274,7 @@ def probe_all(n, seed, max_epochs):
     return [ridge_probe(Z, y).mean() for Z in features], cpu_seconds
 
 
+@pytest.mark.slow
 def test_jepa_beats_random_weights_short():
     (trained, untrained, moments), _ = probe_all(2000, seed=10, max_epochs=10)
     assert trained > untrained + 0.1
