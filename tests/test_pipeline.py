@@ -156,6 +156,7 @@ def test_search_over_the_head(frozen, cones):
     assert search.predict(X[:3]).shape == (3, 6)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(frozen, cones):
     X, y, _ = cones
     alone, together = (

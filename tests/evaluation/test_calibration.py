@@ -206,6 +206,7 @@ def test_a_bar_shows_when_asked_for(verbose, monkeypatch, capsys):
         assert (f"{N}/{N}" in shown) == bool(verbose)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 200])
 def test_band_holds_what_it_promises(n):
     """A calibrated posterior leaves the band in 1 - confidence of all trials."""

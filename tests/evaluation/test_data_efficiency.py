@@ -295,7 +295,7 @@ def test_a_fit_that_fails_says_where(problem):
     assert note == "In data_efficiency_curve: estimator 'picky', size 32, fold 0, repeat 0."
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_fit_that_fails_costs_no_other(problem, n_jobs):
     options = {"parameter_names": NAMES, "random_state": 0, "n_jobs": n_jobs}
     estimators = {"picky": Picky(), "good": Ridge()}

@@ -86,7 +86,11 @@ def c2st(first, second):
 
 # In a box the narrow posterior of six correlated parameters bends: more blocks, of fewer bins.
 SIX = [pytest.param(6, bounded, marks=pytest.mark.slow) for bounded in (False, True)]
-CASES = [(1, False), pytest.param(1, True, marks=pytest.mark.slow), *SIX]
+CASES = [
+    pytest.param(1, False, marks=pytest.mark.slow),
+    pytest.param(1, True, marks=pytest.mark.slow),
+    *SIX,
+]
 
 
 @pytest.mark.parametrize(("n_parameters", "bounded"), CASES)
@@ -139,7 +143,7 @@ def piled_up(n, n_parameters, seed=0):
     return np.clip(y, 0.1, 0.9) + 0.02 * rng.normal(size=y.shape), y
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[2, pytest.param(1, marks=pytest.mark.slow)])
 def edge_posterior(request):
     X, y = piled_up(2000, request.param)
     bounds = np.tile([0.0, 1.0], (request.param, 1))
@@ -565,6 +569,7 @@ def test_tokens_of_the_transformer_in_a_pipeline():
     assert ((samples > 0) & (samples < 1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["conservative", "symmetric"])
 def test_calibration_widens_an_overfitted_posterior(calibration):
     """Trained far too long on few rows, the flow is too narrow; the penalty counters it."""

@@ -81,6 +81,7 @@ def test_learns_a_known_function(loss, bounded):
     assert head.score(X[400:], y[400:]) == pytest.approx(scores.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "expected"), [("l1", np.log(2)), ("l2", 1.0)])
 def test_l1_goes_to_the_median_and_l2_to_the_mean(loss, expected, rng):
     X, y = rng.normal(size=(4000, 1)), rng.exponential(size=4000)

@@ -269,6 +269,7 @@ def test_converting_the_same_values_twice(tmp_path, small_parts):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.h5"]
 
 
+@pytest.mark.slow
 def test_two_conversions_to_one_path(tmp_path):
     pytest.importorskip("fcntl")
     save_lightcones(tmp_path / "in.h5", values(n=8, field=(8, 8, 200)))

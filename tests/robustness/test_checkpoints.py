@@ -48,7 +48,7 @@ def some(cases, every):
     ]
 
 
-@pytest.mark.parametrize("case", some(CASES, 6))
+@pytest.mark.parametrize("case", some(CASES, 15))
 def test_what_is_damaged_or_made_up(processes, good, tmp_path, case):
     name, whole = good
     (tmp_path / "run").mkdir()

@@ -107,7 +107,7 @@ def expected(cones, weights):
 
 
 @pytest.mark.parametrize("kept", ["in memory", "in files"])
-@pytest.mark.parametrize("cache", ["memory", "folder"])
+@pytest.mark.parametrize("cache", [pytest.param("memory", marks=pytest.mark.slow), "folder"])
 def test_a_search_sees_each_cone_once(cache, kept, cones, in_files, weights, tmp_path, expected):
     cones = cones if kept == "in memory" else in_files
     cache = cache if cache == "memory" else tmp_path / "cache"

@@ -328,6 +328,7 @@ def test_collapse_without_protections_is_seen_and_warned_of():
     assert last["effective_rank"] < 3
 
 
+@pytest.mark.slow
 def test_collapse_of_few_fields_is_seen():
     X, _ = gaussian_fields(120, seed=51)
     few = COLLAPSE | dict(validation_fraction=0.1, max_epochs=25)
@@ -335,6 +336,7 @@ def test_collapse_of_few_fields_is_seen():
         SKATRTransformer(**(RECIPE | few)).fit(X)
 
 
+@pytest.mark.slow
 def test_protections_keep_the_rank_and_the_peace():
     X, _ = gaussian_fields(600, seed=50)
     healthy = dict(max_epochs=6, validation_fraction=0.2, random_state=0)
@@ -362,7 +364,7 @@ def stored():
     return np.asarray(CONES)
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_equals_that_on_the_stored_cones(n_workers, stored):
     # Without a split: what is not simulated yet is split by its seed, not by its content.
     simulated = of_cones(validation_fraction=0, n_workers=n_workers).fit(CONES)

@@ -39,7 +39,7 @@ def counted():
     return epochs, Act("epoch", lambda net: epochs.append(len(net.history)))
 
 
-@pytest.mark.parametrize("moment", ["batch", "begin"])
+@pytest.mark.parametrize("moment", ["batch", pytest.param("begin", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -71,6 +71,7 @@ def test_a_resumed_run_equals_one_without_a_break(tmp_path, parameters, moment):
     assert_same_run(kept, whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_early_stopping_knew(tmp_path):
     # A rate that is far too high: the validation loss turns up soon.
     parameters = dict(max_epochs=40, patience=4, learning_rate=0.3)
