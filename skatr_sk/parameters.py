@@ -83,12 +83,19 @@ def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
     order = list(PARAMETER_NAMES)
     e_0, l_x = order.index("E_0"), order.index("log10_L_X")
     above = (np.nextafter(_LOG_L_X[1], np.inf), np.inf)
-    if within(l_x, _LOG_L_X) and within(e_0, above):
-        return tuple(order)
-    if within(e_0, _LOG_L_X) and within(l_x, above):
-        order[e_0], order[l_x] = order[l_x], order[e_0]
-        return tuple(order)
     omega_m, t_vir = order.index("Omega_m"), order.index("log10_T_vir")
+    swapped = within(e_0, _LOG_L_X) and within(l_x, above)
+    if swapped or (within(l_x, _LOG_L_X) and within(e_0, above)):
+        for column, bounds in ((omega_m, _OMEGA_M), (t_vir, _LOG_T_VIR)):
+            if np.isfinite(values[:, column]).any() and not within(column, bounds):
+                raise ValueError(
+                    f"six labels without names, of which column {column} begins with "
+                    f"{values[0, column]:.6g}: expected {order[column]} there, from {bounds[0]:g} "
+                    f"to {bounds[1]:g}; name the columns with parameters=[...]"
+                )
+        if swapped:
+            order[e_0], order[l_x] = order[l_x], order[e_0]
+        return tuple(order)
     if within(omega_m, _OMEGA_M) and within(t_vir, _LOG_T_VIR):
         first = values[0, [e_0, l_x]].tolist()
         raise ValueError(

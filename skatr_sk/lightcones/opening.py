@@ -238,7 +238,8 @@ def open_lightcones(
 def find_files(source: Paths) -> list[str]:
     """Absolute paths of the files that a path, a folder or a list names."""
     if not isinstance(source, str | os.PathLike | h5py.File):
-        paths = [Path(path) for name in _names(source) for path in _matching(name)]
+        named = (Path(path) for name in _names(source) for path in _matching(name))
+        paths = [path for one in named for path in (_inside(one) if one.is_dir() else [one])]
         if not paths:
             wanted = "at least one file of light cones"
             raise ValueError(f"source: expected {wanted}, found an empty list.")
@@ -248,13 +249,20 @@ def find_files(source: Paths) -> list[str]:
         mend = "Its link leads nowhere" if os.path.islink(path) else "Check the spelling"
         raise FileNotFoundError(f"There is no file or folder {path}. {mend}.")
     elif path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            expected = f"expected files that end in one of {', '.join(SUFFIXES)}"
-            raise FileNotFoundError(f"There are no light cones in {path}: {expected}.")
+        paths = _inside(path)
     else:
         paths = [path]
     return [os.path.abspath(path) for path in paths]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Files of light cones in a folder, by name, without those that a system hides."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    paths = [path for path in paths if not path.name.startswith("._")]
+    if not paths:
+        expected = f"expected files that end in one of {', '.join(SUFFIXES)}"
+        raise FileNotFoundError(f"There are no light cones in {folder}: {expected}.")
+    return paths
 
 
 def _names(source: Paths) -> list[str]:

@@ -19,7 +19,7 @@ from skatr_sk._checks import Bounds, Choice, Problems, Rule, warn, warn_no_effec
 from skatr_sk._files import write_whole
 from skatr_sk.fields import check_numbers, digest_rows
 from skatr_sk.lightcones.digests import create_index, pack, seal
-from skatr_sk.lightcones.formats.metadata import name_parameters
+from skatr_sk.lightcones.formats.metadata import Fault, name_parameters, take_seeds
 from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.labelled import from_labelled, is_labelled
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
@@ -214,11 +214,14 @@ class Stack:
             beside["redshifts"] = grid, {}
         if (seeds := labels["seeds"]) is not None:
             numbers = np.asarray(seeds)
-            whole = numbers.dtype.kind in "iuf" and bool((numbers == np.trunc(numbers)).all())
-            if numbers.shape != (n,) or not whole:
-                problems.add("seeds", f"{n} whole numbers", f"{numbers.shape} of {numbers.dtype}")
-            elif numbers.dtype.kind == "f":
-                numbers = numbers.astype(np.int64)
+            wanted, kind = f"{n} whole numbers below 2^63", f"{numbers.shape} of {numbers.dtype}"
+            if numbers.shape != (n,) or numbers.dtype.kind not in "iuf":
+                problems.add("seeds", wanted, kind)
+            else:
+                try:
+                    numbers = take_seeds(numbers)
+                except Fault as fault:
+                    problems.add("seeds", wanted, fault.detail)
             beside["seed"] = numbers, {}
         return cls(shape, dtype, storage["compression"], beside)
 

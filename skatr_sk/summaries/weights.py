@@ -309,7 +309,8 @@ def scaling_of(found: dict[str, Any], field_shape: Sequence[int]) -> BrightnessS
     check_header("scaling", _SCALING, found)
     if found["subtract_mean"] and len(field_shape) == 1:
         raise ValueError("subtract_mean: expected false for signals, found true")
-    return BrightnessScaling(**found)
+    of_header: dict[str, Any] = {k: float(v) if type(v) is int else v for k, v in found.items()}
+    return BrightnessScaling(**of_header)
 
 
 def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whitening | None:

@@ -10,6 +10,8 @@ from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
 from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones import convert_lightcones
+from skatr_sk.lightcones.formats import Fault
+from skatr_sk.lightcones.formats.metadata import take_seeds
 from skatr_sk.parameters import PARAMETER_NAMES
 from tests.lightcones.layouts import cone, values, write_npz, write_v3
 
@@ -200,3 +202,76 @@ def test_kelvin_in_other_files(tmp_path):
         file["density"] = X + 1
     found = open_lightcones(tmp_path / "c.h5", dataset="density").data
     np.testing.assert_array_equal(np.asarray(found), X + 1)
+
+
+# Orders, units and seeds that nothing may take for others -----------------------------------------
+
+
+BARE = np.array([[3.0, 0.3, 500.0, 40.5, 4.7, 30.0 + k] for k in range(4)])
+
+
+@pytest.fixture
+def four(rng):
+    return rng.normal(size=(4, 6, 6, 20)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "order", [[1, 0, 2, 3, 4, 5], [0, 1, 2, 3, 5, 4], [5, 4, 3, 2, 1, 0], [1, 0, 3, 2, 4, 5]]
+)
+def test_labels_in_an_order_that_is_nobodys_are_refused(tmp_path, four, order):
+    np.savez(tmp_path / "a.npz", X=four, y=BARE[:, order])
+    with pytest.raises(ValueError, match=r"a\.npz.*parameters=\[\.\.\.\]"):
+        open_lightcones(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="column"):
+        save_lightcones(tmp_path / "a.h5", four, BARE[:, order])
+
+
+@pytest.mark.parametrize("where", ["list", "Units", "group", "file"])
+def test_kelvin_is_found_wherever_a_file_says_it(tmp_path, four, where):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("data/lightcones", data=four / 1000)
+        text = np.array(["K"], dtype=h5py.string_dtype()) if where == "list" else "K"
+        at = {"group": file["data"], "file": file}.get(where, data)
+        at.attrs["Units" if where == "Units" else "units"] = text
+    read = open_lightcones(tmp_path / "a.h5").data[:]
+    np.testing.assert_allclose(read, four, rtol=1e-5)
+
+
+def test_packed_cells_are_refused(tmp_path, four):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["lightcones"] = (four * 100).astype(np.int16)
+        file["lightcones"].attrs["scale_factor"] = 0.01
+    with pytest.raises(ValueError, match=r"a\.h5.*scale_factor 0.01"):
+        open_lightcones(tmp_path / "a.h5")
+
+
+def test_one_cone_with_an_axis_of_one_and_its_label(tmp_path, four):
+    for k in range(3):
+        np.savez(tmp_path / f"r{k}.npz", image=four[k : k + 1], label=BARE[k])
+    found = open_lightcones(tmp_path)
+    assert found.data.shape == (3, 6, 6, 20)
+    np.testing.assert_array_equal(found.target, BARE[:3])
+
+
+def test_a_list_of_folders(tmp_path, four):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", four + (name == "b"))
+        (tmp_path / name / "._x.npy").write_bytes(b"what a Mac leaves behind")
+    assert len(open_lightcones([tmp_path / "a", tmp_path / "b"]).data) == 8
+
+
+@pytest.mark.parametrize("seed", [-np.inf, np.inf, 1e300, -1e300, np.nan, 2.0**63])
+def test_seeds_that_are_no_integers_are_refused(tmp_path, four, seed):
+    seeds = np.array([1, 2, 3, seed])
+    with pytest.raises(Fault):
+        take_seeds(seeds)
+    with pytest.raises(ValueError, match="seeds: expected 4 whole numbers"):
+        save_lightcones(tmp_path / "a.h5", four, seeds=seeds)
+
+
+def test_seeds_at_the_ends_of_the_integers():
+    seeds = np.array([-(2**63), 2**63 - 1])
+    np.testing.assert_array_equal(take_seeds(seeds), seeds)
+    with pytest.raises(Fault):
+        take_seeds(np.array([2**63], dtype=np.uint64))

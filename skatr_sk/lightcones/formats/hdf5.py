@@ -23,7 +23,7 @@ from skatr_sk._checks import listed
 from skatr_sk.lightcones.formats.metadata import Fault, check_no_holes, check_size
 from skatr_sk.lightcones.npy import beginning
 
-__all__ = ["Stored", "attribute", "datasets", "find", "opened", "scalars"]
+__all__ = ["Stored", "attribute", "datasets", "find", "opened", "said_of_cells", "scalars"]
 
 _MOST_OBJECTS = 10_000  # in one file
 _MOST_NESTED = 64  # groups
@@ -327,6 +327,26 @@ def attribute(at: Any, name: str) -> Any:
         return values[()]
     texts = [text.decode() for text in values.ravel().tolist()]
     return texts if values.ndim else texts[0]
+
+
+def said_of_cells(*at: Any) -> Any:
+    """Unit that a dataset of cells, or the first of the groups around it, says: the first text.
+
+    Cells that are packed by a factor and an offset are a Fault: what they mean is another number.
+    """
+    for name in ("scale_factor", "add_offset"):
+        value = attribute(at[0], name)
+        if value is not None and np.any(np.asarray(value) != (name == "scale_factor")):
+            what = "cells * scale_factor + add_offset"
+            raise Fault("units", f"cells are packed ({name} {value}); write {what} in mK instead")
+    for place in at:
+        for word in ("units", "unit", "Units", "Unit"):
+            text = attribute(place, word)
+            if isinstance(text, list) and len(text) == 1:
+                text = text[0]
+            if isinstance(text, str):
+                return text
+    return None
 
 
 def scalars(at: Any) -> dict[str, float | None]:

@@ -165,11 +165,10 @@ def take_seeds(values: np.ndarray) -> np.ndarray:
     """Return whole numbers as int64; one that it cannot hold is a Fault."""
     if values.dtype.kind == "f" and not (values == np.trunc(values)).all():
         raise Fault("parameters", f"seeds of {values.dtype} that are not whole numbers")
-    largest = (
-        float(values.max(initial=0)) if values.dtype.kind == "f" else int(values.max(initial=0))
-    )
-    if largest > np.iinfo(np.int64).max:
-        raise Fault("parameters", f"a seed of {largest}; expected seeds below 2^63")
+    for end in (values.max(initial=0), values.min(initial=0)):
+        # Of floats 2^63 is one, and the largest integer is none.
+        if not -(2**63) <= (end if np.isinf(end) else int(end)) < 2**63:
+            raise Fault("parameters", f"a seed of {end}; expected seeds from -2^63 to below 2^63")
     return values.astype(np.int64)
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from skatr_sk.lightcones.digests import find_index
-from skatr_sk.lightcones.formats.hdf5 import attribute, datasets
+from skatr_sk.lightcones.formats.hdf5 import attribute, datasets, find, said_of_cells
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
     Fault,
@@ -51,8 +51,9 @@ def look_into_stack(
     n = 1 if one else cells.shape[0]
     metadata = FileMetadata(Hdf5Source(path, stamp_of(found), n, row_shape, dtype.str, **layout))
     if cells.name.rpartition("/")[2] in CELLS or name is None:
-        said = (attribute(at, word) for at in (cells.id, file.id) for word in ("units", "unit"))
-        metadata.unit = take_unit(next((text for text in said if isinstance(text, str)), None))
+        folder = cells.name.rpartition("/")[0]
+        around = [find(file.id, folder)] if folder.strip("/") else []
+        metadata.unit = take_unit(said_of_cells(cells.id, *around, file.id))
     take_what_lies_beside(metadata, cells, stored, n_bytes, one, ours=ours)
     cell_size = cells.attribute("cell_mpc")
     if cell_size is not None:

@@ -209,8 +209,9 @@ def _take_table(
     n = metadata.source.n_rows
     # An axis is added where there is none, and nothing else: a table of another shape is a
     # mistake that must not be cut into rows.
-    metadata.flat = len(shape) == 1 and not one
-    if one and (len(shape) < 2 or shape[0] == 1):
+    of_one = one or (n == 1 and len(shape) == 1)  # a stack of one, or one cone
+    metadata.flat = len(shape) == 1 and not of_one
+    if of_one and (len(shape) < 2 or shape[0] == 1):
         n, width = 1, int(np.prod(shape))
     elif len(shape) in (1, 2):
         n, width = shape[0], 1 if metadata.flat else shape[1]

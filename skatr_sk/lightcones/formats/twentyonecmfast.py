@@ -18,7 +18,7 @@ import numpy as np
 from h5py import h5g
 
 from skatr_sk._checks import listed
-from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, scalars
+from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, said_of_cells, scalars
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
     Fault,
@@ -120,7 +120,9 @@ def look_into_simulation(
         seeds=None if seed is None else take_seeds(np.array([seed])),
         cell_size=float(np.abs(np.median(steps))) if n_z > 1 else None,
         offered=tuple(six),
-        unit=take_unit(box.attribute("units")) if field in CELLS else None,
+        unit=take_unit(said_of_cells(box.id, find(file.id, "lightcones"), file.id))
+        if field in CELLS
+        else None,
         writer=f"21cmFAST {4 if new else 3}",
         note=_of_two_fields(file, asked),
     )
