@@ -181,6 +181,7 @@ class SummaryHead(TrainedEstimator):
         """
         with unchanged_on_error(self):
             self._check_parameters()
+            _compare_columns(y, validation_data)
             given = Given(groups, validation_data, sample_weight)
             self._warn_of(given)
             self._fit(X, y, given)
@@ -476,6 +477,18 @@ def check_logarithms(y: Any, names: Sequence[str]) -> None:
                 f"y: expected {name!r} in {parameter.unit}, found {found.min():.3g} to "
                 f"{found.max():.3g}; give numpy.log10 of column {column}."
             )
+
+
+def _compare_columns(y: Any, validation_data: Any) -> None:
+    """Raise where the parameters of validation rows have other names, or another order."""
+    pair = isinstance(validation_data, tuple | list) and len(validation_data) == 2
+    other = getattr(validation_data[1], "columns", None) if pair else None
+    own = getattr(y, "columns", None)
+    if own is not None and other is not None and list(own) != list(other):
+        raise ValueError(
+            f"validation_data: expected the columns of y, {listed(own)}, in this order, found "
+            f"{listed(other)}"
+        )
 
 
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:

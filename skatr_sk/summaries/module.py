@@ -30,13 +30,15 @@ class Summary(nn.Module):
     def __init__(
         self,
         scaling: BrightnessScaling,
+        field_shape: tuple[int, ...],
         patch_size: tuple[int, ...],
         encoder: Encoder,
         pooling: str,
         whitening: Whitening | None = None,
     ) -> None:
         super().__init__()
-        self.scaling, self.patch_size, self.pooling = scaling, patch_size, pooling
+        self.scaling, self.field_shape = scaling, field_shape
+        self.patch_size, self.pooling = patch_size, pooling
         self.encoder = copy.deepcopy(encoder).cpu()
         self.n_slices = encoder.n_slices
         for name in ("mean", "matrix"):
@@ -45,7 +47,15 @@ class Summary(nn.Module):
         self.eval()
 
     def forward(self, fields: Tensor) -> Tensor:
-        """Return summaries (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens"."""
+        """Return summaries (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
+
+        A ValueError says when the fields are of another shape than the weights are for.
+        """
+        if tuple(fields.shape[1:]) != self.field_shape:
+            raise ValueError(
+                f"fields: expected shape (n, {', '.join(map(str, self.field_shape))}), found "
+                f"{tuple(fields.shape)}; a single field becomes one by fields[None]"
+            )
         patches = patchify(self.scaling(fields), self.patch_size)
         summaries = pool(self.encoder(patches).float(), self.pooling, self.n_slices)
         if self.mean is None or self.matrix is None:

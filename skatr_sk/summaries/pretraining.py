@@ -154,7 +154,11 @@ def pretrain(
         history = before + [row | {"epoch": len(before) + row["epoch"]} for row in history]
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
-    if not _is_whitened(transformer, objective, architecture, len(train_rows)):
+    wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
+    if start is not None and start.pooling == pooling and transformer.whiten:
+        if not wanted or len(history) == len(start.history):  # none to learn anew, or nothing new
+            return replace(frozen, whitening=start.whitening)
+    if not wanted:
         return frozen
     return replace(frozen, whitening=_learn_whitening(transformer, frozen, fields, train_rows))
 

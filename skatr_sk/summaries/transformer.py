@@ -539,6 +539,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self.history_: list[dict[str, Any]] = frozen.history
         self._pooling_found: str = frozen.pooling
         self._whitening_found: Whitening | None = frozen.whitening
+        _ = self.whitening_  # raises where it was asked for and is not there
 
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
@@ -550,7 +551,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """How `transform` weighs the directions of what it has pooled; None where it does not."""
         check_is_fitted(self)
         here = self.whiten and self.pooling_ == self._pooling_found
-        return self._whitening_found if here else None
+        found = self._whitening_found if here else None
+        if found is None and self.whiten and not isinstance(self.whiten, str):
+            raise ValueError(
+                "whiten: expected 'auto' or False where no whitening was learned for "
+                f"pooling={self.pooling_!r}, found True; fit again, or leave it out."
+            )
+        return found
 
     @property
     def pooling_(self) -> str:
@@ -637,7 +644,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_parameters()
-        known = self.scaling_, self.architecture_.patch_size, self.encoder_
+        sizes = self.architecture_
+        known = self.scaling_, sizes.field_shape, sizes.patch_size, self.encoder_
         return Summary(*known, self.pooling_, self.whitening_)
 
     def save(self, path: str | os.PathLike[str]) -> None:

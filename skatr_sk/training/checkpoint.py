@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import CheckpointWarning, warn
+from skatr_sk._checks import CheckpointWarning, NoEffectWarning, listed, warn
 from skatr_sk._files import check_regular, write_whole
 from skatr_sk._version import __version__
 from skatr_sk.fields import Fields
@@ -128,6 +128,13 @@ class Checkpoint(Callback):
             self._resume(net)
             self.epoch_ = len(net.history)
             _LOGGER.info("Resumed after epoch %d from %s.", self.epoch_, self.path)
+            own = [name for name, _ in net.callbacks_ if not name.startswith("skatr_sk_")]
+            if own and (self.epoch_ >= net.max_epochs or net.stop_):
+                warn(
+                    f"callbacks: {listed(own)} saw no epoch, for the run had ended when it was "
+                    f"taken from {self.path}; remove the file to train with them.",
+                    NoEffectWarning,
+                )
             return
         if others := sorted(Path(self.folder).glob(f"{self._stem}-*.safetensors")):
             now = ", ".join(f"{name} {version}" for name, version in _versions().items())

@@ -220,3 +220,12 @@ def test_parameters_whose_logarithm_is_wanted():
             head.set_params(**{name: box}).fit(X, linear)
     with pytest.raises(ValueError, match="expected 'log10 T_vir' in log10"):
         make(parameter_names=names).fit(X, linear)
+
+
+def test_columns_of_validation_rows_are_those_of_y():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 3)), pd.DataFrame(rng.normal(size=(30, 2)), columns=["a", "b"])
+    head = LightconeRegressor(hidden_dims=(4,), max_epochs=1, device="cpu")
+    with pytest.raises(ValueError, match="validation_data: expected the columns of y, a, b"):
+        head.fit(X, y, validation_data=(X, y[["b", "a"]]))
+    head.fit(X, y, validation_data=(X, y))

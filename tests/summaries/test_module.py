@@ -91,3 +91,10 @@ def test_onnx(tmp_path):
     for n in (1, 24):
         found = session.run(None, {name: X[:n]})[0]
         np.testing.assert_allclose(found, skatr.transform(X[:n]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8), (8, 6), (2, 4, 3), (2, 8, 6, 1)])
+def test_fields_of_another_shape_are_refused(shape):
+    module = fitted("map").as_module()
+    with pytest.raises(ValueError, match=r"fields: expected shape \(n, 8, 6\)"):
+        module(torch.zeros(shape))

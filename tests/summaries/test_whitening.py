@@ -141,6 +141,29 @@ def test_whiten_overrules_auto(rng):
     assert SKATRTransformer(**SMALL, whiten=True).fit(X[:10]).whitening_ is not None
 
 
+def test_what_was_not_learned_cannot_be_asked_for_afterwards(rng):
+    X = draw(rng)
+    skatr = SKATRTransformer(**SMALL, whiten=False).fit(X).set_params(whiten=True)
+    with pytest.raises(ValueError, match="whiten: expected 'auto' or False where no whitening"):
+        skatr.transform(X)
+    skatr = SKATRTransformer(**SMALL, whiten=True).fit(X).set_params(pooling="mean")
+    with pytest.raises(ValueError, match="whiten: expected .* pooling='mean'"):
+        skatr.transform(X)
+
+
+def test_a_warm_start_keeps_the_whitening_that_it_cannot_learn(rng, tmp_path):
+    X = draw(rng)
+    first = SKATRTransformer(**SMALL).fit(X)
+    first.save(path := tmp_path / "w.safetensors")
+    warm = dict(weights=path, warm_start=True, device="cpu", random_state=0)
+    same = SKATRTransformer(**warm, max_epochs=0).fit(X)
+    np.testing.assert_array_equal(same.transform(X), first.transform(X))
+    few = SKATRTransformer(**warm, max_epochs=1, patch_size=2).fit(X[:10])
+    np.testing.assert_array_equal(few.whitening_.matrix, first.whitening_.matrix)
+    more = SKATRTransformer(**warm, max_epochs=1).fit(X)
+    assert (more.whitening_.matrix != first.whitening_.matrix).any()
+
+
 def test_another_pooling_is_not_whitened(rng):
     X = draw(rng)
     skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="mean")

@@ -19,9 +19,9 @@ from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
-from skorch.callbacks import EarlyStopping, EpochScoring
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 
-from skatr_sk import CheckpointWarning
+from skatr_sk import CheckpointWarning, NoEffectWarning
 from skatr_sk._files import write_whole
 from skatr_sk.summaries import Reconstruction
 from skatr_sk.training import checkpoint
@@ -463,3 +463,10 @@ def test_whatever_a_callback_records_is_kept(tmp_path):
     fitted = transformer(max_epochs=1, callbacks=[record], checkpoint_dir=tmp_path).fit(signals())
     assert fitted.history_[-1]["mine"] == {"(1, 2)": 3}
     assert list(tmp_path.glob("checkpoint-*.safetensors"))
+
+
+def test_callbacks_that_come_after_a_run_has_ended_are_told(tmp_path):
+    options = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    transformer(**options).fit(signals())
+    with pytest.warns(NoEffectWarning, match="callbacks: .* saw no epoch"):
+        transformer(**options, callbacks=[("mine", Callback())]).fit(signals())
