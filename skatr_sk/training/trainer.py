@@ -40,6 +40,8 @@ _LOGGER = logging.getLogger("skatr_sk.training")
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
+# What each epoch has in the history, whatever the callbacks.
+_OURS = {"epoch", "train_loss", "valid_loss", "seconds", "kept", "member"}
 # What skorch records of an epoch and the history leaves out, or has in a place of its own.
 _SKORCH_ONLY = {"batches", "dur", "epoch", "train_batch_count", "train_loss_best"}
 _SKORCH_ONLY |= {"valid_batch_count", "valid_loss_best"}
@@ -242,6 +244,7 @@ def train(
     users = copy_callbacks(estimator.callbacks or (), make=True)
     if valid_set is None:
         _check_monitors(estimator, users)
+    _check_names(estimator, users)
     device = resolve_device(estimator.device)
     guard = Guard()
     parts: list[Any] = [*callbacks]
@@ -337,6 +340,18 @@ def _named(parts: Sequence[Any]) -> list[tuple[str, Any]]:
 def _own(name: str) -> str:
     """Name of a callback of ours, apart from those of the user."""
     return f"skatr_sk_{name}"
+
+
+def _check_names(estimator: TrainedEstimator, callbacks: Sequence[Any]) -> None:
+    """Refuse scores that would take the place of what is recorded of each epoch."""
+    problems = Problems(type(estimator).__name__)
+    for one in callbacks:
+        callback = one[1] if isinstance(one, tuple) else one
+        name = getattr(callback, "name_", None) or getattr(callback, "name", None)
+        if isinstance(callback, ScoringBase | PassthroughScoring) and name in _OURS:
+            expected = f"a score of another name than {', '.join(sorted(_OURS))}"
+            problems.add("callbacks", expected, f"{type(callback).__name__}(name={name!r})")
+    problems.raise_if_any()
 
 
 def _check_monitors(estimator: TrainedEstimator, callbacks: Sequence[Any]) -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import EpochScoring
 from torch import nn
 
 from skatr_sk import SKATRTransformer
@@ -162,3 +163,10 @@ def test_threads_that_fit_and_load_at_once_do_not_disturb_each_other(tmp_path):
         loader.join()
     for result in results:
         np.testing.assert_array_equal(result, alone)
+
+
+@pytest.mark.parametrize("name", ["valid_loss", "train_loss", "kept"])
+def test_a_score_cannot_take_the_name_of_a_loss(name):
+    score = EpochScoring(lambda net, X, y: 0.0, name=name)
+    with pytest.raises(ValueError, match=f"callbacks: expected a score of another name .*{name}"):
+        transformer(callbacks=[score]).fit(signals())
