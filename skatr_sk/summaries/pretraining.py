@@ -20,6 +20,7 @@ from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.objectives import Objective, as_objective
+from skatr_sk.summaries.objectives.regions import RegionObjective
 from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 from skatr_sk.summaries.whitening import Whitening
@@ -43,10 +44,9 @@ __all__ = ["EffectiveRank", "Hooks", "pretrain"]
 # the rank of few fields is small whatever the encoder.
 _MOST_WATCHED = 512
 _FEWEST_WATCHED = 128
-_MOST_HELD = 30_000_000  # voxels of those that are held in memory, for every epoch looks at them
+_MOST_HELD = 30_000_000  # voxels of fields that are held in memory, for they are read repeatedly
 _MOST_WHITENED = 1024  # fields whose summaries and regions say how to whiten,
 _FEWEST_WHITENED = 16  # and fewest
-_REGION = 0.4  # share of the patches that each of two regions has, as in RegionObjective
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
 # Between light cones, healthy summaries differ by 1 to 30 % of their size on Gaussian random
@@ -99,9 +99,7 @@ def pretrain(
     scaling = start.scaling if start else transformer._scaling_for(fields, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
-    held, rows = fields, watched
-    if not fields.in_memory and len(watched) * math.prod(fields.shape[1:]) <= _MOST_HELD:
-        held, rows = ArrayFields(fields.read(watched)), np.arange(len(watched))
+    held, rows = _held(fields, watched)
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
@@ -163,6 +161,13 @@ def pretrain(
     return replace(frozen, whitening=_learn_whitening(transformer, frozen, fields, train_rows))
 
 
+def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
+    """Return fields, and which of them are the rows, in memory where these are small enough."""
+    if fields.in_memory or len(rows) * math.prod(fields.shape[1:]) > _MOST_HELD:
+        return fields, rows
+    return ArrayFields(fields.read(rows)), np.arange(len(rows))
+
+
 def _is_whitened(
     transformer: SKATRTransformer, objective: Objective, architecture: Architecture, n_rows: int
 ) -> bool:
@@ -180,8 +185,7 @@ def _learn_whitening(
     if len(rows) > _MOST_WHITENED:
         chosen = np.random.default_rng(0).choice(rows, size=_MOST_WHITENED, replace=False)
         rows = np.sort(chosen)
-    if not fields.in_memory and len(rows) * math.prod(fields.shape[1:]) <= _MOST_HELD:
-        fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))  # they are read thrice
+    fields, rows = _held(fields, rows)
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
     encoder = frozen.encoder.to(device)
 
@@ -189,7 +193,9 @@ def _learn_whitening(
         generator = torch.Generator().manual_seed(0)  # both draw the same, and take one each
 
         def tokens(patches: torch.Tensor) -> torch.Tensor:
-            drawn = sample_regions(len(patches), grid_shape, share=_REGION, generator=generator)
+            drawn = sample_regions(
+                len(patches), grid_shape, share=RegionObjective.region, generator=generator
+            )
             return encoder(patches, drawn[which].to(device))
 
         return tokens

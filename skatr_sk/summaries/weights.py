@@ -313,6 +313,11 @@ def scaling_of(found: dict[str, Any], field_shape: Sequence[int]) -> BrightnessS
     return BrightnessScaling(**of_header)
 
 
+def _shapes_of_whitening(architecture: Architecture, pooling: str) -> dict[str, tuple[int, ...]]:
+    n = pooled_dim(architecture.embed_dim, pooling)
+    return {"mean": (n,), "matrix": (n, n)}
+
+
 def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whitening | None:
     """Return the whitening of arrays by their names, checked; None where there is none."""
     if found is None:
@@ -321,8 +326,7 @@ def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whiten
         raise ValueError(
             "pooling: expected another for summaries that are whitened, found 'tokens'"
         )
-    n = pooled_dim(architecture.embed_dim, pooling)
-    shapes = {"mean": (n,), "matrix": (n, n)}
+    shapes = _shapes_of_whitening(architecture, pooling)
     if not isinstance(found, dict) or found.keys() != shapes.keys():
         raise ValueError(f"whitening: expected arrays {listed(shapes)}, found {found!r:.80}")
     for name, shape in shapes.items():
@@ -388,8 +392,7 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         encoder = skeleton(architecture.build, stored.declared)
         wanted = declare(encoder.state_dict())
         if whitened := any(name.startswith(_WHITENING) for name in stored.declared):
-            n = pooled_dim(architecture.embed_dim, pooling)
-            shapes = {"mean": (n,), "matrix": (n, n)}
+            shapes = _shapes_of_whitening(architecture, pooling)
             wanted |= {_WHITENING + name: Declared("F32", s) for name, s in shapes.items()}
     if wrong := differences(wanted, stored.declared):
         raise ValueError(

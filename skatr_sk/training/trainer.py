@@ -40,6 +40,7 @@ _LOGGER = logging.getLogger("skatr_sk.training")
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 _FEW_PRODUCTS = 100_000_000  # multiplications of a forward pass
+_SCORES = (ScoringBase, PassthroughScoring)
 # What each epoch has in the history, whatever the callbacks.
 _OURS = {"epoch", "train_loss", "valid_loss", "seconds", "kept", "member"}
 # What skorch records of an epoch and the history leaves out, or has in a place of its own.
@@ -242,9 +243,7 @@ def train(
     """
     owner, estimator = estimator, estimator._resolved(len(train_set))
     users = copy_callbacks(estimator.callbacks or (), make=True)
-    if valid_set is None:
-        _check_monitors(estimator, users)
-    _check_names(estimator, users)
+    _check_callbacks(estimator, users, validates=valid_set is not None)
     device = resolve_device(estimator.device)
     guard = Guard()
     parts: list[Any] = [*callbacks]
@@ -342,30 +341,30 @@ def _own(name: str) -> str:
     return f"skatr_sk_{name}"
 
 
-def _check_names(estimator: TrainedEstimator, callbacks: Sequence[Any]) -> None:
-    """Refuse scores that would take the place of what is recorded of each epoch."""
-    problems = Problems(type(estimator).__name__)
-    for one in callbacks:
-        callback = one[1] if isinstance(one, tuple) else one
-        name = getattr(callback, "name_", None) or getattr(callback, "name", None)
-        if isinstance(callback, ScoringBase | PassthroughScoring) and name in _OURS:
-            expected = f"a score of another name than {', '.join(sorted(_OURS))}"
-            problems.add("callbacks", expected, f"{type(callback).__name__}(name={name!r})")
-    problems.raise_if_any()
+def _check_callbacks(
+    estimator: TrainedEstimator, callbacks: Sequence[Any], *, validates: bool
+) -> None:
+    """Refuse scores that take the place of what each epoch has in the history.
 
-
-def _check_monitors(estimator: TrainedEstimator, callbacks: Sequence[Any]) -> None:
-    """Refuse callbacks that need a validation, where no row is held out for one."""
+    And, where no row `validates`, callbacks that need a validation.
+    """
     problems = Problems(type(estimator).__name__)
     where = f"validation_fraction={estimator.validation_fraction}"
     mend = "hold rows out for validation, or let it "
     for one in callbacks:
         callback = one[1] if isinstance(one, tuple) else one
-        monitor, kind = getattr(callback, "monitor", None), type(callback).__name__
+        kind, scores = type(callback).__name__, isinstance(callback, _SCORES)
+        monitor = getattr(callback, "monitor", None)
+        name = getattr(callback, "name_", None) or getattr(callback, "name", None)
+        if scores and name in _OURS:
+            expected = f"a score of another name than {', '.join(sorted(_OURS))}"
+            problems.add("callbacks", expected, f"{kind}(name={name!r})")
+        if validates:
+            continue
         if isinstance(monitor, str) and monitor.startswith("valid_"):
             expected = f"none that watches {monitor!r} with {where}"
             problems.add("callbacks", expected, kind, f"{mend}monitor 'train_loss'")
-        elif isinstance(callback, ScoringBase | PassthroughScoring) and not callback.on_train:
+        elif scores and not callback.on_train:
             expected = f"none that scores the validation rows with {where}"
             problems.add(
                 "callbacks", expected, kind, f"{mend}score those that train, on_train=True"

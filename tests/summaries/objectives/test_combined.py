@@ -32,16 +32,6 @@ def both(weights=None, **of_jepa):
     return Combined(objectives=parts, weights=weights)
 
 
-@pytest.fixture
-def X(rng):
-    return rng.normal(size=(24, 8, 6)).astype(np.float32)
-
-
-@pytest.fixture
-def y(X):
-    return np.column_stack([X.mean(axis=(1, 2)), X.std(axis=(1, 2))])
-
-
 def fitted(objective, X, y=None, **parameters):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PlaceWarning)

@@ -24,16 +24,6 @@ SMALL = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=2, batch_
 SMALL |= dict(objective="supervised", device="cpu", random_state=0)
 
 
-@pytest.fixture
-def X(rng):
-    return rng.normal(size=(24, 8, 6)).astype(np.float32)
-
-
-@pytest.fixture
-def y(X):
-    return np.column_stack([X.mean(axis=(1, 2)), X.std(axis=(1, 2))])
-
-
 def supervised(X, y, **parameters):
     return SKATRTransformer(**SMALL | parameters).fit(X, y)
 
