@@ -758,6 +758,23 @@ heap("of_a_step_of_nothing", struct.pack("<HHLQ", 1, 1, 0, 2**64 - 16))
 heap("of_too_much", struct.pack("<HHLQ", 1, 1, 0, 2**40))
 
 
+def chunk_tree(name, byte):
+    """What finds the chunks of a dataset that may grow along several axes."""
+
+    def write(path):
+        with h5py.File(path, "w", libver="latest") as file:
+            file.create_dataset("images", data=CELLS, chunks=CELLS.shape, maxshape=(None,) * 4)
+        data = bytearray(path.read_bytes())
+        data[data.find(b"BTHD") + byte] ^= 1
+        path.write_bytes(data)
+
+    add(f"hdf5_chunk_tree_of_another_{name}", "h5", write)
+
+
+for field, byte in {"signature": 0, "version": 4, "kind": 5, "depth": 12, "checksum": 37}.items():
+    chunk_tree(field, byte)
+
+
 @case("h5")
 def hdf5_flipped_bit_in_a_cone(path):
     save_lightcones(path, CELLS, compression="gzip")

@@ -27,9 +27,12 @@ def send(number):
 
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back():
+    # A shell starts what it runs in the background with Ctrl-C ignored.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = handlers()
     yield
     assert handlers() == before
+    signal.signal(signal.SIGINT, former)
 
 
 def stopped(fitted, number):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from skatr_sk._checks import listed
+from skatr_sk.lightcones.formats.chunk_trees import HEADER, check_tree_of
 from skatr_sk.lightcones.formats.metadata import Fault, check_no_holes, check_size
 from skatr_sk.lightcones.npy import beginning
 
@@ -35,6 +37,7 @@ _MOST_CHUNK = 2**27  # bytes
 _CHUNK_ENTRY = 8  # bytes that a file needs at least to say where a chunk is
 
 _HEAP, _HEAP_HEADER = b"GCOL", 16  # where HDF5 keeps texts of any length; bytes before each
+_WATCHED = re.compile(_HEAP + b"|" + HEADER)
 _SIZES = (8, 8)  # bytes of an address and of a length, in all but very odd files
 
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT)
@@ -51,35 +54,40 @@ _KINDS = {
 
 
 class _Watched(io.FileIO):
-    """A file whose heaps of texts are checked when HDF5 reads them.
+    """A file in which what HDF5 does not survive is checked when HDF5 reads it, or is about to.
 
-    It adds up the sizes of what is in a heap to get to its end, and where one of them is zero it
-    never does.
+    It adds up the sizes of what is in a heap of texts to get to its end, and where one of them is
+    zero it never does. B-trees of chunks: see `chunk_trees`.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self._ended: set[int] = set()  # heaps that were looked through
+        self._checked: set[int] = set()  # bytes where such a thing begins
 
     def readinto(self, buffer: Any) -> int:
         """Read the next bytes, as any file does."""
         start, n = self.tell(), len(buffer)
-        around = min(start, len(_HEAP) - 1)  # a heap may begin with the last byte that is read
+        beyond = len(_HEAP) - 1  # what begins with the last byte that is read
+        around = min(start, beyond)
         self.seek(start - around)
-        read = self.read(around + n + len(_HEAP) - 1) or b""
-        at = read.find(_HEAP)
-        while at >= 0:
-            self._check_heap(start - around + at)
-            at = read.find(_HEAP, at + 1)
+        read = self.read(around + n + beyond) or b""
+        for found in _WATCHED.finditer(read):
+            self._check(start - around + found.start(), found.group())
         wanted = read[around : around + n]
         buffer[: len(wanted)] = wanted
         self.seek(start + len(wanted))
         return len(wanted)
 
-    def _check_heap(self, at: int) -> None:
-        if at in self._ended:
+    def _check(self, at: int, signature: bytes) -> None:
+        if at in self._checked:
             return
-        self._ended.add(at)
+        self._checked.add(at)
+        if signature == HEADER:
+            check_tree_of(self.fileno(), at)
+        else:
+            self._check_heap(at)
+
+    def _check_heap(self, at: int) -> None:
         self.seek(at)
         header = self.read(_HEAP_HEADER) or b""
         size = int.from_bytes(header[8:], "little")
