@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
+from skatr_sk.grid import Grid
 
 __all__ = [
     "BEYOND_PHYSICS",
@@ -76,6 +77,10 @@ class Fields(Protocol):
     def in_memory(self) -> bool:
         """Whether reading costs nothing, so that nothing is gained by reading ahead."""
 
+    @property
+    def grid(self) -> Grid | None:
+        """Cell size and redshifts, as far as they are known; bare arrays know nothing of them."""
+
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return fields, all finite, in the asked order; without `rows` all of them."""
 
@@ -91,8 +96,8 @@ class ArrayFields:
 
     in_memory = True
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = values
+    def __init__(self, values: np.ndarray, grid: Grid | None = None) -> None:
+        self._values, self.grid = values, grid
         self.shape, self.dtype = values.shape, values.dtype
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
@@ -117,6 +122,7 @@ class ChosenFields:
         self.shape = (int(self._ends[-1]), *first.shape[1:])
         self.dtype = np.result_type(*(fields.dtype for fields, _ in parts))
         self.in_memory = all(fields.in_memory for fields, _ in parts)
+        self.grid = next((fields.grid for fields, _ in parts if fields.grid is not None), None)
 
     def _of_parts(self, rows: Rows | None) -> tuple[int, list[tuple[np.ndarray, Fields, Any]]]:
         """Number of the asked rows; of each part which of them it has, and its rows."""
@@ -159,6 +165,7 @@ class LazyFields:
     in_memory = False  # reading takes time
     _rows: np.ndarray
     _field_shape: tuple[int, ...]
+    _grid: Grid | None = None
 
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         """Return the rows of these numbers as they are, in this order."""
@@ -173,6 +180,11 @@ class LazyFields:
     def dtype(self) -> np.dtype:
         """Type of the values that reading gives."""
         raise NotImplementedError
+
+    @property
+    def grid(self) -> Grid | None:
+        """Cell size and redshifts, as far as they are known."""
+        return self._grid
 
     @property
     def ndim(self) -> int:
