@@ -481,8 +481,12 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
     redshifts = array.coords[named[0]].to_numpy()
     if redshifts.shape[-1] > 1 and (np.diff(redshifts, axis=-1) < 0).all():
         values, redshifts = values[..., ::-1], redshifts[..., ::-1]
-    typical = np.median(redshifts.reshape(-1, redshifts.shape[-1]), axis=0)
-    return values, redshifts, Grid(tuple(sizes), tuple(typical.tolist()))
+    typical = np.median(redshifts.reshape(-1, redshifts.shape[-1]), axis=0).tolist()
+    try:
+        grid = Grid(tuple(sizes), tuple(typical))
+    except ValueError:  # whatever else goes by that name
+        grid = None
+    return values, redshifts, grid
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
