@@ -492,9 +492,10 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
     """Check light cones, maps or signals, and remember or compare the shape of one.
 
-    The estimator gets ``n_features_in_`` and ``field_shape_in_`` when `reset` (in ``fit``), else
-    they are compared: ``n_features_in_`` alone is the first axis of a field and would let wrong
-    fields pass. Floats of any precision are kept as they are; other numbers become float32.
+    The estimator gets ``n_features_in_``, ``field_shape_in_`` and, where the fields know their
+    grid, ``grid_in_`` when `reset` (in ``fit``), else they are compared: ``n_features_in_`` alone
+    is the first axis of a field and would let wrong fields pass. Floats of any precision are kept
+    as they are; other numbers become float32.
 
     Raises a TypeError or a ValueError when `X` (n, *field_shape) holds no real or no finite
     numbers, fewer than `min_rows` fields, or fields of another shape than was fitted. What is not
@@ -533,10 +534,14 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     if known.in_memory:
         check_finite_rows(known.read())
     if not reset:
+        _compare_grid(estimator, known.grid)
         warn_implausible(known, only_a_look=True)
     else:
         _check_axes(shape)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
+        vars(estimator).pop("grid_in_", None)
+        if known.grid is not None:
+            estimator.grid_in_ = known.grid
     return known
 
 
@@ -590,6 +595,17 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
             f"X: expected fields of shape {tuple(fitted)}, on which this "
             f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
             f"{expected}: {mend}."
+        )
+
+
+def _compare_grid(estimator: Any, grid: Grid | None) -> None:
+    """Compare the grid of fields with that of those that were fitted, where both are known."""
+    fitted: Grid | None = getattr(estimator, "grid_in_", None)
+    if fitted is not None and grid is not None and (wrong := fitted.differences(grid)):
+        raise ValueError(
+            f"X: expected fields on the grid for which this {type(estimator).__name__} is, "
+            f"{fitted}, found {grid}: {'; '.join(wrong)}. Resample X to that grid with "
+            "LightconeResampler, or SKATRTransformer(on_new_grid='resample')."
         )
 
 
