@@ -17,6 +17,7 @@ The way of the data is the layout of the package:
 """
 
 from skatr_sk._checks import (
+    AssumedGridWarning,
     CheckpointWarning,
     DivergenceWarning,
     InvalidParameterError,
@@ -39,6 +40,7 @@ from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [
+    "AssumedGridWarning",
     "BlockMask",
     "CheckpointWarning",
     "CollapseWarning",

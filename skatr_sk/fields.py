@@ -508,7 +508,7 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
     if not reset:
-        _compare_shape(estimator, shape)
+        _compare_shape(estimator, shape, grid if known is None else known.grid)
     if known is not None:
         # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
         validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
@@ -574,8 +574,8 @@ def _check_axes(shape: tuple[int, ...]) -> None:
         )
 
 
-def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
-    """Compare the shape of fields with that of those that were fitted."""
+def _compare_shape(estimator: Any, shape: tuple[int, ...], grid: Grid | None) -> None:
+    """Compare the shape of fields with that of those that were fitted; say the grids of both."""
     fitted = getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
@@ -585,6 +585,8 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
         mend = "the shape of one field; pass a single field as X[None]"
         raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
+        own = getattr(estimator, "grid_in_", None)
+        grids = [f" with {one}" if one is not None else "" for one in (own, grid)]
         mend = "resample the fields to that grid, or fit again on the new one"
         if tuple(n for n in shape[1:] if n != 1) == tuple(fitted):
             mend = "an axis of a single channel goes away with numpy.squeeze"
@@ -592,9 +594,9 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
             if (*shape[1:axis], *shape[axis + 1 :], shape[axis]) == tuple(fitted):
                 mend = f"the line of sight is last after numpy.moveaxis(X, {axis}, -1)"
         raise ValueError(
-            f"X: expected fields of shape {tuple(fitted)}, on which this "
-            f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"{expected}: {mend}."
+            f"X: expected fields of shape {tuple(fitted)}{grids[0]}, on which this "
+            f"{type(estimator).__name__} was fitted, found {shape[1:]}{grids[1]}; X must have "
+            f"shape {expected}: {mend}."
         )
 
 
