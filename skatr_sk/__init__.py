@@ -30,7 +30,12 @@ from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
 from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
-from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
+from skatr_sk.summaries import (
+    BlockMask,
+    CollapseWarning,
+    PowerSpectrumTransformer,
+    SKATRTransformer,
+)
 
 __all__ = [
     "BlockMask",
@@ -43,6 +48,7 @@ __all__ = [
     "NoEffectWarning",
     "PlaceWarning",
     "PosteriorEstimator",
+    "PowerSpectrumTransformer",
     "PriorWarning",
     "ShortTrainingWarning",
     "SKATRTransformer",
