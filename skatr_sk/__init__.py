@@ -28,7 +28,13 @@ from skatr_sk._checks import (
 )
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
-from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
+from skatr_sk.lightcones import (
+    LightconeArray,
+    NoiseTransformer,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import (
     BlockMask,
@@ -46,6 +52,7 @@ __all__ = [
     "LightconeArray",
     "LightconeRegressor",
     "NoEffectWarning",
+    "NoiseTransformer",
     "PlaceWarning",
     "PosteriorEstimator",
     "PowerSpectrumTransformer",

@@ -17,13 +17,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
     Auto,
+    CellSize,
     Choice,
     Flag,
     Integer,
     Kind,
     Problems,
     Real,
-    Rule,
     unchanged_on_error,
     warn,
     warn_without_effect,
@@ -31,7 +31,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_fields
 from skatr_sk.training.device import torch_defaults
 
-__all__ = ["CELL_SIZE", "PowerSpectrumTransformer"]
+__all__ = ["PowerSpectrumTransformer"]
 
 _VALUES = 4_000_000  # voxels whose spectra are computed at a time
 _CHUNKS, _FEWEST_SLICES = 10, 4  # of n_chunks="auto": so many, and no shorter ones
@@ -39,16 +39,6 @@ _BINS = 6  # of n_bins="auto"
 _ROUNDING = 1e-9  # of edges of bins, so that the first and the last mode are within
 # Delta^2 = _SHELL[d] k^d P is the variance in an e-fold of k: the unit sphere over (2 pi)^d.
 _SHELL = {1: 1 / math.pi, 2: 1 / (2 * math.pi), 3: 1 / (2 * math.pi**2)}
-
-
-def _is_cell_size(value: Any) -> bool:
-    sizes = value if isinstance(value, Sequence | np.ndarray) else (value,)
-    return 0 < len(sizes) <= 3 and all(Real("(0, inf)").fault(size) is None for size in sizes)
-
-
-CELL_SIZE = Rule(
-    _is_cell_size, "a number > 0 in Mpc, or one for each axis of the field", optional=True
-)
 
 
 @dataclass(frozen=True)
@@ -170,7 +160,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         "floor": Real("(0, inf)"),
         "taper": Choice("hann", "blackmanharris", optional=True),
         "moments": Flag(),
-        "cell_size": CELL_SIZE,
+        "cell_size": CellSize(),
     }
 
     @torch_defaults()
@@ -261,11 +251,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         if self.cell_size is None:
             known = None if fields.grid is None else fields.grid.cell_size
             return None if known is None or None in known else tuple(map(float, known))  # type: ignore[arg-type]
-        given = np.atleast_1d(np.asarray(self.cell_size, dtype=np.float64))
-        if len(given) not in (1, n_axes):
-            problems.add("cell_size", f"one number, or {n_axes}", self.cell_size)
-            return None
-        return tuple(np.broadcast_to(given, n_axes).tolist())
+        return CellSize.of_axes(self.cell_size, n_axes, problems)
 
     # Bins ----------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ __all__ = [
     "ENCODER_SIZES",
     "PATCH_SIZE",
     "SIZES",
+    "AUGMENTATION",
     "Architecture",
     "FrozenEncoder",
     "MODEL_KEY",
@@ -230,6 +231,7 @@ class FrozenEncoder:
     history: list[dict[str, Any]]  # of the pre-training
     pooling: str = "mean"  # of the tokens, by its transformer
     whitening: Whitening | None = None  # of what is pooled so
+    augmentation: str | None = None  # of the fields that it was trained on; None where not known
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all numbers that were learned, by their names in a file, on the CPU."""
@@ -250,6 +252,8 @@ def _of_axes(least: int) -> Rule:
     return Rule(holds, f"one to three integers >= {least}")
 
 
+AUGMENTATION = Instance(str, expected="a string", optional=True)
+
 # What the parts of a header may be. Sizes of one layer are bounded by those of the file.
 _PARTS: dict[str, Kind] = {
     "format": Integer(1),
@@ -258,6 +262,7 @@ _PARTS: dict[str, Kind] = {
     "scaling": Instance(dict, expected="an object"),
     "history": HISTORY,
     "pooling": Choice(*POOLINGS),
+    "augmentation": AUGMENTATION,
 }
 _ARCHITECTURE: dict[str, Kind] = {
     "field_shape": _of_axes(1),
@@ -347,7 +352,7 @@ def _header(frozen: FrozenEncoder) -> dict[str, Any]:
         "scaling": dataclasses.asdict(frozen.scaling),
         "history": frozen.history,
         "pooling": frozen.pooling,
-    }
+    } | ({} if frozen.augmentation is None else {"augmentation": frozen.augmentation})
 
 
 def _checked(header: Mapping[str, Any], widest: int) -> tuple[Architecture, BrightnessScaling]:
@@ -404,5 +409,5 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         parts = {n: tensors.pop(_WHITENING + n).numpy() for n in shapes} if whitened else None
         fill(encoder, tensors)
         whitening = whitening_of(parts, architecture, pooling)
-    history = stored.header["history"]
-    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening)
+    history, augmentation = stored.header["history"], stored.header.get("augmentation")
+    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening, augmentation)
