@@ -3,7 +3,13 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
+from skatr_sk import (
+    LightconeRegressor,
+    NoiseTransformer,
+    PosteriorEstimator,
+    PowerSpectrumTransformer,
+    SKATRTransformer,
+)
 from skatr_sk.summaries import JEPA
 
 
@@ -31,18 +37,27 @@ def small_posterior():
     )
 
 
+TAKE_NO_WEIGHTS = (SKATRTransformer, NoiseTransformer, PowerSpectrumTransformer)
+
+
 def not_expected_to_hold(estimator):
     """A repeated row is in two batches and on two sides of the split, a heavy one is in one."""
     why = "networks are trained by batches in random order"
     name = "check_sample_weight_equivalence_on_dense_data"
-    return {} if isinstance(estimator, SKATRTransformer) else {name: why}
+    return {} if isinstance(estimator, TAKE_NO_WEIGHTS) else {name: why}
 
 
 # Some of scikit-learn's checks draw from numpy's global generator themselves; that ours do not is
 # tested in test_contract.py.
 @pytest.mark.changes_global_state
 @parametrize_with_checks(
-    [small_transformer(), small_regressor(), small_posterior()],
+    [
+        small_transformer(),
+        small_regressor(),
+        small_posterior(),
+        NoiseTransformer(noise=0.5),
+        PowerSpectrumTransformer(),
+    ],
     expected_failed_checks=not_expected_to_hold,
 )
 def test_scikit_learn_checks(estimator, check):

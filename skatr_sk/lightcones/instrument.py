@@ -25,6 +25,7 @@ from skatr_sk._checks import (
     Rule,
     spell,
     unchanged_on_error,
+    warn,
     warn_without_effect,
 )
 from skatr_sk.fields import Fields, LazyFields, Recall, Rows, check_fields, digest_rows
@@ -135,7 +136,8 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     50 MHz (redshift 27), and knows of no loss of time to flags, calibration and weather.
 
     The wedge is cut in the Fourier transform of the whole line of sight, mirrored at its ends; with
-    "horizon" once for each of eight slopes, between which slices are blended.
+    "horizon" once for each of eight slopes, between which slices are blended. Cells as long as
+    those of :func:`~skatr_sk.load_lightcones` (35.7 Mpc) have hardly a mode above the horizon.
 
     References
     ----------
@@ -301,9 +303,16 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         horizon = isinstance(self.wedge, str)
         if not grid.need(f"wedge={self.wedge!r}", problems, redshifts=horizon):
             return None
-        if horizon:
-            return horizon_slopes(grid.redshifts)
-        return np.full(self.field_shape_in_[-1], float(self.wedge))  # type: ignore[arg-type]
+        n_z = self.field_shape_in_[-1]
+        slopes = horizon_slopes(grid.redshifts) if horizon else np.full(n_z, self.wedge)
+        k_perp = _across(self.field_shape_in_, grid.sizes)
+        lowest = np.median(slopes) * k_perp[k_perp > 0].min(initial=np.inf)
+        if lowest >= np.pi / grid.sizes[-1]:
+            warn(
+                f"wedge={self.wedge!r}: no mode of these cells is above it in most slices, of "
+                "which only the mean is left; take thinner slices, or a smaller slope."
+            )
+        return slopes
 
     def transform(self, X: ArrayLike) -> Any:
         """Add noise to fields, to each its own and always the same, and cut what is not seen.
@@ -392,7 +401,8 @@ class NoisyFields(LazyFields):
 
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         values = self._fields.read(numbers)
-        generators = map(self._instrument.generator_of, digest_rows(values))
+        digests = digest_rows(values + np.float32(0))  # which has one zero
+        generators = map(self._instrument.generator_of, digests)
         return self._instrument.observe(values, generators)
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
@@ -400,7 +410,10 @@ class NoisyFields(LazyFields):
         return self._read(self._chosen(rows))
 
     def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
-        """Stand for each row in 16 bytes: for what it is without noise, and for the instrument."""
+        """Stand for each row in 16 bytes: for what it is without noise, and for the instrument.
+
+        Nothing is read for them where those of the fields are known.
+        """
         of_fields = self._fields.digests(self._chosen(rows), recall=recall)
         key = self._instrument.identity
         return [hashlib.blake2b(one, key=key, digest_size=16).digest() for one in of_fields]
@@ -445,17 +458,14 @@ def _on_sky(
     noise: np.ndarray, k: np.ndarray, shape: Sequence[int], sizes: Sequence[float]
 ) -> np.ndarray:
     """Interpolate noise (n_k, n_z) at wave numbers k to the modes of the sky, (n_x, n_y, n_z)."""
-    modes = _across(shape, sizes, fft.fftfreq)
+    modes = _across(shape, sizes)
     return np.stack([np.interp(modes, k, column) for column in noise.T], axis=-1)
 
 
-def _across(shape: Sequence[int], sizes: Sequence[float], last: Any) -> np.ndarray:
+def _across(shape: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
     """Wave numbers across the sky, (n_x, n_y), in 1/Mpc."""
-    each = [
-        2 * np.pi * frequencies(n, size)
-        for n, size, frequencies in zip(shape[:2], sizes, (fft.fftfreq, last), strict=False)
-    ]
-    return np.hypot(each[0][:, None], each[1])
+    x, y = (2 * np.pi * fft.fftfreq(shape[axis], sizes[axis]) for axis in (0, 1))
+    return np.hypot(x[:, None], y)
 
 
 @dataclass(frozen=True)
@@ -525,7 +535,7 @@ def _without_wedge(values: np.ndarray, slopes: np.ndarray, sizes: Sequence[float
     shares = [np.interp(np.arange(n_z), at, row) for row in np.eye(distinct)]
     # The mirrored line of sight has no jump where its ends meet.
     k_par = 2 * np.pi * fft.rfftfreq(2 * n_z, sizes[-1])
-    k_perp = _across(values.shape[1:3], sizes, fft.fftfreq)[..., None]
+    k_perp = _across(values.shape[1:3], sizes)[..., None]
     seen = np.zeros_like(values)
     for row, field in enumerate(values):
         mirrored = np.concatenate([field, field[..., ::-1]], axis=-1)

@@ -89,7 +89,8 @@ def horizon_slopes(redshifts: np.ndarray) -> np.ndarray:
 
     Parsons et al., arXiv:1204.4749; with D the comoving distance.
     """
-    z = torch.from_numpy(np.asarray(redshifts, dtype=np.float64))[None]
+    redshifts = np.asarray(redshifts, dtype=np.float64)
+    z = torch.from_numpy(redshifts)[None]
     expansion = Background(torch.tensor([OMEGA_M])).expansion(z)[0].numpy()
     return _distances(redshifts) * expansion / (_HUBBLE_DISTANCE * (1 + redshifts))
 

@@ -34,7 +34,7 @@ from skatr_sk.training.device import torch_defaults
 __all__ = ["PowerSpectrumTransformer"]
 
 _VALUES = 4_000_000  # voxels whose spectra are computed at a time
-_CHUNKS, _FEWEST_SLICES = 10, 4  # of n_chunks="auto": so many, and no shorter ones
+_CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones
 _BINS = 6  # of n_bins="auto"
 _ROUNDING = 1e-9  # of edges of bins, so that the first and the last mode are within
 # Delta^2 = _SHELL[d] k^d P is the variance in an e-fold of k: the unit sphere over (2 pi)^d.
@@ -75,7 +75,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     spectrum : {"cylindrical", "spherical", "both"}, default="cylindrical"
         Bins of (k_perp, k_par), of k, or one after the other.
     n_chunks : "auto" or int, default="auto"
-        Chunks of equal length along the line of sight; "auto" is 10, or fewer, so that
+        Chunks of equal length along the line of sight; "auto" is 8, or fewer, so that
         none has less than four slices.
     n_bins : "auto" or int, default="auto"
         Bins of each wave number, at most: equal steps of its logarithm, of which empty ones are
@@ -87,7 +87,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         mK^2 Mpc.
     log : bool, default=True
         Give log10, of what is at least `floor`.
-    floor : float, default=1e-3
+    floor : float, default=0.3
         Delta^2 in mK^2 that is added before the logarithm: what is fainter counts as nothing, so
         that empty and constant light cones have finite features. As a power it is the P of that
         Delta^2.
@@ -136,7 +136,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     >>> spectra = PowerSpectrumTransformer(cell_size=cones.cell_size)
     >>> features = spectra.fit_transform(cones.data[:8])
     >>> features.shape, len(spectra.chunks_)
-    ((8, 300), 10)
+    ((8, 300), 8)
     >>> spectra.get_feature_names_out()[1]
     'chunk0_kperp0.0379_kpar0.0195'
     """
@@ -146,7 +146,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     n_bins: int | str = "auto"
     quantity: str = "delta2"
     log: bool = True
-    floor: float = 1e-3
+    floor: float = 0.3
     taper: str | None = None
     moments: bool = False
     cell_size: float | Sequence[float] | None = None
