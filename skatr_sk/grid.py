@@ -6,15 +6,16 @@ redshifts differ as ``Omega_m`` does, so that grids are not compared by them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["Grid", "depths_of", "redshifts_of"]
+__all__ = ["SAME_SIZE", "Grid", "depths_of", "redshifts_of"]
 
-_SAME_SIZE = 0.01  # of a cell: 7.1 Mpc and 200 / 28 are one size
+SAME_SIZE = 0.01  # of a cell: 7.1 Mpc and 200 / 28 are one size
 _SAME_START = 0.25  # of a cell along the line of sight
 _EVEN = 0.02  # of the line of sight: how far from equal comoving steps dark energy makes them seem
 _DIGITS = 6  # of redshifts
@@ -52,6 +53,11 @@ class Grid:
     start : float, default=0.0
         Comoving distance in Mpc from there to the near edge of the first slice.
 
+    Raises
+    ------
+    ValueError
+        When sizes or redshifts are none.
+
     Examples
     --------
     >>> fine = Grid((7.1, 7.1, 7.1), (5.0, 5.013, 5.026, 5.039))
@@ -67,9 +73,15 @@ class Grid:
     def __post_init__(self) -> None:
         sizes = tuple(None if size is None else float(size) for size in self.cell_size)
         object.__setattr__(self, "cell_size", sizes)
+        if not sizes or not all(size is None or 0 < size < math.inf for size in sizes):
+            raise ValueError(f"cell_size: expected sizes in Mpc, or None, found {sizes}")
         if self.redshifts is not None:
             each = tuple(round(float(z), _DIGITS) for z in self.redshifts)
             object.__setattr__(self, "redshifts", each)
+            if not (each and 0 <= each[0] and each[-1] < math.inf and (np.diff(each) > 0).all()):
+                raise ValueError(f"redshifts: expected rising numbers >= 0, found {each[:5]} ...")
+        if not all(number is None or math.isfinite(number) for number in (self.origin, self.start)):
+            raise ValueError(f"origin: expected a redshift, found {self.origin}, {self.start}")
         if self.origin is None and self.start == 0:
             object.__setattr__(self, "origin", self.nearest)
 
@@ -99,25 +111,34 @@ class Grid:
             return [f"{len(other.cell_size)} axes, not {len(self.cell_size)}"]
         wrong = []
         for axis, (mine, its) in enumerate(zip(self.cell_size, other.cell_size, strict=True)):
-            if mine and its and abs(mine - its) > _SAME_SIZE * mine:
+            if mine and its and abs(mine - its) > SAME_SIZE * mine:
                 wrong.append(f"cells of {its:.3g} Mpc on axis {axis}, not {mine:.3g}")
         if self.is_even and not other.is_even:
             wrong.append("slices that are not of one comoving size")
-        return wrong + self._other_start(other)
+        if self.differs_in_start(other):
+            near = f"redshift {other.nearest:.4g}, not {self.nearest:.4g}"
+            wrong.append(f"the nearest slice from {near}")
+        return wrong
 
-    def _other_start(self, other: Grid) -> list[str]:
-        """What of the near edge of another grid is not as in this one."""
-        if self.redshifts is None or other.redshifts is None:
-            return []
-        edges = self.nearest, other.nearest
-        if self.start == other.start:  # in whatever cosmology
-            edges = self.origin, other.origin
-        if edges[0] is None or edges[1] is None:
-            return []
-        slices = max(z[1] - z[0] for z in (self.redshifts, other.redshifts))
-        if abs(edges[0] - edges[1]) <= _SAME_START * slices:
-            return []
-        return [f"the nearest slice from redshift {other.nearest:.4g}, not {self.nearest:.4g}"]
+    def differs_in_start(self, other: Grid) -> bool:
+        """Whether the near edges of both are known, and in different places."""
+        size = self.cell_size[-1] or other.cell_size[-1] or math.inf
+        if self.is_measured_from(other):  # in whatever cosmology
+            return abs(self.start - other.start) > _SAME_START * size
+        return self._apart(other, self.nearest, other.nearest) > _SAME_START
+
+    def is_measured_from(self, other: Grid) -> bool:
+        """Whether the same redshift is the origin of both."""
+        if self.origin is None or other.origin is None:
+            return False
+        return self._apart(other, self.origin, other.origin) <= _SAME_START
+
+    def _apart(self, other: Grid, mine: float | None, its: float | None) -> float:
+        """How far two redshifts are apart, in slices; 0 where they are not known."""
+        steps = [z[1] - z[0] for z in (self.redshifts, other.redshifts) if z is not None and z[1:]]
+        if mine is None or its is None or not steps:
+            return 0.0
+        return abs(mine - its) / max(steps)
 
     def cut(self, cells: Sequence[slice], field_shape: Sequence[int]) -> Self:
         """Grid of a part of fields of a shape: slices of each axis, with steps of at least 1."""

@@ -1,5 +1,6 @@
 """Light cones: reading, checking and writing them."""
 
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.blocks import coarsen
 from skatr_sk.lightcones.bundled import load_lightcones
@@ -11,6 +12,7 @@ from skatr_sk.lightcones.sources import close_files
 from skatr_sk.lightcones.writing import save_lightcones
 
 __all__ = [
+    "Grid",
     "LightconeArray",
     "NoiseTransformer",
     "close_files",
