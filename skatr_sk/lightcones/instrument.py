@@ -28,12 +28,12 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, LazyFields, Recall, Rows, check_fields, digest_rows
+from skatr_sk.fields import DerivedFields, Fields, check_fields, digest_rows
 from skatr_sk.grid import Grid
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
 
-__all__ = ["NoiseTransformer", "NoisyFields"]
+__all__ = ["NoiseTransformer"]
 
 _MODELS = ("radiometer", "tools21cm")
 _SLOPES = 8  # of the horizon along a line of sight, between which wedges are blended
@@ -333,8 +333,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
         fields = check_fields(self, X, reset=False)
-        noisy = NoisyFields(fields, self._instrument)
-        return noisy if isinstance(X, Fields) else noisy.read()
+        if not isinstance(X, Fields):
+            return self._instrument(fields.read())
+        derived = fields, self._instrument, fields.shape[1:], np.dtype(np.float32), fields.grid
+        return DerivedFields(*derived)
 
     def augment(self, X: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Do the same with fresh noise; it is what `augment` of a transformer calls in each step.
@@ -375,48 +377,6 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []  # what is observed is float32
         tags.input_tags.three_d_array = True
         return tags
-
-
-class NoisyFields(LazyFields):
-    """Fields whose rows are read with noise, as they would be observed.
-
-    Parameters
-    ----------
-    fields : Fields
-        As they are.
-    instrument : object
-        Of a fitted :class:`~skatr_sk.NoiseTransformer`.
-    """
-
-    def __init__(self, fields: Fields, instrument: _Instrument) -> None:
-        self._fields, self._instrument = fields, instrument
-        self._rows = np.arange(fields.shape[0])
-        self._field_shape = fields.shape[1:]
-        self._grid = fields.grid
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values that reading gives: float32."""
-        return np.dtype(np.float32)
-
-    def _read(self, numbers: np.ndarray) -> np.ndarray:
-        values = self._fields.read(numbers)
-        digests = digest_rows(values + np.float32(0))  # which has one zero
-        generators = map(self._instrument.generator_of, digests)
-        return self._instrument.observe(values, generators)
-
-    def read(self, rows: Rows | None = None) -> np.ndarray:
-        """Read rows in the asked order, each with its noise."""
-        return self._read(self._chosen(rows))
-
-    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
-        """Stand for each row in 16 bytes: for what it is without noise, and for the instrument.
-
-        Nothing is read for them where those of the fields are known.
-        """
-        of_fields = self._fields.digests(self._chosen(rows), recall=recall)
-        key = self._instrument.identity
-        return [hashlib.blake2b(one, key=key, digest_size=16).digest() for one in of_fields]
 
 
 @dataclass(frozen=True)
@@ -468,7 +428,7 @@ def _across(shape: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
     return np.hypot(x[:, None], y)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Instrument:
     """What is done to fields: noise of a level or from cubes, then cuts."""
 
@@ -478,17 +438,24 @@ class _Instrument:
     subtract_mean: bool
     seed: bytes
 
+    def __repr__(self) -> str:
+        return f"<instrument {self._identity}>"
+
     @functools.cached_property
-    def identity(self) -> bytes:
-        """16 bytes for all of it."""
+    def _identity(self) -> str:
+        """Digest of all of it."""
         digest = hashlib.blake2b(repr((self.subtract_mean, self.seed)).encode(), digest_size=16)
         for part in (self.level, self.cubes, *(self.wedge or ())):
             array = np.asarray([] if part is None else part, dtype=np.float64)
             digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        return digest.digest()
+        return digest.hexdigest()
 
-    def generator_of(self, digest: bytes) -> np.random.Generator:
-        """Return what draws the noise of a field of a digest."""
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Return fields as they are seen, each with noise of its own, which is always the same."""
+        digests = digest_rows(values + np.float32(0))  # which has one zero
+        return self.observe(values, map(self._generator_of, digests))
+
+    def _generator_of(self, digest: bytes) -> np.random.Generator:
         keyed = hashlib.blake2b(digest, key=self.seed, digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(keyed, "little"))
 
