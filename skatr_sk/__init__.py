@@ -32,12 +32,18 @@ from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, s
 from skatr_sk.lightcones import (
     LightconeArray,
     LightconeResampler,
+    NoiseTransformer,
     load_lightcones,
     open_lightcones,
     save_lightcones,
 )
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
-from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
+from skatr_sk.summaries import (
+    BlockMask,
+    CollapseWarning,
+    PowerSpectrumTransformer,
+    SKATRTransformer,
+)
 
 __all__ = [
     "AssumedGridWarning",
@@ -50,8 +56,10 @@ __all__ = [
     "LightconeRegressor",
     "LightconeResampler",
     "NoEffectWarning",
+    "NoiseTransformer",
     "PlaceWarning",
     "PosteriorEstimator",
+    "PowerSpectrumTransformer",
     "PriorWarning",
     "ShortTrainingWarning",
     "SKATRTransformer",

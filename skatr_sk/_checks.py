@@ -27,6 +27,7 @@ __all__ = [
     "AssumedGridWarning",
     "Auto",
     "Bounds",
+    "CellSize",
     "CheckpointWarning",
     "Choice",
     "CollapseWarning",
@@ -282,6 +283,27 @@ class PathLike(Instance):
 
     def __init__(self, *, optional: bool = True) -> None:
         super().__init__(str, os.PathLike, expected="a path", optional=optional)
+
+
+class CellSize(Rule):
+    """Comoving size of a cell: one number, or one for each axis of a field."""
+
+    def __init__(self) -> None:
+        def holds(value: Any) -> bool:
+            sizes = value if isinstance(value, Sequence | np.ndarray) else (value,)
+            return 0 < len(sizes) <= 3 and all(Real("(0, inf)").fault(d) is None for d in sizes)
+
+        expected = "a number > 0 in Mpc, or one for each axis of the field"
+        super().__init__(holds, expected, optional=True)
+
+    @staticmethod
+    def of_axes(value: Any, n_axes: int, problems: Problems) -> tuple[float, ...] | None:
+        """Sizes along each axis, of a checked parameter that is not None."""
+        sizes = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        if len(sizes) not in (1, n_axes):
+            problems.add("cell_size", f"one number, or {n_axes}", value)
+            return None
+        return tuple(np.broadcast_to(sizes, n_axes).tolist())
 
 
 @dataclass(frozen=True)

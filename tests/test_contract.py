@@ -21,7 +21,9 @@ from sklearn.utils import get_tags
 from skatr_sk import (
     LightconeRegressor,
     LightconeResampler,
+    NoiseTransformer,
     PosteriorEstimator,
+    PowerSpectrumTransformer,
     SimulatedLightcones,
     SKATRTransformer,
 )
@@ -37,9 +39,15 @@ FIELDS = list(SHAPES)
 N_SUMMARY = {"signal": 24, "map": 24, "cone": 36}  # of tokens of 12: moments, of cones by slices
 HEADS = ["head", "joint", "posterior"]
 ALL = [*FIELDS, *HEADS]
+# Transformers that train no network.
+UNTRAINED = [f"{kind} of a {case}" for kind in ("noise", "spectra") for case in FIELDS]
 
 
 def make(case, **parameters):
+    if case.startswith("noise"):
+        return NoiseTransformer(**dict(noise=5.0, random_state=0) | parameters)
+    if case.startswith("spectra"):
+        return PowerSpectrumTransformer(**dict(n_bins=3) | parameters)
     if case in HEADS:
         small = dict(hidden_dims=(16,), max_epochs=20, learning_rate=1e-2)
         small |= dict(device="cpu", random_state=0)
@@ -57,7 +65,7 @@ def make(case, **parameters):
 
 def draw(case, n=20, other=False):
     """Fields in mK, or summaries, whose values float16 holds exactly; and targets."""
-    case = "cone" if case == "joint" else case
+    case = "cone" if case == "joint" else case.rpartition(" ")[2]
     shape = (OTHER_SHAPES if other else SHAPES).get(case, (3,) if other else (5,))
     X = np.random.default_rng(1).normal(-20, 30, size=(n, *shape)).round().astype(np.float32)
     return X, X.reshape(n, -1)[:, :2].astype(np.float64)
@@ -74,7 +82,7 @@ def fitted(case, n=20, **parameters):
 @pytest.fixture(scope="module")
 def models():
     """One fitted estimator a case, for tests that only read it."""
-    return {case: fitted(case) for case in ALL}
+    return {case: fitted(case) for case in [*ALL, *UNTRAINED]}
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -232,11 +240,59 @@ class TestEstimator:
         assert all(np.isfinite(list(row.values())).all() for row in history)
 
 
+@pytest.mark.parametrize("case", UNTRAINED)
+class TestUntrained:
+    """What of the contract has nothing to do with a training."""
+
+    test_clone = TestEstimator.test_clone_is_unfitted_and_fits_alike
+    test_the_data = TestEstimator.test_fit_leaves_the_data_alone
+    test_refit = TestEstimator.test_refit_on_another_shape_forgets_the_first
+    test_generators = TestEstimator.test_the_result_does_not_hang_on_global_generators
+    test_not_fitted = TestEstimator.test_not_fitted
+    test_integers = TestEstimator.test_integers_are_numbers
+    test_layouts = TestEstimator.test_layout_and_type_do_not_matter
+    test_rows = TestEstimator.test_a_row_does_not_depend_on_its_neighbours
+
+    def test_fit_leaves_the_parameters_alone(self, case):
+        X, _ = draw(case)
+        given = {"cell_size": [1.0] * (X.ndim - 1)}
+        if "noise" in case:
+            given = {"noise": [[1.0] * X.shape[-1]] if X.ndim == 4 else X[0].tolist()}
+            given |= {"k_perp": [0.5], "cell_size": [1.0] * 3} if X.ndim == 4 else {}
+        if case == "noise of a signal":
+            given = {"noise": [1.0] * 24}
+        estimator, before = make(case, **given), copy.deepcopy(given)
+        output(estimator.fit(X), X)
+        after = estimator.get_params()
+        assert all(after[name] is given[name] for name in given)
+        assert {name: after[name] for name in given} == before
+
+    def test_pickle_and_joblib(self, case, models, tmp_path):
+        X, _ = draw(case)
+        joblib.dump(models[case], tmp_path / "model.joblib")
+        for loaded in (joblib.load(tmp_path / "model.joblib"), copy.deepcopy(models[case])):
+            np.testing.assert_array_equal(output(loaded, X), output(models[case], X))
+
+    def test_columns(self, case, models):
+        pandas = pytest.importorskip("pandas")
+        X, _ = draw(case)
+        model = copy.deepcopy(models[case]).set_output(transform="pandas")
+        if "noise" in case and X.ndim > 2:
+            with pytest.raises(ValueError, match="columns"):
+                model.transform(X)
+            return
+        frame = model.transform(X)
+        assert isinstance(frame, pandas.DataFrame)
+        assert list(frame.columns) == model.get_feature_names_out().tolist()
+        np.testing.assert_array_equal(frame.to_numpy(), output(models[case], X))
+
+
 # Whatever has parameters --------------------------------------------------------------------------
 
 OBJECTIVES = [JEPA, LeJEPA, VICReg, Reconstruction, Supervised]
 PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
 PARAMETRISED += [LightconeResampler]
+PARAMETRISED += [NoiseTransformer, PowerSpectrumTransformer]
 
 
 @pytest.mark.parametrize("kind", PARAMETRISED)
@@ -288,6 +344,8 @@ class TestParameters:
             VICReg: ("region", 0.3),
             Supervised: ("loss", "l2"),
             Reconstruction: ("min_context", 0.3),
+            NoiseTransformer: ("wedge", "horizon"),
+            PowerSpectrumTransformer: ("taper", "hann"),
         }[kind]
         assert repr(kind(**{name: value})) == f"{kind.__name__}({name}={value!r})"
 

@@ -3,7 +3,14 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skatr_sk import LightconeRegressor, LightconeResampler, PosteriorEstimator, SKATRTransformer
+from skatr_sk import (
+    LightconeRegressor,
+    LightconeResampler,
+    NoiseTransformer,
+    PosteriorEstimator,
+    PowerSpectrumTransformer,
+    SKATRTransformer,
+)
 from skatr_sk.summaries import JEPA
 
 
@@ -43,7 +50,14 @@ def not_expected_to_hold(estimator):
 # tested in test_contract.py.
 @pytest.mark.changes_global_state
 @parametrize_with_checks(
-    [small_transformer(), small_regressor(), small_posterior(), LightconeResampler(factor=0.5)],
+    [
+        small_transformer(),
+        small_regressor(),
+        small_posterior(),
+        LightconeResampler(factor=0.5),
+        NoiseTransformer(noise=0.5),
+        PowerSpectrumTransformer(),
+    ],
     expected_failed_checks=not_expected_to_hold,
 )
 def test_scikit_learn_checks(estimator, check):

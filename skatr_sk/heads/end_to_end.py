@@ -27,6 +27,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.mlp import Head, HeadLoss
 from skatr_sk.heads.prior_transform import Floats
+from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.transformer import SKATRTransformer
@@ -97,12 +98,14 @@ def fit_end_to_end(
     split, seed = regressor._runs(fields, known_rows)[0]
     transformer = _transformer(regressor.backbone, fields)
     transformer._warn_without_effect_on(fields)
+    augmentation = Augmentation(transformer.augment, fields, seed)
+    beside = augmentation.beside(fields)  # the steps
     given = _given(transformer, fields.shape[1:])
     if given is None:
         if regressor.pooling == "attention":
             warn_without_effect(transformer, {"pooling"}, "the attention of the head")
         sizes = transformer._architecture_for(fields.shape[1:])
-        scaling = transformer._scaling_for(fields, split[0])
+        scaling = transformer._scaling_for(beside, split[0])
         pooling = transformer._pooling_in_training(fields.shape[1:])
     else:
         sizes, scaling, pooling = given.architecture, given.scaling, given.pooling
@@ -114,15 +117,16 @@ def fit_end_to_end(
         return EncoderWithHead(encoder.requires_grad_(True), head, seen)
 
     y = torch.from_numpy(unit.astype(np.float32)).to(resolve_device(regressor.device))
-    sets = [FieldDataset(fields, y, rows) for rows in split]
+    sets = [FieldDataset(seen, y, rows) for seen, rows in zip((fields, beside), split, strict=True)]
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
-    shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
-    views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
+    drawn: dict[str, Any] = {"augment": augmentation.turns, "change": augmentation.change}
+    views = PatchViews(sizes.field_shape, sizes.patch_size, scaling=scaling, seed=turns, **drawn)
     options: dict[str, Any] = {"prepare": views, "n_workers": transformer.n_workers}
     options["identity"] = {}
     if regressor.checkpoint_dir is not None:
         begin = None if given is None else digest_of(given.encoder.state_dict())
-        shown = [dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen, augment, begin]
+        shown: list[Any] = [dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen]
+        shown += [augmentation.name, begin]
         known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": shown}
         options["identity"] = known
     options["identity"] |= known_rows.identity()
@@ -138,7 +142,8 @@ def fit_end_to_end(
     for name in ("field_shape_in_", "n_features_in_", "feature_names_in_", "grid_in_"):
         if hasattr(regressor, name):
             setattr(fitted, name, getattr(regressor, name))
-    fitted._adopt(FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, pooling))
+    learned = FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, pooling)
+    fitted._adopt(dataclasses.replace(learned, augmentation=augmentation.name))
     return network, fitted
 
 

@@ -58,7 +58,7 @@ _OURS |= {kind.__name__: kind for kind in OBJECTIVES.values()}
 # These hold no other than estimators as parameters.
 _AROUND: dict[str, type[Any]] = {"Pipeline": Pipeline, "FrozenEstimator": FrozenEstimator}
 # What a file cannot hold of these is left out: no result of what is fitted depends on it.
-_MAY_BE_LEFT_OUT = {"callbacks", "memory", "random_state"}
+_MAY_BE_LEFT_OUT = {"augment", "callbacks", "memory", "random_state"}
 
 _NUMBER, _TEXT, _ESTIMATOR = "a number", "a string", "an estimator"
 # Of scikit-learn's own: what each has learned, as one of several things: axes of an array of finite
@@ -151,8 +151,8 @@ def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
     Warns
     -----
     UserWarning
-        When callbacks, a ``random_state`` that is a generator, or a ``memory`` that is an object
-        are left out.
+        When callbacks, an ``augment`` that is a function or a transformer, a ``random_state`` that
+        is a generator, or a ``memory`` that is an object are left out.
 
     Examples
     --------
@@ -246,7 +246,7 @@ class _Writer:
         known = (_OURS | _AROUND | _SKLEARN).get(name)
         if kind is not known:
             names = ", ".join(sorted({**_OURS, **_AROUND, **_SKLEARN}))
-            raise ValueError(
+            raise _Unheld(
                 f"{place}: expected an estimator that a file can hold ({names}), found "
                 f"{kind.__module__}.{kind.__qualname__}; save it by itself, or take joblib.dump."
             )

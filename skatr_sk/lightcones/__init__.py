@@ -5,6 +5,7 @@ from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.blocks import coarsen
 from skatr_sk.lightcones.bundled import load_lightcones
 from skatr_sk.lightcones.converting import convert_lightcones
+from skatr_sk.lightcones.instrument import NoiseTransformer
 from skatr_sk.lightcones.labelled import to_xarray
 from skatr_sk.lightcones.opening import open_lightcones
 from skatr_sk.lightcones.resampler import LightconeResampler
@@ -15,6 +16,7 @@ __all__ = [
     "Grid",
     "LightconeArray",
     "LightconeResampler",
+    "NoiseTransformer",
     "close_files",
     "coarsen",
     "convert_lightcones",

@@ -16,6 +16,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
+from skatr_sk.summaries.augmentation import Augmentation, name_of
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels
 from skatr_sk.summaries.masking import sample_regions
@@ -90,16 +91,19 @@ def pretrain(
         seed = processes.same(seed)
         names = sorted(transformer._parameters.keys() - transformer._not_learned_from)
         settings = {name: repr(getattr(transformer, name)) for name in names}
+        settings["augment"] = name_of(transformer.augment)
         processes.check_alike(X=fields.shape, parameters=settings | {"random_state": ""})
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     seen = None if labels is None or objective.sees_unlabelled else labels.rows
     fraction = transformer.validation_fraction
     train_rows, valid_rows = rows_of_fit.split(fields, fraction, split_seed, seen)
     targets = None if labels is None else labels.standardised(train_rows)
-    scaling = start.scaling if start else transformer._scaling_for(fields, train_rows)
+    augmentation = Augmentation(transformer.augment, fields, seed)
+    beside = augmentation.beside(fields)  # the steps
+    scaling = start.scaling if start else transformer._scaling_for(beside, train_rows)
     watched = np.concatenate([valid_rows, train_rows])
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
-    held, rows = _held(fields, watched)
+    held, rows = _held(beside, watched)
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
     options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
@@ -114,6 +118,8 @@ def pretrain(
     checkpoint = None
     if transformer.checkpoint_dir is not None:
         identity = _identity(objective, fields, labels, pooling, start) | rows_of_fit.identity()
+        if augmentation.change is not None:
+            identity["augment"] = augmentation.name
         checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:
@@ -127,15 +133,16 @@ def pretrain(
         build,
         objective.criterion(),
         FieldDataset(fields, targets, train_rows),
-        FieldDataset(fields, targets, valid_rows) if len(valid_rows) else None,
+        FieldDataset(beside, targets, valid_rows) if len(valid_rows) else None,
         seeds=(weights_seed, order_seed),
         schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
         prepare=PatchViews(
             architecture.field_shape,
             architecture.patch_size,
             scaling=scaling,
-            augment=transformer.augment,
+            augment=augmentation.turns,
             seed=views_seed,
+            change=augmentation.change,
             draw=objective.draw,
         ),
         callbacks=callbacks,
@@ -152,13 +159,14 @@ def pretrain(
         history = before + [row | {"epoch": len(before) + row["epoch"]} for row in history]
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
+    frozen = replace(frozen, augmentation=augmentation.name)
     wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
     if start is not None and start.pooling == pooling and transformer.whiten:
         if not wanted or len(history) == len(start.history):  # none to learn anew, or nothing new
             return replace(frozen, whitening=start.whitening)
     if not wanted:
         return frozen
-    return replace(frozen, whitening=_learn_whitening(transformer, frozen, fields, train_rows))
+    return replace(frozen, whitening=_learn_whitening(transformer, frozen, beside, train_rows))
 
 
 def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:

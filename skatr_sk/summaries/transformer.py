@@ -36,6 +36,7 @@ from skatr_sk._checks import (
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.grid import Grid
+from skatr_sk.summaries.augmentation import AUGMENT
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
@@ -45,6 +46,7 @@ from skatr_sk.summaries.regridding import described, onto_grid_of
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
+    AUGMENTATION,
     ENCODER_SIZES,
     PATCH_SIZE,
     SIZES,
@@ -127,8 +129,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         two regions of one sky have the same summary, and :class:`~skatr_sk.summaries.Supervised`
         learns labels, from ``fit(X, y)``. A name, such as "lejepa", stands for the object with its
         defaults; ``objective__ema_decay`` and the like reach its parameters.
-    augment : bool, default=True
+    augment : bool, callable or transformer, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
+        A callable then changes the fields of a step: it takes and returns a tensor
+        ``(n, *field_shape)`` of float32 in mK, on the device, and may draw from torch's global
+        generator, which is seeded. A transformer with a method ``augment``, such as
+        :class:`~skatr_sk.NoiseTransformer`, adds fresh noise in each step; what it makes of fields
+        by ``transform`` is what they are validated, scaled and whitened with. `transform` of this
+        transformer takes light cones as they come: put noise before it where they have none.
     max_epochs : int or "auto", default="auto"
         Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more than
         3,800 fields in batches of 32. 0 keeps the random initial weights: the baseline that every
@@ -206,6 +214,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         How ``transform`` pools: what "auto" stands for.
     whitening_ : Whitening or None
         The mean and the matrix by which ``transform`` weighs what it has pooled, if it does.
+    augmentation_ : str or None
+        What the training did to its fields, by name; None of weights that do not say.
     {history}
         Among these are ``effective_rank`` and ``effective_rank_at_init``: the rank of standardised
         mean tokens, whatever `pooling`, of the validation fields, topped up by training ones where
@@ -242,7 +252,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     embedding: str = "moments"
     pooling: str = "auto"
     objective: str | Objective = "jepa"
-    augment: bool = True
+    augment: Any = True
     max_epochs: int | str = "auto"
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -262,7 +272,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         **SIZES,
         "pooling": Choice("auto", *POOLINGS),
         "objective": OBJECTIVE,
-        "augment": Flag(),
+        "augment": AUGMENT,
         "warmup": Real("[0, 1)"),
         "subtract_mean": Flag(),
         "whiten": Auto(Flag()),
@@ -281,6 +291,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "scaling_": Instance(BrightnessScaling, expected="a scaling"),
         "_pooling_found": Choice(*POOLINGS),
         "_whitening_found": Instance(Whitening, expected="a whitening", optional=True),
+        "augmentation_": AUGMENTATION,
     }
 
     def _check_stored(self, problems: Problems) -> None:
@@ -387,13 +398,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _in_other_words(self) -> frozenset[str]:
         given, default = as_objective(self.objective), as_objective("jepa")
         same = type(given) is type(default) and not changed_parameters(given)
-        return frozenset({"objective"} if same else ())
+        # Without steps too, what a transformer does to fields counts for their scaling.
+        counts = hasattr(self.augment, "transform") and not self._only_loads
+        return frozenset(["objective"] * same + ["augment"] * counts)
 
     def _warn_without_effect_on(self, fields: Fields) -> None:
         """Warn of parameters that were given and change nothing in a training on such fields."""
         if fields.in_memory:
             warn_without_effect(self, {"n_workers"}, "fields in memory")
-        if len(fields.shape) == 2 and self.max_epochs:
+        if len(fields.shape) == 2 and self.max_epochs and isinstance(self.augment, bool):
             warn_without_effect(self, {"augment"}, "signals, which have no sky")
 
     def _architecture_for(
@@ -571,13 +584,17 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self.history_: list[dict[str, Any]] = frozen.history
         self._pooling_found: str = frozen.pooling
         self._whitening_found: Whitening | None = frozen.whitening
+        self.augmentation_: str | None = frozen.augmentation
         _ = self.whitening_  # raises where it was asked for and is not there
 
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
-        grid = getattr(self, "grid_in_", None)
-        return FrozenEncoder(*learned, self.pooling_, self.whitening_, grid)
+        known = {  # an older file has none
+            "grid": getattr(self, "grid_in_", None),
+            "augmentation": getattr(self, "augmentation_", None),
+        }
+        return FrozenEncoder(*learned, self.pooling_, self.whitening_, **known)
 
     @property
     def whitening_(self) -> Whitening | None:

@@ -21,10 +21,11 @@ class PatchViews:
     """Turn a batch of fields into patches, and say which of them are seen.
 
     With `augment` each training field is turned by a sky symmetry of its own, before its patches
-    are numbered, so that an index names a patch of the turned field. `seed` is that of all that is
-    drawn. ``draw(n, grid_shape, generator)``, where it is given, returns what is drawn for a batch
-    of ``n`` fields, such as pairs of index tensors: tensors in lists or tuples. Every validation
-    pass draws the same, so that the losses of epochs can be compared. The state of the attribute
+    are numbered, so that an index names a patch of the turned field. ``change(fields, generator)``,
+    where it is given, then does more to them. `seed` is that of all that is drawn.
+    ``draw(n, grid_shape, generator)``, where it is given, returns what is drawn for a batch of
+    ``n`` fields, such as pairs of index tensors: tensors in lists or tuples. Every validation pass
+    draws the same, so that the losses of epochs can be compared. The state of the attribute
     ``generator`` is part of a checkpoint.
     """
 
@@ -36,6 +37,7 @@ class PatchViews:
         scaling: BrightnessScaling,
         augment: bool,
         seed: int,
+        change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         draw: Callable[[int, Sequence[int], torch.Generator], Any] | None = None,
     ) -> None:
         self.patch_size = tuple(patch_size)
@@ -43,6 +45,7 @@ class PatchViews:
         self.scaling = scaling
         self.symmetries = sky_symmetries(field_shape)[: None if augment else 1]
         self.seed = seed
+        self.change = change
         self.draw = draw
         self.generator = torch.Generator().manual_seed(seed)
         self._in_validation: torch.Generator | None = None
@@ -50,13 +53,15 @@ class PatchViews:
     def __call__(self, fields: Tensor, training: bool) -> tuple[Any, ...]:
         """Return a network's arguments: patches (n, n_patches, n_voxels), and what is drawn.
 
-        The fields (n, *field_shape) are in mK; in validation none is turned.
+        The fields (n, *field_shape) are in mK; in validation none is turned or changed.
         """
         if training and len(self.symmetries) > 1:
             # Drawn on the CPU, so that a seed means the same on every device.
             which = torch.randint(len(self.symmetries), (len(fields),), generator=self.generator)
             symmetries = self.symmetries.to(fields.device)
             fields = apply_symmetries(fields, symmetries, which.to(fields.device))
+        if training and self.change is not None:
+            fields = self.change(fields, self.generator)
         patches = patchify(self.scaling(fields), self.patch_size)
         if self.draw is None:
             return (patches,)

@@ -54,6 +54,7 @@ __all__ = [
     "ENCODER_SIZES",
     "PATCH_SIZE",
     "SIZES",
+    "AUGMENTATION",
     "Architecture",
     "FrozenEncoder",
     "MODEL_KEY",
@@ -232,6 +233,7 @@ class FrozenEncoder:
     pooling: str = "mean"  # of the tokens, by its transformer
     whitening: Whitening | None = None  # of what is pooled so
     grid: Grid | None = None  # of the fields
+    augmentation: str | None = None  # of the fields that it was trained on; None where not known
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all numbers that were learned, by their names in a file, on the CPU."""
@@ -252,6 +254,8 @@ def _of_axes(least: int) -> Rule:
     return Rule(holds, f"one to three integers >= {least}")
 
 
+AUGMENTATION = Instance(str, expected="a string", optional=True)
+
 # What the parts of a header may be. Sizes of one layer are bounded by those of the file.
 _PARTS: dict[str, Kind] = {
     "format": Integer(1),
@@ -261,6 +265,7 @@ _PARTS: dict[str, Kind] = {
     "history": HISTORY,
     "pooling": Choice(*POOLINGS),
     "grid": Instance(dict, expected="an object", optional=True),
+    "augmentation": AUGMENTATION,
 }
 _ARCHITECTURE: dict[str, Kind] = {
     "field_shape": _of_axes(1),
@@ -351,7 +356,8 @@ def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whiten
 
 
 def _header(frozen: FrozenEncoder) -> dict[str, Any]:
-    known = {} if frozen.grid is None else {"grid": dataclasses.asdict(frozen.grid)}
+    grid = None if frozen.grid is None else dataclasses.asdict(frozen.grid)
+    known = {"grid": grid, "augmentation": frozen.augmentation}
     return {
         "format": _FORMAT,
         "version": __version__,
@@ -359,7 +365,7 @@ def _header(frozen: FrozenEncoder) -> dict[str, Any]:
         "scaling": dataclasses.asdict(frozen.scaling),
         "history": frozen.history,
         "pooling": frozen.pooling,
-    } | known
+    } | {name: value for name, value in known.items() if value is not None}
 
 
 def _checked(
@@ -421,5 +427,6 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         parts = {n: tensors.pop(_WHITENING + n).numpy() for n in shapes} if whitened else None
         fill(encoder, tensors)
         whitening = whitening_of(parts, architecture, pooling)
-    history = stored.header["history"]
-    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening, grid)
+    history, augmentation = stored.header["history"], stored.header.get("augmentation")
+    learned = architecture, scaling, encoder, history, pooling, whitening
+    return FrozenEncoder(*learned, grid=grid, augmentation=augmentation)
