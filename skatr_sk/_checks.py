@@ -30,11 +30,13 @@ __all__ = [
     "Choice",
     "CollapseWarning",
     "DivergenceWarning",
+    "ExtrapolationWarning",
     "Flag",
     "Instance",
     "Integer",
     "InvalidParameterError",
     "Kind",
+    "NeverSeenWarning",
     "NoEffectWarning",
     "PathLike",
     "PlaceWarning",
@@ -84,6 +86,14 @@ class PriorWarning(UserWarning):
     """True parameters lie outside the prior of a posterior, where its density is zero."""
 
 
+class NeverSeenWarning(UserWarning):
+    """Light cones, or their summaries, lie far outside all that a network was trained on."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """Predictions lie at or beyond the range of the parameters that a network was trained on."""
+
+
 class PlaceWarning(UserWarning):
     """A JEPA predicts no better than what all light cones share at a redshift."""
 
@@ -106,8 +116,9 @@ class CheckpointWarning(UserWarning):
 
 _WARNINGS = (NoEffectWarning, UnitsWarning, PriorWarning, PlaceWarning, CollapseWarning)
 _OF_TRAINING = (ShortTrainingWarning, DivergenceWarning, CheckpointWarning)
+_OF_USE = (NeverSeenWarning, ExtrapolationWarning)
 # Users catch and filter these by the name under which they are public.
-for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING):
+for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING, *_OF_USE):
     _shown.__module__ = "skatr_sk"
 
 
