@@ -246,12 +246,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             problems.add("n_parameters_", "1, as the targets were 1-D", n)
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._pack(state)
         if "net_" in state:
             state["net_"] = pack(state["net_"])
             state["prior_transform_"] = asdict(state["prior_transform_"])
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._unpack(state)
         if isinstance(state.get("net_"), dict):
             state["net_"] = unpack(state["net_"], of_flows=True)
             state["prior_transform_"] = PriorTransform(**state["prior_transform_"])

@@ -223,6 +223,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             problems.add("scaling_", "one parameter, as the targets were 1-D", len(low))
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._pack(state)
         if "head_" in state:
             head = state["head_"]
             whole = isinstance(head, EncoderWithHead)
@@ -232,6 +233,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._unpack(state)
         if isinstance(state.get("head_"), dict):
             packed, backbone = dict(state["head_"]), state["backbone_"]
             seen = packed.pop("seen", None)
@@ -286,7 +288,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self.backbone_: SKATRTransformer | None = None
         self.network_weight_ = 1.0
         if whole:
-            for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
+            for stale in ("summary_mean_", "summary_scale_", "seen_"):  # of an earlier fit
                 self.__dict__.pop(stale, None)
             data = fields, unit, rows
             self.head_, self.backbone_ = fit_end_to_end(self, data, make_head, criterion)

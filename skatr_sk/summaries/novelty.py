@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc
 
 from skatr_sk._checks import NeverSeenWarning, listed, warn
 
@@ -36,6 +37,7 @@ _FEWEST_IN_TAIL = 4
 _PRIOR_ROWS, _PRIOR_SLOPE = 4, 10.0
 _KEPT = 128  # quantiles of the distances
 _LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
+_RARE = 0.01  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
 
 
@@ -184,24 +186,34 @@ def _length(shape: tuple[int, ...] | None) -> int:
 
 
 def warn_never_seen(owner: str, what: str, found: Novelty, mend: str) -> None:
-    """Warn of rows that lie so far outside that no unseen row of the training kind would.
-
-    As many of them as are far are judged together (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289
-    (1995)): of calls on rows of the training kind a share of `_LEVEL` warns, however many rows
-    they have.
-    """
-    n, order = len(found.distance), np.argsort(-found.distance)
-    ranked = found.tail_probability[order]
-    far = np.flatnonzero(ranked <= _LEVEL * np.arange(1, n + 1) / n)
+    """Warn of rows so far outside that hardly any unseen row of the training kind lies there."""
+    far = _far(found.tail_probability)
     if not far.size:
         return
-    far = order[: far[-1] + 1]
+    far = far[np.argsort(-found.distance[far], kind="stable")]
     warn(
-        f"{owner}: expected {what}, found {len(far)} of {n} rows far from all of them, worst rows "
-        f"{listed(far)}: {found.distance[far[0]]:.3g} standard deviations away, where fewer than "
-        f"{found.tail_probability[far[-1]]:.1g} of such lie; {mend}.",
+        f"{owner}: expected {what}, found {len(far)} of {len(found.distance)} rows far from all of "
+        f"them, worst rows {listed(far)}, {found.distance[far[0]]:.3g} standard deviations away; "
+        f"of others of that kind at most {found.tail_probability[far].max():.1g} lie as far; "
+        f"{mend}.",
         NeverSeenWarning,
     )
+
+
+def _far(probability: _Floats) -> NDArray[np.int64]:
+    """Rows whose tail probabilities are too small for rows of the training kind.
+
+    As many as are small are judged together (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289
+    (1995)); and where most rows are rare, they are not that by chance. Of calls on rows of the
+    training kind at most a share of `_LEVEL` has any by the first, and by the second.
+    """
+    n, ordered = len(probability), np.sort(probability)
+    passed = np.flatnonzero(ordered <= _LEVEL * np.arange(1, n + 1) / max(n, 1))
+    limit = ordered[passed[-1]] if passed.size else 0.0
+    n_rare = int((probability <= _RARE).sum())
+    if n_rare > n / 2 and bdtrc(n_rare - 1, n, _RARE) <= _LEVEL:
+        limit = max(limit, _RARE)
+    return np.flatnonzero(probability <= limit)
 
 
 def _some(rows: np.ndarray) -> _Floats:
