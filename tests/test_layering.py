@@ -54,6 +54,7 @@ QUESTIONS = {"isinstance", "getattr", "hasattr", "type"}
 # What every stage may raise or warn of comes from the shared rooms by the front door.
 RAISED_BY_ALL = {"InvalidParameterError", "NoEffectWarning", "PriorWarning", "UnitsWarning"}
 RAISED_BY_ALL |= {"PlaceWarning", "ShortTrainingWarning", "DivergenceWarning", "CheckpointWarning"}
+RAISED_BY_ALL |= {"NeverSeenWarning", "ExtrapolationWarning"}
 # The only module that tells one objective's name from another's.
 OBJECTIVES = "skatr_sk.summaries.objectives.__init__"
 

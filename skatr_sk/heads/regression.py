@@ -31,6 +31,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import ArrayFields, Fields, check_fields
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
+from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
 from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.prior_transform import Floats
@@ -363,6 +364,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             In the shape of the targets of ``fit``.
         std : ndarray of the same shape
             Only with `return_std`.
+
+        Warns
+        -----
+        NeverSeenWarning
+            When summaries lie far outside those of ``fit``.
+        ExtrapolationWarning
+            When predictions lie at or beyond the range of the targets, or their bounds: any of
+            them by more than a tenth of its width, or a fifth of all and at least five.
         """
         check_is_fitted(self)
         whole = self.backbone_ is not None
@@ -379,6 +388,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             outputs = self._outputs(head, fields)
         self._check_found(outputs.numpy(), fields, "prediction")
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
+        names = getattr(self, "parameter_names_", None) or parameter_names(None, None, len(unit.T))
+        of = "the range of the training targets" if self.target_bounds is None else "target_bounds"
+        # Constants come back as they were.
+        scaled = np.where(self.scaling_.width > 0, unit.numpy(), np.nan)
+        warn_beyond("LightconeRegressor", scaled, of, names)
         values = self.scaling_.from_unit(unit.numpy())
         if head.bounded:  # rounding could lead beyond an end
             values = np.clip(values, self.scaling_.low, self.scaling_.high)
