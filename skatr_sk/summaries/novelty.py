@@ -28,7 +28,7 @@ _MOST_ROWS = 2048  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
 _FOLDS = 5
-_MOST_AXES = 24  # strong directions
+_MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
 _RIDGE = 0.01  # of the variance of a feature: nothing is known better than that
 _TAIL = 0.1  # share of unseen rows that the tail is learned from
@@ -37,7 +37,7 @@ _FEWEST_IN_TAIL = 4
 _PRIOR_ROWS, _PRIOR_SLOPE = 4, 10.0
 _KEPT = 128  # quantiles of the distances
 _LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
-_RARE = 0.01  # tail probability that most rows of a call do not have by chance
+_RARE = 0.02  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
 
 

@@ -676,11 +676,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
         Examples
         --------
-        >>> from skatr_sk import SKATRTransformer, load_lightcones
-        >>> cones = load_lightcones().data[:4]
-        >>> skatr = SKATRTransformer(weights="mini-lr").fit(cones)
-        >>> backwards = skatr.novelty(cones[..., ::-1])
-        >>> bool((backwards.tail_probability < 1e-4).all())
+        >>> import numpy as np
+        >>> from skatr_sk import SKATRTransformer
+        >>> noise = np.random.default_rng(0).normal(0, 1000, size=(4, 14, 14, 90))  # of 1 K
+        >>> skatr = SKATRTransformer(weights="mini-lr").fit(noise)  # which it does not look at
+        >>> bool((skatr.novelty(noise).tail_probability < 1e-3).all())
         True
         """
         check_is_fitted(self)

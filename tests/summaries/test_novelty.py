@@ -14,6 +14,7 @@ from skatr_sk import NeverSeenWarning, SKATRTransformer, load_model, save_model
 from skatr_sk.summaries import cache_info, clear_cache
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 
+pytestmark = pytest.mark.filterwarnings("ignore::skatr_sk.UnitsWarning")
 SMALL = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=1, device="cpu", random_state=0)
 
 
