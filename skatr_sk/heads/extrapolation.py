@@ -14,7 +14,7 @@ __all__ = ["at_the_edges", "warn_at_the_edges", "warn_beyond"]
 
 # Noise leads some predictions to an end of the range (a sigmoid of bounded ones never quite) and a
 # little beyond. Far is a share of its width; many are so many, and this share of all.
-_AT_AN_END, _FAR = 0.01, 0.1
+_AT_AN_END, _FAR = 0.01, 0.25
 _SEVERAL, _SHARE = 5, 0.2
 _MEND = "train on a wider range, or ask novelty(X) whether such light cones were seen"
 

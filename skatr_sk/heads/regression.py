@@ -371,7 +371,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             When summaries lie far outside those of ``fit``.
         ExtrapolationWarning
             When predictions lie at or beyond the range of the targets, or their bounds: any of
-            them by more than a tenth of its width, or a fifth of all and at least five.
+            them by more than a quarter of its width, or a fifth of all and at least five.
         """
         check_is_fitted(self)
         whole = self.backbone_ is not None

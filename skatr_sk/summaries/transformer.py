@@ -67,6 +67,7 @@ from skatr_sk.training.processes import is_first
 
 __all__ = ["SKATRTransformer"]
 
+_TOKENS_POOLED = 64  # fields whose tokens are pooled at a time
 _FEWEST_STEPS = 120  # of max_epochs="auto"; many fields take more, for each is seen once
 
 
@@ -632,8 +633,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Turn what `transform` gives into summaries that `seen_` is of; None where it cannot."""
         if self.pooling_ == "tokens":
             n_slices = count_slices(self.architecture_.grid_shape)
-            tokens = torch.from_numpy(summaries)
-            summaries = pool(tokens, self._pooling_seen, n_slices).numpy()
+            some = torch.from_numpy(summaries).split(_TOKENS_POOLED)
+            pooled = [pool(tokens, self._pooling_seen, n_slices) for tokens in some]
+            summaries = torch.cat(pooled).numpy()
         elif self.pooling_ != self._pooling_seen:
             return None
         if self.whitening_ is None and self._whitening_found is not None:

@@ -44,8 +44,9 @@ def test_predictions_beyond_the_range_are_counted_once():
         ([0.5] * 20, 0),
         ([1.02] * 2 + [0.5] * 18, 0),  # a little, by noise
         ([1.02], 0),
-        ([1.2], 1),
-        ([1.2] + [0.5] * 500, 1),
+        ([1.2], 0),
+        ([1.3], 1),
+        ([1.3] + [0.5] * 500, 1),
         ([1.0] * 10 + [0.5] * 10, 10),
         ([0.995] * 10, 10),  # a sigmoid never quite reaches the end
         ([np.inf], 1),
