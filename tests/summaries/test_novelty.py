@@ -9,10 +9,20 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 
-from skatr_sk import NeverSeenWarning, SKATRTransformer, load_model, save_model
+from skatr_sk import (
+    NeverSeenWarning,
+    SimulatedLightcones,
+    SKATRTransformer,
+    load_lightcones,
+    load_model,
+    save_model,
+)
+from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.summaries import cache_info, clear_cache
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
+from skatr_sk.summaries.weights import BUNDLED
 
 pytestmark = pytest.mark.filterwarnings("ignore::skatr_sk.UnitsWarning")
 SMALL = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=1, device="cpu", random_state=0)
@@ -248,6 +258,31 @@ def test_a_damaged_file(fitted, tmp_path):
     wrong.save(tmp_path / "skatr.safetensors")
     with pytest.raises(ValueError, match="seen.mean has shape"):
         SKATRTransformer.load(tmp_path / "skatr.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", BUNDLED)
+def test_what_bundled_weights_call_new(weights):
+    """Of what neither they nor their statistics were learned from; examples/run_novelty.py."""
+    grid = dict(field_shape=(14, 14, 90), block=(2, 2, 5))
+    usual = SimulatedLightcones(5080, random_state=1234, **grid)[5000:].read()
+    y = np.random.default_rng(0).uniform(*PRIOR_BOUNDS.T, size=(40, 6))
+    y[:, PARAMETER_NAMES.index("log10_L_X")] = 43
+    noise = np.random.default_rng(0).normal(0, 1000, usual.shape)
+    other = {"kelvin": usual / 1000, "reversed": usual[..., ::-1], "noise": noise}
+    other["x-rays"] = SimulatedLightcones(40, parameters=y, random_state=1, **grid).read()
+    skatr = SKATRTransformer(weights=weights).fit(usual)
+    assert not warned(lambda: skatr.transform(usual))
+    expected = skatr.novelty(usual)
+    assert (expected.tail_probability < 0.01).mean() <= 0.05
+    for name, X in other.items():
+        distance = skatr.novelty(X).distance
+        truth = np.repeat([0, 1], [len(usual), len(X)])
+        area = roc_auc_score(truth, np.concatenate([expected.distance, distance]))
+        assert area > 0.95, f"{name}: {area}"
+        assert len(warned(lambda X=X: skatr.transform(X))) == 1, name
+    real = load_lightcones().data
+    assert (skatr.novelty(real).tail_probability < 0.01).mean() <= 0.1
 
 
 def test_silence_by_the_class(fitted):
