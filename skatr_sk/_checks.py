@@ -32,11 +32,13 @@ __all__ = [
     "Choice",
     "CollapseWarning",
     "DivergenceWarning",
+    "ExtrapolationWarning",
     "Flag",
     "Instance",
     "Integer",
     "InvalidParameterError",
     "Kind",
+    "NeverSeenWarning",
     "NoEffectWarning",
     "PathLike",
     "PlaceWarning",
@@ -90,6 +92,14 @@ class PriorWarning(UserWarning):
     """True parameters lie outside the prior of a posterior, where its density is zero."""
 
 
+class NeverSeenWarning(UserWarning):
+    """Light cones, or their summaries, lie far outside all that a network was trained on."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """Predictions lie at or beyond the range of the parameters that a network was trained on."""
+
+
 class PlaceWarning(UserWarning):
     """A JEPA predicts no better than what all light cones share at a redshift."""
 
@@ -119,8 +129,9 @@ _WARNINGS = (
     CollapseWarning,
 )
 _OF_TRAINING = (ShortTrainingWarning, DivergenceWarning, CheckpointWarning)
+_OF_USE = (NeverSeenWarning, ExtrapolationWarning)
 # Users catch and filter these by the name under which they are public.
-for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING):
+for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING, *_OF_USE):
     _shown.__module__ = "skatr_sk"
 
 

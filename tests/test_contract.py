@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import joblib
@@ -21,6 +22,7 @@ from sklearn.utils import get_tags
 from skatr_sk import (
     LightconeRegressor,
     LightconeResampler,
+    NeverSeenWarning,
     NoiseTransformer,
     PosteriorEstimator,
     PowerSpectrumTransformer,
@@ -126,6 +128,16 @@ class TestEstimator:
         X, y = draw(case, other=True)
         again = output(fitted(case).fit(X, y), X)
         np.testing.assert_array_equal(again, output(make(case).fit(X, y), X))
+
+    def test_what_was_never_seen_is_said_once(self, case, models):
+        X, _ = draw(case)
+        counts = []
+        for given in (X, 300 * X):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                output(models[case], given)
+            counts.append(sum(w.category is NeverSeenWarning for w in caught))
+        assert counts == [0, case != "joint"]  # with a backbone summaries are not kept
 
     def test_same_seed_same_result(self, case, models):
         X, _ = draw(case)

@@ -96,6 +96,15 @@ def test_pretrain_mini_makes_weights_and_tables_and_goes_on(tmp_path, monkeypatc
         script.main(command)
 
 
+@pytest.mark.slow
+def test_novelty_in_a_small_size(tmp_path, capsys):
+    load("run_novelty").main([str(tmp_path), "--quick", "--weights", "mini-lr"])
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("white noise of 1 K")]
+    assert [row.split()[-3:-1] for row in rows] == [["1.000", "100.0%"]]
+    assert SKATRTransformer.load(tmp_path / "weights" / "mini-lr.safetensors").seen_ is not None
+
+
 def test_tables_compare_ways_on_the_same_labels(tmp_path):
     script = load("run_pretrain_mini")
     folder = script.Folder(tmp_path, script.QUICK, stand_in=True, core_hours=1)

@@ -55,6 +55,7 @@ QUESTIONS = {"isinstance", "getattr", "hasattr", "type"}
 RAISED_BY_ALL = {"InvalidParameterError", "NoEffectWarning", "PriorWarning", "UnitsWarning"}
 RAISED_BY_ALL |= {"AssumedGridWarning"}
 RAISED_BY_ALL |= {"PlaceWarning", "ShortTrainingWarning", "DivergenceWarning", "CheckpointWarning"}
+RAISED_BY_ALL |= {"NeverSeenWarning", "ExtrapolationWarning"}
 # The only module that tells one objective's name from another's.
 OBJECTIVES = "skatr_sk.summaries.objectives.__init__"
 

@@ -19,12 +19,13 @@ __all__ = [
 ]
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skatr_sk._checks import Integer, check_options
+from skatr_sk._checks import Integer, NeverSeenWarning, check_options
 from skatr_sk.evaluation.arrays import Floats, check_samples, in_batches, not_finite, real_array
 from skatr_sk.training.seeds import entropy_of
 
@@ -312,7 +313,10 @@ def posterior_draws(
     if y is None:
         return samples, None
     options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
-    return samples, highest_density_levels(each, final.log_prob(X, y), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NeverSeenWarning)  # the draws have said it
+        at_truth = final.log_prob(X, y)
+    return samples, highest_density_levels(each, at_truth, **options)
 
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:

@@ -19,6 +19,7 @@ from skatr_sk._checks import (
     Bounds,
     Choice,
     Flag,
+    Instance,
     Integer,
     Kind,
     Problems,
@@ -34,6 +35,7 @@ from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.parameters import PARAMETERS
+from skatr_sk.summaries.novelty import SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
@@ -68,6 +70,8 @@ HEAD_DOCS = TRAINING_DOCS | {
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
             Mean and standard deviation of the features, over all tokens of the rows that train a
             network.
+        seen_ : SeenSummaries or None
+            Where the summaries of ``fit`` lie, of tokens their means; None of fewer than six.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -119,6 +123,7 @@ class SummaryHead(TrainedEstimator):
         "_one_dimensional": Flag(),
         "summary_mean_": FLOATS,
         "summary_scale_": FLOATS,
+        "seen_": Instance(SeenSummaries, expected="statistics of summaries", optional=True),
     }
 
     def _check_stored(self, problems: Problems) -> None:
@@ -133,6 +138,16 @@ class SummaryHead(TrainedEstimator):
                 problems.add(name, f"shape {self.field_shape_in_[-1:]}", found)
         if not (self.summary_scale_ > 0).all():
             problems.add("summary_scale_", "numbers > 0", float(self.summary_scale_.min()))
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if (seen := state.get("seen_")) is not None:
+            state["seen_"] = dict(vars(seen))
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(found := state.get("seen_"), dict):
+            state["seen_"] = seen_of(found, state["field_shape_in_"][-1])
+        return state
 
     @with_callbacks
     @torch_defaults()
@@ -297,7 +312,16 @@ class SummaryHead(TrainedEstimator):
         check_finite_rows(checked, "X", "summaries")
         if reset:
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
-        return ArrayFields(checked)
+        summaries = ArrayFields(checked)
+        if not fitted and (seen := getattr(self, "seen_", None)) is not None:  # old files have none
+            warn_never_seen(
+                f"{type(self).__name__}: X",
+                "summaries like those of fit",
+                seen.novelty(_one_each(summaries)),
+                "parameters of what a network has never seen are a guess; compare with its light "
+                "cones, or fit on others like these",
+            )
+        return summaries
 
     def _check_bounds(self, name: str, kind: Bounds, targets: NDArray[Any]) -> Floats | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
@@ -356,6 +380,7 @@ class SummaryHead(TrainedEstimator):
     ) -> list[_Module]:
         """Learn the standardisation of summaries, one for all members, and train each of these."""
         summaries, targets = data
+        self.seen_: SeenSummaries | None = SeenSummaries.learn(_one_each(summaries))
         trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
         self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
         X = torch.empty(summaries.shape)
@@ -446,6 +471,12 @@ class SummaryHead(TrainedEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "history_")
+
+
+def _one_each(summaries: Fields) -> NDArray[Any]:
+    """Return summaries (n, n_summary) as they are, of tokens their means."""
+    values = summaries.read()
+    return values if values.ndim == 2 else values.mean(axis=1, dtype=np.float64)
 
 
 def _mend_of(targets: Floats, bounds: Floats, outside: NDArray[np.bool_]) -> str:

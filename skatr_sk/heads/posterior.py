@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -42,6 +42,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
+from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
@@ -246,12 +247,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             problems.add("n_parameters_", "1, as the targets were 1-D", n)
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._pack(state)
         if "net_" in state:
             state["net_"] = pack(state["net_"])
             state["prior_transform_"] = asdict(state["prior_transform_"])
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._unpack(state)
         if isinstance(state.get("net_"), dict):
             state["net_"] = unpack(state["net_"], of_flows=True)
             state["prior_transform_"] = PriorTransform(**state["prior_transform_"])
@@ -494,6 +497,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         -------
         ndarray of shape (n, n_samples, n_parameters), float64
             In the parameters' units; strictly inside the prior box.
+
+        Warns
+        -----
+        NeverSeenWarning
+            When summaries lie far outside those of ``fit``. So do all other methods that take them.
+        ExtrapolationWarning
+            When a fifth of the posteriors, and at least five, have most of their samples within
+            1 % of an edge of the prior box.
         """
         return self.sample_log_prob(X, n_samples, random_state=random_state)[0]
 
@@ -519,6 +530,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
+        piled: list[NDArray[np.bool_]] = []
         whose = np.zeros(log_prob.shape, dtype=np.int64)
         if several := len(self.net_) > 1:
             whose[...] = generator.integers(len(self.net_), size=whose.shape)
@@ -541,7 +553,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
             for found in (samples[at], log_prob[at]):
                 self._check_found(found, summaries, "density", at[0].start)
+            if at[1].stop == n_samples:
+                piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
+        self._warn_of_edges(piled)
         return samples, log_prob
+
+    def _warn_of_edges(self, piled: list[NDArray[np.bool_]]) -> None:
+        warn_at_the_edges("PosteriorEstimator", np.concatenate(piled), self.parameter_names_)
 
     @torch_defaults()
     def predict_quantiles(
@@ -617,6 +635,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         # Each member has an equal share, of points that follow each other: these are evenly spread.
         whose = torch.arange(n_samples).remainder(len(self.net_)).sort().values
         parts: list[Floats] = []
+        piled: list[NDArray[np.bool_]] = []
         for (rows, columns), context, flow in self._passes(summaries, n_samples, double=True):
             device, n = context.shift.device, context.shift.shape[1]
             inputs = noise[columns].to(device).expand(n, -1, -1)
@@ -625,8 +644,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             points = self.prior_transform_.from_free(free.cpu().numpy())
             parts.append(self._check_found(points, summaries, "posterior", rows.start))
             if columns.stop == n_samples:
-                yield np.concatenate(parts, axis=1)
-                parts = []
+                whole, parts = np.concatenate(parts, axis=1), []
+                piled.append(at_the_edges(whole, self.prior_bounds_))
+                yield whole
+        self._warn_of_edges(piled)
 
     def _passes(
         self, summaries: Fields, n_samples: int, *, double: bool

@@ -31,6 +31,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import ArrayFields, Fields, check_fields
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
 from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
+from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
 from skatr_sk.heads.networks import pack, unpack
 from skatr_sk.heads.prior_transform import Floats
@@ -223,6 +224,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             problems.add("scaling_", "one parameter, as the targets were 1-D", len(low))
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._pack(state)
         if "head_" in state:
             head = state["head_"]
             whole = isinstance(head, EncoderWithHead)
@@ -232,6 +234,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        state = super()._unpack(state)
         if isinstance(state.get("head_"), dict):
             packed, backbone = dict(state["head_"]), state["backbone_"]
             seen = packed.pop("seen", None)
@@ -286,7 +289,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self.backbone_: SKATRTransformer | None = None
         self.network_weight_ = 1.0
         if whole:
-            for stale in ("summary_mean_", "summary_scale_"):  # of an earlier fit
+            for stale in ("summary_mean_", "summary_scale_", "seen_"):  # of an earlier fit
                 self.__dict__.pop(stale, None)
             data = fields, unit, rows
             self.head_, self.backbone_ = fit_end_to_end(self, data, make_head, criterion)
@@ -361,6 +364,14 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             In the shape of the targets of ``fit``.
         std : ndarray of the same shape
             Only with `return_std`.
+
+        Warns
+        -----
+        NeverSeenWarning
+            When summaries lie far outside those of ``fit``.
+        ExtrapolationWarning
+            When predictions lie at or beyond the range of the targets, or their bounds: any of
+            them by more than a quarter of its width, or a fifth of all and at least five.
         """
         check_is_fitted(self)
         whole = self.backbone_ is not None
@@ -377,6 +388,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             outputs = self._outputs(head, fields)
         self._check_found(outputs.numpy(), fields, "prediction")
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
+        names = getattr(self, "parameter_names_", None) or parameter_names(None, None, len(unit.T))
+        of = "the range of the training targets" if self.target_bounds is None else "target_bounds"
+        # Constants come back as they were.
+        scaled = np.where(self.scaling_.width > 0, unit.numpy(), np.nan)
+        warn_beyond("LightconeRegressor", scaled, of, names)
         values = self.scaling_.from_unit(unit.numpy())
         if head.bounded:  # rounding could lead beyond an end
             values = np.clip(values, self.scaling_.low, self.scaling_.high)

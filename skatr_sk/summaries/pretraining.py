@@ -20,6 +20,7 @@ from skatr_sk.summaries.augmentation import Augmentation, name_of
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels
 from skatr_sk.summaries.masking import sample_regions
+from skatr_sk.summaries.novelty import SeenSummaries
 from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.objectives.regions import RegionObjective
 from skatr_sk.summaries.views import PatchViews
@@ -39,7 +40,7 @@ from skatr_sk.training.trainer import train
 if TYPE_CHECKING:
     from skatr_sk.summaries.transformer import SKATRTransformer
 
-__all__ = ["EffectiveRank", "Hooks", "pretrain"]
+__all__ = ["EffectiveRank", "Hooks", "learn_from_summaries", "pretrain"]
 
 # Summaries are watched on the validation fields. Where these are few, training fields join them:
 # the rank of few fields is small whatever the encoder.
@@ -48,6 +49,7 @@ _FEWEST_WATCHED = 128
 _MOST_HELD = 30_000_000  # voxels of fields that are held in memory, for they are read repeatedly
 _MOST_WHITENED = 1024  # fields whose summaries and regions say how to whiten,
 _FEWEST_WHITENED = 16  # and fewest
+_MOST_SEEN = 512  # whose summaries say where such lie, where none are whitened
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
 # Between light cones, healthy summaries differ by 1 to 30 % of their size on Gaussian random
@@ -163,10 +165,9 @@ def pretrain(
     wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
     if start is not None and start.pooling == pooling and transformer.whiten:
         if not wanted or len(history) == len(start.history):  # none to learn anew, or nothing new
-            return replace(frozen, whitening=start.whitening)
-    if not wanted:
-        return frozen
-    return replace(frozen, whitening=_learn_whitening(transformer, frozen, beside, train_rows))
+            frozen, wanted = replace(frozen, whitening=start.whitening), False
+    unseen = held, rows[: len(valid_rows)]
+    return learn_from_summaries(transformer, frozen, (beside, train_rows), unseen, whiten=wanted)
 
 
 def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
@@ -186,12 +187,23 @@ def _is_whitened(
     return bool(transformer.whiten)
 
 
-def _learn_whitening(
-    transformer: SKATRTransformer, frozen: FrozenEncoder, fields: Fields, rows: np.ndarray
-) -> Whitening:
-    """Learn from some rows of the fields, and from two regions of the sky of each."""
-    if len(rows) > _MOST_WHITENED:
-        chosen = np.random.default_rng(0).choice(rows, size=_MOST_WHITENED, replace=False)
+def learn_from_summaries(
+    transformer: SKATRTransformer,
+    frozen: FrozenEncoder,
+    trained: tuple[Fields, np.ndarray],
+    unseen: tuple[Fields, np.ndarray],
+    *,
+    whiten: bool,
+) -> FrozenEncoder:
+    """Learn where the summaries of fields lie and, to `whiten`, how two regions of a sky differ.
+
+    The fields, and which rows of them, are those that were `trained` on, of which some are enough,
+    and `unseen` ones.
+    """
+    fields, rows = trained
+    most = _MOST_WHITENED if whiten else _MOST_SEEN
+    if len(rows) > most:
+        chosen = np.random.default_rng(0).choice(rows, size=most, replace=False)
         rows = np.sort(chosen)
     fields, rows = _held(fields, rows)
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
@@ -208,17 +220,24 @@ def _learn_whitening(
 
         return tokens
 
-    options: Any = dict(
-        rows=rows,
+    summarised = functools.partial(
+        encode,
         scaling=frozen.scaling,
         patch_size=frozen.architecture.patch_size,
-        pooling=frozen.pooling,
+        pooling=frozen.pooling if frozen.pooling != "tokens" else "mean",
         device=device,
         autocast=autocast(device, transformer.precision),
     )
-    summaries = [encode(part, fields, **options) for part in (encoder, region(0), region(1))]
+    seen = summarised(encoder, fields, rows=rows)
+    if whiten:
+        regions = (summarised(region(which), fields, rows=rows) for which in (0, 1))
+        frozen = replace(frozen, whitening=Whitening.learn(seen, *regions))
+    others, rows = unseen
+    held_out = summarised(encoder, others, rows=rows) if len(rows) else seen[:0]
     encoder.cpu()
-    return Whitening.learn(*summaries)
+    if (white := frozen.whitening) is not None:
+        seen, held_out = white(seen), white(held_out)
+    return replace(frozen, seen=SeenSummaries.learn(seen, held_out))
 
 
 def _identity(

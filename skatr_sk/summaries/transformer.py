@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -39,8 +40,9 @@ from skatr_sk.grid import Grid
 from skatr_sk.summaries.augmentation import AUGMENT
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.module import Summary
+from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
-from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
+from skatr_sk.summaries.pooling import POOLINGS, count_slices, pool, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.regridding import described, onto_grid_of
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -69,6 +71,7 @@ from skatr_sk.training.processes import is_first
 
 __all__ = ["SKATRTransformer"]
 
+_TOKENS_POOLED = 64  # fields whose tokens are pooled at a time
 _FEWEST_STEPS = 120  # of max_epochs="auto"; many fields take more, for each is seen once
 
 
@@ -216,6 +219,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         The mean and the matrix by which ``transform`` weighs what it has pooled, if it does.
     augmentation_ : str or None
         What the training did to its fields, by name; None of weights that do not say.
+    seen_ : SeenSummaries or None
+        Where the summaries of the training lie, for :meth:`novelty`; None of weights that do not
+        say.
     {history}
         Among these are ``effective_rank`` and ``effective_rank_at_init``: the rank of standardised
         mean tokens, whatever `pooling`, of the validation fields, topped up by training ones where
@@ -292,6 +298,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "_pooling_found": Choice(*POOLINGS),
         "_whitening_found": Instance(Whitening, expected="a whitening", optional=True),
         "augmentation_": AUGMENTATION,
+        "seen_": Instance(SeenSummaries, expected="statistics of summaries", optional=True),
     }
 
     def _check_stored(self, problems: Problems) -> None:
@@ -307,6 +314,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             state |= {name: asdict(state[name]) for name in ("architecture_", "scaling_")}
             if (whitening := state["_whitening_found"]) is not None:
                 state["_whitening_found"] = dict(vars(whitening))
+            if (seen := state.get("seen_")) is not None:
+                state["seen_"] = dict(vars(seen))
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -318,6 +327,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             found, pooling = state.get("_whitening_found"), state["_pooling_found"]
             if pooling in POOLINGS:  # else it is said with all that is wrong
                 state["_whitening_found"] = whitening_of(found, sizes, pooling)
+                n_summary = pooled_dim(sizes.embed_dim, pooling)
+                state["seen_"] = seen_of(state.get("seen_"), n_summary)
         return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
@@ -585,12 +596,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._pooling_found: str = frozen.pooling
         self._whitening_found: Whitening | None = frozen.whitening
         self.augmentation_: str | None = frozen.augmentation
+        self.seen_: SeenSummaries | None = frozen.seen
         _ = self.whitening_  # raises where it was asked for and is not there
 
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
+        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
         known = {  # an older file has none
+            "seen": self.seen_ if same else None,  # it is of other summaries otherwise
             "grid": getattr(self, "grid_in_", None),
             "augmentation": getattr(self, "augmentation_", None),
         }
@@ -632,20 +646,138 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         ndarray of shape (n, embed_dim), float32
             With ``pooling_`` "moments" of shape (n, 2 embed_dim), with "slices" (n, 3 embed_dim),
             with "tokens" (n, n_tokens, embed_dim).
+
+        Warns
+        -----
+        NeverSeenWarning
+            When summaries lie far outside those of the training (:meth:`novelty`).
         """
         check_is_fitted(self)
         self._check_parameters()
         wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
+        summaries = self._summarise(X, self._frozen())
+        comparable = self._comparable(summaries)
+        if comparable is not None and self.seen_ is not None:
+            warn_never_seen(
+                f"{type(self).__name__}: X",
+                "fields like those that the encoder was trained on",
+                self.seen_.novelty(comparable),
+                "look at their units, the order of their line of sight, and their parameters; "
+                "novelty(X) tells more",
+            )
+        return summaries
+
+    def _summarise(self, X: ArrayLike, frozen: FrozenEncoder) -> np.ndarray:
         if self.on_new_grid == "resample":
-            X = onto_grid_of(self._frozen(), X)
+            X = onto_grid_of(frozen, X)
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)
-        return summarise(
-            self._frozen(), fields, device, precision, self.cache, verbose=self.verbose
-        )
+        return summarise(frozen, fields, device, precision, self.cache, verbose=self.verbose)
+
+    @property
+    def _pooling_seen(self) -> str:
+        """How the summaries are pooled that `seen_` is of."""
+        return self._pooling_found if self._pooling_found != "tokens" else "mean"
+
+    def _comparable(self, summaries: np.ndarray) -> np.ndarray | None:
+        """Turn what `transform` gives into summaries that `seen_` is of; None where it cannot."""
+        if self.pooling_ == "tokens":
+            n_slices = count_slices(self.architecture_.grid_shape)
+            some = torch.from_numpy(summaries).split(_TOKENS_POOLED)
+            pooled = [pool(tokens, self._pooling_seen, n_slices) for tokens in some]
+            summaries = torch.cat(pooled).numpy()
+        elif self.pooling_ != self._pooling_seen:
+            return None
+        if self.whitening_ is None and self._whitening_found is not None:
+            return self._whitening_found(summaries)
+        return summaries
+
+    @torch_defaults()
+    def novelty(self, X: ArrayLike) -> Novelty:
+        """Say how far fields lie from those of the training, and how rare that is.
+
+        The distance is that of Mahalanobis between the summary and those of the training [1]_.
+        How far fields of the training kind lie was measured on some that were held out of it.
+        Whatever `pooling` and `whiten`, the summaries are those of the training.
+
+        Parameters
+        ----------
+        X : array-like or Fields of shape (n, *field_shape)
+            In mK, of the shape seen in ``fit``.
+
+        Returns
+        -------
+        distance : ndarray of shape (n,), float64
+            Root mean square of the deviations from the training, in standard deviations: about 1
+            for fields of its kind.
+        tail_probability : ndarray of shape (n,), float64
+            Share of unseen fields of the training kind that lie as far or farther, in (0, 1]. It
+            is extrapolated beyond nine tenths of the held-out ones: one of 1e-6 says that none
+            like it was ever seen, and no more.
+
+        Raises
+        ------
+        ValueError
+            When the weights do not say where the training lies, as those of before this method,
+            and those that were trained on fewer than six fields.
+
+        References
+        ----------
+        .. [1] Lee et al., "A simple unified framework for detecting out-of-distribution samples and
+           adversarial attacks", arXiv:1807.03888, equation 2, of one class.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skatr_sk import SKATRTransformer
+        >>> noise = np.random.default_rng(0).normal(0, 1000, size=(4, 14, 14, 90))  # of 1 K
+        >>> skatr = SKATRTransformer(weights="mini-lr").fit(noise)  # which it does not look at
+        >>> bool((skatr.novelty(noise).tail_probability < 1e-3).all())
+        True
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        if self.seen_ is None:
+            raise ValueError(
+                "novelty: expected weights that say where the summaries of their training lie, "
+                "found none that do; learn it by learn_novelty(X) from fields of that kind, or "
+                "fit again, on six fields or more."
+            )
+        return self.seen_.novelty(self._summarise(X, self._reference()))
+
+    @torch_defaults()
+    def learn_novelty(self, X: ArrayLike) -> Self:
+        """Learn anew what :meth:`novelty` compares with; the encoder stays as it is.
+
+        For weights that do not say where their training lies, or to compare with other fields,
+        such as the simulations of an inference.
+
+        Parameters
+        ----------
+        X : array-like or Fields of shape (n, *field_shape)
+            At least six, of which 2,048 are enough, in mK.
+
+        Returns
+        -------
+        self
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        summaries = self._summarise(X, self._reference())
+        seen = SeenSummaries.learn(summaries)
+        if seen is None:
+            raise ValueError(
+                f"X: expected at least six fields that differ, found {len(summaries)}; give more."
+            )
+        self.seen_ = seen
+        return self
+
+    def _reference(self) -> FrozenEncoder:
+        """Return what gives the summaries that `seen_` is of."""
+        return replace(self._frozen(), pooling=self._pooling_seen, whitening=self._whitening_found)
 
     if TYPE_CHECKING:  # scikit-learn's own has no types
 

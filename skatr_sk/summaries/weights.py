@@ -44,6 +44,7 @@ from skatr_sk._tensors import (
 from skatr_sk._version import __version__
 from skatr_sk.grid import Grid
 from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.novelty import SeenSummaries, seen_of, shapes_of_seen
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
@@ -76,7 +77,8 @@ _FORMAT = 2
 _DIGESTED = 2  # the first format that has a digest; files of format 1 are read without
 WEIGHTS_KEY = "skatr_sk"
 MODEL_KEY = "skatr_sk_model"  # of files that hold a whole estimator
-_WHITENING = "whitening."  # before the names of its arrays; they are there where it was learned
+# Before the names of arrays, which are there where they were learned.
+_WHITENING, _SEEN = "whitening.", "seen."
 _FOLDER = Path(__file__).with_name("weights")
 
 
@@ -232,18 +234,20 @@ class FrozenEncoder:
     history: list[dict[str, Any]]  # of the pre-training
     pooling: str = "mean"  # of the tokens, by its transformer
     whitening: Whitening | None = None  # of what is pooled so
+    seen: SeenSummaries | None = None  # where such summaries lie; of tokens, their means
     grid: Grid | None = None  # of the fields
     augmentation: str | None = None  # of the fields that it was trained on; None where not known
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all numbers that were learned, by their names in a file, on the CPU."""
-        tensors = dict(self.encoder.state_dict())
-        if self.whitening is not None:
-            parts = vars(self.whitening).items()
-            tensors |= {
-                _WHITENING + name: torch.from_numpy(values.copy()) for name, values in parts
-            }
+        """Return all numbers that a summary depends on, by their names in a file, on the CPU."""
+        tensors = dict(self.encoder.state_dict()) | _tensors_of(_WHITENING, self.whitening)
         return {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
+
+
+def _tensors_of(prefix: str, arrays: Any) -> dict[str, torch.Tensor]:
+    """Return what an object of arrays holds, by the names in a file; nothing of None."""
+    parts = {} if arrays is None else vars(arrays)
+    return {prefix + name: torch.from_numpy(values.copy()) for name, values in parts.items()}
 
 
 def _of_axes(least: int) -> Rule:
@@ -386,7 +390,8 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
     """
     header = _header(frozen)
     _checked(header, frozen.architecture.embed_dim)
-    write_tensors(path, WEIGHTS_KEY, header, frozen.tensors())
+    tensors = frozen.tensors() | _tensors_of(_SEEN, frozen.seen)
+    write_tensors(path, WEIGHTS_KEY, header, tensors)
 
 
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
@@ -417,6 +422,11 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         if whitened := any(name.startswith(_WHITENING) for name in stored.declared):
             shapes = _shapes_of_whitening(architecture, pooling)
             wanted |= {_WHITENING + name: Declared("F32", s) for name, s in shapes.items()}
+        parts_seen = {n: d for n, d in stored.declared.items() if n.startswith(_SEEN)}
+        found = {n.removeprefix(_SEEN): each.shape for n, each in parts_seen.items()}
+        n_summary = pooled_dim(architecture.embed_dim, pooling)
+        shapes_seen = shapes_of_seen(found, n_summary) if found else {}
+        wanted |= {_SEEN + name: Declared("F32", s) for name, s in shapes_seen.items()}
     if wrong := differences(wanted, stored.declared):
         raise ValueError(
             f"{stored.source} holds weights of another architecture than its header says "
@@ -425,8 +435,10 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     tensors = stored.read()
     with stored.usable("weights"):
         parts = {n: tensors.pop(_WHITENING + n).numpy() for n in shapes} if whitened else None
+        where = {n: tensors.pop(_SEEN + n).numpy() for n in shapes_seen} or None
         fill(encoder, tensors)
+        seen = seen_of(where, n_summary)
         whitening = whitening_of(parts, architecture, pooling)
     history, augmentation = stored.header["history"], stored.header.get("augmentation")
-    learned = architecture, scaling, encoder, history, pooling, whitening
+    learned = architecture, scaling, encoder, history, pooling, whitening, seen
     return FrozenEncoder(*learned, grid=grid, augmentation=augmentation)

@@ -1,18 +1,26 @@
-"""What the heads share: the members of an ensemble, their rows and their histories."""
+"""What the heads share: members of an ensemble, and summaries that were never seen."""
+
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import (
     InvalidParameterError,
     LightconeRegressor,
+    NeverSeenWarning,
     NoEffectWarning,
     PosteriorEstimator,
     SKATRTransformer,
+    load_model,
+    save_model,
 )
+from skatr_sk.evaluation import RecoveryDisplay, posterior_draws
 from skatr_sk.fields import as_fields
 from skatr_sk.heads.ridge import Ridge
 from tests.training.runs import Act, signals, without_seconds
@@ -229,3 +237,109 @@ def test_columns_of_validation_rows_are_those_of_y():
     with pytest.raises(ValueError, match="validation_data: expected the columns of y, a, b"):
         head.fit(X, y, validation_data=(X, y[["b", "a"]]))
     head.fit(X, y, validation_data=(X, y))
+
+
+# Never seen ---------------------------------------------------------------------------------------
+
+BOX = [[0.0, 1.0], [0.0, 1.0]]
+
+
+def warned(call):
+    """Messages of the NeverSeenWarnings of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in caught if issubclass(w.category, NeverSeenWarning)]
+
+
+def pairs(n=60, seed=0, dim=5):
+    """Summaries of parameters in the unit square."""
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(size=(n, 2))
+    mixed = np.random.default_rng(9).normal(size=(2, dim))
+    return (y @ mixed + 0.1 * rng.normal(size=(n, dim))).astype(np.float32), y
+
+
+def regressor(**parameters):
+    return LightconeRegressor(**dict(hidden_dims=(8,), max_epochs=5, random_state=0) | parameters)
+
+
+def posterior(**parameters):
+    small = dict(prior_bounds=BOX, n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=2)
+    return PosteriorEstimator(**small | dict(random_state=0) | parameters)
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return [regressor().fit(*pairs()), posterior().fit(*pairs())]
+
+
+def calls(head, X, y):
+    """All that is asked of a head."""
+    yield from (lambda: head.predict(X), lambda: head.score(X, y))
+    if isinstance(head, PosteriorEstimator):
+        yield lambda: head.predict(X, return_std=True, n_samples=8)
+        yield lambda: head.sample(X, 8)
+        yield lambda: head.sample_log_prob(X, 8)
+        yield lambda: head.log_prob(X, y)
+        yield lambda: head.predict_quantiles(X, n_samples=8)
+        yield lambda: head.information(X, y)
+        yield lambda: posterior_draws(head, X, y=y, n_samples=8, random_state=0)
+    yield lambda: RecoveryDisplay.from_estimator(head, X, y)
+
+
+def test_each_call_warns_once(heads):
+    X, y = pairs(30, seed=1)
+    far = X.copy()
+    far[3] += 50 * X.std(axis=0)
+    for head in heads:
+        for call in calls(head, X, y):
+            assert not warned(call)
+        for call in calls(head, far, y):
+            (message,) = warned(call)
+            assert f"{type(head).__name__}: X: expected summaries like those of fit, found 1 of 30 "
+            assert "worst rows 3, " in message
+
+
+def test_neither_fit_nor_its_validation_rows_warn():
+    X, y = pairs()
+    far = X + 1000
+    assert not warned(lambda: regressor().fit(X, y, validation_data=(far, y)))
+    head = regressor().fit(X, y)
+    assert not warned(lambda: head.fit(far, y))  # anew, on others
+    assert not warned(lambda: head.predict(far)) and warned(lambda: head.predict(X))
+
+
+def test_it_is_kept(heads, tmp_path):
+    X, _ = pairs(seed=1)
+    for head in heads:
+        head.save(tmp_path / "head")
+        save_model(make_pipeline(StandardScaler().fit(X), head), tmp_path / "pipe")
+        loaded, piped = type(head).load(tmp_path / "head"), load_model(tmp_path / "pipe")
+        assert warned(lambda loaded=loaded: loaded.predict(X + 100))
+        assert warned(lambda head=head: head.predict(X + 100)) == warned(
+            lambda loaded=loaded: loaded.predict(X + 100)
+        )
+        assert warned(lambda piped=piped: piped.predict(X + 100))
+        assert not hasattr(clone(head), "seen_")
+
+
+def test_models_of_before(heads):
+    X, _ = pairs()
+    for head in heads:
+        state = head.__getstate__()
+        del state["seen_"]
+        old = clone(head)
+        old.__setstate__(state)
+        assert not warned(lambda old=old: old.predict(X + 100))
+
+
+def test_tokens_and_few_rows():
+    X, y = pairs(40)
+    tokens = np.stack([X, X[:, ::-1]], axis=1)
+    head = regressor().fit(tokens, y)
+    assert not warned(lambda: head.predict(tokens)) and warned(lambda: head.predict(tokens + 100))
+    few = regressor(validation_fraction=0.3).fit(X[:5], y[:5])
+    assert few.seen_ is None and not warned(lambda: few.predict(X + 100))
+    eight = regressor().fit(X[:8], y[:8])
+    assert not warned(lambda: eight.predict(X[:8])) and warned(lambda: eight.predict(X + 100))

@@ -157,7 +157,9 @@ def test_the_header_is_plain_json(path, fitted):
     assert set(header["scaling"]) == {"softening", "offset", "scale", "subtract_mean"}
     assert header["scaling"]["scale"] == fitted.scaling_.scale
     assert header["history"] == fitted.history_
-    assert names == {*fitted.encoder_.state_dict(), "whitening.mean", "whitening.matrix"}
+    learned = {f"whitening.{name}" for name in vars(fitted.whitening_)}
+    learned |= {f"seen.{name}" for name in vars(fitted.seen_)}
+    assert names == {*fitted.encoder_.state_dict(), *learned}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 100, 0.5, -8, -1])

@@ -1,0 +1,293 @@
+"""Was it ever seen: distances to the summaries of a training, how rare they are, and warnings."""
+
+import dataclasses
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+
+from skatr_sk import (
+    NeverSeenWarning,
+    SimulatedLightcones,
+    SKATRTransformer,
+    load_lightcones,
+    load_model,
+    save_model,
+)
+from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
+from skatr_sk.summaries import cache_info, clear_cache
+from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
+from skatr_sk.summaries.weights import BUNDLED
+
+pytestmark = pytest.mark.filterwarnings("ignore::skatr_sk.UnitsWarning")
+SMALL = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=1, device="cpu", random_state=0)
+
+
+def draw(rng, n, dim=30, *, heavy=False):
+    """Summaries with a few strong directions and many weak ones, Gaussian or heavy-tailed."""
+    mixed = np.linalg.qr(np.random.default_rng(1).normal(size=(dim, dim)))[0]
+    scale = 3.0 * 0.8 ** np.arange(dim)
+    rows = rng.standard_t(4, size=(n, dim)) if heavy else rng.normal(size=(n, dim))
+    return 5.0 + rows * scale @ mixed
+
+
+def far(seen, rows):
+    return warned(lambda: warn_never_seen("X", "others", seen.novelty(rows), "mend"))
+
+
+def warned(call):
+    """Messages of the NeverSeenWarnings of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in caught if issubclass(w.category, NeverSeenWarning)]
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(("n", "n_held_out"), [(40, 0), (300, 0), (300, 200)])
+def test_tail_probabilities_are_calibrated(rng, n, n_held_out, heavy):
+    shares = []
+    for _ in range(20):
+        held_out = draw(rng, n_held_out, heavy=heavy)
+        seen = SeenSummaries.learn(draw(rng, n, heavy=heavy), held_out)
+        p = seen.novelty(draw(rng, 500, heavy=heavy)).tail_probability
+        shares.append([(p <= level).mean() for level in (0.5, 0.05, 0.001)])
+    half, twentieth, thousandth = np.mean(shares, axis=0)
+    assert (0.4 if n > 100 else 0.25) < half < 0.6  # few rows are said to know less
+    assert (0.025 if n > 100 else 0.005) < twentieth < 0.08
+    assert thousandth < 0.004
+
+
+def test_calls_on_the_training_kind_rarely_warn(rng):
+    n_warned = 0
+    for heavy in (False, True):
+        for n in (20, 200):
+            seen = SeenSummaries.learn(draw(rng, n, heavy=heavy))
+            n_warned += sum(bool(far(seen, draw(rng, m, heavy=heavy))) for m in 25 * [1, 2, 200])
+    assert n_warned <= 3  # of 300
+
+
+@pytest.mark.parametrize("n", [8, 20, 200])
+def test_fifty_deviations_are_far_in_every_direction(rng, n):
+    rows = draw(rng, n)
+    seen = SeenSummaries.learn(rows)
+    for direction in np.linalg.qr(rng.normal(size=(30, 30)))[0][:5]:
+        there = rows.mean(axis=0) + 50 * rows.std(axis=0).max() * direction
+        (message,) = far(seen, there[np.newaxis])
+        assert "found 1 of 1 rows" in message
+        everywhere = np.concatenate([rows, np.tile(there, (n, 1))])  # not hidden by many others
+        assert len(far(seen, everywhere)) == 1
+
+
+def test_the_message_counts_and_names_rows(rng):
+    seen = SeenSummaries.learn(draw(rng, 300))
+    rows = draw(rng, 50)
+    rows[[7, 31]] += [[100.0], [300.0]]
+    (message,) = far(seen, rows)
+    assert message.startswith("X: expected others, found 2 of 50 rows far from all of them")
+    assert "worst rows 31, 7, " in message and message.endswith("; mend.")
+
+
+def test_many_rows_that_are_a_little_far(rng):
+    """None by itself would be told from the training; all of them are no chance."""
+    seen = SeenSummaries.learn(draw(rng, 300))
+    rows = draw(rng, 4000)
+    p = seen.novelty(rows).tail_probability
+    rare = rows[(p < 0.01) & (p > 0.002)][:6]
+    assert len(rare) == 6
+    assert not far(seen, rare[:1]) and far(seen, rare)
+    assert not far(seen, np.concatenate([rare, draw(rng, 100)]))
+
+
+def test_units_and_constants_do_not_matter(rng):
+    rows, new = draw(rng, 100), draw(rng, 20)
+    unit = np.logspace(-6, 6, 30)
+    expected = SeenSummaries.learn(rows).novelty(new)
+    found = SeenSummaries.learn(rows * unit).novelty(new * unit)
+    np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-2)
+    padded, other = (np.pad(each, ((0, 0), (0, 2)), constant_values=3.0) for each in (rows, new))
+    other[:, -1] += 1e-6  # rounding
+    found = SeenSummaries.learn(padded).novelty(other)
+    np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-5)
+
+
+def test_too_little_to_learn_from(rng):
+    assert SeenSummaries.learn(draw(rng, 5)) is None
+    assert SeenSummaries.learn(np.ones((50, 3))) is None
+    for rows in (draw(rng, 6), np.repeat(draw(rng, 3), 4, axis=0), draw(rng, 50, dim=1)):
+        found = SeenSummaries.learn(rows).novelty(rows)
+        assert np.isfinite(found.distance).all()
+        assert ((found.tail_probability >= 0) & (found.tail_probability <= 1)).all()
+    assert SeenSummaries.learn(rows).novelty(rows[:0]).distance.shape == (0,)
+
+
+def test_farther_is_rarer(rng):
+    seen = SeenSummaries.learn(draw(rng, 300))
+    away = draw(rng, 1)[0] + np.linspace(0, 100, 200)[:, np.newaxis] * np.ones(30)
+    distance, p = seen.novelty(away)
+    assert (np.diff(p[np.argsort(distance)]) <= 1e-6).all() and p.min() < 1e-9
+
+
+def test_damaged_statistics_are_refused(rng):
+    parts = vars(SeenSummaries.learn(draw(rng, 50)))
+    assert seen_of(dict(parts), 30) is not None and seen_of(None, 30) is None
+    damages = {
+        "mean": lambda a: a[:-1],
+        "axes": lambda a: a.astype(np.float64),
+        "variances": lambda a: -a,
+        "distances": lambda a: a[::-1],
+        "inverse_scale": lambda a: a * np.nan,
+        "tail": lambda a: a * 0,
+    }
+    for name, damage in damages.items():
+        with pytest.raises(ValueError, match="seen"):
+            seen_of(parts | {name: damage(parts[name])}, 30)
+    with pytest.raises(ValueError, match="seen: expected arrays mean"):
+        seen_of({"mean": parts["mean"]}, 30)
+
+
+# The transformer ----------------------------------------------------------------------------------
+
+
+def fields(n=40, shape=(6, 6, 8), seed=0):
+    rng = np.random.default_rng(seed)
+    smooth = np.linspace(-40, 10, shape[-1]) * rng.uniform(0.7, 1.3, size=(n, *[1] * len(shape)))
+    return (smooth + rng.normal(0, 3, size=(n, *shape))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return SKATRTransformer(**SMALL).fit(fields())
+
+
+@pytest.mark.parametrize("shape", [(24,), (8, 6), (6, 6, 8)])
+@pytest.mark.parametrize("objective", ["jepa", "vicreg"])
+def test_what_was_never_seen(shape, objective):
+    skatr = SKATRTransformer(**SMALL, objective=objective).fit(fields(shape=shape))
+    new = fields(shape=shape, seed=1)
+    assert not warned(lambda: skatr.transform(new))
+    assert np.median(skatr.novelty(new).tail_probability) > 0.1
+    loud = np.random.default_rng(0).normal(0, 1000, size=new.shape).astype(np.float32)
+    assert (skatr.novelty(loud).tail_probability < 0.01).all()
+    (message,) = warned(lambda: skatr.transform(loud))
+    assert message.startswith("SKATRTransformer: X: expected fields like those that the encoder")
+
+
+def test_a_wrong_unit_and_a_reversed_line_of_sight(fitted):
+    new = fields(seed=1)
+    for wrong in (new / 1000, new[..., ::-1].copy()):
+        found = fitted.novelty(wrong)
+        assert isinstance(found, Novelty) and found.distance.shape == (len(new),)
+        assert len(warned(lambda wrong=wrong: fitted.transform(wrong))) == 1
+
+
+def test_whatever_transform_gives_it_is_the_same(fitted):
+    """Also from the cache, where nothing is computed."""
+    new = fields(seed=1)
+    expected = fitted.novelty(new)
+    for changed in (dict(whiten=False), dict(pooling="tokens"), dict(pooling="mean")):
+        skatr = clone(fitted).fit(fields()).set_params(**changed)
+        np.testing.assert_allclose(skatr.novelty(new).distance, expected.distance, rtol=1e-4)
+        # From its own summaries where these hold what was learned of.
+        can = changed.get("pooling") != "mean"
+        assert len(warned(lambda skatr=skatr: skatr.transform(new / 1000))) == can
+    clear_cache()
+    fitted.transform(new)
+    fitted.novelty(new)
+    assert cache_info().hits == cache_info().misses == len(new)
+    tokens = SKATRTransformer(**SMALL, pooling="tokens").fit(fields())
+    assert len(warned(lambda: tokens.transform(new / 1000))) == 1
+    assert (tokens.novelty(new / 1000).tail_probability < 0.01).all()
+
+
+def test_it_travels_with_the_weights(fitted, tmp_path):
+    new, path = fields(seed=1), tmp_path / "skatr.safetensors"
+    expected = fitted.novelty(new)
+    fitted.save(path)
+    save_model(fitted, tmp_path / "model")
+    joblib.dump(fitted, tmp_path / "joblib")
+    loaded = [SKATRTransformer.load(path), SKATRTransformer(weights=path).fit(new)]
+    loaded += [load_model(tmp_path / "model"), joblib.load(tmp_path / "joblib")]
+    for skatr in loaded:
+        np.testing.assert_array_equal(skatr.novelty(new), expected)
+        assert len(warned(lambda skatr=skatr: skatr.transform(new / 1000))) == 1
+    for changed in (dict(whiten=False), dict(pooling="mean")):  # it is of other summaries then
+        fitted.set_params(**changed).save(path)
+        fitted.set_params(whiten="auto", pooling="auto")
+        assert SKATRTransformer.load(path).seen_ is None
+
+
+def test_weights_that_do_not_say_it(fitted, tmp_path):
+    path, new = tmp_path / "old.safetensors", fields(seed=1)
+    fitted.save(path)
+    with safe_open(path, framework="np") as stream:
+        metadata = stream.metadata()
+        tensors = {n: stream.get_tensor(n) for n in stream.keys() if not n.startswith("seen.")}
+    metadata["skatr_sk"] = metadata["skatr_sk"].replace('"format": 2', '"format": 1')
+    del metadata["skatr_sk_digest"]
+    save_file(tensors, path, metadata=metadata)
+    old = SKATRTransformer.load(path)
+    np.testing.assert_array_equal(old.transform(new), fitted.transform(new))
+    assert not warned(lambda: old.transform(new / 1000))
+    with pytest.raises(ValueError, match=r"novelty: expected weights that say .* learn_novelty"):
+        old.novelty(new)
+    old.learn_novelty(fields()).save(path)
+    again = SKATRTransformer.load(path)
+    assert (again.novelty(new / 1000).tail_probability < 0.01).all()
+    with pytest.raises(ValueError, match="X: expected at least six fields that differ, found 3"):
+        old.learn_novelty(new[:3])
+
+
+def test_too_few_fields_say_nothing():
+    few = SKATRTransformer(**SMALL).fit(fields(4))
+    assert few.seen_ is None and not warned(lambda: few.transform(fields(4) / 1000))
+
+
+def test_a_damaged_file(fitted, tmp_path):
+    wrong = clone(fitted).fit(fields())
+    wrong.seen_ = dataclasses.replace(fitted.seen_, variances=-fitted.seen_.variances)
+    wrong.save(tmp_path / "skatr.safetensors")
+    with pytest.raises(ValueError, match="seen: expected variances > 0"):
+        SKATRTransformer.load(tmp_path / "skatr.safetensors")
+    wrong.seen_ = dataclasses.replace(fitted.seen_, mean=fitted.seen_.mean[:-1])
+    wrong.save(tmp_path / "skatr.safetensors")
+    with pytest.raises(ValueError, match="seen.mean has shape"):
+        SKATRTransformer.load(tmp_path / "skatr.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", BUNDLED)
+def test_what_bundled_weights_call_new(weights):
+    """Of what neither they nor their statistics were learned from; examples/run_novelty.py."""
+    grid = dict(field_shape=(14, 14, 90), block=(2, 2, 5))
+    usual = SimulatedLightcones(5080, random_state=1234, **grid)[5000:].read()
+    y = np.random.default_rng(0).uniform(*PRIOR_BOUNDS.T, size=(40, 6))
+    y[:, PARAMETER_NAMES.index("log10_L_X")] = 43
+    noise = np.random.default_rng(0).normal(0, 1000, usual.shape)
+    other = {"kelvin": usual / 1000, "reversed": usual[..., ::-1], "noise": noise}
+    other["x-rays"] = SimulatedLightcones(40, parameters=y, random_state=1, **grid).read()
+    skatr = SKATRTransformer(weights=weights).fit(usual)
+    assert not warned(lambda: skatr.transform(usual))
+    expected = skatr.novelty(usual)
+    assert (expected.tail_probability < 0.01).mean() <= 0.05
+    for name, X in other.items():
+        distance = skatr.novelty(X).distance
+        truth = np.repeat([0, 1], [len(usual), len(X)])
+        area = roc_auc_score(truth, np.concatenate([expected.distance, distance]))
+        assert area > 0.95, f"{name}: {area}"
+        assert len(warned(lambda X=X: skatr.transform(X))) == 1, name
+    real = load_lightcones().data
+    assert (skatr.novelty(real).tail_probability < 0.01).mean() <= 0.1
+
+
+def test_silence_by_the_class(fitted):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", NeverSeenWarning)
+        fitted.transform(fields(seed=1) * 100)
+    assert not [w for w in caught if w.category is NeverSeenWarning]
