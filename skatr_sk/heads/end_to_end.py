@@ -117,7 +117,8 @@ def fit_end_to_end(
     sets = [FieldDataset(fields, y, rows) for rows in split]
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
     shapes, augment = (sizes.field_shape, sizes.patch_size), transformer.augment
-    views = PatchViews(*shapes, scaling=scaling, augment=augment, seed=turns)
+    cut: dict[str, Any] = {"scaling": scaling, "voxels": sizes.voxels}
+    views = PatchViews(*shapes, **cut, augment=augment, seed=turns)
     options: dict[str, Any] = {"prepare": views, "n_workers": transformer.n_workers}
     options["identity"] = {}
     if regressor.checkpoint_dir is not None:
@@ -128,12 +129,11 @@ def fit_end_to_end(
     options["identity"] |= known_rows.identity()
     network = regressor._train((build, loss), known_rows.weighted(sets, split), seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
-    parameters = dataclasses.asdict(sizes) | {
+    parameters = sizes.parameters() | {
         "weights": None,
         "pooling": pooling,
         "whiten": False,  # it was of the summaries before
     }
-    del parameters["field_shape"]
     fitted = clone(transformer).set_params(**parameters)
     for name in ("field_shape_in_", "n_features_in_", "feature_names_in_"):
         if hasattr(regressor, name):
@@ -151,6 +151,7 @@ def predict_end_to_end(regressor: Any, fields: Fields) -> Tensor:
         fields,
         scaling=backbone.scaling_,
         patch_size=backbone.architecture_.patch_size,
+        voxels=backbone.architecture_.voxels,
         pooling="tokens",  # the network pools for itself
         device=device,
         autocast=autocast(device, regressor.precision),
