@@ -75,7 +75,8 @@ def adapted(
     problems.raise_if_any()
     shape = tuple(int(n) for n in field_shape)
     cells, first = (np.broadcast_to(each, rank).astype(float) for each in (cell_size, offset))
-    same = np.array(old.patch_size) / cells
+    old_patch = np.array(old.patch_size)
+    same = old_patch / cells
     if patch_size is None:
         patch_size = np.round(same).astype(int)
         if (abs(same - patch_size) > 1e-6 * same).any() or (patch_size < 1).any():
@@ -85,8 +86,8 @@ def adapted(
             problems.raise_if_any()
     patch = patch_size_for(shape, patch_size)
     # Where the centres of the new patches are, and how far apart, in patches of the old field.
-    step = patch * cells / old.patch_size
-    start = first / old.patch_size + (step - 1) / 2
+    step = patch * cells / old_patch
+    start = first / old_patch + (step - 1) / 2
     known = old.positions or tuple((0.0, float(n > 1)) for n in old.grid_shape)
     grid = tuple(n // p for n, p in zip(shape, patch, strict=True))
     for axis, (n, (_, unit)) in enumerate(zip(grid, known, strict=True)):
