@@ -606,7 +606,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> Self:
         """Train the patch embedding alone on fields, by the `objective`; all else is frozen.
 
-        For light cones of other cells (:meth:`adapted_to`, which see), other simulations or another
+        For light cones of other cells (after :meth:`adapted_to`), other simulations or another
         instrument, without labels unless the objective needs them. The embedding begins as it is,
         spread over the cells that were averaged. The parameters of the training count as in
         ``fit``, also beside `weights`; a whitening is learned anew.
@@ -629,15 +629,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
         Examples
         --------
-        >>> from skatr_sk import SKATRTransformer, SimulatedLightcones
-        >>> cones = SimulatedLightcones(8, field_shape=(8, 8, 20), random_state=0)
+        An encoder of light cones of 7 x 7 x 90 cells learns to see those of 14 x 14 x 90:
+
+        >>> from skatr_sk import SKATRTransformer, load_lightcones
+        >>> from skatr_sk.lightcones import coarsen
+        >>> fine = load_lightcones().data[:8]
         >>> skatr = SKATRTransformer(
-        ...     patch_size=(2, 2, 5), embed_dim=16, depth=1, max_epochs=1, random_state=0
-        ... ).fit(cones)
-        >>> finer = SimulatedLightcones(
-        ...     8, field_shape=(16, 16, 40), cell_size=100 / 28, random_state=0
-        ... )
-        >>> skatr.adapted_to((16, 16, 40), cell_size=0.5).adapt(finer).transform(finer).shape
+        ...     patch_size=(1, 1, 30), embed_dim=16, depth=1, max_epochs=1, random_state=0
+        ... ).fit(coarsen(fine, (2, 2, 1)))
+        >>> finer = skatr.adapted_to((14, 14, 90), cell_size=(0.5, 0.5, 1))
+        >>> finer.adapt(fine).transform(fine).shape
         (8, 48)
         """
         check_is_fitted(self)
