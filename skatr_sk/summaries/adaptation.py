@@ -31,24 +31,22 @@ __all__ = ["adapted", "with_own_embedding"]
 _LOGGER = logging.getLogger("skatr_sk.summaries")
 
 
-def _each(kind: Rule, *, also: str) -> Rule:
-    """Values of a kind: one for each axis, or one for all where `also` names it."""
+def _each(kind: Rule, *, shared: bool) -> Rule:
+    """Values of a kind: one for each axis, or where they may be `shared`, one for all."""
 
     def holds(value: Any) -> bool:
         several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-        parts = list(value) if several else [value] * bool(also)
+        parts = list(value) if several else [value] * shared
         return len(parts) > 0 and all(kind.fault(part) is None for part in parts)
 
-    return Rule(
-        holds, f"{also}{kind.expected.removeprefix('an ').removeprefix('a ')} for each axis"
-    )
+    return Rule(holds, f"{kind.expected} for each axis{', or one for all' * shared}")
 
 
 _TABLE: dict[str, Kind] = {
-    "field_shape": _each(Integer(1), also=""),
-    "patch_size": replace(_each(Integer(1), also="one, or an "), optional=True),
-    "cell_size": _each(Real("(0, inf)"), also="one, or a "),
-    "offset": _each(Real("(-inf, inf)"), also="one, or a "),
+    "field_shape": _each(Integer(1), shared=False),
+    "patch_size": replace(_each(Integer(1), shared=True), optional=True),
+    "cell_size": _each(Real("(0, inf)"), shared=True),
+    "offset": _each(Real("(-inf, inf)"), shared=True),
 }
 
 
@@ -85,9 +83,10 @@ def adapted(
             problems.add("patch_size", f"{expected}cells", found)
             problems.raise_if_any()
     patch = patch_size_for(shape, patch_size)
-    # Where the centres of the new patches are, and how far apart, in patches of the old field.
-    step = patch * cells / old_patch
-    start = first / old_patch + (step - 1) / 2
+    # How far apart the centres of the new patches are, and where the first is, in patches of the
+    # old field; rounded, for three thirds are one.
+    step = np.round(patch * cells / old_patch, 9)
+    start = np.round(first / old_patch, 9) + (step - 1) / 2
     known = old.positions or tuple((0.0, float(n > 1)) for n in old.grid_shape)
     grid = tuple(n // p for n, p in zip(shape, patch, strict=True))
     for axis, (n, (_, unit)) in enumerate(zip(grid, known, strict=True)):
@@ -112,13 +111,11 @@ def adapted(
     code.load_state_dict(encoder.position.state_dict())
     encoder.position, encoder.n_slices = code.requires_grad_(False).eval(), count_slices(grid)
     # Summaries of the same line of sight in patches of the same size are distributed alike.
-    whitening, sight = frozen.whitening, positions[-1:] * (rank == 3)
-    if (step != 1).any() or (sight != known[-1:] or grid[-1:] != old.grid_shape[-1:]) * (rank == 3):
-        whitening = None
+    sight = rank != 3 or (positions[-1], grid[-1]) == (known[-1], old.grid_shape[-1])
+    whitening = frozen.whitening if sight and (step == 1).all() else None
     if whitening is not frozen.whitening:
-        _LOGGER.info(
-            "%s: another line of sight or size of patches, the whitening is left out", owner
-        )
+        message = "%s: another line of sight or size of patches; the whitening is left out"
+        _LOGGER.info(message, owner)
     return replace(frozen, architecture=architecture, encoder=encoder, whitening=whitening)
 
 

@@ -609,8 +609,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         For light cones of other cells (after :meth:`adapted_to`), other simulations or another
         instrument, without labels unless the objective needs them. The embedding begins as it is,
         spread over the cells that were averaged. The parameters of the training count as in
-        ``fit``, also beside `weights`; a whitening is learned anew. A clone knows nothing of it: save
-        the transformer, or hand it on in ``FrozenEstimator``.
+        ``fit``, also beside `weights`; a whitening is learned anew. A clone knows nothing of it:
+        save the transformer, or hand it on in ``FrozenEstimator``.
 
         Parameters
         ----------

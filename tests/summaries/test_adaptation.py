@@ -204,17 +204,23 @@ def test_a_regressor_takes_it_as_its_backbone():
 
 WRONG = {
     "of two axes": (dict(field_shape=(8, 6, 4)), "field_shape: expected 2 numbers"),
-    "no shape": (dict(field_shape=8), "field_shape: expected integer >= 1 for each axis"),
-    "no cells": (dict(field_shape=(8, 0)), "field_shape: expected integer >= 1"),
+    "no shape": (
+        dict(field_shape=8),
+        "field_shape: expected an integer >= 1 for each axis, found 8",
+    ),
+    "no cells": (dict(field_shape=(8, 0)), "field_shape: expected an integer >= 1"),
     "words": (dict(field_shape="86"), "field_shape: expected"),
-    "patch": (dict(patch_size="auto"), "patch_size: expected one, or an integer >= 1"),
+    "patch": (
+        dict(patch_size="auto"),
+        "patch_size: expected an integer >= 1 for each axis, or one for all or None",
+    ),
     "patches": (dict(patch_size=(2, 3, 1)), "patch_size: expected 2 numbers"),
     "no divisor": (dict(patch_size=(5, 3)), "patch_size: expected divisors .* axis 0"),
-    "cell": (dict(cell_size=0), "cell_size: expected one, or a number in"),
+    "cell": (dict(cell_size=0), "cell_size: expected a number in"),
     "cells": (dict(cell_size=(1, 1, 1)), "cell_size: expected 2 numbers"),
     "no number": (dict(cell_size=np.nan), "cell_size: expected"),
     "no whole number": (dict(cell_size=0.7), "patch_size: .*no whole numbers of cells"),
-    "offset": (dict(offset=(0, np.inf)), "offset: expected one, or a number"),
+    "offset": (dict(offset=(0, np.inf)), "offset: expected a number in"),
 }
 
 
