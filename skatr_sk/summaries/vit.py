@@ -21,10 +21,10 @@ from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
 
-# Of larger fields the activations of a step are not kept for its gradient but computed anew. The
-# published sizes have 2303 tokens at low, and 10,000 at full resolution.
+# Of fields of more patches the activations of a step are not kept for its gradient but computed
+# anew. The published sizes have 2303 patches at low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
-_VOXELS_EMBEDDED = 4_000_000  # of each field at a time
+_VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         def embedded(part: Tensor) -> Tensor:
             return self.embed(part if index is None else gather_tokens(patches, part))
 
-        embeddings = [_kept_small(embedded, part, recompute and len(parts) > 1) for part in parts]
+        embeddings = [_kept_small(embedded, part, len(parts) > 1) for part in parts]
         tokens = embeddings[0] if len(parts) == 1 else torch.cat(embeddings, dim=1)
         return self.norm(through(self.blocks, tokens + code, recompute=recompute))
 
