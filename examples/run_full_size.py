@@ -18,7 +18,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,8 +228,8 @@ def main(arguments=None):
     if megabytes > MOST_MEGABYTES:
         raise SystemExit(f"{given.weights} is larger than {MOST_MEGABYTES} MB")
 
-    sizes = asdict(skatr.architecture_) | dict(pooling=skatr.pooling_, max_epochs=0, random_state=0)
-    del sizes["field_shape"]
+    sizes = skatr.architecture_.parameters()
+    sizes |= dict(pooling=skatr.pooling_, max_epochs=0, random_state=0)
     encoders = dict(jepa=skatr, random=SKATRTransformer(**sizes).fit(X))
     scores = {name: probe(each.transform(X), y) for name, each in encoders.items()}
     report.add("probe", labels=len(X) * 2 // 3, **scores)

@@ -119,8 +119,9 @@ def fit_end_to_end(
     y = torch.from_numpy(unit.astype(np.float32)).to(resolve_device(regressor.device))
     sets = [FieldDataset(seen, y, rows) for seen, rows in zip((fields, beside), split, strict=True)]
     turns = independent_seeds(seed, 3)[2]  # the first two are those of the training
+    cut: dict[str, Any] = {"patch_size": sizes.patch_size, "voxels": sizes.voxels}
     drawn: dict[str, Any] = {"augment": augmentation.turns, "change": augmentation.change}
-    views = PatchViews(sizes.field_shape, sizes.patch_size, scaling=scaling, seed=turns, **drawn)
+    views = PatchViews(sizes.field_shape, **cut, scaling=scaling, seed=turns, **drawn)
     options: dict[str, Any] = {"prepare": views, "n_workers": transformer.n_workers}
     options["identity"] = {}
     if regressor.checkpoint_dir is not None:
@@ -132,12 +133,11 @@ def fit_end_to_end(
     options["identity"] |= known_rows.identity()
     network = regressor._train((build, loss), known_rows.weighted(sets, split), seed, **options)
     # Its parameters say what it is, so that a clone has the same sizes.
-    parameters = dataclasses.asdict(sizes) | {
+    parameters = sizes.parameters() | {
         "weights": None,
         "pooling": pooling,
         "whiten": False,  # it was of the summaries before
     }
-    del parameters["field_shape"]
     fitted = clone(transformer).set_params(**parameters)
     for name in ("field_shape_in_", "n_features_in_", "feature_names_in_", "grid_in_"):
         if hasattr(regressor, name):
@@ -156,6 +156,7 @@ def predict_end_to_end(regressor: Any, fields: Fields) -> Tensor:
         fields,
         scaling=backbone.scaling_,
         patch_size=backbone.architecture_.patch_size,
+        voxels=backbone.architecture_.voxels,
         pooling="tokens",  # the network pools for itself
         device=device,
         autocast=autocast(device, regressor.precision),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EMBEDDINGS", "MomentEmbedding"]
+__all__ = ["EMBEDDINGS", "MomentEmbedding", "voxel_layer"]
 
 
 class MomentEmbedding(nn.Module):
@@ -38,3 +40,9 @@ class MomentEmbedding(nn.Module):
 
 
 EMBEDDINGS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "moments": MomentEmbedding}
+
+
+def voxel_layer(embedding: nn.Module) -> nn.Linear:
+    """Return the layer of an embedding that has a weight for each voxel of a patch."""
+    layer: Any = embedding.texture if isinstance(embedding, MomentEmbedding) else embedding
+    return layer

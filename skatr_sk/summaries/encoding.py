@@ -18,9 +18,10 @@ import torch
 
 from skatr_sk.fields import ArrayFields, Fields, check_finite_rows, warn_implausible
 from skatr_sk.summaries.cache import compute_once, recall_in
+from skatr_sk.summaries.patches import scaled_patches
 from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.vit import Encoder, patchify
+from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import FrozenEncoder
 from skatr_sk.training.batches import FieldDataset, Loader
 from skatr_sk.training.progress import watched
@@ -65,6 +66,7 @@ def summarise(
             rows=rows,
             scaling=frozen.scaling,
             patch_size=architecture.patch_size,
+            voxels=architecture.voxels,
             pooling=frozen.pooling,
             device=device,
             autocast=autocast,
@@ -108,7 +110,7 @@ def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
         lowered = torch.is_autocast_enabled(device.type)
     parts = {
         "numerics": _NUMERICS,
-        "architecture": dataclasses.asdict(frozen.architecture),
+        "architecture": frozen.architecture.described(),
         "scaling": dataclasses.asdict(frozen.scaling),
         "pooling": frozen.pooling,
         "precision": "bf16" if lowered else "float32",
@@ -131,6 +133,7 @@ def encode(
     *,
     scaling: BrightnessScaling,
     patch_size: Sequence[int],
+    voxels: Sequence[int] | None = None,
     pooling: str,
     device: torch.device,
     autocast: Any,
@@ -157,7 +160,8 @@ def encode(
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             if look and not (parts or fields.in_memory):
                 warn_implausible(ArrayFields(batch.numpy()), only_a_look=True)
-            patches = patchify(scaling(batch.to(device, non_blocking=True)), patch_size)
+            batch = batch.to(device, non_blocking=True)
+            patches = scaled_patches(batch, scaling, patch_size, voxels)
             parts.append(pool(encoder(patches).float(), pooling, n_slices).cpu())
             if tell is not None:
                 tell(len(batch))

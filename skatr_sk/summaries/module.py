@@ -7,9 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from skatr_sk.summaries.patches import scaled_patches
 from skatr_sk.summaries.pooling import pool
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.vit import Encoder, patchify
+from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.whitening import Whitening
 
 __all__ = ["Summary"]
@@ -35,9 +36,10 @@ class Summary(nn.Module):
         encoder: Encoder,
         pooling: str,
         whitening: Whitening | None = None,
+        voxels: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.scaling, self.field_shape = scaling, field_shape
+        self.scaling, self.field_shape, self.voxels = scaling, field_shape, voxels
         self.patch_size, self.pooling = patch_size, pooling
         self.encoder = copy.deepcopy(encoder).cpu()
         self.n_slices = encoder.n_slices
@@ -56,7 +58,7 @@ class Summary(nn.Module):
                 f"fields: expected shape (n, {', '.join(map(str, self.field_shape))}), found "
                 f"{tuple(fields.shape)}; a single field becomes one by fields[None]"
             )
-        patches = patchify(self.scaling(fields), self.patch_size)
+        patches = scaled_patches(fields, self.scaling, self.patch_size, self.voxels)
         summaries = pool(self.encoder(patches).float(), self.pooling, self.n_slices)
         if self.mean is None or self.matrix is None:
             return summaries

@@ -63,12 +63,15 @@ def pretrain(
     y: object = None,
     start: FrozenEncoder | None = None,
     given: Given | None = None,
+    *,
+    embedding_only: bool = False,
 ) -> FrozenEncoder:
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
     Labels `y` are looked at where the objective needs them; `given` may say which rows validate.
-    The encoder begins with random weights, or as that of `start`, whose scaling is kept then. A
-    CollapseWarning says when the summaries end on a handful of directions.
+    The encoder begins with random weights, or as that of `start`, whose scaling is kept then; with
+    `embedding_only` all but its patch embedding stays as it is there, and a whitening is learned
+    anew. A CollapseWarning says when the summaries end on a handful of directions.
     """
     objective = as_objective(transformer.objective)
 
@@ -107,7 +110,8 @@ def pretrain(
     watched = watched[: min(max(len(valid_rows), _FEWEST_WATCHED), _MOST_WATCHED)]
     held, rows = _held(beside, watched)
     # Whatever the pooling: mean tokens collapse first, and the ranks of runs can be compared.
-    options: Any = {"patch_size": architecture.patch_size, "pooling": "mean"}
+    cut: Any = {"patch_size": architecture.patch_size, "voxels": architecture.voxels}
+    options: Any = cut | {"pooling": "mean"}
     mean_tokens = functools.partial(encode, fields=held, rows=rows, scaling=scaling, **options)
     subject = (
         f"{type(transformer).__name__}: pre-training on {len(train_rows)} fields of "
@@ -122,11 +126,14 @@ def pretrain(
         identity = _identity(objective, fields, labels, pooling, start) | rows_of_fit.identity()
         if augmentation.change is not None:
             identity["augment"] = augmentation.name
+        if embedding_only:
+            identity["trained"] = "embedding"
         checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:
         encoder = copy.deepcopy(start.encoder) if start else architecture.build()
-        return objective.network(encoder.requires_grad_(True).train(), architecture, **sizes)
+        encoder.requires_grad_(not embedding_only).embed.requires_grad_(True)
+        return objective.network(encoder.train(), architecture, **sizes)
 
     n_parameters = 0 if targets is None else targets.shape[1]
     sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
@@ -140,7 +147,7 @@ def pretrain(
         schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
         prepare=PatchViews(
             architecture.field_shape,
-            architecture.patch_size,
+            **cut,
             scaling=scaling,
             augment=augmentation.turns,
             seed=views_seed,
@@ -164,7 +171,8 @@ def pretrain(
     frozen = replace(frozen, augmentation=augmentation.name)
     wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
     if start is not None and start.pooling == pooling and transformer.whiten:
-        if not wanted or len(history) == len(start.history):  # none to learn anew, or nothing new
+        unchanged = len(history) == len(start.history) and not embedding_only
+        if not wanted or unchanged:  # none to learn anew, or nothing new
             frozen, wanted = replace(frozen, whitening=start.whitening), False
     unseen = held, rows[: len(valid_rows)]
     return learn_from_summaries(transformer, frozen, (beside, train_rows), unseen, whiten=wanted)
@@ -224,6 +232,7 @@ def learn_from_summaries(
         encode,
         scaling=frozen.scaling,
         patch_size=frozen.architecture.patch_size,
+        voxels=frozen.architecture.voxels,
         pooling=frozen.pooling if frozen.pooling != "tokens" else "mean",
         device=device,
         autocast=autocast(device, transformer.precision),

@@ -18,6 +18,7 @@ __all__ = ["BrightnessScaling"]
 _CHUNK_VALUES = 4_000_000  # voxels held as float64 at a time while a scaling is learned
 _SAMPLE_VALUES = 10_000_000  # voxels that it is learned from at most,
 _FEWEST_SAMPLED = 64  # but never from fewer fields than these: voxels of one field are alike
+_MOST_HELD = 100_000_000  # voxels of these that are held in memory
 _BEYOND_MEDIAN = 100.0  # of absolute brightness: the deepest absorption is some 30 of it
 
 
@@ -61,7 +62,8 @@ class BrightnessScaling:
             fields = fields - fields.mean(dim=(1, 2), keepdim=True)
         if self.softening is not None:
             magnitude = fields.abs().div_(self.softening)
-            fields = magnitude.log1p_().mul_(fields.sign())  # ONNX has no copysign
+            scaled = magnitude.log1p_().mul_(fields.sign())  # ONNX has no copysign
+            return scaled.sub_(self.offset).div_(self.scale)
         return (fields - self.offset).div_(self.scale)
 
     @classmethod
@@ -90,7 +92,8 @@ class BrightnessScaling:
         most = max(_FEWEST_SAMPLED, _SAMPLE_VALUES // max(1, math.prod(fields.shape[1:])))
         if len(rows) > most:
             rows = np.sort(np.random.default_rng(0).choice(rows, size=most, replace=False))
-        if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED:  # they are read twice
+        held = len(rows) * math.prod(fields.shape[1:]) <= _MOST_HELD
+        if not fields.in_memory and len(rows) <= _FEWEST_SAMPLED and held:  # they are read twice
             fields, rows = ArrayFields(fields.read(rows)), np.arange(len(rows))
         chunks = functools.partial(_chunks, fields, rows, subtract_mean)
         limit = BEYOND_PHYSICS

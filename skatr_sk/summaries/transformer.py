@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn import get_config
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
@@ -37,6 +37,7 @@ from skatr_sk._checks import (
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
 from skatr_sk.grid import Grid
+from skatr_sk.summaries.adaptation import adapted, with_own_embedding
 from skatr_sk.summaries.augmentation import AUGMENT
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.module import Summary
@@ -311,7 +312,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
         if "encoder_" in state:
             state["encoder_"] = arrays_of(state["encoder_"])
-            state |= {name: asdict(state[name]) for name in ("architecture_", "scaling_")}
+            state["architecture_"] = state["architecture_"].described()
+            state["scaling_"] = asdict(state["scaling_"])
             if (whitening := state["_whitening_found"]) is not None:
                 state["_whitening_found"] = dict(vars(whitening))
             if (seen := state.get("seen_")) is not None:
@@ -568,6 +570,141 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 self._adopt(pretrain(self, fields, y, start, given))
         return self
 
+    @torch_defaults()
+    def adapted_to(
+        self,
+        field_shape: Sequence[int],
+        *,
+        patch_size: int | Sequence[int] | None = None,
+        cell_size: float | Sequence[float] = 1.0,
+        offset: float | Sequence[float] = 0.0,
+    ) -> Self:
+        """Return this fitted transformer for fields on another grid; nothing is trained.
+
+        Its position code has the same place for the same physical place, whatever the number of
+        patches. The cells of a patch are averaged to the voxels of the training, in mK: on a finer
+        grid with patches of the same physical size the summaries are those of the coarsened fields.
+        :meth:`adapt` trains an embedding of the cells themselves.
+
+        Parameters
+        ----------
+        field_shape : sequence of int
+            Cells of the new fields along each axis.
+        patch_size : int, sequence of int or None, default=None
+            Cells of a patch; each must divide its axis. None is the physical size of the patches
+            now. The code of patches of another physical size is that of their centres; their
+            structure looks larger or smaller to the encoder than it is.
+        cell_size : float or sequence of float, default=1.0
+            Size of the new cells along each axis, in cells of the fields now: 0.5 on a grid twice
+            as fine.
+        offset : float or sequence of float, default=0.0
+            Where the new fields begin along each axis, in cells of the fields now, such as a line
+            of sight that begins at another redshift.
+
+        Returns
+        -------
+        SKATRTransformer
+            Fitted, with ``weights=None``. A clone that is fitted pre-trains anew: in searches use
+            ``FrozenEstimator``, or save it.
+
+        Raises
+        ------
+        ValueError
+            When the parameters are not as expected, no whole number of cells makes a patch of the
+            same size, or an axis has several patches that had a single one in the training.
+
+        Notes
+        -----
+        The whitening is kept for the same line of sight in patches of the same physical size.
+        Elsewhere summaries are distributed otherwise: it is left out, and :meth:`adapt` learns
+        another. Positions beyond those of the training are extrapolated.
+
+        Examples
+        --------
+        The same light cones on a grid that is twice as fine:
+
+        >>> import numpy as np
+        >>> from skatr_sk import SKATRTransformer, load_lightcones
+        >>> cones = load_lightcones().data[:4].astype(np.float32)
+        >>> skatr = SKATRTransformer(weights="mini-lr").fit(cones)
+        >>> fine = skatr.adapted_to((28, 28, 180), cell_size=0.5)
+        >>> twice = cones.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+        >>> np.allclose(fine.transform(twice), skatr.transform(cones), atol=1e-3)
+        True
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        options: Any = {"patch_size": patch_size, "cell_size": cell_size, "offset": offset}
+        frozen = adapted(self._frozen(), field_shape, **options)
+        other: Self = clone(self).set_params(
+            weights=None,
+            subtract_mean=frozen.scaling.subtract_mean,
+            **frozen.architecture.parameters(),
+        )
+        other._adopt(frozen)
+        other.field_shape_in_ = frozen.architecture.field_shape
+        other.n_features_in_ = other.field_shape_in_[0]
+        return other
+
+    @with_callbacks
+    @torch_defaults()
+    def adapt(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        groups: ArrayLike | None = None,
+        validation_data: tuple[ArrayLike, object] | None = None,
+    ) -> Self:
+        """Train the patch embedding alone on fields, by the `objective`; all else is frozen.
+
+        For light cones of other cells (after :meth:`adapted_to`), other simulations or another
+        instrument, without labels unless the objective needs them. The embedding begins as it is,
+        spread over the cells that were averaged. The parameters of the training count as in
+        ``fit``, also beside `weights`; a whitening is learned anew. A clone knows nothing of it:
+        save the transformer, or hand it on in ``FrozenEstimator``.
+
+        Parameters
+        ----------
+        X : array-like or Fields of shape (n, *field_shape)
+            In mK, of the shape that the transformer is for now.
+        y, groups, validation_data
+            As in ``fit``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When parameters or `X` are not as expected; nothing is changed then.
+
+        Examples
+        --------
+        An encoder of light cones of 7 x 7 x 90 cells learns to see those of 14 x 14 x 90:
+
+        >>> from skatr_sk import SKATRTransformer, load_lightcones
+        >>> from skatr_sk.lightcones import coarsen
+        >>> fine = load_lightcones().data[:8]
+        >>> skatr = SKATRTransformer(
+        ...     patch_size=(1, 1, 30), embed_dim=16, depth=1, max_epochs=1, random_state=0
+        ... ).fit(coarsen(fine, (2, 2, 1)))
+        >>> finer = skatr.adapted_to((14, 14, 90), cell_size=(0.5, 0.5, 1))
+        >>> finer.adapt(fine).transform(fine).shape
+        (8, 48)
+        """
+        check_is_fitted(self)
+        with unchanged_on_error(self):
+            self._check_parameters()
+            fields = check_fields(self, X, reset=False, min_rows=2)
+            given = Given(groups, validation_data)
+            if not self._only_loads:
+                self._warn_of(given)
+            start = with_own_embedding(self._frozen())
+            self._adopt(pretrain(self, fields, y, start, given, embedding_only=True))
+        return self
+
     def _start(self) -> FrozenEncoder | None:
         """Return what is there before the training: what was learned, or weights, or nothing."""
         if self.warm_start and self.__sklearn_is_fitted__():
@@ -603,7 +740,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return what was learned, with the pooling that counts now."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
         same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
-        known = {  # an older file has none
+        known: dict[str, Any] = {  # an older file has none
             "seen": self.seen_ if same else None,  # it is of other summaries otherwise
             "grid": getattr(self, "grid_in_", None),
             "augmentation": getattr(self, "augmentation_", None),
@@ -831,7 +968,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._check_parameters()
         sizes = self.architecture_
         known = self.scaling_, sizes.field_shape, sizes.patch_size, self.encoder_
-        return Summary(*known, self.pooling_, self.whitening_)
+        return Summary(*known, self.pooling_, self.whitening_, sizes.voxels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frozen encoder, its scaling and its history as one safetensors file.

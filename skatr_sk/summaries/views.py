@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from skatr_sk.summaries.patches import scaled_patches
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.vit import patchify
 
 __all__ = ["Pairs", "PatchViews", "apply_symmetries", "sky_symmetries"]
 
@@ -22,11 +22,11 @@ class PatchViews:
 
     With `augment` each training field is turned by a sky symmetry of its own, before its patches
     are numbered, so that an index names a patch of the turned field. ``change(fields, generator)``,
-    where it is given, then does more to them. `seed` is that of all that is drawn.
-    ``draw(n, grid_shape, generator)``, where it is given, returns what is drawn for a batch of
-    ``n`` fields, such as pairs of index tensors: tensors in lists or tuples. Every validation pass
-    draws the same, so that the losses of epochs can be compared. The state of the attribute
-    ``generator`` is part of a checkpoint.
+    where it is given, then does more to them. Patches are averaged to `voxels` where these are
+    given. `seed` is that of all that is drawn. ``draw(n, grid_shape, generator)``, where it is
+    given, returns what is drawn for a batch of ``n`` fields, such as pairs of index tensors:
+    tensors in lists or tuples. Every validation pass draws the same, so that the losses of epochs
+    can be compared. The state of the attribute ``generator`` is part of a checkpoint.
     """
 
     def __init__(
@@ -38,11 +38,13 @@ class PatchViews:
         augment: bool,
         seed: int,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        voxels: Sequence[int] | None = None,
         draw: Callable[[int, Sequence[int], torch.Generator], Any] | None = None,
     ) -> None:
         self.patch_size = tuple(patch_size)
         self.grid_shape = tuple(n // p for n, p in zip(field_shape, patch_size, strict=True))
         self.scaling = scaling
+        self.voxels = voxels
         self.symmetries = sky_symmetries(field_shape)[: None if augment else 1]
         self.seed = seed
         self.change = change
@@ -62,7 +64,7 @@ class PatchViews:
             fields = apply_symmetries(fields, symmetries, which.to(fields.device))
         if training and self.change is not None:
             fields = self.change(fields, self.generator)
-        patches = patchify(self.scaling(fields), self.patch_size)
+        patches = scaled_patches(fields, self.scaling, self.patch_size, self.voxels)
         if self.draw is None:
             return (patches,)
         if training:

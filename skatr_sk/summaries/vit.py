@@ -9,16 +9,22 @@ A field is cut into equal patches, and each patch's voxels, in a row, become a t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
+
+# Of fields of more patches the activations of a step are not kept for its gradient but computed
+# anew. The published sizes have 2303 patches at low, and 10,000 at full resolution.
+_MOST_KEPT = 4096
+_VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -55,14 +61,24 @@ class PositionCode(nn.Module):
     the cosine monotonic over the axis, up to pi / 2, which tells neighbours apart: every position
     has a code of its own at every grid size. Axes of a single patch get no features, the others at
     least two of the ``dim`` features.
+
+    On another grid than that of the training `positions` has, for each axis, the place of the first
+    patch and the distance of neighbours, in patches of the training. Axes of distance zero had a
+    single patch there, and get no features.
     """
 
     positions: Tensor
     axes: Tensor
 
-    def __init__(self, grid_shape: Sequence[int], dim: int) -> None:
+    def __init__(
+        self,
+        grid_shape: Sequence[int],
+        dim: int,
+        positions: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
         super().__init__()
-        coded = [axis for axis, n in enumerate(grid_shape) if n > 1] or [0]
+        places = positions or [(0.0, float(n > 1)) for n in grid_shape]
+        coded = [axis for axis, (_, step) in enumerate(places) if step] or [0]
         n_pairs = dim // 2
         if n_pairs < len(coded):
             raise ValueError(
@@ -70,7 +86,12 @@ class PositionCode(nn.Module):
                 f"found {dim}; use a larger width."
             )
         self.dim = dim
-        grid = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in grid_shape))
+        grid = torch.cartesian_prod(
+            *(
+                first + step * torch.arange(n, dtype=torch.float32)
+                for n, (first, step) in zip(grid_shape, places, strict=True)
+            )
+        )
         self.register_buffer("positions", grid.reshape(-1, len(grid_shape)), persistent=False)
         axis_of_pair = torch.arange(n_pairs) * len(coded) // n_pairs
         self.register_buffer("axes", torch.tensor(coded)[axis_of_pair], persistent=False)
@@ -113,6 +134,26 @@ class Block(nn.Module):
         return tokens + self.mlp(self.norm_mlp(tokens))
 
 
+def _kept_small(function: Callable[[Tensor], Tensor], value: Tensor, recompute: bool) -> Tensor:
+    """Return ``function(value)``; what its gradient needs is computed anew where it is asked to."""
+    if not (recompute and torch.is_grad_enabled()):
+        return function(value)
+    return checkpoint(function, value, use_reentrant=False, preserve_rng_state=False)
+
+
+def through(blocks: nn.Sequential, tokens: Tensor, *, recompute: bool) -> Tensor:
+    """Pass tokens through blocks; with `recompute` only what enters each is kept for the gradient.
+
+    Gradient checkpointing (Chen et al., arXiv:1604.06174): the memory of a single block for one
+    more forward pass. The numbers are the same.
+    """
+    if not recompute:
+        return blocks(tokens)
+    for block in blocks:
+        tokens = _kept_small(block, tokens, tokens.requires_grad)
+    return tokens
+
+
 class Encoder(nn.Module):
     """Patches to tokens: embedding, position code, pre-norm blocks, final norm.
 
@@ -131,11 +172,12 @@ class Encoder(nn.Module):
         n_heads: int,
         mlp_ratio: float,
         embedding: str = "linear",
+        positions: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         super().__init__()
         self.embed = EMBEDDINGS[embedding](n_voxels, embed_dim)
         self.n_slices = count_slices(grid_shape)
-        self.position = PositionCode(grid_shape, embed_dim)
+        self.position = PositionCode(grid_shape, embed_dim, positions)
         self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)
 
@@ -143,12 +185,23 @@ class Encoder(nn.Module):
         """Encode patches (n, n_patches, n_voxels) to tokens (n, n_patches, embed_dim).
 
         Where ``index`` (n, n_kept) is given, only the patches that it names: they are gathered
-        before they are embedded, so that what is hidden costs nothing.
+        before they are embedded, so that what is hidden costs nothing. Patches of large fields are
+        gathered and embedded some at a time.
         """
         code = self.position()
-        if index is not None:
-            patches, code = gather_tokens(patches, index), gather_tokens(code, index)
-        return self.norm(self.blocks(self.embed(patches) + code))
+        recompute = len(code) > _MOST_KEPT
+        some = max(1, _VOXELS_EMBEDDED // patches.shape[-1])
+        if index is None:
+            parts = list(patches.split(some, dim=1))
+        else:
+            parts, code = list(index.split(some, dim=1)), gather_tokens(code, index)
+
+        def embedded(part: Tensor) -> Tensor:
+            return self.embed(part if index is None else gather_tokens(patches, part))
+
+        embeddings = [_kept_small(embedded, part, len(parts) > 1) for part in parts]
+        tokens = embeddings[0] if len(parts) == 1 else torch.cat(embeddings, dim=1)
+        return self.norm(through(self.blocks, tokens + code, recompute=recompute))
 
 
 class Predictor(nn.Module):
@@ -191,5 +244,6 @@ class Predictor(nn.Module):
         code = self.position()
         seen = self.embed(context) + gather_tokens(code, context_index)
         asked = self.mask_token + gather_tokens(code, target_index)
-        tokens = self.blocks(torch.cat([seen, asked.to(seen.dtype)], dim=1))
+        tokens = torch.cat([seen, asked.to(seen.dtype)], dim=1)
+        tokens = through(self.blocks, tokens, recompute=len(code) > _MOST_KEPT)
         return self.out(self.norm(tokens[:, context.shape[1] :]))

@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -93,6 +93,18 @@ class Architecture:
     n_heads: int
     mlp_ratio: float
     embedding: str = "linear"
+    # Of an encoder on another grid than that of its training: the voxels to which its patches are
+    # averaged, and the `positions` of a PositionCode.
+    voxels: tuple[int, ...] | None = None
+    positions: tuple[tuple[float, float], ...] | None = None
+
+    def described(self) -> dict[str, Any]:
+        """Return what is not None, as headers and digests have it."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the sizes that are parameters of a transformer."""
+        return {name: getattr(self, name) for name in ("patch_size", *ENCODER_SIZES)}
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -111,8 +123,8 @@ class Architecture:
 
     @property
     def n_voxels(self) -> int:
-        """Voxels of a patch."""
-        return math.prod(self.patch_size)
+        """Voxels of a patch, as they are embedded."""
+        return math.prod(self.voxels or self.patch_size)
 
     def check_width(self, problems: Problems, name: str, width: int) -> None:
         """Note where tokens are too narrow to tell their positions apart."""
@@ -124,14 +136,14 @@ class Architecture:
     def build(self) -> Encoder:
         """Return an encoder with random weights from torch's current generator."""
         sizes = {name: getattr(self, name) for name in ENCODER_SIZES}
-        return Encoder(self.n_voxels, self.grid_shape, **sizes)
+        return Encoder(self.n_voxels, self.grid_shape, positions=self.positions, **sizes)
 
 
 # The encoder's own sizes and their types: parameters of the transformer, and of `Encoder`.
 ENCODER_SIZES: dict[str, type] = {
     name: kind
     for name, kind in get_type_hints(Architecture).items()
-    if name not in ("field_shape", "patch_size")
+    if name not in ("field_shape", "patch_size", "voxels", "positions")
 }
 
 
@@ -260,6 +272,15 @@ def _of_axes(least: int) -> Rule:
 
 AUGMENTATION = Instance(str, expected="a string", optional=True)
 
+
+def _are_positions(value: Any) -> bool:
+    pairs = isinstance(value, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
+    )
+    near, far = Real("[-1e6, 1e6]"), Real("[0, 1e6]")
+    return pairs and all(not near.fault(a) and not far.fault(b) for a, b in value)
+
+
 # What the parts of a header may be. Sizes of one layer are bounded by those of the file.
 _PARTS: dict[str, Kind] = {
     "format": Integer(1),
@@ -276,6 +297,8 @@ _ARCHITECTURE: dict[str, Kind] = {
     "patch_size": _of_axes(1),
     **SIZES,
     "depth": Integer(1, MOST_LAYERS),
+    "voxels": replace(_of_axes(1), optional=True),
+    "positions": Rule(_are_positions, "a pair of numbers, up to 1e6, for each axis", optional=True),
 }
 _SCALING: dict[str, Kind] = {  # of what float32 holds
     "softening": Real("[1e-37, 1e37]", optional=True),
@@ -295,12 +318,17 @@ def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
     sizes: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
     }
+    if sizes.get("positions") is not None:
+        sizes["positions"] = tuple((float(a), float(b)) for a, b in sizes["positions"])
     architecture = Architecture(**sizes)
     problems = Problems("architecture")
     shape, patch = architecture.field_shape, architecture.patch_size
     if len(shape) != len(patch) or any(n % p for n, p in zip(shape, patch, strict=False)):
         problems.add("patch_size", f"one divisor for each axis of {shape}", patch)
-        problems.raise_if_any()
+    for name in ("voxels", "positions"):
+        if (each := getattr(architecture, name)) is not None and len(each) != len(shape):
+            problems.add(name, f"one for each axis of {shape}", each)
+    problems.raise_if_any()
     if architecture.n_tokens > MOST_TOKENS:
         problems.add("field_shape", f"at most {MOST_TOKENS} patches of {patch}", shape)
     check_heads(problems, architecture.embed_dim, architecture.n_heads)
@@ -365,7 +393,7 @@ def _header(frozen: FrozenEncoder) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "version": __version__,
-        "architecture": dataclasses.asdict(frozen.architecture),
+        "architecture": frozen.architecture.described(),
         "scaling": dataclasses.asdict(frozen.scaling),
         "history": frozen.history,
         "pooling": frozen.pooling,

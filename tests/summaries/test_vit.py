@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from skatr_sk.summaries import JEPA
+from skatr_sk.summaries import JEPA, vit
 from skatr_sk.summaries.masking import BlockMask, sample_masks
 from skatr_sk.summaries.objectives.jepa import JEPANetwork
-from skatr_sk.summaries.vit import Encoder, PositionCode, Predictor, gather_tokens, patchify
+from skatr_sk.summaries.vit import Block, Encoder, PositionCode, Predictor, gather_tokens, patchify
 
 SIZES = dict(embed_dim=12, depth=2, n_heads=3, mlp_ratio=2.0)
 
@@ -208,3 +208,54 @@ def test_predictions_differ_by_position_and_depend_on_the_context(torch_seed):
     # Targets asked for in another order answer in that order.
     turned = predictor(context, index[:, :6], index[:, 6:].flip(1))
     torch.testing.assert_close(turned.flip(1), predicted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("embedding", ["linear", "moments"])
+def test_large_fields_are_embedded_in_parts_and_recomputed_to_the_same(
+    embedding, torch_seed, monkeypatch
+):
+    """The loss and every gradient of a JEPA; each block is passed once more."""
+    grid = (3, 3, 4)
+    encoder = Encoder(5, grid, **SIZES, embedding=embedding)
+    predictor = Predictor(12, 12, grid, predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0)
+    jepa = JEPANetwork(encoder, predictor)
+    masks = [
+        sample_masks(4, grid, BlockMask(2, (0.3, 0.5)), generator=torch.Generator().manual_seed(0))
+    ]
+    passes = []
+    for module in jepa.modules():
+        if isinstance(module, Block):
+            module.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def gradients():
+        passes.clear()
+        jepa.zero_grad()
+        loss = JEPA(regions_weight=0).criterion()(jepa(draw(4, 36, 5), masks))
+        loss.backward()
+        found = {n: p.grad.clone() for n, p in jepa.named_parameters() if p.grad is not None}
+        return {"loss": loss.detach(), **found}, len(passes)
+
+    expected, once = gradients()
+    monkeypatch.setattr(vit, "_MOST_KEPT", 8)
+    monkeypatch.setattr(vit, "_VOXELS_EMBEDDED", 5 * 7)  # seven patches at a time
+    found, again = gradients()
+    assert once == 6 and again == once + 4  # the target encoder's two have no gradient
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_needs_no_memory_for_pairs_of_tokens(torch_seed):
+    """Of 6,000 tokens the pairs alone would take 144 MB for each head."""
+    tracked = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            many = out if isinstance(out, tuple | list) else [out]
+            tracked.extend(each.numel() for each in many if isinstance(each, torch.Tensor))
+            return out
+
+    with Watch(), torch.no_grad():
+        Block(8, 2, 1.0)(draw(1, 6000, 8))
+    assert max(tracked) < 6000 * 8 * 4

@@ -221,6 +221,15 @@ def architecture(**parts):
         architecture(embed_dim="wide"),
         architecture(embed_dim=-8),
         architecture(colour="red"),
+        architecture(voxels=[2]),
+        architecture(voxels=[2, 0]),
+        architecture(voxels=[10**9, 10**9]),
+        architecture(positions=[[0, 1]]),
+        architecture(positions=[[0, 1], [0, -1]]),
+        architecture(positions=[[0, 1], [1e300, 1]]),
+        architecture(positions=[0, 1]),
+        architecture(positions=[[0, 1, 2], [0, 1, 2]]),
+        architecture(positions=[[0, "1"], [0, 1]]),
     ],
 )
 def test_headers_that_cannot_be_used(path, change):

@@ -36,7 +36,8 @@ def look_into_stack(
     """
     stored, n_bytes = datasets(file), bytes_on_disk(path, found)
     cells = find_cells(stored, name)
-    dtype = cells.check("cells", n_bytes)
+    # Whether this is one cone is not known yet: a row has three axes at most.
+    dtype = cells.check("cells", n_bytes, cells.shape[-3:] if cells.ndim > 2 else ())
     ours = attribute(file.id, "skatr_sk_lightcones") is not None
     one = is_one_cone(cells, stored, one, ours=ours)
     row_shape = cells.shape if one else cells.shape[1:]

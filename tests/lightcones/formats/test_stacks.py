@@ -6,6 +6,7 @@ import pytest
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk._checks import InvalidParameterError
+from skatr_sk.lightcones.formats import hdf5
 from tests.lightcones.layouts import FIELD, N, edit, values, write_v3
 
 
@@ -24,6 +25,21 @@ def test_hdf5_datasets_are_found(tmp_path):
     assert cones.target.shape == (6, 1) and cones.target_names == ["b"]
     assert cones.redshifts.shape == (6, 8)
     np.testing.assert_array_equal(cones.seeds, np.arange(6))
+
+
+def test_a_cone_may_be_larger_than_a_chunk_of_several_rows_may_be(tmp_path, monkeypatch):
+    """At full resolution one takes 184 MB, and is written as one chunk."""
+    monkeypatch.setattr(hdf5, "_MOST_CHUNK", 1000)
+    values = np.random.default_rng(0).normal(size=(3, 40, 40, 30)).astype(np.float32)
+    save_lightcones(tmp_path / "large.h5", values)
+    with h5py.File(tmp_path / "large.h5") as file:
+        assert file["brightness_temp"].chunks == (1, 40, 40, 30)
+    found = open_lightcones(tmp_path / "large.h5").data
+    np.testing.assert_array_equal(np.asarray(found[1:]), values[1:])
+    with h5py.File(tmp_path / "several.h5", "w") as file:
+        file.create_dataset("brightness_temp", data=values, chunks=(2, 40, 40, 30))
+    with pytest.raises(ValueError, match=r"cells in chunks of \(2, 40, 40, 30\)"):
+        open_lightcones(tmp_path / "several.h5")
 
 
 def test_hdf5_datasets_that_are_not_clear(tmp_path):

@@ -1,0 +1,138 @@
+"""A trained encoder on another grid: more or fewer patches, other cells, patches of another size.
+
+The position code counts in patches of the training, so that a patch of the same physical size has
+the same code at the same physical place, and one of another size the code of its centre. What was
+learned of the voxels of a patch serves for other cells, too: these are averaged to the voxels, as a
+coarser simulation would have done it, or the embedding is spread over them and trained on (Ore,
+Heneka, Plehn, ML4Jets 2024: "Adapting to full resolution").
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skatr_sk._checks import Integer, Kind, Problems, Real, Rule, check_options
+from skatr_sk.summaries.embedding import voxel_layer
+from skatr_sk.summaries.patches import along_axis, overlaps
+from skatr_sk.summaries.pooling import count_slices
+from skatr_sk.summaries.vit import PositionCode
+from skatr_sk.summaries.weights import FrozenEncoder, patch_size_for
+
+__all__ = ["adapted", "with_own_embedding"]
+
+_LOGGER = logging.getLogger("skatr_sk.summaries")
+
+
+def _each(kind: Rule, *, shared: bool) -> Rule:
+    """Values of a kind: one for each axis, or where they may be `shared`, one for all."""
+
+    def holds(value: Any) -> bool:
+        several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+        parts = list(value) if several else [value] * shared
+        return len(parts) > 0 and all(kind.fault(part) is None for part in parts)
+
+    return Rule(holds, f"{kind.expected} for each axis{', or one for all' * shared}")
+
+
+_TABLE: dict[str, Kind] = {
+    "field_shape": _each(Integer(1), shared=False),
+    "patch_size": replace(_each(Integer(1), shared=True), optional=True),
+    "cell_size": _each(Real("(0, inf)"), shared=True),
+    "offset": _each(Real("(-inf, inf)"), shared=True),
+}
+
+
+def adapted(
+    frozen: FrozenEncoder,
+    field_shape: Any,
+    *,
+    patch_size: Any = None,
+    cell_size: Any = 1.0,
+    offset: Any = 0.0,
+) -> FrozenEncoder:
+    """Return an encoder for fields of another shape, its weights a copy; nothing is trained.
+
+    The parameters are those of :meth:`~skatr_sk.SKATRTransformer.adapted_to`, unchecked.
+    """
+    old = frozen.architecture
+    owner, problems = "SKATRTransformer.adapted_to", Problems("SKATRTransformer.adapted_to")
+    given = dict(field_shape=field_shape, patch_size=patch_size, cell_size=cell_size, offset=offset)
+    check_options(owner, _TABLE, given)
+    rank = len(old.field_shape)
+    for name, value in given.items():
+        if np.ndim(value) and len(value) != rank:
+            problems.add(name, f"{rank} numbers, one for each axis", value)
+    problems.raise_if_any()
+    shape = tuple(int(n) for n in field_shape)
+    cells, first = (np.broadcast_to(each, rank).astype(float) for each in (cell_size, offset))
+    old_patch = np.array(old.patch_size)
+    same = old_patch / cells
+    if patch_size is None:
+        patch_size = np.round(same).astype(int)
+        if (abs(same - patch_size) > 1e-6 * same).any() or (patch_size < 1).any():
+            expected = "one for each axis, for the patches of the weights are no whole numbers of "
+            found = f"None with cell_size={cell_size!r}, which makes them {same.tolist()}"
+            problems.add("patch_size", f"{expected}cells", found)
+            problems.raise_if_any()
+    patch = patch_size_for(shape, patch_size)
+    # How far apart the centres of the new patches are, and where the first is, in patches of the
+    # old field; rounded, for three thirds are one.
+    step = np.round(patch * cells / old_patch, 9)
+    start = np.round(first / old_patch, 9) + (step - 1) / 2
+    known = old.positions or tuple((0.0, float(n > 1)) for n in old.grid_shape)
+    grid = tuple(n // p for n, p in zip(shape, patch, strict=True))
+    for axis, (n, (_, unit)) in enumerate(zip(grid, known, strict=True)):
+        if n > 1 and not unit:
+            expected = f"a single patch along axis {axis}, as in the training, whose code tells no "
+            problems.add("field_shape", f"{expected}more apart there", shape)
+    problems.raise_if_any()
+    positions = tuple(
+        (float(origin + unit * at), float(unit * far))
+        for (origin, unit), at, far in zip(known, start, step, strict=True)
+    )
+    voxels = old.voxels or old.patch_size
+    architecture = replace(
+        old,
+        field_shape=shape,
+        patch_size=patch,
+        voxels=None if voxels == patch else voxels,
+        positions=None if positions == tuple((0.0, float(n > 1)) for n in grid) else positions,
+    )
+    encoder = copy.deepcopy(frozen.encoder)
+    code = PositionCode(grid, old.embed_dim, positions=architecture.positions)
+    code.load_state_dict(encoder.position.state_dict())
+    encoder.position, encoder.n_slices = code.requires_grad_(False).eval(), count_slices(grid)
+    # Summaries of the same line of sight in patches of the same size are distributed alike.
+    sight = rank != 3 or (positions[-1], grid[-1]) == (known[-1], old.grid_shape[-1])
+    whitening = frozen.whitening if sight and (step == 1).all() else None
+    if whitening is not frozen.whitening:
+        message = "%s: another line of sight or size of patches; the whitening is left out"
+        _LOGGER.info(message, owner)
+    return replace(frozen, architecture=architecture, encoder=encoder, whitening=whitening)
+
+
+def with_own_embedding(frozen: FrozenEncoder) -> FrozenEncoder:
+    """Return an encoder that embeds each cell of its patches by itself, to be trained on.
+
+    Each weight of a voxel is spread over the cells that are averaged to it: a linear embedding
+    then gives the same token as before, but for the curvature of the scaling.
+    """
+    old = frozen.architecture
+    if old.voxels is None:
+        return frozen
+    encoder = copy.deepcopy(frozen.encoder)
+    layer = voxel_layer(encoder.embed)
+    weight = layer.weight.detach().unflatten(1, old.voxels).double()
+    for axis, (n, cells) in enumerate(zip(old.voxels, old.patch_size, strict=True), start=1):
+        weight = along_axis(weight, axis, torch.as_tensor(overlaps(n, cells)))
+    layer.weight = nn.Parameter(weight.flatten(1).float(), requires_grad=False)
+    layer.in_features = layer.weight.shape[1]
+    return replace(frozen, architecture=replace(old, voxels=None), encoder=encoder)
