@@ -112,11 +112,12 @@ def adapted(
     encoder.position, encoder.n_slices = code.requires_grad_(False).eval(), count_slices(grid)
     # Summaries of the same line of sight in patches of the same size are distributed alike.
     sight = rank != 3 or (positions[-1], grid[-1]) == (known[-1], old.grid_shape[-1])
-    whitening = frozen.whitening if sight and (step == 1).all() else None
-    if whitening is not frozen.whitening:
-        message = "%s: another line of sight or size of patches; the whitening is left out"
+    if not (sight and (step == 1).all()):
+        message = "%s: another line of sight or size of patches; whitening and novelty are left out"
         _LOGGER.info(message, owner)
-    return replace(frozen, architecture=architecture, encoder=encoder, whitening=whitening)
+        frozen = replace(frozen, whitening=None, seen=None)
+    placed = None if frozen.grid is None else frozen.grid.with_cells(cells, first)
+    return replace(frozen, architecture=architecture, encoder=encoder, grid=placed)
 
 
 def with_own_embedding(frozen: FrozenEncoder) -> FrozenEncoder:

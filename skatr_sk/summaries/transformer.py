@@ -615,9 +615,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
         Notes
         -----
-        The whitening is kept for the same line of sight in patches of the same physical size.
-        Elsewhere summaries are distributed otherwise: it is left out, and :meth:`adapt` learns
-        another. Positions beyond those of the training are extrapolated.
+        The whitening, and what :meth:`novelty` compares with, are kept for the same line of sight in
+        patches of the same physical size. Elsewhere summaries are distributed otherwise: they are
+        left out, and :meth:`adapt` learns others. Positions beyond those of the training are extrapolated.
 
         Examples
         --------
