@@ -392,7 +392,10 @@ def test_predictions_hold_some_cones_at_a_time():
     ("backbone", "phrases"),
     [
         ("vitt", ["- backbone: expected 'vit'", "None, found 'vitt'; did you mean 'vit'?"]),
-        (SKATRTransformer, ["- backbone: expected 'vit', a SKATRTransformer", "or None, found <"]),
+        (
+            SKATRTransformer,
+            ["- backbone: expected 'vit', 'cnn', a SKATRTransformer", "or None, found <"],
+        ),
         (PosteriorEstimator(), ["- backbone: expected 'vit'", "found PosteriorEstimator()"]),
         (FrozenEstimator(skatr()), ["fitted SKATRTransformer in FrozenEstimator", "fit it first"]),
         (skatr(embed_dim=-1), ["SKATRTransformer has", "embed_dim: expected an integer >= 1"]),
