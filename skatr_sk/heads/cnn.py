@@ -30,9 +30,8 @@ class CNN(nn.Module):
     """Scaled fields (n, *field_shape) to features (n, n_features), by convolutions alone.
 
     Fields of 140 x 140 x 2350 cells meet exactly the published layers. Smaller ones meet shorter
-    steps along the line of sight; an axis that has become shorter than a kernel is padded on the
-    sky, and convolved no more along the line of sight. Maps (n, n_x, n_y) have no line of sight,
-    signals (n, n_z) no sky.
+    steps along the line of sight, and kernels no longer than what is left of an axis. Maps
+    (n, n_x, n_y) have no line of sight, signals (n, n_z) no sky.
     """
 
     row_by_row = True  # processes that train together may each have some of the rows
@@ -49,16 +48,16 @@ class CNN(nn.Module):
         def convolve(n_in: int, n_out: int, *, keep: bool = False, first: bool = False) -> None:
             """Add a convolution; the sky becomes smaller by the kernel unless told to `keep`."""
             nonlocal sky, sight
-            pad = [int(keep or n < _SKY) for n in sky]
+            wide = [min(_SKY, n) for n in sky]
+            pad = [int(keep and width == _SKY) for width in wide]
             along = [max(1, n // _SLICES) if first else min(_SIGHT, n) for n in sight]
-            step = [1] * n_sky + (along if first else [1] * len(sight))
-            kernel = [_SKY] * n_sky + along
-            pads = [*pad, *(0 for _ in along)]
-            layer = convolution(n_in, n_out, kernel, stride=step, padding=pads)
+            step = [1] * len(sky) + (along if first else [1] * len(sight))
+            pads = pad + [0] * len(sight)
+            layer = convolution(n_in, n_out, wide + along, stride=step, padding=pads)
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
             layers.extend([layer, nn.ReLU(inplace=True)])
-            sky = [n + 2 * p - _SKY + 1 for n, p in zip(sky, pad, strict=True)]
+            sky = [n + 2 * p - width + 1 for n, p, width in zip(sky, pad, wide, strict=True)]
             sight = [n // a if first else n - a + 1 for n, a in zip(sight, along, strict=True)]
 
         n_in = 1

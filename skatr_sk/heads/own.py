@@ -72,7 +72,7 @@ def try_loss(owner: str, loss: Callable[..., Any], n_parameters: int, *, weighte
         trial = _Trial(owner, "loss", f"a loss of two tensors {tuple(target.shape)}")
         found = trial.of(lambda: loss(predicted, target))
         shapes = [(_ROWS,)] if weighted else [(), (_ROWS,)]
-        wanted = " or ".join(f"a tensor of shape {shape}" for shape in shapes)
+        wanted = f"values of shape {' or '.join(map(str, shapes))}"
         trial.compare(found, wanted)
         if tuple(found.shape) not in shapes:
             mend = "sample_weight needs one value for each row" * weighted
