@@ -121,7 +121,10 @@ class OwnHead(nn.Module):
     def forward(self, summaries: Tensor) -> Tensor:
         """Return what the network gives, as :meth:`Head.forward` would."""
         output: Tensor = self.network(summaries.float())
-        return output
+        if not self.gaussian:
+            return output
+        mean, log_sigma = output.chunk(2, dim=1)
+        return torch.cat([mean, log_sigma.clamp(*LOG_SIGMA)], dim=1)
 
 
 class HeadLoss(nn.Module):

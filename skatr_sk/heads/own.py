@@ -23,6 +23,8 @@ _ROWS = 4  # of a trial
 def _is_loss(value: Any) -> bool | str:
     if isinstance(value, str):
         return value in LOSSES or spell(value, LOSSES)
+    if isinstance(value, type):
+        return f"hand in an instance, {value.__name__}(...)"
     return callable(value)
 
 
@@ -125,7 +127,12 @@ class _Trial:
 def in_words(value: Any) -> list[Any]:
     """Say what a network or function is, for the identity of a run: the same in another process."""
     if isinstance(value, nn.Module):
-        return [repr(value), digest_of(value.state_dict())]
+        plain = bool | int | float | str | tuple
+        settings = [
+            {k: repr(v) for k, v in vars(each).items() if isinstance(v, plain) and k != "training"}
+            for each in value.modules()
+        ]
+        return [repr(value), settings, digest_of(value.state_dict())]
     if isinstance(value, partial):
         return [in_words(value.func), value.args, value.keywords]
     kind = value if hasattr(value, "__qualname__") else type(value)
