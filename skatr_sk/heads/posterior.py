@@ -190,6 +190,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     (3, 50, 2)
     >>> bool(posterior.score(summaries, y) > 0.5)  # the prior's density has log 1 = 0
     True
+
+    From light cones, by a convolutional network that is trained with the flow:
+
+    >>> from skatr_sk import load_lightcones
+    >>> cones = load_lightcones()
+    >>> joint = PosteriorEstimator(
+    ...     backbone="cnn", prior_bounds=cones.target_bounds, max_epochs=1, random_state=0
+    ... )
+    >>> joint.fit(cones.data[:16], cones.target[:16]).sample(cones.data[:3], 50).shape
+    (3, 50, 6)
     """
 
     prior_bounds: ArrayLike | str | None = None

@@ -444,7 +444,7 @@ def test_a_posterior_is_told_of_bad_fields():
     for call in (model.predict, model.sample, lambda X: model.log_prob(X, y)):
         with pytest.raises(ValueError, match=r"this PosteriorEstimator was.*found \(6, 4, 8\)"):
             call(X[:, :, :4])
-        with pytest.raises(ValueError, match="24 without a finite .* mK from zero"):
+        with pytest.raises(ValueError, match="without a finite .* mK from zero"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 call(3e38 * np.sign(X))
