@@ -188,8 +188,8 @@ def main(arguments=None):
             simulated(given.folder, plan) if part == "simulated" else real(given.folder, plan)
         )
         for seed in given.seeds:
-            for way in given.ways or PARTS[part]:
-                for fold, (train, test) in enumerate(folds):
+            for fold, (train, test) in enumerate(folds):
+                for way in given.ways or PARTS[part]:
                     if (part, way, seed, fold) in done or way not in PARTS[part]:
                         continue
                     ready, took = fitted(way, plan, X[train], y[train], seed, budgets[part])

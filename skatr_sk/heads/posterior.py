@@ -133,7 +133,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     weight_decay : float or "auto", default="auto"
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
         most: "auto" is 2,000 over the number of rows that train, and at most 10, where these are
-        fewer than 300, and else 400 over it.
+        fewer than 300, and else 400 over it; with a backbone it is 0.05.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -290,12 +290,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         batch_size = min(max(n_rows // 50, 32), 64)
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
-        few = n_rows < _FEW
+        few, whole = n_rows < _FEW, self.backbone is not None
         return {
             "batch_size": batch_size,
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
-            "learning_rate": 2e-3 if self.backbone is None else 1e-3,
-            "weight_decay": min((2000 if few else 400) / n_rows, 10.0),
+            "learning_rate": 1e-3 if whole else 2e-3,
+            "weight_decay": 0.05 if whole else min((2000 if few else 400) / n_rows, 10.0),
             "dropout": 0.3 if few else 0.0,
         }
 
