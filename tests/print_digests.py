@@ -585,7 +585,7 @@ def regressors() -> Lines:
 
 
 def end_to_end() -> Lines:
-    """Regressors that train the encoder too."""
+    """Heads that train the encoder too."""
     cones = bundled_cones()
     X, y = cones.data[:32], cones.target[:32]
     small = {"patch_size": (7, 7, 18), "embed_dim": 24, "depth": 1, "n_heads": 2}
@@ -598,6 +598,7 @@ def end_to_end() -> Lines:
             {"loss": "gaussian", "target_bounds": cones.target_bounds},
         ),
         "fine-tuned": (fitted, {"dropout": 0.1}),
+        "layer by layer": (fitted, {"frozen_epochs": 1, "layer_decay": 0.5}),
     }
     common = {"hidden_dims": (32,), "max_epochs": 2, "batch_size": 8}
     common |= {"device": "cpu", "random_state": 0}
@@ -606,6 +607,13 @@ def end_to_end() -> Lines:
         yield name, whole.predict(cones.data[32:48])
         yield f"{name}, history", history(whole)
         yield f"{name}, its summaries", whole.backbone_.transform(X[:4])
+    cnn = LightconeRegressor(backbone="cnn", **common).fit(X, y)
+    yield "cnn", cnn.predict(cones.data[32:48])
+    for name, backbone in {"cnn": "cnn", "transformer": SKATRTransformer(**small)}.items():
+        flow = PosteriorEstimator(backbone=backbone, n_blocks=2, prior_bounds="data", **common)
+        flow.fit(X, y)
+        yield f"posterior, {name}", flow.sample(cones.data[32:36], 10, random_state=0)
+        yield f"posterior, {name}, history", history(flow)
 
 
 def posteriors() -> Lines:

@@ -161,3 +161,19 @@ def test_full_size_counts_the_operations_of_a_field(torch_seed):
         objective.criterion()(network(patches, pairs)).backward()
     counted = 3 * script.field_operations(architecture, objective, pairs)
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_joint_posterior_compares_and_goes_on(tmp_path, capsys):
+    script = load("run_joint_posterior")
+    command = [str(tmp_path), "--quick", "--seconds", "0.5"]
+    script.main([*command, "--part", "simulated", "--ways", "joint"])
+    script.main(command)
+    scores = (tmp_path / "scores.jsonl").read_text()
+    lines = [json.loads(line) for line in scores.splitlines()]
+    for part, ways in script.PARTS.items():
+        assert {line["way"] for line in lines if line["part"] == part} == set(ways)
+    assert all(np.isfinite(line["nats"]) for line in lines)
+    assert "tuned" in capsys.readouterr().out
+    script.main(command)
+    assert (tmp_path / "scores.jsonl").read_text() == scores  # nothing is fitted twice

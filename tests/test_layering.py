@@ -40,6 +40,7 @@ TORCH_ONLY = {
     "skatr_sk.summaries.masking",
     "skatr_sk.summaries.pooling",
     "skatr_sk.summaries.vit",
+    "skatr_sk.heads.cnn",
     "skatr_sk.heads.flow",
     "skatr_sk.heads.mlp",
     "skatr_sk.heads.ridge",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar, cast
 
@@ -31,6 +31,13 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, check_numbers
+from skatr_sk.heads.end_to_end import (
+    BACKBONE_DOCS,
+    BackboneHead,
+    features_of,
+    features_shape,
+    gives_tokens,
+)
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
@@ -38,7 +45,7 @@ from skatr_sk.parameters import PARAMETERS
 from skatr_sk.summaries.novelty import SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
-from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
+from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
 from skatr_sk.training.held_out import Given, Rows, check_given
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
@@ -51,27 +58,31 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
 Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
-HEAD_DOCS = TRAINING_DOCS | {
-    "members": """
+HEAD_DOCS = (
+    TRAINING_DOCS
+    | BACKBONE_DOCS
+    | {
+        "members": """
         n_members : int, default=1
             Networks that are trained one after the other, each with weights, batches and validation
             rows of its own, so that no row is lost to all. The result is the mean of theirs. Five
             or so serve best where rows are few, at as many times the cost.
         """,
-    "held_out": """
+        "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
         for `max_epochs`.
         """,
-    "patience": """
+        "patience": """
         Epochs without a better validation loss before the training stops; the best epoch's
         weights are kept. None keeps the last.
         """,
-    "learned": """
+        "learned": """
         summary_mean_, summary_scale_ : ndarray of shape (n_summary,)
             Mean and standard deviation of the features, over all tokens of the rows that train a
-            network.
+            network. With a backbone there are none.
         seen_ : SeenSummaries or None
-            Where the summaries of ``fit`` lie, of tokens their means; None of fewer than six.
+            Where the summaries of ``fit`` lie, of tokens their means; None of fewer than six, and
+            with a backbone.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -79,11 +90,12 @@ HEAD_DOCS = TRAINING_DOCS | {
         feature_names_in_ : ndarray of str
             Names of the features, where the input had names.
         """,
-    "history": f"""
+        "history": f"""
         {TRAINING_DOCS["history"].strip()} With several members all their epochs follow each
             other, and ``member``, from 0 on, says whose they are.
         """,
-}
+    }
+)
 
 
 def _are_floats(value: Any) -> bool:
@@ -101,7 +113,7 @@ def are_widths(value: Any) -> bool:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SummaryHead(TrainedEstimator):
+class SummaryHead(BackboneHead):
     """A small network on summaries, pooled (n, n_summary) or tokens (n, n_tokens, n_summary)."""
 
     hidden_dims: tuple[int, ...] = (128, 128)
@@ -110,24 +122,25 @@ class SummaryHead(TrainedEstimator):
     n_members: int = 1
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
-        **TrainedEstimator._parameters,
+        **BackboneHead._parameters,
         "hidden_dims": Rule(are_widths, "a tuple of integers >= 1"),
         "pooling": Choice(*POOLINGS),
         "dropout": Real("[0, 1)"),
         "n_members": Integer(1),
     }
-    _of_steps = TrainedEstimator._of_steps | {"dropout"}
+    _of_steps = BackboneHead._of_steps | {"dropout"}
 
     _learned: ClassVar[Mapping[str, Kind]] = {
-        **TrainedEstimator._learned,
+        **BackboneHead._learned,
         "_one_dimensional": Flag(),
-        "summary_mean_": FLOATS,
-        "summary_scale_": FLOATS,
+        **dict.fromkeys(("summary_mean_", "summary_scale_"), replace(FLOATS, optional=True)),
         "seen_": Instance(SeenSummaries, expected="statistics of summaries", optional=True),
     }
 
     def _check_stored(self, problems: Problems) -> None:
         super()._check_stored(problems)
+        if self._is_whole:
+            return
         problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
         problems.raise_if_any()
         if not 1 <= len(self.field_shape_in_) <= 2:
@@ -165,7 +178,7 @@ class SummaryHead(TrainedEstimator):
         Parameters
         ----------
         X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
-            With the `backbone` of a regressor array-like or Fields (n, *field_shape), in mK.
+            With a `backbone` array-like or Fields (n, *field_shape), in mK.
         y : array-like of shape (n,) or (n, n_parameters)
             In the parameters' own units, and, for a posterior, drawn from the prior. Predictions
             come back in this shape.
@@ -207,6 +220,16 @@ class SummaryHead(TrainedEstimator):
     def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
         """Train with parameters that have been checked."""
         raise NotImplementedError
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether it was fitted on fields, with a backbone."""
+        return getattr(self, "backbone_", None) is not None
+
+    def _n_summary(self, pooling: str) -> int:
+        """Length of what the fitted head sees of a row; with a backbone by its `pooling`."""
+        shape = features_shape(self, pooling) if self._is_whole else self.field_shape_in_
+        return int(shape[-1])
 
     def _check_learned(self) -> None:
         """Raise where anything that was learned, also without the trainer, is not finite."""
@@ -277,9 +300,17 @@ class SummaryHead(TrainedEstimator):
             raise ValueError(f"y: expected parameters (n,) or (n, n_parameters), found {y!r}.")
         if of_fields:
             fields = check_fields(self, X, reset=reset, min_rows=2 if reset else 1)
+            for stale in ("summary_mean_", "summary_scale_", "seen_"):  # of an earlier fit
+                self.__dict__.pop(stale, None)
         else:
             fields = self._check_summaries(X, reset=reset, fitted=True)
+            self.backbone_: Any = None
         return fields, np.asarray(y, dtype=np.float64).reshape(fields.shape[0], -1)
+
+    def _check_rows(self, X: ArrayLike) -> Fields:
+        """Check summaries, or fields with a backbone, against those of ``fit``."""
+        check_is_fitted(self)
+        return check_fields(self, X, reset=False) if self._is_whole else self._check_summaries(X)
 
     def _check_summaries(
         self, X: ArrayLike, *, reset: bool = False, fitted: bool = False
@@ -296,7 +327,7 @@ class SummaryHead(TrainedEstimator):
             raise ValueError(
                 f"X: expected shape (n, n_summary) or (n, n_tokens, n_summary), found {shape}; "
                 "light cones go through SKATRTransformer or another transformer first, or as they "
-                "are into LightconeRegressor(backbone='vit')."
+                f"are into {type(self).__name__}(backbone='vit')."
             )
         # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
         known = shape[1:] if reset else self.field_shape_in_
@@ -344,9 +375,11 @@ class SummaryHead(TrainedEstimator):
 
     def _pooling_of(self, summaries: Fields) -> str:
         """Return the pooling of summaries; what is pooled already is taken as it is."""
-        if len(summaries.shape) == 3:
+        whole = self.backbone is not None
+        if gives_tokens(self.backbone) if whole else len(summaries.shape) == 3:
             return self.pooling
-        warn_without_effect(self, {"pooling"}, "summaries that are pooled already")
+        pooled = "a backbone that gives no tokens" if whole else "summaries that are pooled already"
+        warn_without_effect(self, {"pooling"}, pooled)
         return "mean"
 
     def _runs(self, fields: Fields, rows: Rows | None = None) -> list[Run]:
@@ -360,12 +393,18 @@ class SummaryHead(TrainedEstimator):
         return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]
 
     def _batches(
-        self, summaries: Fields, size: int | None = None
+        self, summaries: Fields, size: int | None = None, pooling: str = "tokens"
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield some rows at a time, and their standardised summaries.
 
-        In double precision what a network says of a row does not depend on the rows beside it.
+        With a backbone these are features of fields by the `pooling`, as they are. In double
+        precision what a network says of a row does not depend on the rows beside it.
         """
+        if self._is_whole:
+            features = features_of(self, pooling)
+            for rows in _parts((summaries.shape[0], *features_shape(self, pooling)), size):
+                yield rows, features(summaries, rows).double()
+            return
         for rows in _parts(summaries.shape, size):
             values = (summaries.read(rows) - self.summary_mean_) / self.summary_scale_
             yield rows, torch.from_numpy(values)

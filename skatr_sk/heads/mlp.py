@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,16 @@ from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
 
-__all__ = ["CUT", "LOG_SIGMA", "LOSSES", "Head", "HeadLoss", "HeadMixture", "ParameterScaling"]
+__all__ = [
+    "CUT",
+    "LOG_SIGMA",
+    "LOSSES",
+    "Head",
+    "HeadLoss",
+    "HeadMixture",
+    "OwnHead",
+    "ParameterScaling",
+]
 
 LOSSES = ("l1", "l2", "gaussian")
 # Range of log sigma, sigma in units of the parameter's range: 0.1 % of it at the least. Without a
@@ -102,19 +111,39 @@ class HeadMixture(nn.ModuleList):
         return torch.cat([mean, 0.5 * variance.log()], dim=1)
 
 
-class HeadLoss(nn.Module):
-    """One of `LOSSES`, of a head's output against targets in the unit interval.
+class OwnHead(nn.Module):
+    """A user's network in the place of the MLP; its weights stay in their own precision."""
 
-    "gaussian" is the negative log likelihood, up to a constant.
+    def __init__(self, network: nn.Module, *, gaussian: bool, bounded: bool) -> None:
+        super().__init__()
+        self.network, self.gaussian, self.bounded = network, gaussian, bounded
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """Return what the network gives, as :meth:`Head.forward` would."""
+        output: Tensor = self.network(summaries.float())
+        if not self.gaussian:
+            return output
+        mean, log_sigma = output.chunk(2, dim=1)
+        return torch.cat([mean, log_sigma.clamp(*LOG_SIGMA)], dim=1)
+
+
+class HeadLoss(nn.Module):
+    """One of `LOSSES`, or a callable, of a head's output against targets in the unit interval.
+
+    "gaussian" is the negative log likelihood, up to a constant. A callable gets parameters
+    (n, n_parameters) and their targets, and gives a number, or one for each row.
     """
 
-    def __init__(self, loss: str) -> None:
+    def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean over rows, each times its weight, and parameters, in float32."""
         mean, log_sigma = output.float().tensor_split([target.shape[1]], dim=1)
+        if callable(self.loss):
+            each = self.loss(mean, target)
+            return (each if weights is None else weights * each).mean()
         if self.loss == "gaussian":
             pull = (target - mean) * (-log_sigma).exp()
             each = log_sigma + 0.5 * pull.square()

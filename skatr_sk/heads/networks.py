@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from skatr_sk._checks import Choice, Flag, Integer, Kind, Real, Rule
+from skatr_sk._checks import Choice, Flag, Instance, Integer, Kind, Real, Rule
 from skatr_sk._tensors import MOST_LAYERS, arrays_of, check_header, of_arrays
+from skatr_sk.heads.cnn import CNN
+from skatr_sk.heads.end_to_end import FieldNetwork
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, FlowEnsemble
 from skatr_sk.heads.mlp import Head, HeadMixture
 from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.ridge import Ridge
+from skatr_sk.summaries.weights import scaling_of
 
-__all__ = ["pack", "unpack"]
+__all__ = ["pack", "pack_backbone", "unpack", "unpack_backbone"]
 
 _MOST_PARAMETERS = 1000  # of a posterior, whose affine layer grows with their square
 
@@ -84,6 +88,24 @@ def unpack(packed: Any, *, of_flows: bool) -> Any:
     return of_arrays(build, arrays)
 
 
+def pack_backbone(backbone: Any) -> Any:
+    """Return what files hold of a ``backbone_``: of a CNN its scaling and arrays, else itself."""
+    if isinstance(backbone, FieldNetwork) and backbone.scaling is not None:
+        shape, scaling = list(backbone.field_shape), asdict(backbone.scaling)
+        return {"field_shape": shape, "scaling": scaling, "arrays": arrays_of(backbone.network)}
+    return backbone
+
+
+def unpack_backbone(packed: Any) -> Any:
+    """Return the ``backbone_`` of what :func:`pack_backbone` gave, checked."""
+    if not isinstance(packed, dict):
+        return packed
+    check_header("backbone_", _CNN, packed)
+    shape = tuple(packed["field_shape"])
+    network = of_arrays(partial(CNN, shape), packed["arrays"])
+    return FieldNetwork(network, shape, scaling_of(packed["scaling"], shape)).eval()
+
+
 def _joined(parts: list[Any], together: bool, of_flows: bool) -> nn.Module:
     if of_flows:
         return FlowEnsemble(parts)
@@ -112,4 +134,9 @@ _PACKED: dict[str, Kind] = {
     "together": Flag(),
     "parts": Rule(_are_parts, "a list of the sizes of each part"),
     "arrays": Rule(_are_arrays, "arrays by their names"),
+}
+_CNN: dict[str, Kind] = {
+    "field_shape": Rule(lambda v: _are_widths(v) and len(v) in (1, 2, 3), "one to three integers"),
+    "scaling": Instance(dict, expected="an object"),
+    "arrays": _PACKED["arrays"],
 }

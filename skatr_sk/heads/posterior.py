@@ -1,4 +1,4 @@
-"""PosteriorEstimator: the whole posterior of the parameters from summaries."""
+"""PosteriorEstimator: the whole posterior of the parameters, from summaries or light cones."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
+from skatr_sk.heads.end_to_end import fit_end_to_end
 from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
-from skatr_sk.heads.networks import pack, unpack
+from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
 from skatr_sk.heads.saving import stored_by_name
@@ -58,6 +59,7 @@ __all__ = ["PosteriorEstimator"]
 
 _LOGGER = logging.getLogger("skatr_sk.heads")
 _STEPS = 3000  # that a training takes
+_WARMUP, _WARMUP_WHOLE = 0.02, 0.1  # share of the steps in which the rate rises
 _FEW = 300  # rows under which single simulations are soon fitted
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
@@ -83,12 +85,14 @@ def _are_levels(q: Any) -> bool:
 @shared_docs(**HEAD_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
-    r"""Estimate posteriors of the parameters from summaries with a normalising flow.
+    r"""Estimate posteriors from summaries, or from light cones, with a normalising flow.
 
     Neural posterior estimation [1]_: a conditional flow q(y | summary) is trained by maximum
     likelihood on simulated pairs, :math:`L = -\langle \log q(y | s(x)) \rangle` [2]_. It is
     amortised: after ``fit``, a posterior is one pass of a small network. Features are standardised
-    inside; parameters, samples and densities are in the parameters' own units.
+    inside; parameters, samples and densities are in the parameters' own units. With a `backbone` it
+    takes light cones and trains their encoder by the same likelihood: what frozen summaries are
+    compared with, or a pre-trained encoder that is fine-tuned.
 
     Parameters
     ----------
@@ -103,9 +107,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Spline coupling blocks of the flow, and bins of a spline.
     hidden_dims : tuple of int, default=(128, 128)
         Widths of the hidden layers of each block's conditioner; at least one.
+    {backbone}
+    {fine_tuning}
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
-        that are pooled already are taken as they are.
+        that are pooled already are taken as they are. With a transformer as backbone "mean" leaves
+        the pooling to its own, and "attention" takes its tokens.
     dropout : float or "auto", default="auto"
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). "auto" is
         0.3 where fewer than 300 rows train, and else 0.
@@ -122,12 +129,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         than 300 rows train.
     batch_size : int or "auto", default="auto"
         Rows in a step. "auto" is a fiftieth of those that train, from 32 to 64.
-    learning_rate : float, default=2e-3
-        Of AdamW.
+    learning_rate : "auto" or float, default="auto"
+        Of AdamW. "auto" is 2e-3, and 1e-3 with a backbone.
     weight_decay : float or "auto", default="auto"
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
         most: "auto" is 2,000 over the number of rows that train, and at most 10, where these are
-        fewer than 300, and else 400 over it.
+        fewer than 300, and else 400 over it; with a backbone it is 0.05.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -145,6 +152,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     ----------
     net_ : torch.nn.ModuleList
         The trained pooling and flow of each member, on the CPU.
+    {backbone_}
     prior_transform_ : PriorTransform
         Map of the parameters to the unbounded, standardised space of the flow and of the losses.
     prior_bounds_ : ndarray of shape (n_parameters, 2)
@@ -183,6 +191,16 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     (3, 50, 2)
     >>> bool(posterior.score(summaries, y) > 0.5)  # the prior's density has log 1 = 0
     True
+
+    From light cones, by a convolutional network that is trained with the flow:
+
+    >>> from skatr_sk import load_lightcones
+    >>> cones = load_lightcones()
+    >>> joint = PosteriorEstimator(
+    ...     backbone="cnn", prior_bounds=cones.target_bounds, max_epochs=1, random_state=0
+    ... )
+    >>> joint.fit(cones.data[:16], cones.target[:16]).sample(cones.data[:3], 50).shape
+    (3, 50, 6)
     """
 
     prior_bounds: ArrayLike | str | None = None
@@ -194,7 +212,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     calibration: str = "conservative"
     max_epochs: int | str = "auto"
     batch_size: int | str = "auto"
-    learning_rate: float = 2e-3
+    learning_rate: float | str = "auto"  # type: ignore[assignment]
     weight_decay: float | str = "auto"
     patience: int | None = 20
 
@@ -210,6 +228,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         ),
         "dropout": Auto(Real("[0, 1)")),
         "batch_size": Auto(Integer(1)),
+        "learning_rate": Auto(Real("(0, inf)")),
         "weight_decay": Auto(Real("[0, inf)")),
         "calibration_weight": Real("[0, inf)"),
         "calibration": Choice(*CALIBRATIONS),
@@ -226,6 +245,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         "n_parameters_": Integer(1),
     }
 
+    @property
+    def _seen(self) -> str:
+        """How the tokens of a transformer as ``backbone_`` are pooled for the fitted flow."""
+        found: str = getattr(getattr(self, "backbone_", None), "_pooling_found", "tokens")
+        flow = cast(ConditionalFlow, self.net_[0])
+        return "tokens" if flow.sizes["pooling"] == "attention" else found
+
     def _check_stored(self, problems: Problems) -> None:
         super()._check_stored(problems)
         n, transform = self.n_parameters_, self.prior_transform_
@@ -239,7 +265,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             wanted = f"bounds, a mean and a scale > 0 of each of {n} parameters"
             problems.add("prior_transform_", wanted, transform)
         found = cast(ConditionalFlow, self.net_[0]).sizes
-        wanted_sizes = {"n_summary": self.field_shape_in_[-1], "n_parameters": n}
+        n_summary = self._n_summary(self._seen if self._is_whole else "")
+        wanted_sizes = {"n_summary": n_summary, "n_parameters": n}
         for name, wanted_size in wanted_sizes.items():
             if found[name] != wanted_size:
                 problems.add(f"{name} of net_", str(wanted_size), found[name])
@@ -251,6 +278,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if "net_" in state:
             state["net_"] = pack(state["net_"])
             state["prior_transform_"] = asdict(state["prior_transform_"])
+            state["backbone_"] = pack_backbone(state.get("backbone_"))
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -258,17 +286,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if isinstance(state.get("net_"), dict):
             state["net_"] = unpack(state["net_"], of_flows=True)
             state["prior_transform_"] = PriorTransform(**state["prior_transform_"])
+            state["backbone_"] = unpack_backbone(state.get("backbone_"))
         return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         batch_size = min(max(n_rows // 50, 32), 64)
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
-        few = n_rows < _FEW
+        few, whole = n_rows < _FEW, self.backbone is not None
         return {
             "batch_size": batch_size,
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
-            "weight_decay": min((2000 if few else 400) / n_rows, 10.0),
+            "learning_rate": 1e-3 if whole else 2e-3,
+            "weight_decay": 0.05 if whole else min((2000 if few else 400) / n_rows, 10.0),
             "dropout": 0.3 if few else 0.0,
         }
 
@@ -278,8 +308,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
     def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
-        summaries, targets, rows = self._check_training_data(X, y, given)
-        pooling = self._pooling_of(summaries)
+        whole = self.backbone is not None
+        fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
+        pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
         _check_order(y, names)
@@ -294,17 +325,24 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 f"{len(targets)} with validation_fraction={self.validation_fraction}; give "
                 "more rows, or validation_fraction=0."
             )
-        runs = self._runs(summaries, rows)
+        runs = self._runs(fields, rows)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
         resolved = self._resolved(len(runs[0][0][0]))
         sizes = {name: getattr(resolved, name) for name in _OF_THE_FLOW}
-        n_inputs = summaries.shape[-1]
-        build = partial(ConditionalFlow, n_parameters, n_inputs, pooling=pooling, **sizes)
-        network = build, NPELoss(self.calibration_weight, self.calibration)
-        schedule = partial(cosine_schedule, warmup=0.02)
-        data = summaries, free
-        flows = self._train_on_summaries(network, data, runs, rows, schedule=schedule)
+        build = partial(ConditionalFlow, n_parameters, pooling=pooling, **sizes)
+        loss = NPELoss(self.calibration_weight, self.calibration)
+        schedule = partial(cosine_schedule, warmup=_WARMUP_WHOLE if whole else _WARMUP)
+        data = fields, free
+        if whole:
+            network = build, loss
+            together, self.backbone_ = fit_end_to_end(
+                self, (*data, rows), runs[0], network, schedule=schedule
+            )
+            flows = [cast(ConditionalFlow, together.head)]
+        else:
+            alone = partial(build, fields.shape[-1]), loss
+            flows = self._train_on_summaries(alone, data, runs, rows, schedule=schedule)
         self._warn_of_short_training(int(resolved.max_epochs))
         self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()
@@ -344,6 +382,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Parameters
         ----------
         X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+            With a backbone fields of the shape seen in ``fit``, in mK; so in all calls.
         return_std : bool, default=False
             Also return the standard deviation of the posterior.
         n_samples : int, default=512
@@ -469,7 +508,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         ndarray of shape (n,) or (n, n_samples), float64
             -inf outside the prior box.
         """
-        summaries = self._check_summaries(X)
+        summaries = self._check_rows(X)
         given = self._check_points(y, summaries.shape[0])
         points = given[:, np.newaxis] if given.ndim == 2 else given
         log_prob = np.empty(points.shape[:2])
@@ -525,7 +564,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         log_prob : ndarray of shape (n, n_samples), float64
             What :meth:`log_prob` gives at the samples, within the rounding of float32.
         """
-        summaries = self._check_summaries(X)
+        summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
@@ -626,7 +665,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         All rows share one set of quasi-random noise, so that what is made of the points neither
         changes from call to call nor depends on the rows beside.
         """
-        summaries = self._check_summaries(X)
+        summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         sobol = qmc.Sobol(self.n_parameters_, rng=np.random.default_rng(0))
         with warnings.catch_warnings():
@@ -663,7 +702,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         options: Any = {"verbose": self.verbose, "logger": _LOGGER}
         n = summaries.shape[0]
         with watched("posterior", n, "row", **options) as tell, torch.inference_mode():
-            for rows, batch in self._batches(summaries, n_rows):
+            for rows, batch in self._batches(summaries, n_rows, self._seen):
                 context = precise.context(batch.to(device))
                 if not double:
                     context = Context(*(part.float() for part in context))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, cast, overload
+from typing import Any, ClassVar, Literal, cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import MultiOutputMixin, RegressorMixin
 
 from skatr_sk._checks import (
     Auto,
@@ -28,18 +27,22 @@ from skatr_sk._checks import (
     shared_docs,
     warn_without_effect,
 )
-from skatr_sk.fields import ArrayFields, Fields, check_fields
+from skatr_sk.fields import ArrayFields, Fields
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
-from skatr_sk.heads.end_to_end import BACKBONE, EncoderWithHead, fit_end_to_end, predict_end_to_end
+from skatr_sk.heads.end_to_end import (
+    EncoderWithHead,
+    encoder_of,
+    fit_end_to_end,
+    predict_end_to_end,
+)
 from skatr_sk.heads.extrapolation import warn_beyond
-from skatr_sk.heads.mlp import LOSSES, Head, HeadLoss, HeadMixture, ParameterScaling
-from skatr_sk.heads.networks import pack, unpack
+from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
+from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
+from skatr_sk.heads.own import LOSS, in_words, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
 from skatr_sk.heads.saving import stored_by_name
-from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
-from skatr_sk.summaries.transformer import SKATRTransformer
-from skatr_sk.summaries.weights import check_pooling
+from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
 
@@ -70,32 +73,33 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         (128, 128) beside a ridge regression: its penalty is chosen by leave-one-out, the weight of
         the networks by least squares on their validation rows (as if ten more rows had spoken for
         one half), and summaries are cut at three standard deviations for both. With a backbone
-        "auto" is a network of (360, 360) alone.
-    loss : {"l1", "l2", "gaussian"}, default="l1"
+        "auto" is a network of (360, 360) alone, of (128, 128, 128) behind the "cnn".
+    head : torch.nn.Module or None, default=None
+        A network of yours in the place of the hidden layers and of the ridge regression. It takes
+        standardised summaries ``(n, n_summary)``, or tokens where these are handed in, and with a
+        backbone its features, and gives parameters ``(n, n_parameters)`` scaled to [0, 1], with
+        ``loss="gaussian"`` followed by the logarithms of as many standard deviations. Copies are
+        trained, from the weights that it has.
+    loss : {"l1", "l2", "gaussian"} or callable, default="l1"
         Of parameters scaled to [0, 1]. "gaussian" learns a mean and a standard deviation for each
-        parameter by maximum likelihood, for ``predict(X, return_std=True)``.
+        parameter by maximum likelihood, for ``predict(X, return_std=True)``. A callable gets
+        ``(predicted, target)``, tensors ``(n, n_parameters)``, and gives a number or, as
+        `sample_weight` needs it, one for each row.
     target_bounds : array-like of shape (n_parameters, 2) or None, default=None
         Bounds of a uniform prior, in the parameters' units: predictions stay inside. None scales
         by the range of the training targets, and predictions may leave it.
-    backbone : {"vit"}, SKATRTransformer or None, default=None
-        What turns light cones, maps or signals ``(n, *field_shape)`` in mK into tokens, and is
-        trained with the head on the same labels, each training field turned by a random sky
-        symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
-        random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth, n_heads,
-        mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count, and parameters
-        of its pre-training do not), and a fitted one, also inside
-        :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of its
-        weights, which clones of the regressor keep. None takes summaries.
+    {backbone}
+    {fine_tuning}
     pooling : {"mean", "attention"}, default="mean"
         Of token summaries ``(n, n_tokens, n_summary)``: their mean, or learned attention. Summaries
-        that are pooled already are taken as they are. With a backbone "mean" leaves the pooling to
-        the backbone's own, and "attention" takes its tokens.
+        that are pooled already are taken as they are. With a transformer as backbone "mean" leaves
+        the pooling to its own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     n_members : "auto" or int, default="auto"
         Networks that are trained one after the other, each with weights, batches and validation
-        rows of its own, and averaged. "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths
-        or a backbone, which takes no more.
+        rows of its own, and averaged. "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
+        a `head`, or a backbone, which takes no more.
     max_epochs : int, default=1000
         Passes over the training rows.
     batch_size : int, default=32
@@ -124,10 +128,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     network_weight_ : float
         Share of the networks in predictions, in [0, 1]; the rest is the ridge regression's. 1 where
         there is none.
-    backbone_ : SKATRTransformer or None
-        Fitted, with the encoder as it was trained here: ``backbone_.transform(X)`` gives its
-        summaries, ``backbone_.save(path)`` keeps it. There are no `summary_mean_` and
-        `summary_scale_` then.
+    {backbone_}
     scaling_ : ParameterScaling
         Of the targets.
     parameter_names_ : list of str
@@ -164,9 +165,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     hidden_dims: str | tuple[int, ...] = "auto"  # type: ignore[assignment]
     n_members: int | str = "auto"  # type: ignore[assignment]
-    loss: str = "l1"
+    head: torch.nn.Module | None = None
+    loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = "l1"
     target_bounds: ArrayLike | None = None
-    backbone: str | BaseEstimator | None = None
     max_epochs: int = 1000
     batch_size: int = 32
     learning_rate: float | str = "auto"  # type: ignore[assignment]
@@ -179,41 +180,28 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             name: Auto(cast(Rule, SummaryHead._parameters[name]))
             for name in ("hidden_dims", "n_members", "learning_rate")
         },
-        "loss": Choice(*LOSSES),
+        "head": Instance(torch.nn.Module, expected="a torch.nn.Module", optional=True),
+        "loss": LOSS,
         "target_bounds": Bounds(),
-        "backbone": BACKBONE,
     }
 
     _learned: ClassVar[Mapping[str, Kind]] = {
         **SummaryHead._learned,
-        **{name: replace(FLOATS, optional=True) for name in ("summary_mean_", "summary_scale_")},
         "head_": Instance(torch.nn.Module, expected="a network"),
-        "backbone_": Instance(SKATRTransformer, expected="a SKATRTransformer", optional=True),
         "scaling_": Instance(ParameterScaling, expected="a scaling"),
         "parameter_names_": Instance(list, expected="a list of strings", optional=True),
         "network_weight_": Real("[0, 1]"),
     }
 
     def _check_stored(self, problems: Problems) -> None:
-        backbone: Any = getattr(self, "backbone_", None)
-        if backbone is None:
-            super()._check_stored(problems)
-            n_summary = self.field_shape_in_[-1]
-        else:
-            super(SummaryHead, self)._check_stored(problems)
-            backbone._check_stored(problems)
-            seen = cast(EncoderWithHead, self.head_).pooling
-            check_pooling(seen, self.field_shape_in_)
-            n_summary = pooled_dim(backbone.architecture_.embed_dim, seen)
-            if self.field_shape_in_ != backbone.field_shape_in_:
-                shape = f"{backbone.field_shape_in_}, as of its backbone_"
-                problems.add("field_shape_in_", shape, self.field_shape_in_)
+        super()._check_stored(problems)
+        head: Any = self.head_.head if self._is_whole else self.head_  # type: ignore[union-attr]
+        n_summary = self._n_summary(self.head_.pooling if self._is_whole else "")  # type: ignore[arg-type, union-attr]
         low, high = self.scaling_.low, self.scaling_.high
         right = not FLOATS.fault(low) and not FLOATS.fault(high) and low.shape == high.shape
         if not right or (low > high).any():
             problems.add("scaling_", "finite low <= high of each parameter", (low, high))
             problems.raise_if_any()
-        head: Any = self.head_ if backbone is None else self.head_.head
         sizes: Any = (head[0] if isinstance(head, HeadMixture) else head).sizes
         for name, wanted in {"n_summary": n_summary, "n_parameters": len(low)}.items():
             if sizes[name] != wanted:
@@ -225,43 +213,53 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
         state = super()._pack(state)
-        if "head_" in state:
+        if "head_" in state and self.head is None:
             head = state["head_"]
             whole = isinstance(head, EncoderWithHead)
             # The encoder is that of backbone_.
             state["head_"] = pack(head.head) | {"seen": head.pooling} if whole else pack(head)
             state["scaling_"] = {"low": self.scaling_.low, "high": self.scaling_.high}
+            state["backbone_"] = pack_backbone(state.get("backbone_"))
         return state
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
         state = super()._unpack(state)
         if isinstance(state.get("head_"), dict):
-            packed, backbone = dict(state["head_"]), state["backbone_"]
+            state["backbone_"] = backbone = unpack_backbone(state.get("backbone_"))
+            packed = dict(state["head_"])
             seen = packed.pop("seen", None)
             head = unpack(packed, of_flows=False)
             if backbone is not None or seen is not None:
                 table = {"backbone_": self._learned["backbone_"], "seen": Choice(*POOLINGS)}
                 check_options("head_", table, {"backbone_": backbone, "seen": seen})
-                head = EncoderWithHead(backbone.encoder_, head, seen).eval()
+                head = EncoderWithHead(encoder_of(backbone), head, seen).eval()
             state["head_"], state["scaling_"] = head, ParameterScaling(**state["scaling_"])
         return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
         if self.backbone is not None:
-            return {"hidden_dims": (360, 360), "n_members": 1, "learning_rate": 5e-4}
-        several = self.hidden_dims == "auto"
+            widths = (128, 128, 128) if self.backbone == "cnn" else (360, 360)
+            return {"hidden_dims": widths, "n_members": 1, "learning_rate": 5e-4}
+        several = self.hidden_dims == "auto" and self.head is None
         return {"hidden_dims": (128, 128), "n_members": 5 if several else 1, "learning_rate": 2e-3}
-
-    def _check_together(self, problems: Problems) -> None:
-        super()._check_together(problems)
-        if self.backbone is not None and self.n_members not in ("auto", 1):
-            mend = "fit several regressors with other seeds, and average what they predict"
-            problems.add("n_members", "'auto' or 1 with a backbone", self.n_members, mend)
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()
-        if not len(self.hidden_dims):
+        if self.head is not None:
+            warn_without_effect(self, {"hidden_dims", "dropout", "pooling"}, "a head of your own")
+        elif not len(self.hidden_dims):
             warn_without_effect(self, {"dropout"}, "hidden_dims=()")
+
+    def _checkpoint(self, seed: int, **identity: Any) -> Any:
+        given = {name: getattr(self, name) for name in ("head", "loss")}
+        own = {k: in_words(v) for k, v in given.items() if v is not None and not isinstance(v, str)}
+        return super()._checkpoint(seed, **own | identity)
+
+    def _check_head(self, shape: tuple[int, ...]) -> None:
+        if self.head is not None:
+            n = len(self.scaling_.low) * (2 if self.loss == "gaussian" else 1)
+            some = np.random.default_rng(0).normal(size=(4, *shape))  # as standardised ones are
+            try_network(type(self).__name__, "head", self.head, torch.from_numpy(some), n)
 
     def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
         whole = self.backbone is not None
@@ -271,32 +269,47 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
         ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         self.scaling_ = ParameterScaling(*ends)
-        unit, criterion = self.scaling_.to_unit(targets), HeadLoss(self.loss)
-        with_ridge = self.hidden_dims == "auto" and not whole
+        unit, loss = self.scaling_.to_unit(targets), self.loss
+        if callable(loss):
+            weighted = rows.weights is not None
+            try_loss(type(self).__name__, loss, n_parameters, weighted=weighted)
+            loss = copy.deepcopy(loss)  # it may be a module, which has a state
+        criterion = HeadLoss(loss).requires_grad_(False)
+        with_ridge = self.hidden_dims == "auto" and not whole and self.head is None
         widths: Any = self._resolved(len(unit)).hidden_dims
-        make_head = partial(
-            Head,
-            hidden_dims=widths,
-            n_parameters=n_parameters,
-            start=np.average(unit, axis=0, weights=rows.weights),
-            gaussian=self.loss == "gaussian",
-            bounded=bounds is not None,
-            dropout=float(self.dropout),
-            pooling=self.pooling if whole else self._pooling_of(fields),
-            cut=with_ridge,
-        )
-        self.head_: Head | HeadMixture | EncoderWithHead
-        self.backbone_: SKATRTransformer | None = None
+        kind = {"gaussian": loss == "gaussian", "bounded": bounds is not None}
+        make_head: Any
+        if self.head is None:
+            make_head = partial(
+                Head,
+                hidden_dims=widths,
+                n_parameters=n_parameters,
+                start=np.average(unit, axis=0, weights=rows.weights),
+                dropout=float(self.dropout),
+                pooling=self._pooling_of(fields),
+                cut=with_ridge,
+                **kind,
+            )
+        else:
+            own = self.head
+
+            def make_head(n_summary: int) -> OwnHead:
+                return OwnHead(copy.deepcopy(own), **kind)
+
+        self.head_: Head | HeadMixture | EncoderWithHead | OwnHead
         self.network_weight_ = 1.0
+        runs = self._runs(fields, rows)
         if whole:
-            for stale in ("summary_mean_", "summary_scale_", "seen_"):  # of an earlier fit
-                self.__dict__.pop(stale, None)
-            data = fields, unit, rows
-            self.head_, self.backbone_ = fit_end_to_end(self, data, make_head, criterion)
+            network = make_head, criterion
+            self.head_, self.backbone_ = fit_end_to_end(
+                self, (fields, unit, rows), runs[0], network
+            )
             return
-        runs, network = self._runs(fields, rows), (partial(make_head, fields.shape[-1]), criterion)
+        self._check_head(fields.shape[1:])
+        network = partial(make_head, fields.shape[-1]), criterion
+        heads: list[Any]
         heads = self._train_on_summaries(network, (fields, unit), runs, rows)
-        heads = [head.double() for head in heads]
+        heads = [head if isinstance(head, OwnHead) else head.double() for head in heads]
         if with_ridge:
             self.head_ = self._with_ridge(heads, (fields, unit), runs, rows)
         else:
@@ -373,9 +386,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             When predictions lie at or beyond the range of the targets, or their bounds: any of
             them by more than a quarter of its width, or a fifth of all and at least five.
         """
-        check_is_fitted(self)
-        whole = self.backbone_ is not None
-        fields = check_fields(self, X, reset=False) if whole else self._check_summaries(X)
+        fields, whole = self._check_rows(X), self._is_whole
         head: Any = self.head_.head if whole else self.head_
         if return_std and not head.gaussian:
             raise ValueError(
@@ -383,7 +394,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 "that learned no standard deviation; fit again with loss='gaussian'."
             )
         if whole:
-            outputs = predict_end_to_end(self, fields)
+            outputs = predict_end_to_end(self, cast(EncoderWithHead, self.head_), fields)
         else:
             outputs = self._outputs(head, fields)
         self._check_found(outputs.numpy(), fields, "prediction")
@@ -400,11 +411,3 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         if not return_std:
             return mean
         return mean, self._shaped(log_sigma.exp().numpy() * self.scaling_.width)
-
-    def __sklearn_clone__(self) -> Self:
-        cloned: Self = super().__sklearn_clone__()
-        given = self.backbone
-        if isinstance(given, SKATRTransformer) and given.__sklearn_is_fitted__():
-            # What it has learned is a parameter here. The weights may be shared: training copies.
-            cloned.backbone = copy.copy(given)
-        return cloned

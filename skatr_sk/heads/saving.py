@@ -58,7 +58,7 @@ _OURS |= {kind.__name__: kind for kind in OBJECTIVES.values()}
 # These hold no other than estimators as parameters.
 _AROUND: dict[str, type[Any]] = {"Pipeline": Pipeline, "FrozenEstimator": FrozenEstimator}
 # What a file cannot hold of these is left out: no result of what is fitted depends on it.
-_MAY_BE_LEFT_OUT = {"augment", "callbacks", "memory", "random_state"}
+_MAY_BE_LEFT_OUT = {"augment", "callbacks", "loss", "memory", "random_state"}
 
 _NUMBER, _TEXT, _ESTIMATOR = "a number", "a string", "an estimator"
 # Of scikit-learn's own: what each has learned, as one of several things: axes of an array of finite
@@ -151,8 +151,8 @@ def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
     Warns
     -----
     UserWarning
-        When callbacks, an ``augment`` that is a function or a transformer, a ``random_state`` that
-        is a generator, or a ``memory`` that is an object are left out.
+        When callbacks, an ``augment`` that is a function or a transformer, a ``loss`` of one's own,
+        a ``random_state`` that is a generator, or a ``memory`` that is an object are left out.
 
     Examples
     --------
@@ -297,7 +297,8 @@ class _Writer:
                 self.arrays[place] = np.ascontiguousarray(array.T) if by_columns else array
                 kind = "array" if isinstance(value, np.ndarray) else "number"
                 return {"columns" if by_columns else kind: place}
-        raise _Unheld(f"{place}: expected what a file can hold, found {value!r:.200}")
+        mend = "; joblib.dump keeps it" * isinstance(value, torch.nn.Module)
+        raise _Unheld(f"{place}: expected what a file can hold, found {value!r:.200}{mend}")
 
 
 _DTYPES = {"float64", "float32", "int64", "int32", "uint8", "bool"}

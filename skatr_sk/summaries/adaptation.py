@@ -116,7 +116,7 @@ def adapted(
         message = "%s: another line of sight or size of patches; whitening and novelty are left out"
         _LOGGER.info(message, owner)
         frozen = replace(frozen, whitening=None, seen=None)
-    placed = None if frozen.grid is None else frozen.grid.with_cells(cells, first)
+    placed = None if frozen.grid is None else frozen.grid.with_cells(cells.tolist(), first.tolist())
     return replace(frozen, architecture=architecture, encoder=encoder, grid=placed)
 
 

@@ -615,9 +615,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
         Notes
         -----
-        The whitening, and what :meth:`novelty` compares with, are kept for the same line of sight in
-        patches of the same physical size. Elsewhere summaries are distributed otherwise: they are
-        left out, and :meth:`adapt` learns others. Positions beyond those of the training are extrapolated.
+        The whitening, and what :meth:`novelty` compares with, are kept for the same line of sight
+        in patches of the same physical size. Elsewhere summaries are distributed otherwise: they
+        are left out, and :meth:`adapt` learns others. Positions beyond those of the training are
+        extrapolated.
 
         Examples
         --------

@@ -179,7 +179,7 @@ class Schedule(Callback):
         if training:
             rate = net.rate * self.share((net.steps_done - 0.5) / net.n_steps)
             for group in net.optimizer_.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
 
 
 class EarlyStopping(Callback):

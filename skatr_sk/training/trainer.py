@@ -54,7 +54,8 @@ class Trainer(NeuralNet):
     ``prepare(batch, training)`` turns a batch on the device into the module's arguments (scaling,
     augmentation, masks). Its attribute ``generator``, if any, is part of a checkpoint. `n_workers`
     processes read light cones from files; 0 is a thread. The `guard`, which is among the callbacks
-    too, judges each step, and `signals` say when to stop. The rest is skorch's.
+    too, judges each step, and `signals` say when to stop. `shares` are those of the learning rate,
+    by the names of weights, where they are not one. The rest is skorch's.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainer(NeuralNet):
         precision: str = "auto",
         shuffle_seed: int = 0,
         n_workers: int = 0,
+        shares: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.guard = guard
@@ -74,6 +76,7 @@ class Trainer(NeuralNet):
         self.precision = precision
         self.shuffle_seed = shuffle_seed
         self.n_workers = n_workers
+        self.shares = shares or {}
         super().__init__(*args, **kwargs)
 
     def initialize(self) -> Trainer:
@@ -88,12 +91,19 @@ class Trainer(NeuralNet):
         return ((k, p) for k, p in super().get_all_learnable_params() if p.requires_grad)
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, Any]:
-        """Let matrices decay; biases and scales only place the data and would pull them to zero."""
+        """Group the weights: matrices decay, and each has its share of the learning rate.
+
+        Biases and scales only place the data, and decay would pull them to zero.
+        """
         named = list(named_parameters)
         _, kwargs = super().get_params_for_optimizer(prefix, named)
-        decaying = {"params": [p for _, p in named if p.ndim > 1]}
-        free = {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0}
-        return ([decaying, free],), kwargs
+        groups: dict[tuple[bool, float], dict[str, Any]] = {}
+        for name, weight in sorted(named, key=lambda each: each[1].ndim <= 1):
+            decays, share = weight.ndim > 1, self.shares.get(name, 1.0)
+            group = {"params": [], "share": share, "lr": self.lr * share}
+            group |= {} if decays else {"weight_decay": 0.0}
+            groups.setdefault((decays, share), group)["params"].append(weight)
+        return (list(groups.values()),), kwargs
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Loader:
         """Return the batches of a pass, shuffled in training."""
@@ -219,6 +229,7 @@ def train(
     small: bool = False,
     n_workers: int = 0,
     member: tuple[int, int] = (0, 1),
+    shares: Callable[[_Module], Mapping[str, float]] | None = None,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -236,7 +247,8 @@ def train(
     them have recorded. With one, signals that end the process end the training after its step, and
     the state after the last epoch is written whatever ends it. `small` says that each row is one
     vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
-    says which of how many networks of one ``fit`` this is, from 0 on.
+    says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
+    of the learning rate by the names of weights; the others have all of it.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
@@ -281,6 +293,7 @@ def train(
             prepare=prepare,
             shuffle_seed=seeds[1],
             n_workers=int(n_workers),
+            shares=None if shares is None else shares(module),
             guard=guard,
             signals=signals,
         )

@@ -113,6 +113,8 @@ HEADS = {
     "with ridge": lambda **given: LightconeRegressor(**TINY | {"hidden_dims": "auto"}, **given),
     "posterior": lambda **given: make(n_members=3, max_epochs=4, **given),
     "backbone": lambda **given: LightconeRegressor(backbone=VIT, **TINY, **given),
+    "cnn": lambda **given: LightconeRegressor(backbone="cnn", **TINY, **given),
+    "whole posterior": lambda **given: make(backbone=VIT, **TINY, **given),
     "fine-tuned": lambda **given: LightconeRegressor(
         backbone=clone(VIT).set_params(max_epochs=0, random_state=0).fit(signals()), **TINY, **given
     ),
@@ -123,8 +125,8 @@ HEADS = {
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_goes_on_from_the_member_where_it_stopped(kind, tmp_path):
     X, y = draw()
-    X = signals(100) if kind in ("backbone", "fine-tuned") else X
     n_members = {"ensemble": 3, "with ridge": 5, "posterior": 3}.get(kind, 1)
+    X = signals(100) if n_members == 1 else X
     # In the third epoch of the second member, or of the only one: 3 steps an epoch, 4 epochs.
     at = 11 if n_members == 1 else 12 + 11
     whole, resumed, epochs = whole_and_resumed(HEADS[kind], X, y, tmp_path, at)

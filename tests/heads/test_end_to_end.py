@@ -1,4 +1,4 @@
-"""LightconeRegressor with a backbone: from light cones to parameters, encoder and head as one."""
+"""Heads with a backbone: from light cones to parameters or posteriors, encoder and head as one."""
 
 import copy
 import pickle
@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import Pipeline
+from skorch.callbacks import Callback
 
 from skatr_sk import (
     InvalidParameterError,
@@ -44,6 +45,15 @@ def trainable(**parameters):
 def regressor(**parameters):
     small = dict(backbone=skatr(), hidden_dims=(8,), max_epochs=2, batch_size=8, device="cpu")
     return LightconeRegressor(**small | dict(learning_rate=3e-3, random_state=0) | parameters)
+
+
+def posterior(**parameters):
+    small = dict(backbone=skatr(), hidden_dims=(8,), n_blocks=1, n_bins=4, max_epochs=2)
+    small |= dict(batch_size=8, learning_rate=3e-3, device="cpu", random_state=0)
+    return PosteriorEstimator(**small | parameters)
+
+
+BOTH = pytest.mark.parametrize("head", [regressor, posterior])
 
 
 def draw(n=24, shape=SHAPE, seed=0):
@@ -353,12 +363,228 @@ def test_refits_forget():
     np.testing.assert_array_equal(model.predict(X), regressor().fit(X, y).predict(X))
 
 
+# --- posteriors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["vit", "cnn"])
+def test_a_posterior_learns_from_fields(backbone, fields):
+    X, y = fields
+    given = skatr(embed_dim=24) if backbone == "vit" else "cnn"
+    bounds = [[0.5, 4.5], [-1.5, 1.5]]
+    model = posterior(backbone=given, prior_bounds=bounds, max_epochs=14, batch_size=32)
+    model.fit(X[:350], y[:350])
+    nats, error = model.information(X[350:], y[350:])
+    assert nats > 0.3 > 3 * error  # in which mean and variance alone are worth nothing
+    draws = model.sample(X[350:], 200, random_state=0)
+    assert ((draws > np.array(bounds)[:, 0]) & (draws < np.array(bounds)[:, 1])).all()
+    within = np.abs(draws.mean(axis=1) - y[350:]) < 2 * draws.std(axis=1)
+    assert within.mean() > 0.85
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_posterior_on_the_trained_encoder_is_one_on_its_summaries(pooling):
+    """The flow sees what ``backbone_`` gives, frozen, and as it is."""
+    X, y = draw()
+    model = posterior(pooling=pooling, prior_bounds="data").fit(X, y)
+    tokens = {"pooling": "tokens"} if pooling == "attention" else {}
+    summaries = copy.copy(model.backbone_).set_params(**tokens).transform(X)
+    free, log_jacobian = model.prior_transform_.to_free(y)
+    net = copy.deepcopy(model.net_).double()
+    with torch.inference_mode():
+        context = net.context(torch.from_numpy(summaries).double())
+        found = net.log_prob(torch.from_numpy(free)[:, None], context)[:, 0].numpy()
+    np.testing.assert_allclose(model.log_prob(X, y), found + log_jacobian, rtol=1e-5)
+    samples, log_prob = model.sample_log_prob(X, 5, random_state=0)
+    np.testing.assert_allclose(model.log_prob(X, samples), log_prob, rtol=1e-3, atol=1e-3)
+    assert model.predict_quantiles(X).shape == (24, 3, 2)
+    assert not hasattr(model, "summary_mean_")
+    again = model.backbone_.as_module()(torch.from_numpy(X))
+    if pooling == "mean":
+        np.testing.assert_allclose(again, summaries, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_posteriors_hold_some_cones_at_a_time(pooling, monkeypatch):
+    X, y = draw(40)
+    model = posterior(max_epochs=0, pooling=pooling).fit(X, y)
+    whole, drawn = model.log_prob(X, y), model.sample(X, 3, random_state=0)
+    monkeypatch.setattr("skatr_sk.heads.posterior._ROWS", 7)
+    monkeypatch.setattr("skatr_sk.heads.base._NUMBERS", 36 * 12 * 5)
+    seen = []
+    model.backbone_.encoder_.register_forward_hook(lambda *call: seen.append(len(call[2])))
+    np.testing.assert_allclose(model.log_prob(X, y), whole, rtol=1e-6)
+    assert sum(seen) == 40 and max(seen) == (5 if pooling == "attention" else 7)
+    np.testing.assert_allclose(model.sample(X, 3, random_state=0), drawn, rtol=1e-4)
+
+
+def test_posteriors_from_files_groups_weights_and_own_validation(tmp_path):
+    X, y = draw()
+    save_lightcones(tmp_path / "cones.h5", X, y)
+    stored = open_lightcones(tmp_path / "cones.h5").data
+    plain = posterior(backbone="cnn").fit(X, y)
+    found = posterior(backbone="cnn").fit(stored, y)
+    np.testing.assert_allclose(found.log_prob(stored, y), plain.log_prob(X, y), rtol=1e-5)
+    kept = np.arange(24.0) % 3
+    weighted = posterior(backbone="cnn").fit(X, y, kept, validation_data=(X[:5], y[:5]))
+    some = posterior(backbone="cnn").fit(
+        X[kept > 0], y[kept > 0], kept[kept > 0], validation_data=(X[:5], y[:5])
+    )
+    np.testing.assert_array_equal(weighted.predict(X), some.predict(X))
+    together = posterior(backbone="cnn", validation_fraction=0.5).fit(
+        X, y, groups=np.arange(24) // 2
+    )
+    assert np.isfinite(together.score(X, y))
+    assert np.isfinite(cross_validate(posterior(), stored, y, cv=2)["test_score"]).all()
+
+
+def test_a_posterior_is_told_of_bad_fields():
+    X, y = draw()
+    model = posterior(backbone=skatr(brightness_range=(-3, 3))).fit(X, y)
+    for call in (model.predict, model.sample, lambda X: model.log_prob(X, y)):
+        with pytest.raises(ValueError, match=r"this PosteriorEstimator was.*found \(6, 4, 8\)"):
+            call(X[:, :, :4])
+        with pytest.raises(ValueError, match="without a finite .* mK from zero"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                call(3e38 * np.sign(X))
+    with pytest.raises(ValueError, match=r"PosteriorEstimator\(backbone='vit'\)"):
+        posterior(backbone=None).fit(X, y)
+    with pytest.raises(
+        InvalidParameterError, match="n_members: expected 1 with a backbone, found 2"
+    ):
+        posterior(n_members=2).fit(X, y)
+    model.set_params(backbone=None).fit(X[:, 0, 0], y)
+    assert model.backbone_ is None and np.isfinite(model.score(X[:, 0, 0], y))
+
+
+# --- fine-tuning --------------------------------------------------------------------------------
+
+
+@BOTH
+def test_the_backbone_is_frozen_at_first(head, pretrained):
+    X, y = draw()
+    start = weights(pretrained.encoder_)
+    frozen = head(backbone=pretrained, frozen_epochs=2).fit(X, y)
+    assert torch.equal(weights(frozen.backbone_.encoder_), start)
+    alone = head(backbone=pretrained, frozen_epochs=2, max_epochs=4, patience=None)
+    released = alone.fit(X, y)
+    assert not torch.allclose(weights(released.backbone_.encoder_), start)
+    # Until then it is the same run, whose validation rows see the head alone change.
+    if head is regressor:  # whose rate does not depend on the number of epochs
+        losses = [[row["train_loss"] for row in one.history_] for one in (frozen, released)]
+        assert losses[0] == losses[1][:2]
+    assert not any(each.requires_grad for each in released.backbone_.encoder_.parameters())
+
+
+@BOTH
+def test_layers_have_rates_of_their_own(head, pretrained):
+    """After one step of AdamW a weight has moved by its rate."""
+    X, y = draw()
+
+    def moved(**parameters):
+        options = dict(max_epochs=1, batch_size=32, weight_decay=0.0, validation_fraction=0.0)
+        model = head(backbone=pretrained, **options | parameters).fit(X, y)
+        before = dict(pretrained.encoder_.named_parameters())
+        after = dict(model.backbone_.encoder_.named_parameters())
+        names = ("norm.weight", "blocks.0.mlp.0.weight", "embed.texture.weight")
+        return np.array([float((after[k] - before[k]).abs().median()) for k in names])
+
+    plain = moved()
+    np.testing.assert_allclose(moved(backbone_learning_rate=3e-4), plain / 10, rtol=0.05)
+    decayed = plain * 0.5 ** np.arange(3)
+    np.testing.assert_allclose(moved(layer_decay=0.5), decayed, rtol=0.05)
+    both = moved(layer_decay=0.5, backbone_learning_rate=6e-3, learning_rate=1e-3)
+    np.testing.assert_allclose(both, 2 * decayed, rtol=0.05)
+
+
+@BOTH
+def test_defaults_of_fine_tuning_change_no_bit(head):
+    X, y = draw()
+    expected = head().fit(X, y).predict(X)
+    same = head(frozen_epochs=0, layer_decay=1, backbone_learning_rate=3e-3).fit(X, y)
+    np.testing.assert_array_equal(same.predict(X), expected)
+
+
+@BOTH
+def test_a_frozen_run_goes_on_where_it_stopped(head, tmp_path, pretrained):
+    X, y = draw()
+    options = dict(backbone=pretrained, frozen_epochs=2, max_epochs=4, layer_decay=0.5)
+
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == at:
+                raise ZeroDivisionError
+
+    whole = head(**options).fit(X, y)
+    for at in (1, 3):
+        folder = tmp_path / str(at)
+        stopped = head(**options, checkpoint_dir=folder, callbacks=[Stop()])
+        with pytest.raises(ZeroDivisionError):
+            stopped.fit(X, y)
+        resumed = head(**options, checkpoint_dir=folder).fit(X, y)
+        np.testing.assert_array_equal(resumed.predict(X), whole.predict(X))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (dict(frozen_epochs=-1), "frozen_epochs: expected an integer >= 0, found -1"),
+        (dict(frozen_epochs=1.5), "frozen_epochs: expected an integer >= 0, found 1.5"),
+        (dict(layer_decay=0), r"layer_decay: expected a number in \(0, 1\], found 0"),
+        (dict(layer_decay=1.1), "layer_decay: expected"),
+        (dict(layer_decay=None), "layer_decay: expected"),
+        (dict(backbone_learning_rate=0), "backbone_learning_rate: .* or None, found 0"),
+        (dict(backbone_learning_rate="auto"), "backbone_learning_rate: expected a number"),
+        (dict(backbone="cn"), "backbone: .*found 'cn'; did you mean 'cnn'"),
+    ],
+)
+def test_wrong_parameters_of_fine_tuning(head, parameters, said):
+    with pytest.raises(InvalidParameterError, match=said):
+        head(**parameters).fit(*draw())
+
+
+@BOTH
+def test_parameters_of_fine_tuning_without_effect(head):
+    X, y = draw()
+    given = dict(frozen_epochs=2, layer_decay=0.5, backbone_learning_rate=1e-4)
+    names = "frozen_epochs, backbone_learning_rate, layer_decay; leave"
+    with pytest.warns(NoEffectWarning, match=f"no effect with backbone=None of {names}"):
+        head(backbone=None, **given).fit(X[:, 0, 0], y)
+    with pytest.warns(NoEffectWarning, match="frozen_epochs=2 of backbone_learning_rate, layer_"):
+        head(**given).fit(X, y)
+
+
+@BOTH
+def test_clones_and_searches_keep_the_weights_to_start_from(head, pretrained):
+    X, y = draw()
+    model = head(backbone=pretrained, learning_rate=TINY, weight_decay=0.0)
+    start = weights(pretrained.encoder_)
+    search = GridSearchCV(model, {"layer_decay": [0.5, 1.0]}, cv=2, error_score="raise").fit(X, y)
+    whole = clone(Pipeline([("model", model)])).fit(X, y)
+    for one in (search.best_estimator_, whole[-1]):
+        np.testing.assert_allclose(weights(one.backbone_.encoder_), start, atol=1e-5)
+    # In a grid over the backbone itself FrozenEstimator keeps them.
+    grid = {"backbone": [FrozenEstimator(pretrained), "cnn"]}
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 2
+    kept = clone(model).set_params(backbone=FrozenEstimator(pretrained)).fit(X, y)
+    np.testing.assert_allclose(weights(kept.backbone_.encoder_), start, atol=1e-5)
+
+
 # --- shapes and files ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(16,), (6, 8), (4, 4, 6)])
 def test_signals_maps_and_cones(shape):
     X, y = draw(shape=shape)
+    for head in (regressor, posterior):
+        model = head(backbone="cnn").fit(X, y[:, 0])
+        assert model.predict(X).shape == (24,) and model.field_shape_in_ == shape
+        torch.testing.assert_close(
+            model.backbone_(torch.from_numpy(X[:3])), model.backbone_(torch.from_numpy(X))[:3]
+        )
     model = regressor().fit(X, y[:, 0])
     assert model.field_shape_in_ == shape
     assert model.predict(X).shape == (24,)
@@ -392,7 +618,10 @@ def test_predictions_hold_some_cones_at_a_time():
     ("backbone", "phrases"),
     [
         ("vitt", ["- backbone: expected 'vit'", "None, found 'vitt'; did you mean 'vit'?"]),
-        (SKATRTransformer, ["- backbone: expected 'vit', a SKATRTransformer", "or None, found <"]),
+        (
+            SKATRTransformer,
+            ["- backbone: expected 'vit', 'cnn', a SKATRTransformer", "or None, found <"],
+        ),
         (PosteriorEstimator(), ["- backbone: expected 'vit'", "found PosteriorEstimator()"]),
         (FrozenEstimator(skatr()), ["fitted SKATRTransformer in FrozenEstimator", "fit it first"]),
         (skatr(embed_dim=-1), ["SKATRTransformer has", "embed_dim: expected an integer >= 1"]),

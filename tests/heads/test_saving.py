@@ -90,7 +90,16 @@ CASES = {
     "frozen backbone": (
         regressor(backbone=FrozenEstimator(skatr().fit(FIELDS)), hidden_dims=(8,)), FIELDS, Y
     ),
+    "cnn": (regressor(backbone="cnn"), FIELDS, Y),
+    "cnn of signals": (regressor(backbone="cnn", loss="gaussian"), FIELDS[:, 0, 0], Y[:, 0]),
     "posterior": (posterior(), X, TABLE),
+    "posterior with backbone": (
+        posterior(backbone=SKATRTransformer(patch_size=2, embed_dim=8, depth=1)), FIELDS, TABLE
+    ),
+    "posterior with backbone and attention": (
+        posterior(backbone=skatr().fit(FIELDS), pooling="attention", frozen_epochs=1), FIELDS, Y
+    ),
+    "posterior with cnn": (posterior(backbone="cnn", prior_bounds="data"), FIELDS, Y),
     "posteriors": (posterior(n_members=2, prior_bounds=[(-9, 9), (-np.inf, np.inf)]), X, Y),
     "posterior of the data": (posterior(prior_bounds="data", parameter_names=("a", "b")), X, Y),
     "posterior, 1-D": (posterior(prior_bounds=np.array([[-9.0, 9.0]])), NAMED, Y[:, 1]),
@@ -151,7 +160,7 @@ def given(estimator, inputs):
         found += [last.log_prob(inner, Y[:, -1] if last._one_dimensional else Y)]
     if isinstance(last, LightconeRegressor) and last.loss == "gaussian":
         found += last.predict(inputs, return_std=True)
-    if isinstance(last, LightconeRegressor) and last.backbone_ is not None:
+    if isinstance(getattr(last, "backbone_", None), SKATRTransformer):
         found += [last.backbone_.transform(inputs)]
     return found
 
@@ -219,7 +228,9 @@ TRUSTED = {
 }
 
 
-@pytest.mark.parametrize("case", ["ridge and networks", "backbone", "posteriors", "pipeline"])
+@pytest.mark.parametrize(
+    "case", ["ridge and networks", "backbone", "posteriors", "pipeline", "posterior with cnn"]
+)
 def test_skops_holds_what_is_fitted(case, models, tmp_path):
     fitted, inputs = models(case)
     skops.io.dump(fitted, tmp_path / "model.skops")

@@ -46,8 +46,10 @@ def good(tmp_path_factory):
         "posterior": flow.fit(X, y),
         "transformer": skatr.fit(fields),
         "backbone": LightconeRegressor(backbone=vit, **HEAD).fit(fields, y[:8]),
+        "cnn": PosteriorEstimator(backbone="cnn", n_blocks=1, n_bins=4, hidden_dims=(8,), **HEAD),
         "pipeline": make_pipeline(StandardScaler(), PCA(2), flow).fit(X, y),
     }
+    models["cnn"].fit(fields, y[:8])
     for name, model in models.items():
         save_model(model, folder / name)
         load_model(folder / name)
@@ -98,9 +100,14 @@ def wrong_values():
         yield "transformer", (*IN, "_pooling_found"), value
         yield "backbone", (*IN, "backbone_"), value
         yield "backbone", (*IN, "head_", "dict", "seen"), value
+        yield "cnn", (*IN, "backbone_"), value
+        for key in ("field_shape", "scaling", "arrays"):
+            yield "cnn", (*IN, "backbone_", "dict", key), value
         yield "ridge", (*IN, "head_", "dict", "together"), None if value is True else value
         yield "ridge", (*IN, "head_", "dict", "parts"), value
         yield "pipeline", ("model", "parameters", "steps"), value
+    for shape in ([4, 4], [4, 4, 7], [10**9] * 3, [4, 4, 6, 1], [0, 4, 6], [96]):
+        yield "cnn", (*IN, "backbone_", "dict", "field_shape"), shape
     for place in (("model",), ("model", "learned"), ("model", "parameters"), ("format",)):
         for value in (None, 3.5, "text", [1], {"estimator": "os.system"}):
             yield "network", place, value
@@ -149,9 +156,10 @@ def wrong_headers(folder, good, values):
 
 def wrong_tensors(folder, good):
     """Other arrays in the place of each."""
-    for name in ("network", "posterior", "transformer", "pipeline", "backbone"):
+    for name in ("network", "posterior", "transformer", "pipeline", "backbone", "cnn"):
         _, kept = look(good / name, KEY)
-        scaled = next(key for key in kept if key.endswith(("summary_mean_", "encoder_.norm.bias")))
+        ends = ("summary_mean_", "encoder_.norm.bias", "arrays.layers.0.bias")
+        scaled = next(key for key in kept if key.endswith(ends))
         cases = {
             "none": {},
             "one more": kept | {"more": torch.zeros(3)},
@@ -216,7 +224,9 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=2),
     max_leaves=5,
 )
-MODELS = st.sampled_from(["ridge", "network", "posterior", "transformer", "backbone", "pipeline"])
+MODELS = st.sampled_from(
+    ["ridge", "network", "posterior", "transformer", "backbone", "cnn", "pipeline"]
+)
 
 
 def places(tree, path=()):

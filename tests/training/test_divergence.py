@@ -152,6 +152,7 @@ def estimators(**parameters):
     yield LightconeRegressor(hidden_dims=(8,), loss="gaussian", target_bounds=[[0, 1]], **small)
     yield LightconeRegressor(hidden_dims=(8,), backbone="vit", **small)
     yield LightconeRegressor(hidden_dims=(8,), backbone=backbone.set_params(batch_size=32), **small)
+    yield PosteriorEstimator(n_blocks=1, hidden_dims=(8,), backbone="cnn", **small)
     for weight in (0.0, 10.0):
         flow = dict(n_blocks=2, hidden_dims=(8,), prior_bounds=[[0, 1]], calibration_weight=weight)
         yield PosteriorEstimator(**flow, **small)

@@ -40,6 +40,7 @@ def heads():
         "network": LightconeRegressor(**SMALL, loss="gaussian"),
         "joint": LightconeRegressor(**SMALL, backbone=backbone),
         "posterior": PosteriorEstimator(**SMALL, n_blocks=1, n_bins=4, calibration_weight=1.0),
+        "joint posterior": PosteriorEstimator(**SMALL, n_blocks=1, n_bins=4, backbone=backbone),
     }
 
 
@@ -258,7 +259,7 @@ def test_weights_decide_between_labels_that_disagree(head):
     X, y = data(120)
     says = np.where(np.arange(120)[:, None] % 3 > 0, y, 1 - y)
     estimator = heads()[head].set_params(max_epochs=20, batch_size=20, patience=None)
-    if head == "joint":
+    if "joint" in head:
         X = X * 30
         estimator.set_params(learning_rate=3e-3)
     right = []
