@@ -81,7 +81,7 @@ def test_one_signature_for_both():
     )
     assert other.pop("verbose").default == 0
     assert list(one.items()) == list(other.items())
-    assert len(one) == 11
+    assert len(one) == 12
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,24 @@ def test_given_parameters_are_used():
     assert not np.allclose(X[0], X[1])  # each has its own initial conditions
 
 
+def test_cold_dark_matter_changes_light_cones_but_no_label():
+    sizes = SMALL | {"field_shape": (8, 8, 300)}
+    warm, cold = (SimulatedLightcones(4, dark_matter=kind, **sizes) for kind in ("warm", "cold"))
+    np.testing.assert_array_equal(warm.target, cold.target)  # m_WDM is drawn
+    # As particles of any mass without velocities, with the same initial conditions.
+    heavy = warm.target.copy()
+    heavy[:, 0] = 1e6
+    expected = SimulatedLightcones(4, parameters=heavy, **sizes)
+    np.testing.assert_allclose(cold[1], expected[1], rtol=1e-4, atol=1e-4)
+    light = int(warm.target[:, 0].argmin())
+    assert np.abs(cold[light] - warm[light]).max() > 1  # mK
+    # Given or drawn, the mass is no more than a label.
+    given = warm.target * [[0.5, 1, 1, 1, 1, 1]]
+    same = SimulatedLightcones(4, parameters=given, dark_matter="cold", **sizes)
+    np.testing.assert_array_equal(same[light], cold[light])
+    np.testing.assert_array_equal(same.target, given)
+
+
 def test_digests_name_the_content(forbidden):
     def digests(n=3, **changes):
         return SimulatedLightcones(n, **(SMALL | changes)).digests()
@@ -163,6 +181,7 @@ def test_digests_name_the_content(forbidden):
         digests(cell_size=7.0),
         digests(redshift_min=6),
         digests(evolution="linear"),
+        digests(dark_matter="cold"),
         digests(prior_bounds=PRIOR_BOUNDS + [[0, 0.1]]),
         digests(parameters=same),
         digests(parameters=same + [[0, 0, 0, 0, 0, 1]]),
