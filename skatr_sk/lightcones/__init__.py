@@ -6,6 +6,7 @@ from skatr_sk.lightcones.bundled import load_lightcones
 from skatr_sk.lightcones.converting import convert_lightcones
 from skatr_sk.lightcones.labelled import to_xarray
 from skatr_sk.lightcones.opening import open_lightcones
+from skatr_sk.lightcones.running import run_21cmfast
 from skatr_sk.lightcones.sources import close_files
 from skatr_sk.lightcones.writing import save_lightcones
 
@@ -16,6 +17,7 @@ __all__ = [
     "convert_lightcones",
     "load_lightcones",
     "open_lightcones",
+    "run_21cmfast",
     "save_lightcones",
     "to_xarray",
 ]
