@@ -17,7 +17,7 @@ from skatr_sk.simulator import simulated
 from skatr_sk.simulator.lightcone import node_redshifts
 from tests.simulator import against_21cmfast
 from tests.simulator.test_lightcone import assert_alike
-from tests.simulator.universes import FIDUCIAL, FULL_SIZE
+from tests.simulator.universes import FIDUCIAL, FINE, FULL_SIZE
 
 SMALL = {"field_shape": (8, 8, 60), "random_state": 3}
 
@@ -253,7 +253,7 @@ def test_all_figures_against_21cmfast(capsys):
     with h5py.File(FULL_SIZE, "r") as file:
         parameters, redshifts = file["parameters"][:], file["redshifts"][:]
         real, real_neutral = file["brightness_temp"][:], file["global_xH"][:]
-    cones, neutral = against_21cmfast.simulate_like(parameters)
+    cones, neutral = against_21cmfast.simulate_like(parameters, real.shape[1:])
     figures = against_21cmfast.compare(cones, neutral, real, real_neutral, redshifts)
     with capsys.disabled():
         print(f"\n{len(cones)} light cones, simulated and of 21cmFAST")
@@ -264,3 +264,25 @@ def test_all_figures_against_21cmfast(capsys):
     assert len(correlations) == 3
     assert min(correlations) > 0.9
     assert figures["power, share within a factor 2"] >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FINE.is_file(), reason=f"needs {FINE.name}, set SKATR_SK_LIGHTCONES_FINE")
+def test_fine_cells_against_21cmfast(capsys):
+    with h5py.File(FINE, "r") as file:
+        parameters, real = file["parameters"][:], file["brightness_temp"][:]
+    cones, _ = against_21cmfast.simulate_like(parameters, real.shape[1:])
+    signal = against_21cmfast.compare_signals(cones, real)
+    power = [
+        against_21cmfast.compare_power(cones, real, edges)
+        for edges in (against_21cmfast.K_EDGES, against_21cmfast.FINER_K_EDGES)
+    ]
+    with capsys.disabled():
+        print(f"\n{len(cones)} light cones of {real.shape[1:]} cells, simulated and of 21cmFAST")
+        for figures in (signal, *power):
+            for name, value in figures.items():
+                print(f"{name:<55}{value:>10.3f}")
+    assert signal["global signal, median absolute error [mK]"] < 1
+    for figures in power:
+        assert figures["power, share within a factor 2"] > 0.95
+        assert figures["power, median ratio"] == pytest.approx(1, abs=0.15)
