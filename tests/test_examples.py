@@ -136,6 +136,29 @@ def test_light_cones_that_differ(rng):
 
 
 @pytest.mark.slow
+def test_carry_over_makes_a_table_and_goes_on(tmp_path, capsys):
+    script = load("run_carry_over")
+    command = [str(tmp_path), "--quick"]
+    script.main([*command, "--part", "simulate", "pretrain"])
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "weights").iterdir()}
+    assert len(before) == len(script.RECIPES)
+    script.main(command)
+    scores = (tmp_path / "scores.jsonl").read_text()
+    lines = [json.loads(line) for line in scores.splitlines()]
+    assert {(line["kind"], line["change"], line["light"]) for line in lines} == set(script.TESTS)
+    assert all(len(line["r2"]) == 6 for line in lines)
+    printed = capsys.readouterr().out
+    assert "fine, m_WDM < 3 keV, as they are" in printed
+    assert "four labels" in (tmp_path / "tables.rst").read_text()
+    # What was cut off is fitted again, and nothing else.
+    (tmp_path / "scores.jsonl").write_text(scores[:-5])
+    script.main([*command, "--part", "score"])
+    assert (tmp_path / "scores.jsonl").read_text() == scores
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "weights").iterdir()}
+    assert after == before
+
+
+@pytest.mark.slow
 def test_full_size_in_a_small_size(tmp_path, capsys):
     weights = tmp_path / "full-lr.safetensors"
     load("run_full_size").main([str(weights), "--quick"])

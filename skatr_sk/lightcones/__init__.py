@@ -9,6 +9,7 @@ from skatr_sk.lightcones.instrument import NoiseTransformer
 from skatr_sk.lightcones.labelled import to_xarray
 from skatr_sk.lightcones.opening import open_lightcones
 from skatr_sk.lightcones.resampler import LightconeResampler
+from skatr_sk.lightcones.running import run_21cmfast
 from skatr_sk.lightcones.sources import close_files
 from skatr_sk.lightcones.writing import save_lightcones
 
@@ -22,6 +23,7 @@ __all__ = [
     "convert_lightcones",
     "load_lightcones",
     "open_lightcones",
+    "run_21cmfast",
     "save_lightcones",
     "to_xarray",
 ]

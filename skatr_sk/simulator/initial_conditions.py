@@ -15,6 +15,7 @@ __all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth"]
 CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
+_CELLS_AT_ONCE = 300_000  # that are smoothed, which keeps them in the processor's cache
 _EMPTIEST = -0.98  # lowest density contrast of matter that does not move
 
 
@@ -59,10 +60,15 @@ class Grid:
         contrast.
         """
         k = self._unique.clamp(min=1e-4).expand(len(cosmology.omega_m), -1)
-        power = cosmology.power(k)[:, self._inverse] / self.cell**3
-        power[..., 0, 0, 0] = 0
-        displacement = (power * self._displacement).sum(1).sqrt()
-        return displacement.float(), (power * self._mass).sum(1).sqrt().float()
+        table = cosmology.power(k) / self.cell**3
+        displacement, mass = (self.k.new_zeros(len(k), *self.k.shape) for _ in range(2))
+        images = zip(self._inverse, self._displacement, self._mass, strict=True)
+        for places, of_displacement, of_mass in images:
+            power = table[:, places]
+            displacement.addcmul_(power, of_displacement)
+            mass.addcmul_(power, of_mass)
+        displacement[:, 0, 0, 0] = mass[:, 0, 0, 0] = 0  # a box has the mean of the universe
+        return displacement.sqrt().float(), mass.sqrt().float()
 
     def top_hat(self, radius: float) -> Tensor:
         """Filter of a sphere of a radius in Mpc."""
@@ -71,6 +77,13 @@ class Grid:
     def sharp(self, radius: float) -> Tensor:
         """Filter that is sharp in k, of the volume of a sphere of a radius in Mpc."""
         return (self.k * radius * (9 * math.pi / 2) ** (-1 / 3) <= 1).float()
+
+    def groups(self, filters: list[Tensor]) -> list[Tensor]:
+        """Stack filters for :func:`smooth`, as many as make fields that stay in the cache."""
+        n = max(1, _CELLS_AT_ONCE // math.prod(self.shape))
+        stacks = (torch.stack(filters[i : i + n]) for i in range(0, len(filters), n))
+        # Sharp filters pass nothing beyond some plane.
+        return [some[..., : int(some.any(0).any(0).any(0).nonzero().max()) + 1] for some in stacks]
 
 
 class InitialConditions:
@@ -138,17 +151,20 @@ def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
     """
     half = (_FINE - 1) / (2 * _FINE)
     reach = max(1, math.ceil(float(moves.abs().amax()) + half))
-    shares = []
-    for offset in range(-reach, reach + 1):
-        distances = ((moves + (i / _FINE - half - offset)).abs_() for i in range(_FINE))
-        clouds = [(1 - distance).clamp_(min=0) for distance in distances]
-        shares.append(torch.stack(clouds).mean(0))
-    return reach, torch.stack(shares)
+    shares = moves.new_zeros(2 * reach + 1, *moves.shape)
+    for share, offset in zip(shares, range(-reach, reach + 1), strict=True):
+        for i in range(_FINE):
+            distance = (moves + (i / _FINE - half - offset)).abs_()
+            share += distance.neg_().add_(1).clamp_(min=0)
+    return reach, shares.div_(_FINE)
 
 
-def smooth(density: Tensor, filters: Tensor) -> Tensor:
-    """Densities (n, *grid) through filters (n_filters, *rfft shape); (n, n_filters, *grid)."""
-    modes = torch.view_as_real(torch.fft.rfftn(density, dim=(-3, -2, -1)))
+def smooth(modes: Tensor, filters: Tensor, n_z: int) -> Tensor:
+    """Densities (n, n_filters, n_x, n_y, n_z) of modes (n, *rfft shape) through filters.
+
+    The last axis of the filters (n_filters, *rfft shape) may end where no more modes pass.
+    """
+    few = torch.view_as_real(modes[..., : filters.shape[-1]])
     # Real times real: a product with complex modes would first make the filters complex.
-    filtered = torch.view_as_complex(modes[:, None] * filters[..., None])
-    return torch.fft.irfftn(filtered, s=density.shape[1:], dim=(-3, -2, -1))
+    passed = torch.view_as_complex(few[:, None] * filters[..., None])
+    return torch.fft.irfft(torch.fft.ifft2(passed, dim=(2, 3)), n=n_z, dim=4)

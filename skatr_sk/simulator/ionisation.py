@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def bubble_radii(cell: float) -> list[float]:
 
 
 def neutral_fraction(
-    density: Tensor,
+    density: Iterable[Tensor],
     growth: Tensor,
     sigma_min: Tensor,
     sigma_scale: Tensor,
@@ -42,16 +43,20 @@ def neutral_fraction(
     than there are neutral atoms (Furlanetto, Zaldarriaga and Hernquist 2004, astro-ph/0403697;
     Mesinger, Furlanetto and Cen 2011, arXiv:1003.3878). Else its own stars ionise it in part.
 
-    `density` (n, n_radii, ...) is today's linear contrast on each scale, that of the cell last, and
-    `sigma_scale` (n, n_radii) its standard deviation; `sigma_min` (n,) is that on the scale of the
-    smallest haloes. `growth` (n,) is the growth factor, `mean` (n,) the number of ionising photons
-    per atom of the universe, after Sheth and Tormen. X-rays have ionised `x_e` (n, ...).
+    `density` gives today's linear contrast (n, some radii, ...) on some scales after the others,
+    that of the cell last, and `sigma_scale` (n, n_radii) is its standard deviation; `sigma_min`
+    (n,) is that on the scale of the smallest haloes. `growth` (n,) is the growth factor, `mean`
+    (n,) the number of ionising photons per atom of the universe, after Sheth and Tormen. X-rays
+    have ionised `x_e` (n, ...).
     """
     growth, sigma_min = (t[:, None].expand_as(sigma_scale) for t in (growth, sigma_min))
-    in_region, _ = conditional_fraction(density, growth, sigma_min, sigma_scale)
-    # On every scale the photons average to `mean` over the box.
-    found = in_region.mean(tuple(range(2, density.ndim)), keepdim=True).clamp(min=1e-7)
-    photons = match_axes(mean.to(found.dtype), found) / found * in_region
-    neutral = 1 - x_e
-    left = (neutral - photons[:, -1]).clamp(0, 1)
-    return torch.where(photons.amax(1) > neutral, 0, left)
+    neutral, photons, most, done = 1 - x_e, x_e[:, None], torch.zeros_like(x_e), 0
+    for contrast in density:
+        some = slice(done, done := done + contrast.shape[1])
+        scales = growth[:, some], sigma_min[:, some], sigma_scale[:, some]
+        photons, _ = conditional_fraction(contrast, *scales)
+        # On every scale the photons average to `mean` over the box.
+        found = photons.flatten(2).mean(2).clamp(min=1e-7)
+        photons *= match_axes(mean[:, None].to(found.dtype) / found, photons)
+        most = torch.maximum(most, photons.amax(1))
+    return torch.where(most > neutral, 0, (neutral - photons[:, -1]).clamp(0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,13 @@ from skatr_sk.simulator.collapsed_fraction import Haloes, press_schechter, sheth
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology, match_axes
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
-from skatr_sk.simulator.sources import arriving_light, collapse_in, shell_radii, shells_around
+from skatr_sk.simulator.sources import (
+    Light,
+    arriving_light,
+    collapse_in,
+    shell_radii,
+    shells_around,
+)
 from skatr_sk.simulator.spin_temperature import Gas, evolve, first_gas
 
 __all__ = ["FARTHEST", "Box", "Lightcones", "brightness_lightcones", "node_redshifts"]
@@ -22,6 +29,7 @@ FARTHEST = 35.0  # redshift where the simulation starts
 _STEP = 1.1  # of 1 + z from one box to the next
 _STEEPEST = 0.2  # largest velocity gradient over the Hubble rate
 _DARK = 1e-15  # collapsed fraction below which nothing shines
+_CELLS_AT_ONCE = 2**16
 _UNTOUCHED = 1e-5  # ionising photons per atom below which there are no bubbles
 
 
@@ -63,9 +71,7 @@ class _Plan:
         cell = torch.ones_like(grid.mu_squared)  # is not smoothed
         shells = [cell, *(grid.top_hat(radius) for radius in self.shells[1:])]
         bubbles = [*(grid.sharp(radius) for radius in self.bubbles[:-1]), cell]
-        # One more filter is for the gradient along the line of sight.
-        self.shell_filters = torch.stack([*shells, grid.mu_squared])
-        self.bubble_filters = torch.stack(bubbles)
+        self.shell_filters, self.bubble_filters = grid.groups(shells), grid.groups(bubbles)
 
 
 class _Universe:
@@ -97,26 +103,34 @@ class _Universe:
         photons = self._zeta * sheth_tormen(nu)  # that ionise, per atom
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
-        around = smooth(density, self._plan.shell_filters)
+        modes, n_z = torch.fft.rfftn(density, dim=(1, 2, 3)), density.shape[3]
+        plan = self._plan
+        around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            shells, f_coll = around[:, :-1], press_schechter(nu)
-            gas = self._next_gas(self._gas, z, density, shells, photons, f_coll)
+            gas = self._next_gas(self._gas, z, density, around, photons, press_schechter(nu))
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
-            inside = smooth(density, self._plan.bubble_filters)
+            inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
             sigmas = sigma_min, self._bubble_sigma
             bubbles = neutral_fraction(inside, growth, *sigmas, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas, self._z = gas, z
         slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
-        gradient = match_axes(slope.float(), delta) * around[:, -1]
+        along = smooth(modes, plan.grid.mu_squared[None], n_z)[:, 0]
+        gradient = match_axes(slope.float(), delta) * along
         return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
 
     def _next_gas(
-        self, gas: Gas, z: float, density: Tensor, around: Tensor, photons: Tensor, f_coll: Tensor
+        self,
+        gas: Gas,
+        z: float,
+        density: Tensor,
+        around: Iterable[Tensor],
+        photons: Tensor,
+        f_coll: Tensor,
     ) -> Gas:
         """Gas at the next redshift, under the light of all shells around.
 
@@ -129,7 +143,14 @@ class _Universe:
         shells = shells_around(self._haloes, z, self._plan.shells, x_e, self._efficiency)
         collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, f_coll > _DARK)
         light = arriving_light(self.cosmology, z, shells, collapsing, *self._xrays, gas.x_e)
-        return evolve(gas, self.cosmology, z, self._z, density, light)
+        # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
+        n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())
+        pieces = (field.split(n_planes, dim=1) for field in (density, *gas, *light))
+        parts = [
+            evolve(Gas(*some[:3]), self.cosmology, z, self._z, piece, Light(*some[3:]))
+            for piece, *some in zip(*pieces, strict=True)
+        ]
+        return Gas(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
     def _brightness(
         self, z: float, delta: Tensor, x_HI: Tensor, T_s: Tensor, gradient: Tensor

@@ -37,11 +37,13 @@ class Settings(NamedTuple):
     box: Box  # before block means
     device: str
     batch_size: int | None
+    cold: bool  # whether the mass of the dark matter particle is a label without effect
 
     def digest(self) -> bytes:
         """32 bytes that identify these settings, except parameters given row by row."""
         drawn = self.prior_bounds.tobytes() if self.parameters is None else b"given"
         text = repr((_VERSION, self.field_shape, self.block, tuple(self.box))).encode()
+        text += b"cold" if self.cold else b""
         return hashlib.blake2b(text + drawn, digest_size=32).digest()
 
 
@@ -85,7 +87,9 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
         )
     problems.raise_if_any()
     box = Box((n_x, n_y, n_z), cell, redshift_min, given["evolution"] == "linear")
-    return Settings(shape, block, values, bounds, box, str(given["device"]), given["batch_size"])
+    cold = given["dark_matter"] == "cold"
+    device, batch_size = str(given["device"]), given["batch_size"]
+    return Settings(shape, block, values, bounds, box, device, batch_size, cold)
 
 
 def _sizes(value: Any, broadcast: bool = False) -> tuple[int, ...]:
@@ -107,6 +111,7 @@ _TABLE = {
     "cell_size": Real("[1, 30]"),
     "redshift_min": Real(f"[2, {FARTHEST - 5:g})"),
     "evolution": Choice("zeldovich", "linear"),
+    "dark_matter": Choice("warm", "cold"),
     "random_state": Rule(is_entropy, ENTROPY_HINT),
     "device": Rule(device_mend, DEVICE_HINT),
     "batch_size": Integer(1, optional=True),

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -29,6 +30,7 @@ __all__ = ["SimulatedLightcones", "make_lightcones"]
 _LOGGER = logging.getLogger("skatr_sk.simulator")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_M_WDM = PARAMETER_NAMES.index("m_WDM")
 _GPU_BATCH = 64  # light cones at a time; each takes 30 MB at 28 x 28 x 470
 
 
@@ -60,6 +62,10 @@ class SimulatedLightcones(LazyFields):
         Of the nearest simulated cell.
     evolution : {"zeldovich", "linear"}, default="zeldovich"
         Matter moves along straight lines, or stays while density contrasts grow (a little faster).
+    dark_matter : {"warm", "cold"}, default="warm"
+        With "cold" m_WDM stays a label, drawn or given as ever, and has no effect on the light
+        cones: they are those of particles without velocities. Nothing else of a row changes,
+        neither its other parameters nor its initial conditions.
     random_state : int, numpy Generator or RandomState, optional
         Seed. An int makes rows reproducible; the same rows come from any other `n_samples`.
     device : {"cpu", "cuda", "auto", ...}, default="cpu"
@@ -118,6 +124,7 @@ class SimulatedLightcones(LazyFields):
         block: int | Sequence[int] = 1,
         redshift_min: float = 5.0,
         evolution: Literal["zeldovich", "linear"] = "zeldovich",
+        dark_matter: Literal["warm", "cold"] = "warm",
         random_state: int | np.random.Generator | np.random.RandomState | None = None,
         device: str | torch.device = "cpu",
         batch_size: int | None = None,
@@ -167,6 +174,8 @@ class SimulatedLightcones(LazyFields):
         for start in range(0, len(numbers), step):
             drawn = [self._draw(row) for row in numbers[start : start + step]]
             parameters = torch.from_numpy(np.stack([values for values, _ in drawn])).to(device)
+            if settings.cold:
+                parameters[:, _M_WDM] = math.inf
             shape = settings.box.periodic
             noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for _, rng in drawn])
             inputs = parameters, torch.from_numpy(noise).to(device), settings.box
@@ -255,7 +264,7 @@ def make_lightcones(
         Number of light cones; all of them are held in memory (:class:`SimulatedLightcones` holds
         none).
     field_shape, parameters, prior_bounds, cell_size, block, redshift_min, evolution, \
-random_state, device, batch_size
+dark_matter, random_state, device, batch_size
         As for :class:`SimulatedLightcones`.
     verbose : int, default=0
         1 shows a progress bar.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -69,26 +70,35 @@ def shells_around(
 
 
 def collapse_in(
-    shells: Shells, haloes: Haloes, density: Tensor, sigma_scale: Tensor, lit: Tensor
+    shells: Shells, haloes: Haloes, density: Iterable[Tensor], sigma_scale: Tensor, lit: Tensor
 ) -> Tensor:
     """Matter that collapses in each shell over its light travel time, over (1 + z).
 
-    The linear density contrast (n, n_shells, ...) is that of today within the radius of each shell,
-    and `sigma_scale` (n, n_shells) its standard deviation in the linear theory; `lit` (n,) says
-    whether there are any galaxies. The result, of the shape of `density`, is a share of the mean
-    density; its mean on every scale follows Sheth and Tormen.
+    `density` gives the linear contrast (n, some shells, ...) of today within the radii of some
+    shells after the others, and `sigma_scale` (n, n_shells) is its standard deviation in the linear
+    theory; `lit` (n,) says whether there are any galaxies. The result (n, n_shells, ...) is a share
+    of the mean density; its mean on every scale follows Sheth and Tormen.
     """
     cosmology, z = haloes.cosmology, shells.z
     sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
-    f_coll, peak = conditional_fraction(density, growth, sigma_min, sigma_scale)
-    mean = f_coll.flatten(2).mean(2)
     width = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
     steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * width)
     scale = shells.width / (1 + z) * sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
-    scale = scale * 2 / math.sqrt(math.pi) * steepness / mean.clamp(min=1e-30)
-    scale = torch.where((mean > 0) & lit[:, None], scale, 0)
-    growth, scale = (match_axes(t.to(density.dtype), density) for t in (growth, scale))
-    return scale * (1 + density * growth) * torch.exp(-(peak**2))
+    scale = scale * 2 / math.sqrt(math.pi) * steepness
+    collapsing: list[Tensor] = []
+    done = 0
+    for contrast in density:
+        some = slice(done, done := done + contrast.shape[1])
+        scales = growth[:, some], sigma_min[:, some], sigma_scale[:, some]
+        f_coll, peak = conditional_fraction(contrast, *scales)
+        mean = f_coll.flatten(2).mean(2)
+        share = scale[:, some] / mean.clamp(min=1e-30)
+        share = torch.where((mean > 0) & lit[:, None], share, 0)
+        factors = (share, share * growth[:, some])
+        share, rise = (match_axes(t.to(contrast.dtype), contrast) for t in factors)
+        matter = torch.addcmul(share, contrast, rise)  # share * (1 + growth * contrast)
+        collapsing.append(peak.square_().neg_().exp_().mul_(matter))
+    return torch.cat(collapsing, dim=1)
 
 
 class Light(NamedTuple):

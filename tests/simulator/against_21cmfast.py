@@ -6,37 +6,39 @@ from scipy.stats import spearmanr
 
 from skatr_sk.simulator.lightcone import Box, brightness_lightcones, node_redshifts
 
-CELL = 200 / 28
+WIDTH = 200.0  # Mpc
 K_EDGES = np.array([0.1, 0.14, 0.2, 0.28, 0.4])  # 1/Mpc
-DEPTH = 28  # cells of a piece of the line of sight: a cube
+FINER_K_EDGES = np.array([0.4, 0.56, 0.7, 0.85])  # that cells of half the size resolve as well
 FAINT = 1.0  # mK^2: below this there is no signal to compare
 
 
-def simulate_like(parameters, seed=0):
+def simulate_like(parameters, shape, seed=0):
     """Full-size cones of given parameters, and the mean neutral fraction of their boxes."""
     cones, neutral = [], []
-    box = Box((28, 28, 470), CELL, 5.0, False)
+    box = Box(tuple(shape), WIDTH / shape[0], 5.0, False)
     for i, row in enumerate(parameters):
-        noise = np.random.default_rng([seed, i]).standard_normal((1, 28, 28, 28), np.float32)
+        noise = np.random.default_rng([seed, i]).standard_normal((1, *box.periodic), np.float32)
         made = brightness_lightcones(torch.from_numpy(row[None]), torch.from_numpy(noise), box)
         cones.append(made.brightness[0].numpy())
         neutral.append(made.x_HI[0].numpy())
     return np.stack(cones), np.stack(neutral)
 
 
-def power(cones):
-    """Spherical power k^3 P / (2 pi^2) in mK^2, of pieces of the line of sight and bins of k."""
-    steps = np.meshgrid(*[np.fft.fftfreq(DEPTH)] * 3, indexing="ij")
-    k = 2 * np.pi / CELL * np.sqrt(sum(step**2 for step in steps))
-    middle = np.sqrt(K_EDGES[1:] * K_EDGES[:-1])
+def power(cones, edges=K_EDGES):
+    """Spherical power k^3 P / (2 pi^2) in mK^2, of cubes along the line of sight and bins of k."""
+    depth = cones.shape[1]
+    cell = WIDTH / depth
+    steps = np.meshgrid(*[np.fft.fftfreq(depth)] * 3, indexing="ij")
+    k = 2 * np.pi / cell * np.sqrt(sum(step**2 for step in steps))
+    middle = np.sqrt(edges[1:] * edges[:-1])
     out = []
-    for piece in range(cones.shape[-1] // DEPTH):
-        cube = cones[..., piece * DEPTH : (piece + 1) * DEPTH].astype(np.float64)
+    for piece in range(cones.shape[-1] // depth):
+        cube = cones[..., piece * depth : (piece + 1) * depth].astype(np.float64)
         cube = cube - cube.mean((1, 2, 3), keepdims=True)
-        squared = np.abs(np.fft.fftn(cube, axes=(1, 2, 3))) ** 2 * CELL**3 / DEPTH**3
+        squared = np.abs(np.fft.fftn(cube, axes=(1, 2, 3))) ** 2 * cell**3 / depth**3
         bins = [
             squared[:, (k >= low) & (k < high)].mean(1)
-            for low, high in zip(K_EDGES[:-1], K_EDGES[1:], strict=True)
+            for low, high in zip(edges[:-1], edges[1:], strict=True)
         ]
         out.append(np.stack(bins, -1) * middle**3 / (2 * np.pi**2))
     return np.stack(out, axis=1)
@@ -72,19 +74,38 @@ def half_ionised(neutral, nodes):
     return out
 
 
+def compare_signals(cones, real):
+    """Figures of the global signal, as a dict of name to value."""
+    signal, real_signal = (a.astype(np.float64).mean((1, 2)) for a in (cones, real))
+    error = np.abs(signal - real_signal)
+    return {
+        "global signal, median absolute error [mK]": np.median(error),
+        "global signal, mean absolute error [mK]": error.mean(),
+        "global signal, 95 % of cones within [mK]": np.quantile(error.mean(1), 0.95),
+    }
+
+
+def compare_power(cones, real, edges=K_EDGES):
+    """Figures of the power spectrum where the real one shines."""
+    mine, theirs = power(cones, edges), power(real, edges)
+    shines = theirs > FAINT
+    ratio = mine[shines] / theirs[shines]
+    log_ratio = np.log(ratio[ratio > 0])
+    return {
+        "power, share within a factor 2": np.mean((ratio > 0.5) & (ratio < 2)),
+        "power, median ratio": np.median(ratio),
+        "power, 16 % of ratios below": np.exp(np.quantile(log_ratio, 0.16)),
+        "power, 84 % of ratios below": np.exp(np.quantile(log_ratio, 0.84)),
+    }
+
+
 def compare(cones, neutral, real, real_neutral, redshifts):
     """All figures, as a dict of name to value."""
     nodes = np.array(node_redshifts(5.0))
     signal, real_signal = (a.astype(np.float64).mean((1, 2)) for a in (cones, real))
-    error = np.abs(signal - real_signal)
-    figures = {
-        "global signal, median absolute error [mK]": np.median(error),
-        "global signal, mean absolute error [mK]": error.mean(),
-        "global signal, 95 % of cones within [mK]": np.quantile(error.mean(1), 0.95),
-        "neutral fraction, median of largest errors": np.median(
-            np.abs(neutral - real_neutral).max(1)
-        ),
-    }
+    figures = compare_signals(cones, real)
+    difference = np.abs(neutral - real_neutral)
+    figures["neutral fraction, median of largest errors"] = np.median(difference.max(1))
     for name, of, (mine, theirs) in (
         ("deepest absorption", lambda s: deepest(s, redshifts), (signal, real_signal)),
         ("zero crossing", lambda s: zero_crossing(s, redshifts), (signal, real_signal)),
@@ -95,12 +116,4 @@ def compare(cones, neutral, real, real_neutral, redshifts):
         figures[f"{name}, rank correlation ({both.sum()} cones)"] = spearmanr(a[both], b[both])[0]
         figures[f"{name}, median error in redshift"] = np.median(np.abs(a - b)[both])
         figures[f"{name}, cones with it in one only"] = (np.isfinite(a) ^ np.isfinite(b)).sum()
-    mine, theirs = power(cones), power(real)
-    shines = theirs > FAINT
-    ratio = mine[shines] / theirs[shines]
-    figures["power, share within a factor 2"] = np.mean((ratio > 0.5) & (ratio < 2))
-    figures["power, median ratio"] = np.median(ratio)
-    log_ratio = np.log(ratio[ratio > 0])
-    figures["power, 16 % of ratios below"] = np.exp(np.quantile(log_ratio, 0.16))
-    figures["power, 84 % of ratios below"] = np.exp(np.quantile(log_ratio, 0.84))
-    return figures
+    return figures | compare_power(cones, real)

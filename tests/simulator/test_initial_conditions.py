@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from skatr_sk.simulator import initial_conditions
 from skatr_sk.simulator.cosmology import Cosmology
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 
@@ -24,7 +25,8 @@ def test_density_has_the_variance_of_the_power_spectrum(linear):
     assert abs(density.mean().item()) < 1e-5  # mass is kept
     # In spheres that hold many cells the grid does not matter.
     radius = 20.0
-    smoothed = smooth(density, grid.top_hat(radius)[None])[:, 0]
+    modes = torch.fft.rfftn(density, dim=(1, 2, 3))
+    smoothed = smooth(modes, grid.top_hat(radius)[None], density.shape[3])[:, 0]
     k = grid.k.clamp(min=1e-3)
     # Modes of the box alone, counted with their mirror images.
     modes = universe.power(k[None].expand(6, -1, -1, -1))[0] * grid.top_hat(radius) ** 2
@@ -54,3 +56,18 @@ def test_moved_masses_stay_whole_in_boxes_of_any_size():
         density = initial.density(universe.growth(torch.zeros(1, 1))[:, 0])  # today: far moves
         assert density.shape == (1, cells, cells, cells)
         assert abs(density.mean().item()) < 1e-5
+
+
+def test_filters_in_groups_are_filters_one_by_one(monkeypatch):
+    grid = Grid((12, 12, 12), 200 / 28, torch.device("cpu"))
+    density = torch.randn(2, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    modes = torch.fft.rfftn(density, dim=(1, 2, 3))
+    filters = [grid.sharp(60.0), grid.sharp(9.0), grid.top_hat(20.0)]
+    expected = [torch.fft.irfftn(modes * each, s=(12, 12, 12), dim=(1, 2, 3)) for each in filters]
+    for at_once in (1, 2 * 12**3, 10**6):
+        monkeypatch.setattr(initial_conditions, "_CELLS_AT_ONCE", at_once)
+        groups = grid.groups(filters)
+        assert len(groups) == {1: 3, 2 * 12**3: 2}.get(at_once, 1)
+        assert groups[0].shape[-1] < 7 or at_once > 10**5  # long waves alone
+        found = torch.cat([smooth(modes, group, 12) for group in groups], dim=1)
+        torch.testing.assert_close(found, torch.stack(expected, dim=1))

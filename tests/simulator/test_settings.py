@@ -40,6 +40,7 @@ def test_random_states():
         ({"prior_bounds": PRIOR_BOUNDS[:5]}, r"prior_bounds: expected .*\(6, 2\), .*\(5, 2\)"),
         ({"prior_bounds": PRIOR_BOUNDS * 20}, "prior_bounds: expected Omega_m from 0.1 to 1"),
         ({"evolution": "quadratic"}, "evolution: expected one of 'zeldovich', 'linear'"),
+        ({"dark_matter": "hot"}, "dark_matter: expected one of 'warm', 'cold'"),
         ({"block": 0}, "block: expected an integer >= 1 or three.*found 0"),
         ({"block": True}, "block: expected"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1 or None"),

@@ -17,7 +17,7 @@ from skatr_sk.simulator import simulated
 from skatr_sk.simulator.lightcone import node_redshifts
 from tests.simulator import against_21cmfast
 from tests.simulator.test_lightcone import assert_alike
-from tests.simulator.universes import FIDUCIAL, FULL_SIZE
+from tests.simulator.universes import FIDUCIAL, FINE, FULL_SIZE
 
 SMALL = {"field_shape": (8, 8, 60), "random_state": 3}
 
@@ -81,7 +81,7 @@ def test_one_signature_for_both():
     )
     assert other.pop("verbose").default == 0
     assert list(one.items()) == list(other.items())
-    assert len(one) == 11
+    assert len(one) == 12
 
 
 @pytest.mark.parametrize(
@@ -146,6 +146,24 @@ def test_given_parameters_are_used():
     assert not np.allclose(X[0], X[1])  # each has its own initial conditions
 
 
+def test_cold_dark_matter_changes_light_cones_but_no_label():
+    sizes = SMALL | {"field_shape": (8, 8, 300)}
+    warm, cold = (SimulatedLightcones(4, dark_matter=kind, **sizes) for kind in ("warm", "cold"))
+    np.testing.assert_array_equal(warm.target, cold.target)  # m_WDM is drawn
+    # As particles of any mass without velocities, with the same initial conditions.
+    heavy = warm.target.copy()
+    heavy[:, 0] = 1e6
+    expected = SimulatedLightcones(4, parameters=heavy, **sizes)
+    np.testing.assert_allclose(cold[1], expected[1], rtol=1e-4, atol=1e-4)
+    light = int(warm.target[:, 0].argmin())
+    assert np.abs(cold[light] - warm[light]).max() > 1  # mK
+    # Given or drawn, the mass is no more than a label.
+    given = warm.target * [[0.5, 1, 1, 1, 1, 1]]
+    same = SimulatedLightcones(4, parameters=given, dark_matter="cold", **sizes)
+    np.testing.assert_array_equal(same[light], cold[light])
+    np.testing.assert_array_equal(same.target, given)
+
+
 def test_digests_name_the_content(forbidden):
     def digests(n=3, **changes):
         return SimulatedLightcones(n, **(SMALL | changes)).digests()
@@ -163,6 +181,7 @@ def test_digests_name_the_content(forbidden):
         digests(cell_size=7.0),
         digests(redshift_min=6),
         digests(evolution="linear"),
+        digests(dark_matter="cold"),
         digests(prior_bounds=PRIOR_BOUNDS + [[0, 0.1]]),
         digests(parameters=same),
         digests(parameters=same + [[0, 0, 0, 0, 0, 1]]),
@@ -234,7 +253,7 @@ def test_all_figures_against_21cmfast(capsys):
     with h5py.File(FULL_SIZE, "r") as file:
         parameters, redshifts = file["parameters"][:], file["redshifts"][:]
         real, real_neutral = file["brightness_temp"][:], file["global_xH"][:]
-    cones, neutral = against_21cmfast.simulate_like(parameters)
+    cones, neutral = against_21cmfast.simulate_like(parameters, real.shape[1:])
     figures = against_21cmfast.compare(cones, neutral, real, real_neutral, redshifts)
     with capsys.disabled():
         print(f"\n{len(cones)} light cones, simulated and of 21cmFAST")
@@ -245,3 +264,25 @@ def test_all_figures_against_21cmfast(capsys):
     assert len(correlations) == 3
     assert min(correlations) > 0.9
     assert figures["power, share within a factor 2"] >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FINE.is_file(), reason=f"needs {FINE.name}, set SKATR_SK_LIGHTCONES_FINE")
+def test_fine_cells_against_21cmfast(capsys):
+    with h5py.File(FINE, "r") as file:
+        parameters, real = file["parameters"][:], file["brightness_temp"][:]
+    cones, _ = against_21cmfast.simulate_like(parameters, real.shape[1:])
+    signal = against_21cmfast.compare_signals(cones, real)
+    power = [
+        against_21cmfast.compare_power(cones, real, edges)
+        for edges in (against_21cmfast.K_EDGES, against_21cmfast.FINER_K_EDGES)
+    ]
+    with capsys.disabled():
+        print(f"\n{len(cones)} light cones of {real.shape[1:]} cells, simulated and of 21cmFAST")
+        for figures in (signal, *power):
+            for name, value in figures.items():
+                print(f"{name:<55}{value:>10.3f}")
+    assert signal["global signal, median absolute error [mK]"] < 1
+    for figures in power:
+        assert figures["power, share within a factor 2"] > 0.95
+        assert figures["power, median ratio"] == pytest.approx(1, abs=0.15)

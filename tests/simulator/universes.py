@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FULL_SIZE = Path(
     os.environ.get("SKATR_SK_LIGHTCONES", ROOT.parent / "shared" / "data" / "lightcones_lr.h5")
 )
+# 13 of cells half as wide.
+FINE = Path(
+    os.environ.get(
+        "SKATR_SK_LIGHTCONES_FINE", ROOT.parent / "shared" / "data" / "lightcones_hr56.h5"
+    )
+)
 COLD = 1e5  # keV
 FIDUCIAL = np.array([[COLD, 0.31, 500, 40.0, 4.7, 30]])
 
