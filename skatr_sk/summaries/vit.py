@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS, SliceMeans
 from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
@@ -116,7 +116,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Patches to tokens: embedding, position code, pre-norm blocks, final norm.
 
-    Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`.
+    Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`; `patch_depth` is that of a
+    patch along the line of sight, 1 of maps.
     """
 
     row_by_row = True  # processes that train together may each have some of the rows
@@ -131,10 +132,13 @@ class Encoder(nn.Module):
         n_heads: int,
         mlp_ratio: float,
         embedding: str = "linear",
+        patch_depth: int = 1,
     ) -> None:
         super().__init__()
         self.embed = EMBEDDINGS[embedding](n_voxels, embed_dim)
         self.n_slices = count_slices(grid_shape)
+        apart = embedding == FLUCTUATIONS
+        self.slice_means = SliceMeans(patch_depth, self.n_slices, embed_dim) if apart else None
         self.position = PositionCode(grid_shape, embed_dim)
         self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)
@@ -146,6 +150,9 @@ class Encoder(nn.Module):
         before they are embedded, so that what is hidden costs nothing.
         """
         code = self.position()
+        if self.slice_means is not None:
+            patches, means = self.slice_means(patches, index)
+            code = code + means
         if index is not None:
             patches, code = gather_tokens(patches, index), gather_tokens(code, index)
         return self.norm(self.blocks(self.embed(patches) + code))
