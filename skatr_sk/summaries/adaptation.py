@@ -136,4 +136,9 @@ def with_own_embedding(frozen: FrozenEncoder) -> FrozenEncoder:
         weight = along_axis(weight, axis, torch.as_tensor(overlaps(n, cells)))
     layer.weight = nn.Parameter(weight.flatten(1).float(), requires_grad=False)
     layer.in_features = layer.weight.shape[1]
+    if (means := encoder.slice_means) is not None:
+        along = torch.as_tensor(overlaps(old.voxels[-1], old.patch_size[-1]))
+        spread = along_axis(means.embed.weight.detach().double(), 1, along)
+        means.embed.weight = nn.Parameter(spread.float(), requires_grad=False)
+        means.depth = means.embed.in_features = spread.shape[1]
     return replace(frozen, architecture=replace(old, voxels=None), encoder=encoder)

@@ -1,4 +1,8 @@
-"""From the voxels of a patch to a token: by one matrix, or by texture, mean and deviation."""
+"""From the voxels of a patch to a token: by one matrix, or by texture, mean and deviation.
+
+The mean of a slice over the sky, the global signal, may be taken out of the voxels and handed over
+apart.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EMBEDDINGS", "MomentEmbedding", "voxel_layer"]
+__all__ = ["EMBEDDINGS", "FLUCTUATIONS", "MomentEmbedding", "SliceMeans", "voxel_layer"]
 
 
 class MomentEmbedding(nn.Module):
@@ -39,7 +43,44 @@ class MomentEmbedding(nn.Module):
         return self.texture(patches / deviation) + self.moments(moments)
 
 
-EMBEDDINGS: dict[str, type[nn.Module]] = {"linear": nn.Linear, "moments": MomentEmbedding}
+class SliceMeans(nn.Module):
+    """Take the mean of each slice out of the patches, and give tokens of it apart.
+
+    The mean is that over the patches that are seen: over the whole sky it would tell one region of
+    a light cone of the others, and what a JEPA is to predict would leak into what it predicts from.
+    A patch is `depth` cells deep along the line of sight, the voxels' fastest axis.
+    """
+
+    def __init__(self, depth: int, n_slices: int, dim: int) -> None:
+        super().__init__()
+        self.depth, self.n_slices = depth, n_slices
+        self.embed = nn.Linear(depth, dim)
+
+    def forward(self, patches: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return patches (n, n_patches, n_voxels) less the means, and tokens of these.
+
+        Only the patches that ``index`` (n, n_kept) names are seen, where it is given. The tokens
+        (n, n_patches, dim) are the same over the sky.
+        """
+        cells = patches.float().unflatten(-1, (-1, self.depth))
+        sky = cells.mean(dim=-2).unflatten(1, (-1, self.n_slices))
+        if index is None:
+            means = sky.mean(dim=1)
+        else:
+            seen = sky.new_zeros(patches.shape[:2]).scatter(1, index, 1.0)
+            seen = seen.unflatten(1, (-1, self.n_slices)).unsqueeze(-1)
+            means = (sky * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
+        n_sky = sky.shape[1]
+        rest = cells - means.repeat(1, n_sky, 1).unsqueeze(-2)
+        return rest.flatten(-2), self.embed(means).repeat(1, n_sky, 1)
+
+
+FLUCTUATIONS = "fluctuations"  # about the mean of each slice, which has tokens of its own
+EMBEDDINGS: dict[str, type[nn.Module]] = {
+    "linear": nn.Linear,
+    "moments": MomentEmbedding,
+    FLUCTUATIONS: MomentEmbedding,
+}
 
 
 def voxel_layer(embedding: nn.Module) -> nn.Linear:

@@ -133,6 +133,8 @@ def pretrain(
     def build() -> torch.nn.Module:
         encoder = copy.deepcopy(start.encoder) if start else architecture.build()
         encoder.requires_grad_(not embedding_only).embed.requires_grad_(True)
+        if encoder.slice_means is not None:  # it embeds, too
+            encoder.slice_means.requires_grad_(True)
         return objective.network(encoder.train(), architecture, **sizes)
 
     n_parameters = 0 if targets is None else targets.shape[1]

@@ -117,9 +117,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Attention heads; divides ``embed_dim``.
     mlp_ratio : float, default=2.0
         Hidden width of a block's MLP over ``embed_dim``.
-    embedding : {"moments", "linear"}, default="moments"
+    embedding : {"moments", "fluctuations", "linear"}, default="moments"
         How the voxels of a patch become a token: standardised, beside their mean and log standard
-        deviation, which wins on light cones (docs/learning.rst); or by one matrix [1]_.
+        deviation, which wins on light cones (docs/learning.rst); "fluctuations" does the same with
+        the voxels less the mean of their slice, over the patches that are seen, and hands that
+        mean over apart; "linear" is one matrix [1]_.
     pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
@@ -446,6 +448,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         )
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
+        architecture.check_embedding(problems)
         if self.subtract_mean and len(field_shape) == 1:
             wanted = "False with signals, which have no sky to take the mean over"
             problems.add("subtract_mean", wanted, self.subtract_mean)

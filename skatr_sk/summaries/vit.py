@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS, SliceMeans
 from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
@@ -157,7 +157,8 @@ def through(blocks: nn.Sequential, tokens: Tensor, *, recompute: bool) -> Tensor
 class Encoder(nn.Module):
     """Patches to tokens: embedding, position code, pre-norm blocks, final norm.
 
-    Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`.
+    Its sizes are parameters of :class:`~skatr_sk.SKATRTransformer`; `patch_depth` is that of a
+    patch along the line of sight, 1 of maps.
     """
 
     row_by_row = True  # processes that train together may each have some of the rows
@@ -173,10 +174,13 @@ class Encoder(nn.Module):
         mlp_ratio: float,
         embedding: str = "linear",
         positions: Sequence[tuple[float, float]] | None = None,
+        patch_depth: int = 1,
     ) -> None:
         super().__init__()
         self.embed = EMBEDDINGS[embedding](n_voxels, embed_dim)
         self.n_slices = count_slices(grid_shape)
+        apart = embedding == FLUCTUATIONS
+        self.slice_means = SliceMeans(patch_depth, self.n_slices, embed_dim) if apart else None
         self.position = PositionCode(grid_shape, embed_dim, positions)
         self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)
@@ -190,6 +194,9 @@ class Encoder(nn.Module):
         """
         code = self.position()
         recompute = len(code) > _MOST_KEPT
+        if self.slice_means is not None:
+            patches, means = self.slice_means(patches, index)
+            code = code + means
         some = max(1, _VOXELS_EMBEDDED // patches.shape[-1])
         if index is None:
             parts = list(patches.split(some, dim=1))

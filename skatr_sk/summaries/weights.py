@@ -43,7 +43,7 @@ from skatr_sk._tensors import (
 )
 from skatr_sk._version import __version__
 from skatr_sk.grid import Grid
-from skatr_sk.summaries.embedding import EMBEDDINGS
+from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS
 from skatr_sk.summaries.novelty import SeenSummaries, seen_of, shapes_of_seen
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -126,6 +126,17 @@ class Architecture:
         """Voxels of a patch, as they are embedded."""
         return math.prod(self.voxels or self.patch_size)
 
+    @property
+    def patch_depth(self) -> int:
+        """Voxels of a patch along the line of sight; 1 of maps, which have none."""
+        return 1 if len(self.patch_size) == 2 else (self.voxels or self.patch_size)[-1]
+
+    def check_embedding(self, problems: Problems) -> None:
+        """Note where there is no sky for the means that the embedding takes."""
+        if self.embedding == FLUCTUATIONS and self.n_sky < 2:
+            wanted = "'moments' or 'linear' with fields whose sky has no two patches"
+            problems.add("embedding", wanted, self.embedding)
+
     def check_width(self, problems: Problems, name: str, width: int) -> None:
         """Note where tokens are too narrow to tell their positions apart."""
         fewest = 2 * sum(n > 1 for n in self.grid_shape)
@@ -136,7 +147,8 @@ class Architecture:
     def build(self) -> Encoder:
         """Return an encoder with random weights from torch's current generator."""
         sizes = {name: getattr(self, name) for name in ENCODER_SIZES}
-        return Encoder(self.n_voxels, self.grid_shape, positions=self.positions, **sizes)
+        sizes |= {"positions": self.positions, "patch_depth": self.patch_depth}
+        return Encoder(self.n_voxels, self.grid_shape, **sizes)
 
 
 # The encoder's own sizes and their types: parameters of the transformer, and of `Encoder`.
@@ -333,6 +345,7 @@ def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
         problems.add("field_shape", f"at most {MOST_TOKENS} patches of {patch}", shape)
     check_heads(problems, architecture.embed_dim, architecture.n_heads)
     architecture.check_width(problems, "embed_dim", architecture.embed_dim)
+    architecture.check_embedding(problems)
     problems.raise_if_any()
     return architecture
 

@@ -33,6 +33,7 @@ def exported(module, X):
         ("cone", {}),
         ("cone", dict(subtract_mean=True, pooling="moments")),
         ("cone", dict(pooling="tokens")),
+        ("cone", dict(embedding="fluctuations", pooling="moments")),
     ],
 )
 def test_the_module_gives_what_transform_gives(kind, parameters):

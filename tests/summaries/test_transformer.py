@@ -272,6 +272,18 @@ def test_a_signal_has_no_sky_to_take_the_mean_over(rng):
         SKATRTransformer(subtract_mean=True, max_epochs=0).fit(rng.normal(size=(20, 12)))
 
 
+def test_fluctuations_about_the_mean_of_the_sky(rng, tmp_path):
+    cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
+    apart = small(embedding="fluctuations").fit(cones)
+    apart.save(tmp_path / "apart.safetensors")
+    again = SKATRTransformer(weights=tmp_path / "apart.safetensors").fit(cones)
+    np.testing.assert_array_equal(again.transform(cones), apart.transform(cones))
+    for fields in (rng.normal(size=(20, 12)), cones[:, :1, :1]):
+        wrong = SKATRTransformer(embedding="fluctuations", patch_size="auto", max_epochs=0)
+        with pytest.raises(ValueError, match="embedding: expected 'moments' or 'linear' with"):
+            wrong.fit(fields)
+
+
 # The length of a run ---------------------------------------------------------------------------
 
 
