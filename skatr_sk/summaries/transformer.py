@@ -177,8 +177,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
         do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
         to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
-        deep enough, they are taken to span the same volume. The sizes of cells are no redshifts:
-        cosmologies are not told apart.
+        deep enough, they are taken to span the same volume.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -577,7 +576,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return what was learned, with the pooling that counts now."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
         grid = getattr(self, "grid_in_", None)
-        return FrozenEncoder(*learned, self.pooling_, self.whitening_, grid)
+        return FrozenEncoder(*learned, self.pooling_, self.whitening_, grid=grid)
 
     @property
     def whitening_(self) -> Whitening | None:

@@ -422,4 +422,4 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         fill(encoder, tensors)
         whitening = whitening_of(parts, architecture, pooling)
     history = stored.header["history"]
-    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening, grid)
+    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening, grid=grid)
