@@ -191,8 +191,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
         do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
         to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
-        deep enough, they are taken to span the same volume. The sizes of cells are no redshifts:
-        cosmologies are not told apart.
+        deep enough, they are taken to span the same volume.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process

@@ -189,6 +189,18 @@ def test_the_cache_tells_cones_from_what_was_made_of_them(weights, expected, sto
         transformer.transform(later)
 
 
+def test_networks_from_cones_to_parameters_know_their_grid(tmp_path):
+    y = np.arange(12.0)
+    backbone = SKATRTransformer(patch_size=(2, 2, 3), embed_dim=12, depth=1)
+    joint = LightconeRegressor(backbone=backbone, max_epochs=1, random_state=0, device="cpu")
+    joint.fit(ArrayFields(COARSE, COARSE_GRID), y)
+    save_model(joint, tmp_path / "joint.safetensors")
+    for model in (joint, load_model(tmp_path / "joint.safetensors")):
+        assert model.grid_in_ == model.backbone_.grid_in_ == COARSE_GRID
+        with pytest.raises(ValueError, match="for which this LightconeRegressor is"):
+            model.predict(ArrayFields(COARSE, Grid((20.0, 20.0, 40.0))))
+
+
 # Refused ------------------------------------------------------------------------------------------
 
 
