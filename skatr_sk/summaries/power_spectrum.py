@@ -35,7 +35,7 @@ __all__ = ["PowerSpectrumTransformer"]
 
 _VALUES = 4_000_000  # voxels whose spectra are computed at a time
 _CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones
-_BINS = 6  # of n_bins="auto"
+_BINS = 4  # of n_bins="auto"
 _ROUNDING = 1e-9  # of edges of bins, so that the first and the last mode are within
 # Delta^2 = _SHELL[d] k^d P is the variance in an e-fold of k: the unit sphere over (2 pi)^d.
 _SHELL = {1: 1 / math.pi, 2: 1 / (2 * math.pi), 3: 1 / (2 * math.pi**2)}
@@ -80,7 +80,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     n_bins : "auto" or int, default="auto"
         Bins of each wave number, at most: equal steps of its logarithm, of which empty ones are
         left out. k_par = 0 has a bin of its own, and so has each k_par where there are no more than
-        `n_bins` others. "auto" is 6.
+        `n_bins` others. "auto" is 4.
     quantity : {"delta2", "power"}, default="delta2"
         ``Delta^2 = k^3 P / (2 pi^2)`` in mK^2, with the mean k of the bin, or P(k) in
         mK^2 Mpc^3. Of maps ``k^2 P / (2 pi)``, or P in mK^2 Mpc^2; of signals ``k P / pi``, or P in
@@ -136,9 +136,9 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     >>> spectra = PowerSpectrumTransformer(cell_size=cones.cell_size)
     >>> features = spectra.fit_transform(cones.data[:8])
     >>> features.shape, len(spectra.chunks_)
-    ((8, 300), 8)
+    ((8, 160), 8)
     >>> spectra.get_feature_names_out()[1]
-    'chunk0_kperp0.0379_kpar0.0195'
+    'chunk0_kperp0.0379_kpar0.016'
     """
 
     spectrum: str = "cylindrical"
