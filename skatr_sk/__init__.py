@@ -17,6 +17,7 @@ The way of the data is the layout of the package:
 """
 
 from skatr_sk._checks import (
+    AssumedGridWarning,
     CheckpointWarning,
     DivergenceWarning,
     InvalidParameterError,
@@ -28,11 +29,18 @@ from skatr_sk._checks import (
 )
 from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
-from skatr_sk.lightcones import LightconeArray, load_lightcones, open_lightcones, save_lightcones
+from skatr_sk.lightcones import (
+    LightconeArray,
+    LightconeResampler,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk.simulator import SimulatedLightcones, make_lightcones
 from skatr_sk.summaries import BlockMask, CollapseWarning, SKATRTransformer
 
 __all__ = [
+    "AssumedGridWarning",
     "BlockMask",
     "CheckpointWarning",
     "CollapseWarning",
@@ -40,6 +48,7 @@ __all__ = [
     "InvalidParameterError",
     "LightconeArray",
     "LightconeRegressor",
+    "LightconeResampler",
     "NoEffectWarning",
     "PlaceWarning",
     "PosteriorEstimator",

@@ -12,6 +12,7 @@ import hashlib
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +20,13 @@ from numpy.typing import ArrayLike, DTypeLike
 from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
+from skatr_sk.grid import Grid
 
 __all__ = [
     "BEYOND_PHYSICS",
     "ArrayFields",
     "ChosenFields",
+    "DerivedFields",
     "Fields",
     "LazyFields",
     "Recall",
@@ -76,6 +79,10 @@ class Fields(Protocol):
     def in_memory(self) -> bool:
         """Whether reading costs nothing, so that nothing is gained by reading ahead."""
 
+    @property
+    def grid(self) -> Grid | None:
+        """Cell size and redshifts, as far as they are known; bare arrays know nothing of them."""
+
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return fields, all finite, in the asked order; without `rows` all of them."""
 
@@ -91,8 +98,8 @@ class ArrayFields:
 
     in_memory = True
 
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = values
+    def __init__(self, values: np.ndarray, grid: Grid | None = None) -> None:
+        self._values, self.grid = values, grid
         self.shape, self.dtype = values.shape, values.dtype
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
@@ -117,6 +124,7 @@ class ChosenFields:
         self.shape = (int(self._ends[-1]), *first.shape[1:])
         self.dtype = np.result_type(*(fields.dtype for fields, _ in parts))
         self.in_memory = all(fields.in_memory for fields, _ in parts)
+        self.grid = next((fields.grid for fields, _ in parts if fields.grid is not None), None)
 
     def _of_parts(self, rows: Rows | None) -> tuple[int, list[tuple[np.ndarray, Fields, Any]]]:
         """Number of the asked rows; of each part which of them it has, and its rows."""
@@ -151,17 +159,36 @@ class ChosenFields:
 class LazyFields:
     """Base of fields that are not in memory: indexed like an array, and read when needed.
 
-    A slice, an index array or a mask gives a view, which reads nothing; an integer gives the field,
-    and :func:`numpy.asarray` all of them. A subclass sets `_rows`, the numbers of its rows, and
+    A slice, an index array or a mask gives a view, which reads nothing, slices of field axes beside
+    it such as ``X[..., :450]`` a part of each field, an integer the field, and
+    :func:`numpy.asarray` all of them. A subclass sets `_rows`, the numbers of its rows, and
     `_field_shape`, and says how rows are read, and named.
     """
 
     in_memory = False  # reading takes time
+    _by_content = True  # whether digests are of values; others are known without these
     _rows: np.ndarray
     _field_shape: tuple[int, ...]
+    _grid: Grid | None = None
 
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         """Return the rows of these numbers as they are, in this order."""
+        raise NotImplementedError
+
+    def _contents(self, rows: Rows | None) -> np.ndarray:
+        """Return rows for what is derived from them: finite or not, but held to what is known."""
+        return self._read(self._chosen(rows))
+
+    def _identities(self, rows: Rows) -> list[bytes]:
+        """Stand for each row in 16 bytes without reading it, if that can be."""
+        return self.digests(rows)
+
+    def read(self, rows: Rows | None = None) -> np.ndarray:
+        """Return fields, all finite, in the asked order; without `rows` all of them."""
+        raise NotImplementedError
+
+    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
+        """Stand for the content of each row in 16 bytes, without reading it where it is known."""
         raise NotImplementedError
 
     @property
@@ -173,6 +200,11 @@ class LazyFields:
     def dtype(self) -> np.dtype:
         """Type of the values that reading gives."""
         raise NotImplementedError
+
+    @property
+    def grid(self) -> Grid | None:
+        """Cell size and redshifts, as far as they are known."""
+        return self._grid
 
     @property
     def ndim(self) -> int:
@@ -203,15 +235,12 @@ class LazyFields:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple):
-            key, *rest = key or (slice(None),)
-            if isinstance(key, numbers.Integral) and rest:
-                return self[key][tuple(rest)]
-            whole = (p is Ellipsis or (isinstance(p, slice) and p == slice(None)) for p in rest)
-            if len(rest) >= self.ndim + (Ellipsis in rest) or not all(whole):
-                raise IndexError(
-                    f"rows: expected whole fields of a {type(self).__name__}, found the index "
-                    f"{(key, *rest)}; read them first, numpy.asarray(X[rows])[...]."
-                )
+            if key and isinstance(key[0], numbers.Integral) and key[1:]:
+                return self[key[0]][key[1:]]
+            key, cells = self._split(key)
+            whole = [(0, n, 1) for n in self._field_shape]
+            if [c.indices(n) for c, n in zip(cells, self._field_shape, strict=True)] != whole:
+                return _part_of(self[key], cells)
         if key is None:
             raise IndexError("rows: expected an index, found None; use numpy.asarray(X)[None].")
         if key is Ellipsis:
@@ -223,6 +252,22 @@ class LazyFields:
         view.__dict__ = {name: value for name, value in vars(self).items() if name[0] == "_"}
         view._rows = self._chosen(key)
         return view
+
+    def _split(self, key: tuple[Any, ...]) -> tuple[Any, list[slice]]:
+        """Split an index into that of the rows and a slice of each field axis."""
+        dots = [at for at, part in enumerate(key) if part is Ellipsis]
+        at = dots[0] if dots else len(key)
+        lacking = self.ndim - len(key) + len(dots)
+        parts = [*key[:at], *[slice(None)] * lacking, *key[at + 1 :]]
+        rows, *cells = parts
+        right = len(dots) < 2 and lacking >= 0 and all(isinstance(c, slice) for c in cells)
+        if not right or any(c.step is not None and c.step < 1 for c in cells):
+            raise IndexError(
+                f"X: expected an index of the rows of a {type(self).__name__} and slices of the "
+                f"{self.ndim - 1} axes of its fields, with steps of at least 1, found {key}; read "
+                "them first, numpy.asarray(X[rows])[...]."
+            )
+        return rows, cells
 
     def _chosen(self, key: Any) -> np.ndarray:
         """Numbers of the rows that a slice, an index array or a mask chooses; None is all."""
@@ -243,6 +288,124 @@ class LazyFields:
         if wrong.size:
             raise IndexError(f"rows: expected those of {len(self)} light cones, found {wrong[0]}.")
         return self._rows[index.astype(np.int64)]
+
+
+# Digests of derived fields that this process has computed; emptied when it is full.
+_DERIVED: dict[bytes, bytes] = {}
+_MOST_DERIVED = 2**17
+
+
+class DerivedFields(LazyFields):
+    """Fields that are computed from others whenever they are read, some at a time.
+
+    Parameters
+    ----------
+    fields : Fields
+        The others.
+    derive : callable
+        Gives fields (n, *field_shape) for n of the others. It must be pickled and, by its ``repr``,
+        told from all that give other values.
+    field_shape : tuple of int
+    dtype : numpy.dtype
+    grid : Grid, optional
+    """
+
+    def __init__(
+        self,
+        fields: Fields,
+        derive: Callable[[np.ndarray], np.ndarray],
+        field_shape: Sequence[int],
+        dtype: np.dtype,
+        grid: Grid | None = None,
+    ) -> None:
+        self._fields, self._derive = fields, derive
+        self._field_shape, self._dtype, self._grid = tuple(field_shape), dtype, grid
+        self._rows = np.arange(fields.shape[0])
+        self._by_content: bool = getattr(fields, "_by_content", True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of shape {self.shape}, from {self._fields!r}>"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values that reading gives."""
+        return self._dtype
+
+    def _read(self, numbers: np.ndarray) -> np.ndarray:
+        values = np.empty((len(numbers), *self._field_shape), self._dtype)
+        contents = getattr(self._fields, "_contents", self._fields.read)
+        step = _rows_at_once(self._fields.shape)
+        for start in range(0, len(numbers), step):
+            some = slice(start, start + step)
+            values[some] = self._derive(contents(numbers[some]))
+        return values
+
+    def read(self, rows: Rows | None = None) -> np.ndarray:
+        """Return rows in the asked order, all finite; a ValueError says which are not."""
+        numbers = self._chosen(rows)
+        values = self._read(numbers)
+        if not is_finite(values):
+            for number, field in zip(numbers, values, strict=True):
+                if not is_finite(field):
+                    self._fields.read([number])  # which says in which file it is
+            check_finite_rows(values)
+        return values
+
+    def _identities(self, rows: Rows) -> list[bytes]:
+        known = getattr(self._fields, "_identities", self._fields.digests)
+        key = hashlib.blake2b(repr(self._derive).encode(), digest_size=32).digest()
+        each = known(self._chosen(rows))
+        return [hashlib.blake2b(one, key=key, digest_size=16).digest() for one in each]
+
+    def digests(self, rows: Rows | None = None, *, recall: Recall | None = None) -> list[bytes]:
+        """:func:`digest` of each row, as of the same values in memory.
+
+        Where digests of the others are known without their values (simulated ones), so are these.
+        """
+        numbers = self._chosen(rows)
+        identities = self._identities(slice(None) if rows is None else rows)
+        if not self._by_content:
+            return identities
+        unknown = {one: at for at, one in enumerate(identities) if one not in _DERIVED}
+        found = {one: _DERIVED[one] for one in identities if one not in unknown}
+        if unknown:
+            rest, lacking = np.array(list(unknown.values())), list(unknown)
+
+            def compute(indices: np.ndarray) -> list[bytes]:
+                step = _rows_at_once(self.shape)
+                parts = (numbers[rest[indices[k : k + step]]] for k in range(0, len(indices), step))
+                return [one for part in parts for one in digest_rows(self._read(part))]
+
+            computed = compute(np.arange(len(rest))) if recall is None else recall(lacking, compute)
+            found |= zip(lacking, computed, strict=True)
+            if len(_DERIVED) + len(unknown) > _MOST_DERIVED:
+                _DERIVED.clear()
+            _DERIVED.update(found)
+        return [found[one] for one in identities]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The same part of each field: start, stop and step on each of its axes."""
+
+    cells: tuple[tuple[int, int, int], ...]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return values[(slice(None), *(slice(*cells) for cells in self.cells))]
+
+
+def _part_of(fields: LazyFields, cells: Sequence[slice]) -> DerivedFields:
+    """Part of each field, which is read whole."""
+    field_shape = fields.shape[1:]
+    spans = tuple(c.indices(n) for c, n in zip(cells, field_shape, strict=True))
+    shape = tuple(len(range(*span)) for span in spans)
+    if 0 in shape:
+        raise IndexError(
+            f"X: expected slices that leave at least one cell of fields of shape {field_shape}, "
+            f"found {list(cells)}."
+        )
+    grid = None if fields.grid is None else fields.grid.cut(cells, field_shape)
+    return DerivedFields(fields, _Part(spans), shape, fields.dtype, grid)
 
 
 def as_fields(X: Any) -> Fields:
@@ -297,10 +460,11 @@ def from_other_library(values: Any, name: str) -> Any:
     return in_unit(name, values, "mK" if name == "X" else "")
 
 
-def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values of a DataArray (n, *field_shape) in mK, nearest first, and its redshifts, if any.
+def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]:
+    """Values of a DataArray (n, *field_shape) in mK, nearest first, its redshifts, and its grid.
 
-    The axis whose name says so is the line of sight. The redshifts are a coordinate of it.
+    The axis whose name says so is the line of sight. The redshifts are a coordinate of it, and the
+    comoving size of a cell on each axis, in Mpc, is the attribute ``cell_mpc``.
     """
     along = [dim for dim in array.dims if str(dim) in _ALONG_SIGHT]
     if len(along) == 1:
@@ -309,30 +473,42 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None]:
     if str(array.attrs.get("units", "")).lower() in ("k", "kelvin"):
         values = values * 1000
     named = [key for key in _REDSHIFTS if key in array.coords]
+    said, rank = np.ravel(array.attrs.get("cell_mpc", np.nan)), max(values.ndim - 1, 1)
+    right = said.dtype.kind in "fiu" and len(said) in (1, rank) and (said > 0).all()
+    sizes = np.broadcast_to(said, rank).tolist() if right else [None] * rank
     if not named or array.coords[named[0]].dims[-1:] != array.dims[-1:]:
-        return values, None
+        return values, None, Grid(tuple(sizes)) if any(sizes) else None
     redshifts = array.coords[named[0]].to_numpy()
     if redshifts.shape[-1] > 1 and (np.diff(redshifts, axis=-1) < 0).all():
         values, redshifts = values[..., ::-1], redshifts[..., ::-1]
-    return values, redshifts
+    typical = np.median(redshifts.reshape(-1, redshifts.shape[-1]), axis=0).tolist()
+    try:
+        grid = Grid(tuple(sizes), tuple(typical))
+    except ValueError:  # whatever else goes by that name
+        grid = None
+    return values, redshifts, grid
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
     """Check light cones, maps or signals, and remember or compare the shape of one.
 
-    The estimator gets ``n_features_in_`` and ``field_shape_in_`` when `reset` (in ``fit``), else
-    they are compared: ``n_features_in_`` alone is the first axis of a field and would let wrong
-    fields pass. Floats of any precision are kept as they are; other numbers become float32.
+    The estimator gets ``n_features_in_``, ``field_shape_in_`` and, where the fields know their
+    grid, ``grid_in_`` when `reset` (in ``fit``), else they are compared: ``n_features_in_`` alone
+    is the first axis of a field and would let wrong fields pass. Floats of any precision are kept
+    as they are; other numbers become float32.
 
     Raises a TypeError or a ValueError when `X` (n, *field_shape) holds no real or no finite
     numbers, fewer than `min_rows` fields, or fields of another shape than was fitted. What is not
     in memory is not read here: its NaN and infinite cells are refused when it is.
     """
     known = X if isinstance(X, Fields) else None
+    grid = None
+    if type(X).__module__.partition(".")[0] == "xarray" and hasattr(X, "dims"):
+        X, _, grid = from_xarray(X)
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
     if not reset:
-        _compare_shape(estimator, shape)
+        _compare_shape(estimator, shape, grid if known is None else known.grid)
     if known is not None:
         # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
         validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
@@ -347,7 +523,7 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
         options = dict(dtype=_FLOATS, allow_nd=True, ensure_all_finite=False)
         checked = validate_data(estimator, X, reset=reset, ensure_min_samples=min_rows, **options)
         shape = checked.shape
-        known = ArrayFields(checked)
+        known = ArrayFields(checked, grid)
     if len(shape) > 4:
         raise ValueError(
             f"X: expected shape (n, n_z), (n, n_x, n_y) or (n, n_x, n_y, n_z), found {shape}; an "
@@ -358,10 +534,14 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     if known.in_memory:
         check_finite_rows(known.read())
     if not reset:
+        _compare_grid(estimator, known.grid)
         warn_implausible(known, only_a_look=True)
     else:
         _check_axes(shape)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
+        vars(estimator).pop("grid_in_", None)
+        if known.grid is not None:
+            estimator.grid_in_ = known.grid
     return known
 
 
@@ -394,8 +574,8 @@ def _check_axes(shape: tuple[int, ...]) -> None:
         )
 
 
-def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
-    """Compare the shape of fields with that of those that were fitted."""
+def _compare_shape(estimator: Any, shape: tuple[int, ...], grid: Grid | None) -> None:
+    """Compare the shape of fields with that of those that were fitted; say the grids of both."""
     fitted = getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
@@ -405,6 +585,8 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
         mend = "the shape of one field; pass a single field as X[None]"
         raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
+        own = getattr(estimator, "grid_in_", None)
+        grids = [f" with {one}" if one is not None else "" for one in (own, grid)]
         mend = "resample the fields to that grid, or fit again on the new one"
         if tuple(n for n in shape[1:] if n != 1) == tuple(fitted):
             mend = "an axis of a single channel goes away with numpy.squeeze"
@@ -412,9 +594,20 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
             if (*shape[1:axis], *shape[axis + 1 :], shape[axis]) == tuple(fitted):
                 mend = f"the line of sight is last after numpy.moveaxis(X, {axis}, -1)"
         raise ValueError(
-            f"X: expected fields of shape {tuple(fitted)}, on which this "
-            f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"{expected}: {mend}."
+            f"X: expected fields of shape {tuple(fitted)}{grids[0]}, on which this "
+            f"{type(estimator).__name__} was fitted, found {shape[1:]}{grids[1]}; X must have "
+            f"shape {expected}: {mend}."
+        )
+
+
+def _compare_grid(estimator: Any, grid: Grid | None) -> None:
+    """Compare the grid of fields with that of those that were fitted, where both are known."""
+    fitted: Grid | None = getattr(estimator, "grid_in_", None)
+    if fitted is not None and grid is not None and (wrong := fitted.differences(grid)):
+        raise ValueError(
+            f"X: expected fields on the grid for which this {type(estimator).__name__} is, "
+            f"{fitted}, found {grid}: {'; '.join(wrong)}. Resample X to that grid with "
+            "LightconeResampler, or SKATRTransformer(on_new_grid='resample')."
         )
 
 

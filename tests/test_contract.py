@@ -18,7 +18,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator, SimulatedLightcones, SKATRTransformer
+from skatr_sk import (
+    LightconeRegressor,
+    LightconeResampler,
+    PosteriorEstimator,
+    SimulatedLightcones,
+    SKATRTransformer,
+)
 from skatr_sk.fields import as_fields
 from skatr_sk.summaries import JEPA, BlockMask, LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.encoding import encode
@@ -230,6 +236,7 @@ class TestEstimator:
 
 OBJECTIVES = [JEPA, LeJEPA, VICReg, Reconstruction, Supervised]
 PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
+PARAMETRISED += [LightconeResampler]
 
 
 @pytest.mark.parametrize("kind", PARAMETRISED)
@@ -275,6 +282,7 @@ class TestParameters:
             SKATRTransformer: ("embed_dim", 8),
             LightconeRegressor: ("loss", "l2"),
             PosteriorEstimator: ("n_bins", 4),
+            LightconeResampler: ("factor", 2),
             JEPA: ("ema_decay", 0.5),
             LeJEPA: ("n_projections", 16),
             VICReg: ("region", 0.3),

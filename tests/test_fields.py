@@ -36,6 +36,7 @@ class Stored:
     """Fields that are not in memory and count what is read of them."""
 
     in_memory = False
+    grid = None
 
     def __init__(self, values):
         self.values, self.n_read = np.asarray(values), 0

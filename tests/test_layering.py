@@ -23,8 +23,8 @@ PACKAGE = "skatr_sk"
 STAGES = ["simulator", "lightcones", "summaries", "heads", "evaluation"]
 # Rooms from below to above, the shared ones first: a module imports from its own and from lower
 # ones.
-ROOMS = [{"_checks", "_files", "_version", "parameters"}, {"_tensors", "fields"}, {"training"}]
-ROOMS += [{stage} for stage in STAGES]
+ROOMS = [{"_checks", "_files", "_version", "grid", "parameters"}]
+ROOMS += [{"_tensors", "fields", "resampling"}, {"training"}, *({stage} for stage in STAGES)]
 # These, and all that they import of the package, run without scikit-learn and skorch.
 TORCH_ONLY = {
     "skatr_sk.simulator.collapsed_fraction",
@@ -53,6 +53,7 @@ DATA = {"X", "fields"}
 QUESTIONS = {"isinstance", "getattr", "hasattr", "type"}
 # What every stage may raise or warn of comes from the shared rooms by the front door.
 RAISED_BY_ALL = {"InvalidParameterError", "NoEffectWarning", "PriorWarning", "UnitsWarning"}
+RAISED_BY_ALL |= {"AssumedGridWarning"}
 RAISED_BY_ALL |= {"PlaceWarning", "ShortTrainingWarning", "DivergenceWarning", "CheckpointWarning"}
 # The only module that tells one objective's name from another's.
 OBJECTIVES = "skatr_sk.summaries.objectives.__init__"

@@ -3,7 +3,7 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
+from skatr_sk import LightconeRegressor, LightconeResampler, PosteriorEstimator, SKATRTransformer
 from skatr_sk.summaries import JEPA
 
 
@@ -35,14 +35,15 @@ def not_expected_to_hold(estimator):
     """A repeated row is in two batches and on two sides of the split, a heavy one is in one."""
     why = "networks are trained by batches in random order"
     name = "check_sample_weight_equivalence_on_dense_data"
-    return {} if isinstance(estimator, SKATRTransformer) else {name: why}
+    takes_weights = isinstance(estimator, LightconeRegressor | PosteriorEstimator)
+    return {name: why} if takes_weights else {}
 
 
 # Some of scikit-learn's checks draw from numpy's global generator themselves; that ours do not is
 # tested in test_contract.py.
 @pytest.mark.changes_global_state
 @parametrize_with_checks(
-    [small_transformer(), small_regressor(), small_posterior()],
+    [small_transformer(), small_regressor(), small_posterior(), LightconeResampler(factor=0.5)],
     expected_failed_checks=not_expected_to_hold,
 )
 def test_scikit_learn_checks(estimator, check):

@@ -135,7 +135,7 @@ def fit_end_to_end(
         "whiten": False,  # it was of the summaries before
     }
     fitted = clone(transformer).set_params(**parameters)
-    for name in ("field_shape_in_", "n_features_in_", "feature_names_in_"):
+    for name in ("field_shape_in_", "n_features_in_", "feature_names_in_", "grid_in_"):
         if hasattr(regressor, name):
             setattr(fitted, name, getattr(regressor, name))
     fitted._adopt(FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, pooling))

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from skatr_sk.fields import LazyFields, Recall, Rows, is_finite
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.digests import RowDigests
 from skatr_sk.lightcones.sources import FileRows, Source
 
@@ -17,8 +18,9 @@ __all__ = ["LightconeArray"]
 class LightconeArray(LazyFields):
     """Light cones (n, n_x, n_y, n_z) in files, indexed like an array and read when needed.
 
-    A slice, an index array or a mask gives another `LightconeArray`, which reads nothing; an
-    integer gives the cone, and :func:`numpy.asarray` all of them. It is made by
+    A slice, an index array or a mask gives another `LightconeArray`, which reads nothing; slices of
+    the cones' own axes, as in ``X[..., :450]`` or ``X[:, :14, :14]``, give that part of each, still
+    unread; an integer gives the cone, and :func:`numpy.asarray` all of them. It is made by
     :func:`~skatr_sk.open_lightcones` and works as `X` wherever scikit-learn takes rows:
     splitters, cross-validation, searches. Pickled it is a list of paths, row numbers and digests,
     so that parallel jobs are sent no cells; each process opens the files for itself. A file that
@@ -28,6 +30,8 @@ class LightconeArray(LazyFields):
     ----------
     sources : sequence of Source
         Files and the rows in them, all of one field shape.
+    grid : Grid, optional
+        Where their cells lie, as far as it is known.
 
     Examples
     --------
@@ -45,11 +49,12 @@ class LightconeArray(LazyFields):
     array([18., 6.], dtype=float32)
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], grid: Grid | None = None) -> None:
         self._files = FileRows(sources)
         self._digests = RowDigests(self._files)
         self._field_shape = self._files.field_shape
         self._rows = np.arange(len(self._files))  # numbers in `_files`
+        self._grid = grid
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,6 +74,15 @@ class LightconeArray(LazyFields):
 
     def _read(self, numbers: np.ndarray) -> np.ndarray:
         return self._files.read(numbers)
+
+    def _contents(self, rows: Rows | None) -> np.ndarray:
+        chosen = self._chosen(rows)
+        values = self._files.read(chosen)
+        self._digests.hold(chosen, values)
+        return values
+
+    def _identities(self, rows: Rows) -> list[bytes]:
+        return self._digests.identities(self._chosen(rows))
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Read cones in the order of their files, and return them in the asked order.
@@ -90,11 +104,10 @@ class LightconeArray(LazyFields):
         ValueError
             When a cone has NaN or infinite cells, or other values than its digest is of.
         """
-        chosen = self._chosen(rows)
-        values = self._files.read(chosen)
-        self._digests.hold(chosen, values)
+        values = self._contents(rows)
         if is_finite(values):
             return values
+        chosen = self._chosen(rows)
         row = next(row for row, cone in zip(chosen, values, strict=True) if not is_finite(cone))
         source, number = self._files.origin(row)
         index = int(np.flatnonzero(self._rows == row)[0])
@@ -125,7 +138,8 @@ class LightconeArray(LazyFields):
     def concatenate(cls, arrays: Sequence[LightconeArray]) -> Self:
         """Put light cones of one field shape one after the other; nothing is read."""
         each = {id(array._files): array._files for array in arrays}  # views share their files
-        joined = cls([source for files in each.values() for source in files.sources])
+        grid = next((array.grid for array in arrays if array.grid is not None), None)
+        joined = cls([source for files in each.values() for source in files.sources], grid)
         starts = np.cumsum([0, *map(len, each.values())])
         offsets = dict(zip(each, starts, strict=False))
         joined._rows = np.concatenate([a._rows + offsets[id(a._files)] for a in arrays])

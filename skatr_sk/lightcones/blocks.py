@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skatr_sk._checks import Problems, nearest_divisors
+from skatr_sk.resampling import block_means
 
 __all__ = ["coarsen"]
 
@@ -68,9 +69,4 @@ def coarsen(data: ArrayLike, block: SupportsIndex | Sequence[SupportsIndex]) -> 
             expected = f"a divisor of the {cells} cells of field axis {axis}"
             problems.add(f"block[{axis}]", expected, size, f"the nearest are {nearest}")
     problems.raise_if_any()
-    # Every axis becomes two, blocks and cells within a block; the latter are averaged away.
-    pairs = zip(data.shape[1:], sizes, strict=True)
-    split = [n for cells, size in pairs for n in (cells // size, size)]
-    within = tuple(range(2, 2 * rank + 1, 2))
-    means: np.ndarray = data.reshape(len(data), *split).mean(axis=within, dtype=np.float64)
-    return means
+    return block_means(data, sizes)

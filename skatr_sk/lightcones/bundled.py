@@ -11,6 +11,7 @@ from sklearn.utils import Bunch
 
 from skatr_sk._checks import require
 from skatr_sk._files import check_regular
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.formats.hdf5 import Stored, find, opened
 from skatr_sk.lightcones.formats.metadata import Fault
 from skatr_sk.lightcones.sources import explain, raise_if_out_of_handles
@@ -79,6 +80,8 @@ def load_lightcones(
             Of the initial conditions, no two alike: the identity of a cone.
         cell_size : ndarray of shape (3,), float64
             Comoving size of a cell in Mpc: 14.3, 14.3, 35.7.
+        grid : `~skatr_sk.lightcones.Grid`
+            The same, and the redshifts of a typical cone: what later stages compare.
         global_xH : ndarray of shape (229, 20), float32
             Mean neutral fraction of hydrogen, 0 to 1, at the `node_redshifts`.
         node_redshifts : ndarray of shape (229, 20), float32
@@ -143,6 +146,8 @@ def _read_bundle() -> Bunch:
             tables = {name: _table(file, name) for name in (*names, "node_redshifts")}
             values = {name: _values(table, n_bytes) for name, table in tables.items()}
             parameters = tables["parameters"]
+            sizes = tables["brightness_temp"].attribute("cell_mpc")
+            typical = np.median(values["redshifts"], axis=0)
             return Bunch(
                 # Read as stored and then widen: numpy does it faster than HDF5.
                 data=values["brightness_temp"].astype(np.float32),
@@ -152,7 +157,8 @@ def _read_bundle() -> Bunch:
                 target_bounds=parameters.attribute("bounds"),
                 redshifts=values["redshifts"],
                 seeds=values["seed"],
-                cell_size=tables["brightness_temp"].attribute("cell_mpc"),
+                cell_size=sizes,
+                grid=Grid(tuple(sizes.tolist()), tuple(typical.tolist())),
                 global_xH=values["global_xH"],
                 node_redshifts=values["node_redshifts"],
                 DESCR=(folder / _DESCRIPTION).read_text(encoding="utf-8"),

@@ -11,6 +11,7 @@ from sklearn.utils import Bunch
 from skatr_sk._checks import listed, spell
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.formats import FileMetadata
+from skatr_sk.lightcones.grids import cosmology_of, grid_of
 from skatr_sk.lightcones.quality import Report, most_common
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
 
@@ -141,14 +142,17 @@ def combine(files: Sequence[FileMetadata], names: list[str], notes: list[str]) -
         columns = [np.concatenate([file.parameters[name] for file in files]) for name in names]
         target = np.stack(columns, axis=1)
     grids, seeds = (_of_all(name, files, notes) for name in ("redshifts", "seeds"))
+    redshifts = None if grids is None else np.concatenate([grid[:, :n_z] for grid in grids])
+    grid = grid_of(files, redshifts, cosmology_of(files))
     return Bunch(
-        data=LightconeArray([file.source.cropped(n_z) for file in files]),
+        data=LightconeArray([file.source.cropped(n_z) for file in files], grid),
         target=target,
         target_names=names,
         target_units=[next((f.units[n] for f in files if f.units.get(n)), "") for n in names],
         target_bounds=_bounds(files, names, notes),
-        redshifts=None if grids is None else np.concatenate([grid[:, :n_z] for grid in grids]),
+        redshifts=redshifts,
         seeds=None if seeds is None else np.concatenate(seeds),
+        grid=grid,
     )
 
 

@@ -1,4 +1,4 @@
-"""The line of sight: whether light cones lie on one grid."""
+"""The line of sight: whether light cones lie on one grid, and on which."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.formats import FileMetadata
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances
 
-__all__ = ["compare_grids", "cosmology_of", "is_short"]
+__all__ = ["compare_grids", "cosmology_of", "grid_of", "is_short"]
 
 _TOLERANCE = 0.01  # of redshifts
 _SHORT = 0.9  # of the usual number of slices, and
@@ -18,6 +19,48 @@ _EXPLAINED = 0.02  # of the line of sight: cells of one size, in the cosmology o
 _STRETCHED = 0.1  # no cells of one size, where the cosmology explains those of most
 _STRETCHED_AT_ALL = 0.6  # in no cosmology, Omega_m differing by a factor of 2.5
 _COMPARED = 64  # slices
+
+
+def grid_of(
+    files: Sequence[FileMetadata],
+    redshifts: np.ndarray | None,
+    cosmology: tuple[np.ndarray, np.ndarray],
+) -> Grid | None:
+    """Grid of the light cones of all files; None where nothing is known.
+
+    `redshifts` (n, n_z) are those of all rows and `cosmology` what :func:`cosmology_of` returns.
+    Where no file says of which size slices are, their redshifts and the cosmology do.
+    """
+    rank = len(files[0].source.field_shape)
+    said = [file.cell_size for file in files if file.cell_size is not None]
+    sizes = [next((each[k] for each in said if each[k] is not None), None) for k in range(rank)]
+    begins = {file.begins for file in files}
+    origin, start = (begins.pop() if len(begins) == 1 else None) or (None, 0.0)
+    if redshifts is None:
+        return Grid(tuple(sizes), None, origin, start) if any(sizes) or origin else None
+    if redshifts.shape[1] > 1 and sizes[-1] is None:
+        sizes[-1] = _slice_size(redshifts, *cosmology)
+    middle = np.median(redshifts, axis=0)
+    if not (np.isfinite(middle).all() and (np.diff(middle) > 0).all() and middle[0] >= 0):
+        return Grid(tuple(sizes))  # the rows are faults
+    return Grid(tuple(sizes), tuple(middle.tolist()), origin, start)
+
+
+def _slice_size(z: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray) -> float | None:
+    """Comoving size of slices in Mpc; None where it is not known, or slices are not of one."""
+    known = np.isfinite(omega_m) & (omega_m > 0) & np.isfinite(hubble) & (hubble > 0)
+    known &= (
+        np.isfinite(z).all(axis=1) & (z >= 0).all(axis=1) & (np.diff(z, axis=1) > 0).all(axis=1)
+    )
+    if not known.any():
+        return None
+    distances = comoving_distances(z[known], omega_m[known], hubble[known])
+    lengths = distances[:, -1] - distances[:, 0]
+    even = np.linspace(distances[:, 0], distances[:, -1], z.shape[1], axis=1)
+    spread = np.abs(distances - even).max(axis=1) / lengths
+    if np.median(spread) > _EXPLAINED or np.ptp(lengths) > _EXPLAINED * np.median(lengths):
+        return None
+    return float(np.median(lengths)) / (z.shape[1] - 1)
 
 
 def is_short(files: Sequence[FileMetadata]) -> np.ndarray:

@@ -30,8 +30,8 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     `xarray.DataArray` of shape (n, n_x, n_y, n_z)
         Of the dimensions ``lightcone, x, y, z``, without those of the sky that maps and signals
         lack, in mK. Its coordinates are ``redshift``, ``seed`` and each parameter by its name, as
-        far as they are known, with their units. :func:`~skatr_sk.save_lightcones` takes it back,
-        and so does any `X`.
+        far as they are known, with their units; the cell size is the attribute ``cell_mpc``.
+        :func:`~skatr_sk.save_lightcones` takes it back, and so does any `X`.
 
     Raises
     ------
@@ -64,7 +64,10 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
         columns = np.asarray(target).reshape(len(values), -1).T
         each = zip(cones["target_names"], columns, cones["target_units"], strict=True)
         coords |= {name: (_ROW, column, {"units": unit}) for name, column, unit in each}
-    return xarray.DataArray(values, coords, dims, "brightness_temp", {"units": "mK"})
+    attributes: dict[str, Any] = {"units": "mK"}
+    if (known := cones.get("grid")) is not None and None not in known.cell_size:
+        attributes["cell_mpc"] = list(known.cell_size)
+    return xarray.DataArray(values, coords, dims, "brightness_temp", attributes)
 
 
 def is_labelled(X: Any) -> bool:
@@ -78,8 +81,8 @@ def from_labelled(array: Any) -> dict[str, Any]:
     Coordinates of its first dimension that hold real numbers are the seeds, by their name, and the
     parameters.
     """
-    values, redshifts = from_xarray(array)
-    found: dict[str, Any] = {"data": values, "redshifts": redshifts}
+    values, redshifts, grid = from_xarray(array)
+    found: dict[str, Any] = {"data": values, "redshifts": redshifts, "grid": grid}
     of_rows = {
         str(name): coord
         for name, coord in array.coords.items()

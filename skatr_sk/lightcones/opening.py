@@ -150,6 +150,9 @@ def open_lightcones(
           of 21cmFAST from the stored comoving distances and the cosmology of the file;
         * ``seeds``, ndarray of int64, shape (n,), or None, of the initial conditions: the groups
           for ``GroupKFold``, since cones of one seed share their density field;
+        * ``grid``, :class:`~skatr_sk.lightcones.Grid` or None: cell sizes, as far as files say them
+          (the attribute ``cell_mpc`` of HDF5, 21cmFAST's inputs) or redshifts and ``Omega_m`` do,
+          and the redshifts of a typical cone; ``data.grid`` is the same;
         * ``report``, structured array or DataFrame with the columns ``file, row, fault, detail``,
           one line for each thing that is wrong; row -1 is the whole file. Empty unless
           ``on_bad="drop"``, or ``repair=True``: then rows of the fault "repaired" are kept.

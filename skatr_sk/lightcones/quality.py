@@ -87,13 +87,17 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
         each = zip(lengths, is_short(kept), strict=True)
         details = [f"a line of sight of {n} slices; {most}" if short else None for n, short in each]
         kept = report.leave_out(kept, "shape", details)
-    sizes = np.array([file.cell_size for file in kept], dtype=np.float64)  # NaN for None
-    if np.isfinite(sizes).any():
-        size = np.nanmedian(sizes)
-        most = f"most are {size:.4g} Mpc"
-        odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
-        details = [f"slices {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]
-        kept = report.leave_out(kept, "grid", details)
+    for axis in (-1, 0):
+        if not kept:
+            break
+        stated = [file.cell_size and file.cell_size[axis] for file in kept]
+        sizes = np.array(stated, dtype=np.float64)  # NaN for None
+        if np.isfinite(sizes).any():
+            size, what = np.nanmedian(sizes), "slices" if axis else "cells of the sky"
+            most = f"most are {size:.4g} Mpc"
+            odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
+            details = [f"{what} {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]
+            kept = report.leave_out(kept, "grid", details)
     return kept
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,9 +15,10 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, Problems, Rule, warn, warn_no_effect
+from skatr_sk._checks import Bounds, Choice, Problems, Rule, in_unit, warn, warn_no_effect
 from skatr_sk._files import write_whole
-from skatr_sk.fields import check_numbers, digest_rows
+from skatr_sk.fields import Fields, check_numbers, digest_rows
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.digests import create_index, pack, seal
 from skatr_sk.lightcones.formats.metadata import Fault, name_parameters, take_seeds
 from skatr_sk.lightcones.guarded import write_hdf5
@@ -44,6 +45,7 @@ def save_lightcones(
     target_bounds: ArrayLike | None = None,
     redshifts: ArrayLike | None = None,
     seeds: ArrayLike | None = None,
+    cell_size: Any = None,
     dtype: DTypeLike | None = None,
     compression: str = "none",
     verbose: int = 0,
@@ -62,7 +64,7 @@ def save_lightcones(
     X : array-like or LightconeArray of shape (n, ...), `~sklearn.utils.Bunch`, or DataArray
         In mK, or a tensor, or a quantity of astropy in kelvin. What
         :func:`~skatr_sk.open_lightcones` and :func:`~skatr_sk.load_lightcones` return brings its
-        labels, redshifts, seeds and prior box along, and so does what
+        labels, redshifts, seeds, cell size and prior box along, and so does what
         :func:`~skatr_sk.lightcones.to_xarray` makes of them; the parameters below go before.
     y : array-like of shape (n, n_parameters) or (n,), optional
         A DataFrame or Series brings its names along.
@@ -74,6 +76,8 @@ def save_lightcones(
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
     seeds : array-like of whole numbers, shape (n,), optional
         Of the initial conditions.
+    cell_size : float, or one for each axis of a field, or quantity of astropy, optional
+        Comoving size of a cell in Mpc; default is that of the grid of `X`, where it has one.
     dtype : dtype, optional
         Of the stored cells; default is that of `X`. float16 halves the file at a precision of
         0.05 %.
@@ -110,9 +114,10 @@ def save_lightcones(
     X, known = _with_labels(X)
     # What is known of labels is not of others that are given.
     kept = {name: value for name, value in known.items() if y is None or "target" not in name}
-    labels |= {name: value for name, value in kept.items() if labels[name] is None}
+    labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
     X = check_numbers(X, "X")
     problems = Problems("save_lightcones")
+    labels["grid"] = _grid_of(problems, cell_size, known.get("grid"), X)
     if os.fspath(path).lower().endswith((".npz", ".npy")):
         problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
     if labels["target"] is not None:
@@ -134,6 +139,25 @@ def save_lightcones(
         write_whole(path, lambda temporary: stack.write(temporary, pieces), stack.n_bytes)
 
 
+def _grid_of(problems: Problems, cell_size: Any, grid: Grid | None, X: Any) -> Grid | None:
+    """Grid of light cones, with the cell size that was given, if any; what is wrong is noted."""
+    grid = X.grid if grid is None and isinstance(X, Fields) else grid
+    if cell_size is None:
+        return grid
+    rank = max(len(X.shape) - 1, 1)
+    given = in_unit("cell_size", cell_size, "Mpc")
+    try:
+        sizes = np.broadcast_to(np.asarray(given, dtype=np.float64), rank)
+        right = bool(((sizes > 0) & (sizes < np.inf)).all())
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        problems.add("cell_size", f"a size in Mpc, or one for each of {rank} axes", given)
+        return grid
+    known = tuple(sizes.tolist())
+    return Grid(known) if grid is None else replace(grid, cell_size=known)
+
+
 def say_if_replaced(path: str | os.PathLike[str]) -> None:
     """Warn that a file that is to be written is there already."""
     if os.path.exists(path):
@@ -143,7 +167,7 @@ def say_if_replaced(path: str | os.PathLike[str]) -> None:
 def _with_labels(X: Any) -> tuple[Any, dict[str, Any]]:
     """Light cones and what is known of them, of a Bunch or of a DataArray of `to_xarray`."""
     if isinstance(X, Mapping) and "data" in X:
-        return X["data"], {name: X.get(name) for name in _LABELS}
+        return X["data"], {name: X.get(name) for name in (*_LABELS, "grid")}
     if is_labelled(X):
         known = from_labelled(X)
         return known.pop("data"), known
@@ -173,6 +197,7 @@ class Stack:
     compression: str
     # Values and attributes of each dataset beside that of the light cones, by its name.
     beside: dict[str, tuple[np.ndarray, dict[str, Any]]]
+    grid: Grid | None
 
     @classmethod
     def plan(
@@ -180,8 +205,8 @@ class Stack:
     ) -> Self:
         """Check what is to be written, and note what is wrong; without fields, raise at once.
 
-        `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds``, each
-        of them or None; `storage` is ``dtype, compression``.
+        `labels` are ``target, target_names, target_units, target_bounds, redshifts, seeds, grid``,
+        each of them or None; `storage` is ``dtype, compression``.
         """
         shape = tuple(X.shape)
         if len(shape) < 2 or 0 in shape:
@@ -223,7 +248,7 @@ class Stack:
                 except Fault as fault:
                     problems.add("seeds", wanted, fault.detail)
             beside["seed"] = numbers, {}
-        return cls(shape, dtype, storage["compression"], beside)
+        return cls(shape, dtype, storage["compression"], beside, labels["grid"])
 
     @property
     def cones_in_a_chunk(self) -> int:
@@ -252,6 +277,10 @@ class Stack:
         file.attrs["skatr_sk_lightcones"] = FORMAT
         cells = file.create_dataset(BRIGHTNESS, self.shape, self.dtype, **options)
         cells.attrs["units"] = "mK"
+        if self.grid is not None and None not in self.grid.cell_size:
+            cells.attrs["cell_mpc"] = self.grid.cell_size
+        if self.grid is not None and self.grid.origin is not None:
+            cells.attrs["grid_begins"] = self.grid.origin, self.grid.start
         index = create_index(cells)
         for name, (values, attributes) in self.beside.items():
             dataset = file.create_dataset(name, data=values, track_times=False)

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from skatr_sk._checks import in_unit
 from skatr_sk.fields import LazyFields, Rows
+from skatr_sk.grid import Grid
 from skatr_sk.parameters import PARAMETER_NAMES
-from skatr_sk.simulator.cosmology import comoving_distances, redshifts_at
+from skatr_sk.simulator.cosmology import OMEGA_M, comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones
 from skatr_sk.simulator.settings import check_settings
 from skatr_sk.training.device import resolve_device, torch_defaults
@@ -75,6 +76,8 @@ class SimulatedLightcones(LazyFields):
         float32.
     in_memory : bool
         False: reading costs a simulation.
+    grid : Grid
+        Cell sizes, and the redshifts of the slices for Planck's `Omega_m`.
     target : ndarray of shape (n_samples, 6), float64
         The parameters of the rows.
 
@@ -124,6 +127,10 @@ class SimulatedLightcones(LazyFields):
         self._entropy = entropy_of(random_state)
         self._field_shape = self._settings.field_shape
         self._rows = np.arange(n_samples)
+        sizes = tuple(self._settings.box.cell_size * size for size in self._settings.block)
+        self._grid = Grid(sizes, tuple(self._redshifts_of(np.array([OMEGA_M]))[0].tolist()))
+
+    _by_content = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -197,9 +204,12 @@ class SimulatedLightcones(LazyFields):
 
         They differ between rows as `Omega_m` does; they are for plots, not for features.
         """
+        return self._redshifts_of(self.target[:, 1])
+
+    def _redshifts_of(self, omega_m: np.ndarray) -> np.ndarray:
+        """Redshifts of the slices for each of some matter densities."""
         box, block = self._settings.box, self._settings.block[-1]
-        omega_m = self.target[:, 1]
-        nearest = comoving_distances(np.full(len(self), box.redshift_min), omega_m)
+        nearest = comoving_distances(np.full(len(omega_m), box.redshift_min), omega_m)
         centres = (block - 1) / 2 + block * np.arange(self.shape[-1])
         return redshifts_at(nearest[:, None] + box.cell_size * centres, omega_m).astype(np.float32)
 

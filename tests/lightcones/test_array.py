@@ -27,7 +27,7 @@ from skatr_sk import (
     open_lightcones,
     save_lightcones,
 )
-from skatr_sk.fields import Fields, digest
+from skatr_sk.fields import Fields, digest, digest_rows
 from skatr_sk.summaries import JEPA
 from tests.lightcones import layouts
 from tests.lightcones.layouts import FIELD, N
@@ -82,14 +82,41 @@ def test_wrong_keys(X, key):
         X[key]
 
 
-def test_parts_of_cones_are_refused(X):
-    with pytest.raises(IndexError, match="whole fields.*numpy.asarray"):
-        X[:, :2]
+PARTS = {
+    "near": (Ellipsis, slice(None, 4)),
+    "sky": (slice(None), slice(1, 3), slice(-2, None)),
+    "steps": ([7, 2, 7], Ellipsis, slice(1, None, 2)),
+    "beyond the end": (slice(3, 9, 2), slice(0, 99), Ellipsis, slice(2, 99)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_cones_are_read_when_they_are_asked_for(X, values, name, reads):
+    part = X[PARTS[name]]
+    expected = values[PARTS[name]]
+    assert isinstance(part, Fields) and not part.in_memory and not reads
+    assert part.shape == expected.shape and part.dtype == expected.dtype
+    np.testing.assert_array_equal(part.read(), expected)
+    np.testing.assert_array_equal(np.asarray(part), expected)
+    np.testing.assert_array_equal(np.asarray(part[::-1, ..., 1:]), expected[::-1, ..., 1:])
+    assert part.digests() == digest_rows(expected)
+    assert part[1:].digests() == digest_rows(expected[1:])
+    assert len(pickle.dumps(part)) < len(pickle.dumps(X)) + 2000
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).read([1]), expected[[1]])
+
+
+def test_what_is_no_part_of_each_cone_says_what_to_do(X):
+    backwards = slice(None, None, -1)
+    for key in [(slice(None), 2), (slice(None), backwards), ([0], [1, 2]), (slice(2), None)]:
+        with pytest.raises(IndexError, match="slices of the . axes.*numpy.asarray"):
+            X[key]
+    with pytest.raises(IndexError, match="at least one cell"):
+        X[..., 3:3]
     with pytest.raises(ValueError, match="without reading"):
         X.__array__(copy=False)
     with pytest.raises(IndexError, match="found None"):
         X[None]
-    with pytest.raises(IndexError, match="whole fields"):
+    with pytest.raises(IndexError, match="slices of the"):
         X[:, :, :, :, :]
     assert X[:, :, :, :].shape == X[..., :].shape == X.shape
 
@@ -145,7 +172,15 @@ def test_its_face_is_that_of_an_array(X):
     assert isinstance(X, Fields) and not X.in_memory
     public = {name for name in dir(X) if not name.startswith("_")}
     array = {"shape", "dtype", "ndim", "size", "nbytes"}
-    assert public == array | {"read", "digests", "in_memory", "files", "origin", "concatenate"}
+    assert public == array | {
+        "read",
+        "digests",
+        "in_memory",
+        "grid",
+        "files",
+        "origin",
+        "concatenate",
+    }
 
 
 def test_concatenation(X, values, tmp_path):

@@ -90,7 +90,9 @@ def test_shapes_and_types(cones):
     }
     found = {name: (cones[name].shape, cones[name].dtype) for name in expected}
     assert found == expected
-    assert set(cones) == {*expected, "target_names", "target_units", "DESCR"}
+    assert set(cones) == {*expected, "grid", "target_names", "target_units", "DESCR"}
+    assert cones.grid.cell_size == tuple(cones.cell_size) and len(cones.grid.redshifts) == 90
+    assert abs(cones.grid.origin - 4.9934) < 1e-4  # half a simulated cell before redshift 5
 
 
 def test_parameters_are_named_and_inside_their_bounds(cones):

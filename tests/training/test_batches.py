@@ -16,6 +16,7 @@ class Stored:
     """Fields that are not in memory: each reading is noted."""
 
     in_memory = False
+    grid = None
 
     def __init__(self, values):
         self.values, self.asked = values, []

@@ -65,7 +65,8 @@ class FileMetadata:
     units: dict[str, str] = field(default_factory=dict)
     redshifts: np.ndarray | None = None  # of shape (n_rows, n_z)
     seeds: np.ndarray | None = None  # of int64, shape (n_rows,)
-    cell_size: float | None = None  # Mpc (comoving) between slices
+    cell_size: tuple[float | None, ...] | None = None  # Mpc (comoving) along each axis
+    begins: tuple[float, float] | None = None  # origin and start of the grid
     target_bounds: np.ndarray | None = None  # prior box, of shape (n_parameters, 2)
     flat: bool = False  # the one parameter is stored without an axis of its own
     offered: tuple[str, ...] = ()  # make the target where none are asked for by name

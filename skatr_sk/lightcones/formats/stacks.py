@@ -23,6 +23,8 @@ from skatr_sk.lightcones.sources import Hdf5Source, stamp_of
 
 __all__ = ["look_into_stack"]
 
+_FAR = 1e5  # Mpc, or a redshift
+
 
 def look_into_stack(
     path: str, found: os.stat_result, file: h5py.File, name: str | None, one: bool | None = None
@@ -56,9 +58,16 @@ def look_into_stack(
         around = [find(file.id, folder)] if folder.strip("/") else []
         metadata.unit = take_unit(said_of_cells(cells.id, *around, file.id))
     take_what_lies_beside(metadata, cells, stored, n_bytes, one, ours=ours)
-    cell_size = cells.attribute("cell_mpc")
-    if cell_size is not None:
-        metadata.cell_size = float(np.ravel(cell_size)[-1])
-        if not 0 < metadata.cell_size < np.inf:
-            raise Fault("grid", f"cell_mpc: expected sizes in Mpc, found {cell_size}")
+    if (given := cells.attribute("cell_mpc")) is not None:
+        sizes = np.ravel(given).astype(np.float64)
+        if len(sizes) not in (1, len(row_shape)) or not ((sizes > 0) & (sizes < np.inf)).all():
+            expected = f"a size in Mpc, or one for each of {len(row_shape)} axes"
+            raise Fault("grid", f"cell_mpc: expected {expected}, found {given}")
+        metadata.cell_size = tuple(np.broadcast_to(sizes, len(row_shape)).tolist())
+    if (given := cells.attribute("grid_begins")) is not None:
+        start = np.ravel(given).astype(np.float64)
+        if len(start) != 2 or not ((start >= 0) & (start < _FAR)).all():
+            expected = "a redshift and a distance in Mpc"
+            raise Fault("grid", f"grid_begins: expected {expected}, found {given}")
+        metadata.begins = float(start[0]), float(start[1])
     return metadata

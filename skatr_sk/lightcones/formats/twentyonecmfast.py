@@ -118,7 +118,7 @@ def look_into_simulation(
         units=dict(PARAMETER_UNITS),
         redshifts=redshifts_at(distances, omega_m, hubble)[None].astype(np.float32),
         seeds=None if seed is None else take_seeds(np.array([seed])),
-        cell_size=float(np.abs(np.median(steps))) if n_z > 1 else None,
+        cell_size=(*_sky(inputs), float(np.abs(np.median(steps))) if n_z > 1 else None),
         offered=tuple(six),
         unit=take_unit(said_of_cells(box.id, find(file.id, "lightcones"), file.id))
         if field in CELLS
@@ -126,6 +126,13 @@ def look_into_simulation(
         writer=f"21cmFAST {4 if new else 3}",
         note=_of_two_fields(file, asked),
     )
+
+
+def _sky(inputs: Mapping[str, float]) -> tuple[float | None, float | None]:
+    """Comoving size of a cell across the sky, in Mpc, where the inputs say it."""
+    length, cells = inputs.get("BOX_LEN", 0), inputs.get("HII_DIM", 0)
+    size = length / cells if 0 < length < math.inf and 0 < cells < math.inf else None
+    return size, size
 
 
 def _of_two_fields(file: h5py.File, asked: str | None) -> str:
