@@ -677,6 +677,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         with unchanged_on_error(self):
             self._check_parameters()
+            if self.on_new_grid == "resample":
+                X = onto_grid_of(self._frozen(), X)
             fields = check_fields(self, X, reset=False, min_rows=2)
             given = Given(groups, validation_data)
             if not self._only_loads:

@@ -359,3 +359,17 @@ def test_the_same_seed_adapts_alike(tmp_path):
     # A checkpoint of it is none of a warm start.
     on = copy.deepcopy(fitted).set_params(checkpoint_dir=tmp_path, warm_start=True)
     assert not np.array_equal(on.fit(X).transform(X), expected)
+
+
+def test_pre_training_on_light_cones_that_were_brought_up():
+    """The encoder has seen patches of the right physical size, and takes fine cones as they are."""
+    coarse, fine = draw((6, 6, 10)), draw((12, 12, 20), seed=1)
+    up = LightconeResampler(shape=(12, 12, 20)).fit_transform(coarse)
+    skatr = SKATRTransformer(patch_size=(4, 4, 10), max_epochs=1, batch_size=8, **SIZES).fit(up)
+    assert np.isfinite(skatr.transform(fine)).all()
+    taken = finer(fit((6, 6, 10), (2, 2, 5)), (2, 2, 2)).set_params(
+        max_epochs=1, batch_size=8, on_new_grid="resample"
+    )
+    taken.grid_in_ = Grid((7.0, 7.0, 7.0))
+    resampled = ArrayFields(draw((24, 24, 40)), Grid((3.5, 3.5, 3.5)))
+    assert taken.adapt(resampled).transform(resampled).shape == (20, 36)
