@@ -9,7 +9,14 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
-from skatr_sk import LightconeRegressor, SKATRTransformer, load_lightcones, load_model, save_model
+from skatr_sk import (
+    LightconeRegressor,
+    LightconeResampler,
+    SKATRTransformer,
+    load_lightcones,
+    load_model,
+    save_model,
+)
 from skatr_sk.fields import ArrayFields
 from skatr_sk.grid import depths_of, redshifts_of
 from skatr_sk.lightcones import Grid
