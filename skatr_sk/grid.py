@@ -169,16 +169,6 @@ class Grid:
             self, cell_size=tuple(sizes), redshifts=redshifts, origin=origin, start=start
         )
 
-    def with_cells(self, cells: Sequence[float], first: Sequence[float]) -> Self:
-        """Grid of cells so many times as large, that begins so many cells of now further on.
-
-        Its redshifts are not known: there may be more of them, or fewer.
-        """
-        each = zip(self.cell_size, cells, strict=True)
-        sizes = tuple(None if size is None else size * factor for size, factor in each)
-        start = self.start + first[-1] * (self.cell_size[-1] or 0.0)
-        return replace(self, cell_size=sizes, redshifts=None, start=start)
-
     def __str__(self) -> str:
         sizes = " x ".join("?" if size is None else f"{size:.3g}" for size in self.cell_size)
         known = f"cells of {sizes} Mpc"

@@ -258,7 +258,7 @@ class _Start:
     pooling: str
     patch_size: tuple[int, ...]
     voxels: tuple[int, ...] | None
-    scaling: Callable[[Tensor], Tensor]
+    scaling: BrightnessScaling | None
     augmentation: Augmentation
     beside: Fields  # what is seen beside the steps
     n_workers: int
@@ -337,7 +337,7 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
         pooling="tokens",
         patch_size=shape,  # a whole field is one patch
         voxels=None,
-        scaling=_as_it_is,
+        scaling=None,
         augmentation=Augmentation(True, fields, seed),
         beside=fields,
         n_workers=0,
@@ -349,10 +349,6 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
 def gives_tokens(backbone: Any) -> bool:
     """Whether a checked parameter `backbone` stands for a transformer."""
     return not (isinstance(backbone, nn.Module) or backbone == "cnn")
-
-
-def _as_it_is(fields: Tensor) -> Tensor:
-    return fields.float()
 
 
 def _transformer(head: Any, fields: Fields) -> SKATRTransformer:
@@ -429,7 +425,7 @@ def fit_end_to_end(
         fields.shape[1:],
         start.patch_size,
         voxels=start.voxels,
-        scaling=start.scaling,  # type: ignore[arg-type]
+        scaling=start.scaling,
         augment=start.augmentation.turns,
         change=start.augmentation.change,
         seed=independent_seeds(seed, 3)[2],  # the first two are those of the training
@@ -547,7 +543,7 @@ def _encode(head: Any, network: Any, fields: Fields, pooling: str, **options: An
         options["patch_size"] = backbone.architecture_.patch_size
         options["voxels"] = backbone.architecture_.voxels
     else:
-        options |= {"scaling": _as_it_is, "patch_size": fields.shape[1:], "pooling": "tokens"}
+        options |= {"scaling": None, "patch_size": fields.shape[1:], "pooling": "tokens"}
         cells = _CPU_CELLS if device.type == "cpu" else _GPU_CELLS
         options["batch_size"] = max(1, cells // math.prod(fields.shape[1:]))
     options = {"pooling": pooling} | options

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from skatr_sk._checks import Integer, Kind, Problems, Real, Rule, check_options
+from skatr_sk._checks import Instance, Integer, Kind, Problems, Real, Rule, check_options
+from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
+from skatr_sk.resampling import edges_of
 from skatr_sk.summaries.embedding import voxel_layer
 from skatr_sk.summaries.patches import along_axis, overlaps
 from skatr_sk.summaries.pooling import count_slices
@@ -45,8 +47,9 @@ def _each(kind: Rule, *, shared: bool) -> Rule:
 _TABLE: dict[str, Kind] = {
     "field_shape": _each(Integer(1), shared=False),
     "patch_size": replace(_each(Integer(1), shared=True), optional=True),
-    "cell_size": _each(Real("(0, inf)"), shared=True),
-    "offset": _each(Real("(-inf, inf)"), shared=True),
+    "cell_size": replace(_each(Real("(0, inf)"), shared=True), optional=True),
+    "offset": replace(_each(Real("(-inf, inf)"), shared=True), optional=True),
+    "grid": Instance(Grid, expected="a Grid", optional=True),
 }
 
 
@@ -54,9 +57,10 @@ def adapted(
     frozen: FrozenEncoder,
     field_shape: Any,
     *,
+    grid: Any = None,
     patch_size: Any = None,
-    cell_size: Any = 1.0,
-    offset: Any = 0.0,
+    cell_size: Any = None,
+    offset: Any = None,
 ) -> FrozenEncoder:
     """Return an encoder for fields of another shape, its weights a copy; nothing is trained.
 
@@ -65,14 +69,23 @@ def adapted(
     old = frozen.architecture
     owner, problems = "SKATRTransformer.adapted_to", Problems("SKATRTransformer.adapted_to")
     given = dict(field_shape=field_shape, patch_size=patch_size, cell_size=cell_size, offset=offset)
-    check_options(owner, _TABLE, given)
+    check_options(owner, _TABLE, given | {"grid": grid})
     rank = len(old.field_shape)
     for name, value in given.items():
         if np.ndim(value) and len(value) != rank:
             problems.add(name, f"{rank} numbers, one for each axis", value)
     problems.raise_if_any()
     shape = tuple(int(n) for n in field_shape)
-    cells, first = (np.broadcast_to(each, rank).astype(float) for each in (cell_size, offset))
+    if grid is not None:
+        try:
+            ratios, shifts = _between(frozen.grid, grid, shape)
+        except ValueError as reason:
+            problems.add("grid", f"one that the weights can be compared with ({reason})", str(grid))
+            problems.raise_if_any()
+        cell_size = ratios if cell_size is None else cell_size
+        offset = shifts if offset is None else offset
+    known = (1.0 if cell_size is None else cell_size), (0.0 if offset is None else offset)
+    cells, first = (np.broadcast_to(each, rank).astype(float) for each in known)
     old_patch = np.array(old.patch_size)
     same = old_patch / cells
     if patch_size is None:
@@ -87,16 +100,16 @@ def adapted(
     # old field; rounded, for three thirds are one.
     step = np.round(patch * cells / old_patch, 9)
     start = np.round(first / old_patch, 9) + (step - 1) / 2
-    known = old.positions or tuple((0.0, float(n > 1)) for n in old.grid_shape)
-    grid = tuple(n // p for n, p in zip(shape, patch, strict=True))
-    for axis, (n, (_, unit)) in enumerate(zip(grid, known, strict=True)):
+    was = old.positions or tuple((0.0, float(n > 1)) for n in old.grid_shape)
+    patches = tuple(n // p for n, p in zip(shape, patch, strict=True))
+    for axis, (n, (_, unit)) in enumerate(zip(patches, was, strict=True)):
         if n > 1 and not unit:
             expected = f"a single patch along axis {axis}, as in the training, whose code tells no "
             problems.add("field_shape", f"{expected}more apart there", shape)
     problems.raise_if_any()
     positions = tuple(
         (float(origin + unit * at), float(unit * far))
-        for (origin, unit), at, far in zip(known, start, step, strict=True)
+        for (origin, unit), at, far in zip(was, start, step, strict=True)
     )
     voxels = old.voxels or old.patch_size
     architecture = replace(
@@ -104,20 +117,71 @@ def adapted(
         field_shape=shape,
         patch_size=patch,
         voxels=None if voxels == patch else voxels,
-        positions=None if positions == tuple((0.0, float(n > 1)) for n in grid) else positions,
+        positions=None if positions == tuple((0.0, float(n > 1)) for n in patches) else positions,
     )
     encoder = copy.deepcopy(frozen.encoder)
-    code = PositionCode(grid, old.embed_dim, positions=architecture.positions)
+    code = PositionCode(patches, old.embed_dim, positions=architecture.positions)
     code.load_state_dict(encoder.position.state_dict())
-    encoder.position, encoder.n_slices = code.requires_grad_(False).eval(), count_slices(grid)
+    encoder.position, encoder.n_slices = code.requires_grad_(False).eval(), count_slices(patches)
     # Summaries of the same line of sight in patches of the same size are distributed alike.
-    sight = rank != 3 or (positions[-1], grid[-1]) == (known[-1], old.grid_shape[-1])
+    sight = rank != 3 or (positions[-1], patches[-1]) == (was[-1], old.grid_shape[-1])
+    new: dict[str, Any] = {"architecture": architecture, "encoder": encoder}
     if not (sight and (step == 1).all()):
         message = "%s: another line of sight or size of patches; whitening and novelty are left out"
         _LOGGER.info(message, owner)
-        frozen = replace(frozen, whitening=None, seen=None)
-    placed = None if frozen.grid is None else frozen.grid.with_cells(cells.tolist(), first.tolist())
-    return replace(frozen, architecture=architecture, encoder=encoder, grid=placed)
+        new |= {"whitening": None, "seen": None}
+    if frozen.grid is not None:
+        new["grid"] = _grid_on(frozen.grid, shape, cells, first)
+    return replace(frozen, **new)
+
+
+def _between(
+    own: Grid | None, new: Grid, shape: tuple[int, ...]
+) -> tuple[list[float], list[float]]:
+    """Cell sizes and near edges of a new grid, for fields of a shape, in cells of one's own.
+
+    A ValueError says why they are not known.
+    """
+    if own is None:
+        raise ValueError("which do not know their own: give cell_size and offset")
+    if not new.fits(shape) or len(own.cell_size) != len(shape):
+        raise ValueError(f"and fits fields of {shape}")
+    ratios = []
+    for mine, its in zip(own.cell_size, new.cell_size, strict=True):
+        ratio = 1.0 if mine is None or its is None else its / mine
+        whole = float(max(1, round(max(ratio, 1 / ratio)))) ** (1 if ratio > 1 else -1)
+        ratios.append(whole if abs(ratio / whole - 1) <= SAME_SIZE else ratio)
+    shifts = [0.0] * len(shape)
+    if own.differs_in_start(new):
+        size, edge = own.cell_size[-1], new.nearest
+        if own.is_measured_from(new) and size is not None:
+            shifts[-1] = (new.start - own.start) / size
+        elif own.redshifts is not None and edge is not None:
+            edges = edges_of(depths_of(own.redshifts))
+            shifts[-1] = float(np.interp(depths_of(edge), edges, np.arange(len(edges)), left=-1))
+            if shifts[-1] < 0:
+                raise ValueError(f"but it begins nearer, at redshift {edge:.4g}: give offset")
+    return ratios, shifts
+
+
+def _grid_on(grid: Grid, shape: tuple[int, ...], cells: np.ndarray, first: np.ndarray) -> Grid:
+    """Grid of fields of a shape, from the sizes and near edges of their cells in cells of another.
+
+    Redshifts beyond those that are known are not extrapolated.
+    """
+    sizes = tuple(size and size * c for size, c in zip(grid.cell_size, cells.tolist(), strict=True))
+    size, redshifts = grid.cell_size[-1], None
+    if grid.redshifts is not None and len(grid.redshifts) > 1:
+        edges = edges_of(depths_of(grid.redshifts))
+        places = first[-1] + (np.arange(shape[-1]) + 0.5) * cells[-1]
+        if 0 <= places[0] and places[-1] <= len(edges) - 1:
+            depths = np.interp(places, np.arange(len(edges)), edges)
+            redshifts = tuple(redshifts_of(depths).tolist())
+    if size is None:
+        return Grid(sizes, redshifts, grid.origin if first[-1] == 0 else None)
+    return replace(
+        grid, cell_size=sizes, redshifts=redshifts, start=grid.start + float(first[-1]) * size
+    )
 
 
 def with_own_embedding(frozen: FrozenEncoder) -> FrozenEncoder:

@@ -131,7 +131,7 @@ def encode(
     encoder: Callable[[torch.Tensor], torch.Tensor],
     fields: Fields,
     *,
-    scaling: BrightnessScaling,
+    scaling: BrightnessScaling | None,
     patch_size: Sequence[int],
     voxels: Sequence[int] | None = None,
     pooling: str,

@@ -25,20 +25,20 @@ _SLAB_CELLS = 4_000_000  # cells of a field that are scaled and cut at a time
 
 def scaled_patches(
     fields: Tensor,
-    scaling: BrightnessScaling,
+    scaling: BrightnessScaling | None,
     patch_size: Sequence[int],
     voxels: Sequence[int] | None = None,
 ) -> Tensor:
     """Scale fields (n, *field_shape) in mK and cut them: (n, n_patches, n_voxels), in float32.
 
-    Each patch is averaged to `voxels` first, one number for each axis, where these are given. Large
-    fields are worked on in slabs of the first axis, so that beside fields and patches little
-    memory is needed.
+    Without a `scaling` they stay in mK. Each patch is averaged to `voxels` first, one number for
+    each axis, where these are given. Large fields are worked on in slabs of the first axis, so that
+    beside fields and patches little memory is needed.
     """
     mean = None
-    if scaling.subtract_mean:  # over the whole sky, before it is cut
+    if scaling is not None and scaling.subtract_mean:  # over the whole sky, before it is cut
         mean = fields.mean(dim=(1, 2), keepdim=True, dtype=torch.float32)
-    elementwise = replace(scaling, subtract_mean=False)
+    elementwise = Tensor.float if scaling is None else replace(scaling, subtract_mean=False)
 
     def patches_of(slab: Tensor) -> Tensor:
         slab = slab if mean is None else slab.float() - mean

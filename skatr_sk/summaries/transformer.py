@@ -577,9 +577,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self,
         field_shape: Sequence[int],
         *,
+        grid: Grid | None = None,
         patch_size: int | Sequence[int] | None = None,
-        cell_size: float | Sequence[float] = 1.0,
-        offset: float | Sequence[float] = 0.0,
+        cell_size: float | Sequence[float] | None = None,
+        offset: float | Sequence[float] | None = None,
     ) -> Self:
         """Return this fitted transformer for fields on another grid; nothing is trained.
 
@@ -592,16 +593,19 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         ----------
         field_shape : sequence of int
             Cells of the new fields along each axis.
+        grid : Grid or None, default=None
+            Their grid, such as ``X.grid`` of light cones in files. It gives `cell_size` and
+            `offset`, where the transformer knows its own grid (``grid_in_``).
         patch_size : int, sequence of int or None, default=None
             Cells of a patch; each must divide its axis. None is the physical size of the patches
             now. The code of patches of another physical size is that of their centres; their
             structure looks larger or smaller to the encoder than it is.
-        cell_size : float or sequence of float, default=1.0
+        cell_size : float, sequence of float or None, default=None
             Size of the new cells along each axis, in cells of the fields now: 0.5 on a grid twice
-            as fine.
-        offset : float or sequence of float, default=0.0
+            as fine. None is that of `grid`, or 1.
+        offset : float, sequence of float or None, default=None
             Where the new fields begin along each axis, in cells of the fields now, such as a line
-            of sight that begins at another redshift.
+            of sight that begins at another redshift. None is that of `grid`, or 0.
 
         Returns
         -------
@@ -612,8 +616,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Raises
         ------
         ValueError
-            When the parameters are not as expected, no whole number of cells makes a patch of the
-            same size, or an axis has several patches that had a single one in the training.
+            When the parameters are not as expected, grids cannot be compared, no whole number of
+            cells makes a patch of the same size, or an axis has several patches that had a single
+            one in the training.
 
         Notes
         -----
@@ -638,7 +643,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         self._check_parameters()
         options: Any = {"patch_size": patch_size, "cell_size": cell_size, "offset": offset}
-        frozen = adapted(self._frozen(), field_shape, **options)
+        frozen = adapted(self._frozen(), field_shape, grid=grid, **options)
         other: Self = clone(self).set_params(
             weights=None,
             subtract_mean=frozen.scaling.subtract_mean,
@@ -700,6 +705,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         with unchanged_on_error(self):
             self._check_parameters()
+            if self.on_new_grid == "resample":
+                X = onto_grid_of(self._frozen(), X)
             fields = check_fields(self, X, reset=False, min_rows=2)
             given = Given(groups, validation_data)
             if not self._only_loads:

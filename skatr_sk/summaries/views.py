@@ -34,7 +34,7 @@ class PatchViews:
         field_shape: Sequence[int],
         patch_size: Sequence[int],
         *,
-        scaling: BrightnessScaling,
+        scaling: BrightnessScaling | None,
         augment: bool,
         seed: int,
         change: Callable[[Tensor, torch.Generator], Tensor] | None = None,

@@ -9,7 +9,17 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
-from skatr_sk import LightconeRegressor, SKATRTransformer, load_lightcones, load_model, save_model
+from skatr_sk import (
+    LightconeRegressor,
+    LightconeResampler,
+    SKATRTransformer,
+    load_lightcones,
+    load_model,
+    save_model,
+)
+from skatr_sk.fields import ArrayFields
+from skatr_sk.grid import depths_of, redshifts_of
+from skatr_sk.lightcones import Grid
 from skatr_sk.summaries import VICReg
 
 SIZES = dict(embed_dim=12, depth=1, n_heads=2, device="cpu", random_state=0)
@@ -147,6 +157,51 @@ def test_the_one_that_is_adapted_stays_as_it_was():
     assert repr(skatr.get_params()) == parameters
 
 
+DEPTHS = np.linspace(depths_of(5.2), depths_of(8), 20)  # of even slices
+GRID = Grid((14.0, 14.0, 35.0), tuple(redshifts_of(DEPTHS).tolist()), origin=5.0, start=70.0)
+NEW_GRIDS = {
+    "finer": ((12, 12, 40), Grid((7.0, 7.05, 17.5), origin=5.0, start=70.0), (0.5, 0.5, 0.5), 0),
+    "farther": ((6, 6, 10), Grid((14.0, 14.0, 35.0), origin=5.0, start=245.0), 1, 5),
+    "by redshifts": ((6, 6, 10), Grid((None,) * 3, GRID.redshifts[5:15]), 1, 5),
+    "unknown": ((6, 6, 10), Grid((None,) * 3), 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", NEW_GRIDS)
+def test_a_grid_says_how_large_cells_are_and_where_they_begin(name):
+    shape, grid, cells, begin = NEW_GRIDS[name]
+    skatr = fit((6, 6, 20), (2, 2, 5))
+    with pytest.raises(ValueError, match="grid: .*do not know their own: give cell_size"):
+        skatr.adapted_to(shape, grid=grid)
+    skatr.grid_in_ = GRID
+    found = skatr.adapted_to(shape, grid=grid)
+    expected = skatr.adapted_to(shape, cell_size=cells, offset=(0, 0, begin))
+    assert found.architecture_.patch_size == expected.architecture_.patch_size
+    np.testing.assert_allclose(codes(found), codes(expected), atol=1e-3)
+    assert not found.grid_in_.differences(grid)
+    assert found.grid_in_.fits(shape)
+    own = skatr.adapted_to(shape, grid=grid, cell_size=1, offset=0)  # what is given wins
+    assert own.architecture_.positions is None
+
+
+def test_an_adapted_transformer_knows_its_grid(tmp_path):
+    skatr = fit((6, 6, 20), (2, 2, 5))
+    skatr.grid_in_ = GRID
+    fine = skatr.adapted_to((12, 12, 30), cell_size=0.5, offset=(0, 0, 5))
+    assert fine.grid_in_.cell_size == (7.0, 7.0, 17.5)
+    assert fine.grid_in_.start == 70 + 5 * 35
+    redshifts = np.array(fine.grid_in_.redshifts)
+    # Two new slices lie about each old one.
+    pairs = redshifts.reshape(-1, 2).mean(axis=1)
+    np.testing.assert_allclose(pairs, GRID.redshifts[5:], atol=0.01)
+    assert skatr.adapted_to((6, 6, 25)).grid_in_.redshifts is None  # they are not known beyond
+    fine.save(tmp_path / "w.safetensors")
+    assert SKATRTransformer.load(tmp_path / "w.safetensors").grid_in_ == fine.grid_in_
+    other = ArrayFields(draw((12, 12, 30)), Grid((14.0, 14.0, 35.0)))
+    with pytest.raises(ValueError, match="cells of 14 Mpc on axis 0, not 7"):
+        fine.transform(other)
+
+
 # What goes with it -----------------------------------------------------------------------------
 
 
@@ -220,6 +275,8 @@ WRONG = {
     "cells": (dict(cell_size=(1, 1, 1)), "cell_size: expected 2 numbers"),
     "no number": (dict(cell_size=np.nan), "cell_size: expected"),
     "no whole number": (dict(cell_size=0.7), "patch_size: .*no whole numbers of cells"),
+    "grid": (dict(grid=(1, 1)), "grid: expected a Grid or None"),
+    "grids": (dict(grid=Grid((1.0,))), "grid: expected one that the weights can be compared"),
     "offset": (dict(offset=(0, np.inf)), "offset: expected a number in"),
 }
 
@@ -309,3 +366,17 @@ def test_the_same_seed_adapts_alike(tmp_path):
     # A checkpoint of it is none of a warm start.
     on = copy.deepcopy(fitted).set_params(checkpoint_dir=tmp_path, warm_start=True)
     assert not np.array_equal(on.fit(X).transform(X), expected)
+
+
+def test_pre_training_on_light_cones_that_were_brought_up():
+    """The encoder has seen patches of the right physical size, and takes fine cones as they are."""
+    coarse, fine = draw((6, 6, 10)), draw((12, 12, 20), seed=1)
+    up = LightconeResampler(shape=(12, 12, 20)).fit_transform(coarse)
+    skatr = SKATRTransformer(patch_size=(4, 4, 10), max_epochs=1, batch_size=8, **SIZES).fit(up)
+    assert np.isfinite(skatr.transform(fine)).all()
+    taken = finer(fit((6, 6, 10), (2, 2, 5)), (2, 2, 2)).set_params(
+        max_epochs=1, batch_size=8, on_new_grid="resample"
+    )
+    taken.grid_in_ = Grid((7.0, 7.0, 7.0))
+    resampled = ArrayFields(draw((24, 24, 40)), Grid((3.5, 3.5, 3.5)))
+    assert taken.adapt(resampled).transform(resampled).shape == (20, 36)
