@@ -17,6 +17,7 @@ The way of the data is the layout of the package:
 """
 
 from skatr_sk._checks import (
+    AssumedGridWarning,
     CheckpointWarning,
     DivergenceWarning,
     InvalidParameterError,
@@ -30,6 +31,7 @@ from skatr_sk._version import __version__
 from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
 from skatr_sk.lightcones import (
     LightconeArray,
+    LightconeResampler,
     NoiseTransformer,
     load_lightcones,
     open_lightcones,
@@ -44,6 +46,7 @@ from skatr_sk.summaries import (
 )
 
 __all__ = [
+    "AssumedGridWarning",
     "BlockMask",
     "CheckpointWarning",
     "CollapseWarning",
@@ -51,6 +54,7 @@ __all__ = [
     "InvalidParameterError",
     "LightconeArray",
     "LightconeRegressor",
+    "LightconeResampler",
     "NoEffectWarning",
     "NoiseTransformer",
     "PlaceWarning",

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 __all__ = [
+    "AssumedGridWarning",
     "Auto",
     "Bounds",
     "CellSize",
@@ -77,6 +78,10 @@ class NoEffectWarning(UserWarning):
     """A parameter was given that changes nothing beside the others."""
 
 
+class AssumedGridWarning(UserWarning):
+    """Light cones do not say which cells they have, and were resampled as if they were usual."""
+
+
 class UnitsWarning(UserWarning):
     """Brightness temperatures that look as if they were not in mK."""
 
@@ -105,7 +110,14 @@ class CheckpointWarning(UserWarning):
     """A checkpoint could not be written, or is left because other versions have written it."""
 
 
-_WARNINGS = (NoEffectWarning, UnitsWarning, PriorWarning, PlaceWarning, CollapseWarning)
+_WARNINGS = (
+    NoEffectWarning,
+    AssumedGridWarning,
+    UnitsWarning,
+    PriorWarning,
+    PlaceWarning,
+    CollapseWarning,
+)
 _OF_TRAINING = (ShortTrainingWarning, DivergenceWarning, CheckpointWarning)
 # Users catch and filter these by the name under which they are public.
 for _shown in (InvalidParameterError, *_WARNINGS, *_OF_TRAINING):

@@ -492,9 +492,10 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
     """Check light cones, maps or signals, and remember or compare the shape of one.
 
-    The estimator gets ``n_features_in_`` and ``field_shape_in_`` when `reset` (in ``fit``), else
-    they are compared: ``n_features_in_`` alone is the first axis of a field and would let wrong
-    fields pass. Floats of any precision are kept as they are; other numbers become float32.
+    The estimator gets ``n_features_in_``, ``field_shape_in_`` and, where the fields know their
+    grid, ``grid_in_`` when `reset` (in ``fit``), else they are compared: ``n_features_in_`` alone
+    is the first axis of a field and would let wrong fields pass. Floats of any precision are kept
+    as they are; other numbers become float32.
 
     Raises a TypeError or a ValueError when `X` (n, *field_shape) holds no real or no finite
     numbers, fewer than `min_rows` fields, or fields of another shape than was fitted. What is not
@@ -507,7 +508,7 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     X = check_numbers(X, "X")
     shape = tuple(X.shape)
     if not reset:
-        _compare_shape(estimator, shape)
+        _compare_shape(estimator, shape, grid if known is None else known.grid)
     if known is not None:
         # scikit-learn's bookkeeping of n_features_in_, on one number per feature.
         validate_data(estimator, np.zeros((1, shape[1])), reset=reset)
@@ -533,10 +534,14 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
     if known.in_memory:
         check_finite_rows(known.read())
     if not reset:
+        _compare_grid(estimator, known.grid)
         warn_implausible(known, only_a_look=True)
     else:
         _check_axes(shape)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
+        vars(estimator).pop("grid_in_", None)
+        if known.grid is not None:
+            estimator.grid_in_ = known.grid
     return known
 
 
@@ -569,8 +574,8 @@ def _check_axes(shape: tuple[int, ...]) -> None:
         )
 
 
-def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
-    """Compare the shape of fields with that of those that were fitted."""
+def _compare_shape(estimator: Any, shape: tuple[int, ...], grid: Grid | None) -> None:
+    """Compare the shape of fields with that of those that were fitted; say the grids of both."""
     fitted = getattr(estimator, "field_shape_in_", None)
     # On 2-D input scikit-learn's own comparison of feature counts and names speaks.
     if fitted is None or len(shape) < 2 or (len(shape) == 2 and len(fitted) == 1):
@@ -580,6 +585,8 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
         mend = "the shape of one field; pass a single field as X[None]"
         raise ValueError(f"X: expected {expected}, found {shape}, {mend}.")
     if shape[1:] != tuple(fitted):
+        own = getattr(estimator, "grid_in_", None)
+        grids = [f" with {one}" if one is not None else "" for one in (own, grid)]
         mend = "resample the fields to that grid, or fit again on the new one"
         if tuple(n for n in shape[1:] if n != 1) == tuple(fitted):
             mend = "an axis of a single channel goes away with numpy.squeeze"
@@ -587,9 +594,20 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...]) -> None:
             if (*shape[1:axis], *shape[axis + 1 :], shape[axis]) == tuple(fitted):
                 mend = f"the line of sight is last after numpy.moveaxis(X, {axis}, -1)"
         raise ValueError(
-            f"X: expected fields of shape {tuple(fitted)}, on which this "
-            f"{type(estimator).__name__} was fitted, found {shape[1:]}; X must have shape "
-            f"{expected}: {mend}."
+            f"X: expected fields of shape {tuple(fitted)}{grids[0]}, on which this "
+            f"{type(estimator).__name__} was fitted, found {shape[1:]}{grids[1]}; X must have "
+            f"shape {expected}: {mend}."
+        )
+
+
+def _compare_grid(estimator: Any, grid: Grid | None) -> None:
+    """Compare the grid of fields with that of those that were fitted, where both are known."""
+    fitted: Grid | None = getattr(estimator, "grid_in_", None)
+    if fitted is not None and grid is not None and (wrong := fitted.differences(grid)):
+        raise ValueError(
+            f"X: expected fields on the grid for which this {type(estimator).__name__} is, "
+            f"{fitted}, found {grid}: {'; '.join(wrong)}. Resample X to that grid with "
+            "LightconeResampler, or SKATRTransformer(on_new_grid='resample')."
         )
 
 

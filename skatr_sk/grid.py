@@ -80,10 +80,18 @@ class Grid:
             object.__setattr__(self, "redshifts", each)
             if not (each and 0 <= each[0] and each[-1] < math.inf and (np.diff(each) > 0).all()):
                 raise ValueError(f"redshifts: expected rising numbers >= 0, found {each[:5]} ...")
+        for name in ("origin", "start"):
+            if (number := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(number))
         if not all(number is None or math.isfinite(number) for number in (self.origin, self.start)):
             raise ValueError(f"origin: expected a redshift, found {self.origin}, {self.start}")
         if self.origin is None and self.start == 0:
             object.__setattr__(self, "origin", self.nearest)
+
+    def fits(self, field_shape: Sequence[int]) -> bool:
+        """Whether it can be the grid of fields of a shape."""
+        right = self.redshifts is None or len(self.redshifts) == field_shape[-1]
+        return right and len(self.cell_size) == len(field_shape)
 
     @property
     def nearest(self) -> float | None:
@@ -125,7 +133,10 @@ class Grid:
         size = self.cell_size[-1] or other.cell_size[-1] or math.inf
         if self.is_measured_from(other):  # in whatever cosmology
             return abs(self.start - other.start) > _SAME_START * size
-        return self._apart(other, self.nearest, other.nearest) > _SAME_START
+        edges = self.nearest, other.nearest
+        if self.start == other.start:
+            edges = self.origin, other.origin
+        return self._apart(other, *edges) > _SAME_START
 
     def is_measured_from(self, other: Grid) -> bool:
         """Whether the same redshift is the origin of both."""

@@ -263,15 +263,18 @@ def _along_sight(
         if axis is None:
             raise ValueError("its slices do not reach as near, or as far")
         return axis, []
-    guessed = [] if known else ["its nearest slice is at the same redshift"]
+    placed = known or (own.origin is not None and wanted.origin is not None)
+    guessed = [] if placed else ["its nearest slice is at the same redshift"]
     mine = cube if size is None else size
     if of is None or mine is None:
         return Axis.even(n, n_wanted), [*guessed, "it spans the same volume"]
     # Of the wanted near edge, in Mpc behind its own.
     offset = 0.0
-    if known and own.differs_in_start(wanted):
+    if own.differs_in_start(wanted):
         offset = wanted.start - own.start
         if not own.is_measured_from(wanted):
+            if not known:
+                raise ValueError("it begins at another redshift")
             place = np.interp(edges[1][0], edges[0], np.arange(n + 1), left=-1)
             offset = mine * float(place)
         if offset < 0:

@@ -20,6 +20,7 @@ from sklearn.utils import get_tags
 
 from skatr_sk import (
     LightconeRegressor,
+    LightconeResampler,
     NoiseTransformer,
     PosteriorEstimator,
     PowerSpectrumTransformer,
@@ -290,7 +291,7 @@ class TestUntrained:
 
 OBJECTIVES = [JEPA, LeJEPA, VICReg, Reconstruction, Supervised]
 PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
-PARAMETRISED += [NoiseTransformer, PowerSpectrumTransformer]
+PARAMETRISED += [LightconeResampler, NoiseTransformer, PowerSpectrumTransformer]
 
 
 @pytest.mark.parametrize("kind", PARAMETRISED)
@@ -336,6 +337,7 @@ class TestParameters:
             SKATRTransformer: ("embed_dim", 8),
             LightconeRegressor: ("loss", "l2"),
             PosteriorEstimator: ("n_bins", 4),
+            LightconeResampler: ("factor", 2),
             JEPA: ("ema_decay", 0.5),
             LeJEPA: ("n_projections", 16),
             VICReg: ("region", 0.3),

@@ -53,6 +53,7 @@ DATA = {"X", "fields"}
 QUESTIONS = {"isinstance", "getattr", "hasattr", "type"}
 # What every stage may raise or warn of comes from the shared rooms by the front door.
 RAISED_BY_ALL = {"InvalidParameterError", "NoEffectWarning", "PriorWarning", "UnitsWarning"}
+RAISED_BY_ALL |= {"AssumedGridWarning"}
 RAISED_BY_ALL |= {"PlaceWarning", "ShortTrainingWarning", "DivergenceWarning", "CheckpointWarning"}
 # The only module that tells one objective's name from another's.
 OBJECTIVES = "skatr_sk.summaries.objectives.__init__"

@@ -139,7 +139,7 @@ def fit_end_to_end(
     }
     del parameters["field_shape"]
     fitted = clone(transformer).set_params(**parameters)
-    for name in ("field_shape_in_", "n_features_in_", "feature_names_in_"):
+    for name in ("field_shape_in_", "n_features_in_", "feature_names_in_", "grid_in_"):
         if hasattr(regressor, name):
             setattr(fitted, name, getattr(regressor, name))
     learned = FrozenEncoder(sizes, scaling, network.encoder, regressor.history_, pooling)

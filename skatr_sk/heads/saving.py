@@ -333,7 +333,7 @@ class _Reader:
             if unknown := learned.keys() - allowed:
                 raise ValueError(f"{name}: nothing that it learns is {listed(sorted(unknown))}")
             ours = isinstance(estimator, TrainedEstimator)
-            vars(estimator).update(estimator._unpack(learned) if ours else learned)
+            vars(estimator).update(estimator._unpacked(learned) if ours else learned)
         _check(estimator)
         if "output" in found:
             wrong = Problems(name)

@@ -8,12 +8,14 @@ from skatr_sk.lightcones.converting import convert_lightcones
 from skatr_sk.lightcones.instrument import NoiseTransformer
 from skatr_sk.lightcones.labelled import to_xarray
 from skatr_sk.lightcones.opening import open_lightcones
+from skatr_sk.lightcones.resampler import LightconeResampler
 from skatr_sk.lightcones.sources import close_files
 from skatr_sk.lightcones.writing import save_lightcones
 
 __all__ = [
     "Grid",
     "LightconeArray",
+    "LightconeResampler",
     "NoiseTransformer",
     "close_files",
     "coarsen",

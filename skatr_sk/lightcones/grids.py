@@ -34,15 +34,15 @@ def grid_of(
     rank = len(files[0].source.field_shape)
     said = [file.cell_size for file in files if file.cell_size is not None]
     sizes = [next((each[k] for each in said if each[k] is not None), None) for k in range(rank)]
+    begins = {file.begins for file in files}
+    origin, start = (begins.pop() if len(begins) == 1 else None) or (None, 0.0)
     if redshifts is None:
-        return None if sizes == [None] * rank else Grid(tuple(sizes))
+        return Grid(tuple(sizes), None, origin, start) if any(sizes) or origin else None
     if redshifts.shape[1] > 1 and sizes[-1] is None:
         sizes[-1] = _slice_size(redshifts, *cosmology)
     middle = np.median(redshifts, axis=0)
     if not (np.isfinite(middle).all() and (np.diff(middle) > 0).all() and middle[0] >= 0):
         return Grid(tuple(sizes))  # the rows are faults
-    begins = {file.begins for file in files}
-    origin, start = begins.pop() or (None, 0.0) if len(begins) == 1 else (None, 0.0)
     return Grid(tuple(sizes), tuple(middle.tolist()), origin, start)
 
 

@@ -280,7 +280,7 @@ class Stack:
         if self.grid is not None and None not in self.grid.cell_size:
             cells.attrs["cell_mpc"] = self.grid.cell_size
         if self.grid is not None and self.grid.origin is not None:
-            cells.attrs["begins"] = self.grid.origin, self.grid.start
+            cells.attrs["grid_begins"] = self.grid.origin, self.grid.start
         index = create_index(cells)
         for name, (values, attributes) in self.beside.items():
             dataset = file.create_dataset(name, data=values, track_times=False)

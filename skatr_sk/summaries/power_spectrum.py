@@ -299,7 +299,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
 
     def _columns(self, block: np.ndarray) -> Iterator[np.ndarray]:
         """Features of some fields, (n, ...), one kind of one chunk after the other."""
-        values = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float64))
+        values = torch.from_numpy(np.require(block, np.float64, ["C", "W"]))
         for chunk in self.chunks_:
             some = values if values.ndim == 3 else values[..., chunk[0] : chunk[1]]
             parts = self._parts_of(chunk)

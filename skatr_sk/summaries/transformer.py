@@ -35,12 +35,14 @@ from skatr_sk._checks import (
 )
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
+from skatr_sk.grid import Grid
 from skatr_sk.summaries.augmentation import AUGMENT
 from skatr_sk.summaries.encoding import MEMORY, summarise
 from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.pretraining import pretrain
+from skatr_sk.summaries.regridding import described, onto_grid_of
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
@@ -177,6 +179,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         for `max_epochs` more and on any light cones of the same shape. Sizes and scaling are kept.
         What an objective puts around the encoder, such as a predictor, and the schedule of the rate
         begin anew; the epochs follow the earlier ones in ``history_``.
+    on_new_grid : {"raise", "resample"}, default="raise"
+        What becomes of light cones on another grid than that of the encoder, in ``fit`` with
+        `weights` and in ``transform``. "resample" brings them onto it as
+        :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
+        do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
+        to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
+        deep enough, they are taken to span the same volume.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -212,7 +221,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         these are few. Features whose standard deviation is less than 0.5 % of their root mean
         square do not count (``floor=0.005`` in :func:`~skatr_sk.evaluation.effective_rank`).
     field_shape_in_ : tuple of int
-        Shape of one field.
+        Shape of one field, as the encoder sees it.
+    grid_in_ : Grid
+        Cell sizes and redshifts of the fields that the encoder was trained on, where they are
+        known. It is part of the weights, and other grids are refused.
     n_features_in_ : int
         Length of the first field axis, as scikit-learn counts it.
 
@@ -249,6 +261,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     brightness_range: tuple[float, float] | None = None
     weights: str | os.PathLike[str] | None = None
     warm_start: bool = False
+    on_new_grid: str = "raise"
     cache: str | os.PathLike[str] | None = MEMORY
     n_workers: int = 0
 
@@ -265,6 +278,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "brightness_range": Rule(_is_range, "finite (low, high) in mK, low < high", optional=True),
         "weights": PathLike(),
         "warm_start": Flag(),
+        "on_new_grid": Choice("raise", "resample"),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
         "n_workers": Integer(0),
     }
@@ -311,14 +325,23 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     # Of weights it is their content that counts.
     _not_learned_from = TrainedEstimator._not_learned_from | {
-        *("cache", "n_workers", "pooling", "warm_start", "weights", "whiten")
+        *("cache", "n_workers", "on_new_grid", "pooling", "warm_start", "weights", "whiten")
     }
     _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "warmup"}
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(
         {"patch_size", *ENCODER_SIZES, "subtract_mean", "brightness_range", "weights", "pooling"}
-        | {"warm_start", "whiten", "cache", "device", "precision", "verbose", "random_state"}
+        | {
+            "warm_start",
+            "on_new_grid",
+            "whiten",
+            "cache",
+            "device",
+            "precision",
+            "verbose",
+            "random_state",
+        }
     )
 
     def set_params(self, **params: Any) -> Self:
@@ -510,9 +533,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -----
         NoEffectWarning
             When parameters were given that change nothing beside the others.
+        AssumedGridWarning
+            When fields were resampled that do not say which grid they are on.
         """
         with unchanged_on_error(self):
             self._check_parameters()
+            start = self._start()
+            if start is not None and self.on_new_grid == "resample":
+                X = onto_grid_of(start, X)
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
             given = Given(groups, validation_data)
             if self._only_loads:
@@ -520,7 +548,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 warn_no_effect(type(self).__name__, names, f"weights={self.weights!r}")
                 given = Given()
             self._warn_of(given)
-            start = self._start()
             if start is not None:
                 self._adopt(start)
             if start is not None and self._only_loads:
@@ -540,12 +567,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._check_same_encoder(frozen)
         wanted = frozen.architecture.field_shape
         found = getattr(self, "field_shape_in_", wanted)
-        if found != wanted:
+        own: Grid | None = getattr(self, "grid_in_", None)
+        wrong = frozen.grid.differences(own) if frozen.grid and own else []
+        if found != wanted or wrong:
             raise ValueError(
-                f"X: expected fields of shape {wanted}, for which the weights"
-                f"{' in ' * bool(self.weights)}{self.weights or ''} are, found {found}; resample X "
-                "to that grid."
+                f"X: expected fields of shape {described(wanted, frozen.grid)}, for which the "
+                f"weights{' in ' * bool(self.weights)}{self.weights or ''} are, found "
+                f"{described(found, own)}; resample X to that grid, as on_new_grid='resample' does."
             )
+        if frozen.grid is not None:
+            self.grid_in_: Grid = frozen.grid
         self.encoder_: Encoder = frozen.encoder.requires_grad_(False)
         self.architecture_: Architecture = frozen.architecture
         self.scaling_: BrightnessScaling = frozen.scaling
@@ -558,8 +589,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
-        known = self.whitening_, getattr(self, "augmentation_", None)  # an older file has none
-        return FrozenEncoder(*learned, self.pooling_, *known)
+        known = getattr(self, "augmentation_", None), getattr(self, "grid_in_", None)
+        return FrozenEncoder(*learned, self.pooling_, self.whitening_, *known)
 
     @property
     def whitening_(self) -> Whitening | None:
@@ -589,7 +620,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Parameters
         ----------
         X : array-like or Fields of shape (n, *field_shape)
-            In mK, of the shape seen in ``fit``.
+            In mK, of the shape and, where it is known, the grid seen in ``fit``; of others with
+            ``on_new_grid="resample"``.
 
         Returns
         -------
@@ -602,6 +634,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
+        if self.on_new_grid == "resample":
+            X = onto_grid_of(self._frozen(), X)
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
         precision = autocast(device, self.precision)

@@ -42,6 +42,7 @@ from skatr_sk._tensors import (
     write_tensors,
 )
 from skatr_sk._version import __version__
+from skatr_sk.grid import Grid
 from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -232,6 +233,7 @@ class FrozenEncoder:
     pooling: str = "mean"  # of the tokens, by its transformer
     whitening: Whitening | None = None  # of what is pooled so
     augmentation: str | None = None  # of the fields that it was trained on; None where not known
+    grid: Grid | None = None  # of the fields
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all numbers that were learned, by their names in a file, on the CPU."""
@@ -263,6 +265,7 @@ _PARTS: dict[str, Kind] = {
     "history": HISTORY,
     "pooling": Choice(*POOLINGS),
     "augmentation": AUGMENTATION,
+    "grid": Instance(dict, expected="an object", optional=True),
 }
 _ARCHITECTURE: dict[str, Kind] = {
     "field_shape": _of_axes(1),
@@ -318,6 +321,14 @@ def scaling_of(found: dict[str, Any], field_shape: Sequence[int]) -> BrightnessS
     return BrightnessScaling(**of_header)
 
 
+def grid_of(found: dict[str, Any] | None, field_shape: Sequence[int]) -> Grid | None:
+    """Return the grid that a header has for fields of a shape, checked; None where it has none."""
+    grid = None if found is None else Grid(**found)
+    if grid is not None and not grid.fits(field_shape):
+        raise ValueError(f"grid: expected that of fields of {field_shape}, found {grid}")
+    return grid
+
+
 def _shapes_of_whitening(architecture: Architecture, pooling: str) -> dict[str, tuple[int, ...]]:
     n = pooled_dim(architecture.embed_dim, pooling)
     return {"mean": (n,), "matrix": (n, n)}
@@ -345,6 +356,9 @@ def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whiten
 
 
 def _header(frozen: FrozenEncoder) -> dict[str, Any]:
+    known: dict[str, Any] = {} if frozen.grid is None else {"grid": dataclasses.asdict(frozen.grid)}
+    if frozen.augmentation is not None:
+        known["augmentation"] = frozen.augmentation
     return {
         "format": _FORMAT,
         "version": __version__,
@@ -352,15 +366,18 @@ def _header(frozen: FrozenEncoder) -> dict[str, Any]:
         "scaling": dataclasses.asdict(frozen.scaling),
         "history": frozen.history,
         "pooling": frozen.pooling,
-    } | ({} if frozen.augmentation is None else {"augmentation": frozen.augmentation})
+    } | known
 
 
-def _checked(header: Mapping[str, Any], widest: int) -> tuple[Architecture, BrightnessScaling]:
+def _checked(
+    header: Mapping[str, Any], widest: int
+) -> tuple[Architecture, BrightnessScaling, Grid | None]:
     """Return what a header says, compared with the tables of what it may say."""
     check_header("header", _PARTS, header)
     architecture = architecture_of(header["architecture"], widest)
     check_pooling(header["pooling"], architecture.field_shape)
-    return architecture, scaling_of(header["scaling"], architecture.field_shape)
+    shape = architecture.field_shape
+    return architecture, scaling_of(header["scaling"], shape), grid_of(header.get("grid"), shape)
 
 
 def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
@@ -392,7 +409,9 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     save = "SKATRTransformer.save"
     stored = TensorFile(path, WEIGHTS_KEY, what="weights file", written_by=save, **options)
     with stored.usable():
-        architecture, scaling = _checked(stored.header, largest_axis(stored.declared.values()))
+        architecture, scaling, grid = _checked(
+            stored.header, largest_axis(stored.declared.values())
+        )
         pooling = stored.header["pooling"]
         encoder = skeleton(architecture.build, stored.declared)
         wanted = declare(encoder.state_dict())
@@ -410,4 +429,5 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
         fill(encoder, tensors)
         whitening = whitening_of(parts, architecture, pooling)
     history, augmentation = stored.header["history"], stored.header.get("augmentation")
-    return FrozenEncoder(architecture, scaling, encoder, history, pooling, whitening, augmentation)
+    known = pooling, whitening, augmentation, grid
+    return FrozenEncoder(architecture, scaling, encoder, history, *known)

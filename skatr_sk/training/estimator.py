@@ -7,7 +7,7 @@ import copyreg
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 from skatr_sk._checks import (
     Auto,
     Choice,
+    Instance,
     Integer,
     Kind,
     PathLike,
@@ -26,6 +27,7 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk._tensors import HISTORY
+from skatr_sk.grid import Grid
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.checkpoint import Checkpoint, run_identity
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
@@ -169,6 +171,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "field_shape_in_": Rule(_is_shape, "a tuple of integers >= 1"),
         "n_features_in_": Integer(1),
         "feature_names_in_": Rule(_are_names, "an array of strings", optional=True),
+        "grid_in_": Instance(Grid, expected="a grid", optional=True),
     }
 
     def _check_stored(self, problems: Problems) -> None:
@@ -185,6 +188,8 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         names = values["feature_names_in_"]
         if names is not None and len(names) != n:
             problems.add("feature_names_in_", f"{n} names", len(names))
+        if (grid := values["grid_in_"]) is not None and not grid.fits(shape):
+            problems.add("grid_in_", f"one of fields of shape {shape}", str(grid))
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return a state whose networks are plain sizes and arrays, as files hold them."""
@@ -198,10 +203,19 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         return state
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._pack(dict(super().__getstate__()))
+        state = dict(super().__getstate__())
+        if "grid_in_" in state:
+            state["grid_in_"] = asdict(state["grid_in_"])
+        return self._pack(state)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__setstate__(self._unpack(dict(state)))
+        super().__setstate__(self._unpacked(state))
+
+    def _unpacked(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state with its networks and its grid, if these are plain."""
+        grid = state.get("grid_in_")
+        known = {"grid_in_": Grid(**grid)} if isinstance(grid, dict) else {}
+        return self._unpack(dict(state) | known)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # pickle and copy keep networks as they are, with what a user has attached to them.

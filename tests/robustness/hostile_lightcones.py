@@ -478,6 +478,10 @@ attribute("cell_size_zero", "cell_mpc", 0.0, of="data")
 attribute("cell_size_negative", "cell_mpc", -1.5, of="data")
 attribute("cell_size_nan", "cell_mpc", np.nan, of="data")
 attribute("cell_size_empty", "cell_mpc", np.zeros(0), of="data")
+attribute("cell_sizes_of_two_axes", "cell_mpc", [1.0, 1.0], of="data")
+attribute("begins_text", "grid_begins", "far", of="data")
+attribute("begins_nan", "grid_begins", [5.0, np.nan], of="data")
+attribute("begins_alone", "grid_begins", 5.0, of="data")
 attribute("cell_size_compound", "cell_mpc", np.zeros((), [("a", "f4")]), of="data")
 
 

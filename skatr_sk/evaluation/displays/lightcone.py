@@ -241,8 +241,9 @@ class LightconeDisplay(base.Display):
             known["y"] = target.reshape(len(target), -1)[chosen]
             known["parameter_names"] = cones.get("target_names")
             known["parameter_units"] = cones.get("target_units")
-        if cones.get("cell_size") is not None:
-            known["cell_size"] = float(cones["cell_size"][0])
+        sizes = cones.get("cell_size", getattr(cones.get("grid"), "cell_size", None))
+        if sizes is not None and sizes[0] is not None:
+            known["cell_size"] = float(sizes[0])
         return cls.from_lightcones(cones["data"][chosen], **(known | kwargs))
 
 

@@ -63,9 +63,10 @@ def look_into_stack(
             expected = f"a size in Mpc, or one for each of {len(row_shape)} axes"
             raise Fault("grid", f"cell_mpc: expected {expected}, found {given}")
         metadata.cell_size = tuple(np.broadcast_to(sizes, len(row_shape)).tolist())
-    if (given := cells.attribute("begins")) is not None:
+    if (given := cells.attribute("grid_begins")) is not None:
         start = np.ravel(given).astype(np.float64)
         if len(start) != 2 or not ((start >= 0) & (start < _FAR)).all():
-            raise Fault("grid", f"begins: expected a redshift and a distance in Mpc, found {given}")
+            expected = "a redshift and a distance in Mpc"
+            raise Fault("grid", f"grid_begins: expected {expected}, found {given}")
         metadata.begins = float(start[0]), float(start[1])
     return metadata

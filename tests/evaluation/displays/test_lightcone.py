@@ -74,11 +74,12 @@ def test_what_a_bunch_knows_is_shown():
 
 
 def test_files_are_read_where_they_are_shown(cones, tmp_path):
-    save_lightcones(tmp_path / "cones.h5", cones)
+    save_lightcones(tmp_path / "cones.h5", cones, cell_size=2.0)
     stored = open_lightcones(tmp_path / "cones.h5")
     display = LightconeDisplay.from_bunch(stored, rows=[2])
     np.testing.assert_array_equal(display.cuts_[0], cones[2, :, 3])
     assert display.axes_[0, 0].get_title("left") == "light cone 2"
+    assert display.cell_size == 2.0
 
 
 def test_axes_of_the_user(cones):

@@ -1,0 +1,60 @@
+"""Light cones on the grid of given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn.base import BaseEstimator
+
+from skatr_sk._checks import AssumedGridWarning, warn
+from skatr_sk.fields import check_fields
+from skatr_sk.grid import Grid
+from skatr_sk.resampling import onto, resampled
+from skatr_sk.summaries.weights import FrozenEncoder
+
+__all__ = ["described", "onto_grid_of"]
+
+
+class _Anything(BaseEstimator):
+    """Remembers of fields what nobody asks for."""
+
+
+def described(field_shape: Sequence[int], grid: Grid | None) -> str:
+    """A shape, and the grid where it is known."""
+    return f"{tuple(field_shape)}" if grid is None else f"{tuple(field_shape)} ({grid})"
+
+
+def onto_grid_of(frozen: FrozenEncoder, X: Any) -> Any:
+    """Fields as an encoder takes them: as they are where they fit, else resampled onto its grid.
+
+    A ValueError says where they do not reach as far, with both grids, or the encoder knows of none.
+    What had to be assumed of fields that do not know their own is said in an AssumedGridWarning.
+    """
+    fields = check_fields(_Anything(), X, reset=True)
+    found, own = fields.shape[1:], fields.grid
+    wanted, grid = frozen.architecture.field_shape, frozen.grid
+    differ = grid.differences(own) if grid is not None and own is not None else []
+    if found == wanted and not differ:
+        return X
+    both = f"{described(wanted, grid)}, found {described(found, own)}"
+    if grid is None:
+        raise ValueError(
+            f"X: expected fields of shape {both}; the weights do not know their cell size and "
+            "redshifts, so that nothing can be resampled onto their grid: use "
+            "LightconeResampler(shape=...)."
+        )
+    try:
+        resampling, assumed = onto(own, found, grid, wanted)
+    except ValueError as reason:
+        raise ValueError(
+            f"X: expected fields that reach as far as those of the weights, {both}: {reason}."
+        ) from reason
+    if assumed:
+        warn(
+            f"X: fields of shape {described(found, own)} do not say all of their grid, and were "
+            f"resampled to {described(wanted, grid)} as if {', '.join(assumed)}. If this is wrong, "
+            "use LightconeResampler, or open files that say it (cell_mpc, redshifts).",
+            AssumedGridWarning,
+        )
+    return resampled(fields, resampling, grid)
