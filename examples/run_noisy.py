@@ -40,20 +40,20 @@ from skatr_sk import (
 )
 
 GRID = dict(field_shape=(14, 14, 90), block=(2, 2, 5))
-N_PRETRAIN, N_LABELS, N_TEST = 3000, 1000, 1000
+N_PRETRAIN, N_LABELS, N_TEST = 3400, 1000, 600
 LABELS = (64, 183, 1000)
 SHUFFLES = 3
-TRAINING = dict(validation_fraction=0.02, random_state=0, verbose=1)
+TRAINING = dict(max_epochs=1, validation_fraction=0.02, random_state=0, verbose=1)
 # What is fitted, and on which light cones.
 WAYS = {
-    "mini-lr": (SKATRTransformer(weights="mini-lr"), "clean"),
     "spectra": (PowerSpectrumTransformer(), "clean"),
     "spectra, moments": (PowerSpectrumTransformer(moments=True), "clean"),
+    "mini-lr": (SKATRTransformer(weights="mini-lr"), "clean"),
     "random": (SKATRTransformer(max_epochs=0, random_state=0), "clean"),
-    "random, of noisy": (SKATRTransformer(max_epochs=0, random_state=0), "noisy"),
     "JEPA, fresh noise": (SKATRTransformer(**TRAINING), "fresh"),
     "JEPA": (SKATRTransformer(**TRAINING), "clean"),
     "JEPA, fixed noise": (SKATRTransformer(**TRAINING), "noisy"),
+    "random, of noisy": (SKATRTransformer(max_epochs=0, random_state=0), "noisy"),
 }
 RIDGE = TransformedTargetRegressor(
     make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))), transformer=StandardScaler()

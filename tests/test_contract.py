@@ -305,8 +305,7 @@ class TestUntrained:
 
 OBJECTIVES = [JEPA, LeJEPA, VICReg, Reconstruction, Supervised]
 PARAMETRISED = [SKATRTransformer, LightconeRegressor, PosteriorEstimator, *OBJECTIVES]
-PARAMETRISED += [LightconeResampler]
-PARAMETRISED += [NoiseTransformer, PowerSpectrumTransformer]
+PARAMETRISED += [LightconeResampler, NoiseTransformer, PowerSpectrumTransformer]
 
 
 @pytest.mark.parametrize("kind", PARAMETRISED)

@@ -270,6 +270,8 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             if len(shape) < 3:
                 wanted = f"a number or an array with fields of {len(shape)} axes"
                 problems.add("noise", wanted, noise)
+            elif shape[-1] == 1:
+                problems.add("noise", "a number for a single slice, of no known width", noise)
             elif noise == "tools21cm" and shape[0] != shape[1]:
                 problems.add("noise", f"another for a sky of {shape[:2]} cells", noise)
             elif grid.need(f"noise={noise!r}", problems):

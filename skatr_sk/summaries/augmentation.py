@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
-from skatr_sk._checks import Rule
+from skatr_sk._checks import Rule, changed_parameters
 from skatr_sk.fields import Fields, as_fields
 from skatr_sk.training.state import digest_of
 
@@ -99,12 +98,8 @@ def name_of(given: Any) -> str:
     if isinstance(given, bool | np.bool_):
         return _SYMMETRIES if given else "none"
     if isinstance(given, BaseEstimator):
-        changed = {
-            name: _said(value)
-            for name, value in given.get_params(deep=False).items()
-            if value is not inspect.signature(type(given)).parameters[name].default
-        }
-        inside = ", ".join(f"{name}={value}" for name, value in changed.items())
+        changed = changed_parameters(given).items()
+        inside = ", ".join(f"{name}={_said(value)}" for name, value in changed)
         return f"{_SYMMETRIES}, {type(given).__name__}({inside})"
     kind = given if hasattr(given, "__qualname__") else type(given)
     return f"{_SYMMETRIES}, {kind.__module__}.{kind.__qualname__}"
@@ -117,4 +112,4 @@ def _said(value: Any) -> str:
     if isinstance(value, np.ndarray | list | tuple) and np.asarray(value).dtype.kind in "fiub":
         array = torch.from_numpy(np.array(value, dtype=np.float64))
         return f"array of {tuple(array.shape)}, {digest_of({'': array})[:8]}"
-    return repr(value)
+    return type(value).__name__ if " at 0x" in repr(value) else repr(value)

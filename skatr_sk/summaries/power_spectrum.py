@@ -107,8 +107,10 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         First slice of each chunk, and the one after its last.
     redshifts_ : ndarray of shape (n_chunks, 2) or None
         Of the first and the last slice of each chunk, where the light cones know theirs.
+    cell_size_ : tuple of float
+        Of a cell along each axis, in Mpc; 1 where it is not known.
     k_unit_ : str
-        "1/Mpc" or "1/cell".
+        "1/Mpc", or "1/cell" where cell sizes are not known.
     bins_ : list of dict
         Of each chunk, by the kind of spectrum ("spherical" for maps and signals): the mean wave
         numbers of its bins, (n_bins, 2) for k_perp and k_par or (n_bins, 1), and how many modes
@@ -231,7 +233,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
                     f"spectrum={self.spectrum!r}: the sizes of the cells are not known, and they "
                     "are taken for cubes, of a length of 1; give cell_size=."
                 )
-        self._sizes = sizes
+        self.cell_size_: tuple[float, ...] = sizes
         if not sum(map(self._n_features_of, self.chunks_)):
             n = len(shape)
             raise ValueError(
@@ -266,7 +268,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         if len(shape) != 2:
             shape = (*shape[:-1], int(chunk[1] - chunk[0]))
         n_bins = _BINS if self.n_bins == "auto" else int(self.n_bins)
-        return [_layout(kind, shape, self._sizes, n_bins) for kind in self._kinds()]
+        return [_layout(kind, shape, self.cell_size_, n_bins) for kind in self._kinds()]
 
     def _n_features_of(self, chunk: np.ndarray) -> int:
         return sum(part.n_bins for part in self._parts_of(chunk))
@@ -292,14 +294,12 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         fields = check_fields(self, X, reset=False)
         n = fields.shape[0]
         step = max(1, _VALUES // max(1, math.prod(self.field_shape_in_)))
-        blocks = (fields.read(np.arange(i, min(i + step, n))) for i in range(0, n, step))
-        return np.concatenate([self._features(block) for block in blocks])
+        blocks = (fields.read(slice(i, i + step)) for i in range(0, n, step))
+        return np.concatenate([np.hstack(list(self._columns(block))) for block in blocks])
 
-    def _features(self, block: np.ndarray) -> np.ndarray:
-        values = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float64))
-        return np.concatenate(list(self._columns(values)), axis=1)
-
-    def _columns(self, values: torch.Tensor) -> Iterator[np.ndarray]:
+    def _columns(self, block: np.ndarray) -> Iterator[np.ndarray]:
+        """Features of some fields, (n, ...), one kind of one chunk after the other."""
+        values = torch.from_numpy(np.require(block, np.float64, ["C", "W"]))
         for chunk in self.chunks_:
             some = values if values.ndim == 3 else values[..., chunk[0] : chunk[1]]
             parts = self._parts_of(chunk)
@@ -328,7 +328,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
             window = windows.get_window(self.taper, some.shape[-1], fftbins=False)
             some = some * torch.from_numpy(window / np.sqrt(np.square(window).mean()))
         modes = torch.fft.rfftn(some, dim=axes)
-        volume = math.prod(self._sizes)  # of a cell
+        volume = math.prod(self.cell_size_)  # of a cell
         power = (modes.real.square() + modes.imag.square()) * (volume / math.prod(some.shape[1:]))
         power = power.flatten(1)
         found = []

@@ -283,6 +283,8 @@ def test_shapes_that_have_no_wedge_and_no_array(rng):
     with pytest.raises(ValueError, match="noise: expected a number or an array") as error:
         instrument(rng.normal(0, 9, size=(3, 24)), subtract_mean=True)
     assert "subtract_mean: expected False with signals" in str(error.value)
+    with pytest.raises(ValueError, match="noise: expected a number for a single slice"):
+        instrument(rng.normal(0, 9, size=(3, 8, 8, 1)), redshifts=[6.0], cell_size=1.0)
     with pytest.raises(ValueError, match=r"another for a sky of \(8, 6\)"):
         instrument(rng.normal(0, 9, size=(3, 8, 6, 4)), noise="tools21cm")
 
