@@ -108,25 +108,32 @@ def run_21cmfast(
     """
     path = Path(path)
     entropy = entropy_of(random_state)
-    grid = dict(field_shape=field_shape, cell_size=cell_size, redshift_min=redshift_min)
-    drawn = dict(parameters=parameters, prior_bounds=prior_bounds, dark_matter=dark_matter)
-    ours = SimulatedLightcones(n_samples, random_state=entropy, **grid, **drawn)
+    # The same parameters and sizes, checked alike; nothing of it is simulated.
+    ours = SimulatedLightcones(
+        n_samples,
+        field_shape=field_shape,
+        parameters=parameters,
+        prior_bounds=prior_bounds,
+        cell_size=cell_size,
+        redshift_min=redshift_min,
+        dark_matter=dark_matter,
+        random_state=entropy,
+    )
     shape: tuple[int, ...] = ours.shape[1:]
     problems = Problems("run_21cmfast")
     problems.check(_TABLE, dict(n_jobs=n_jobs, on_failure=on_failure))
     if shape[0] != shape[1]:
         problems.add("field_shape", "a square sky", shape)
     seeds = [_seed(entropy, row) for row in range(n_samples)]
+    bounds = PRIOR_BOUNDS if prior_bounds is None else prior_bounds
     labels: dict[str, Any] = dict(
         target=ours.target,
         target_names=None,
         target_units=None,
-        target_bounds=None if parameters is not None else prior_bounds,
-        redshifts=ours.redshifts(),  # as large as those that 21cmFAST says
+        target_bounds=bounds if parameters is None else None,
+        redshifts=ours.redshifts(),  # until 21cmFAST tells its own
         seeds=seeds,
     )
-    if parameters is None and prior_bounds is None:
-        labels["target_bounds"] = PRIOR_BOUNDS
     storage = dict(dtype=dtype, compression=compression)
     stack = Stack.plan(problems, ours, labels, storage)
     problems.raise_if_any()
