@@ -31,7 +31,8 @@ from skatr_sk import (
 from skatr_sk._files import write_whole
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 
-CALLED_NEW = 0.01  # light cones whose tail probability is less
+LEVELS = 0.05, 0.01, 0.001  # of the tail probability
+CALL, N_CALLS = 10, 20  # light cones in a call, and calls that may warn
 LOUD = 1000.0  # noise, in mK
 X_RAYS = 43.0  # log10 L_X, of which the prior ends at 42
 
@@ -63,12 +64,16 @@ def simulated(path, make):
     return np.load(path).astype(np.float32)
 
 
+def all_light_cones(plan):
+    """Those of the seed of the bundled weights; none is simulated yet."""
+    n = max(stop for _, stop in plan.rows.values())
+    return SimulatedLightcones(n, random_state=1234, **plan.grid)
+
+
 def light_cones(folder, plan):
     """Light cones by what they are: the reference, others of its kind, and those of other kinds."""
     rows, n, grid = plan.rows, plan.n_other, plan.grid
-    all_of_them = SimulatedLightcones(
-        max(stop for _, stop in rows.values()), random_state=1234, **grid
-    )
+    all_of_them = all_light_cones(plan)
     cones = {
         name: simulated(folder / f"{name}.npy", lambda span=span: all_of_them[slice(*span)])
         for name, span in rows.items()
@@ -82,8 +87,6 @@ def light_cones(folder, plan):
     y[:, PARAMETER_NAMES.index("log10_L_X")] = X_RAYS
     beyond = SimulatedLightcones(n, parameters=y, random_state=77, **grid)
     cones["log10 L_X = 43"] = simulated(folder / "x_rays.npy", lambda: beyond)
-    linear = SimulatedLightcones(n, random_state=78, evolution="linear", **grid)
-    cones["linear evolution"] = simulated(folder / "linear.npy", lambda: linear)
     mean = X.mean(axis=(1, 2), keepdims=True)
     cones["structure x 1.4"] = mean + 2**0.5 * (X - mean)
     cones["structure / 1.4"] = mean + 0.5**0.5 * (X - mean)
@@ -94,18 +97,29 @@ def light_cones(folder, plan):
 def judge(skatr, cones):
     """Rows of the table: of each kind its area under the curve, and how many are called new."""
     found = {name: skatr.novelty(X) for name, X in cones.items()}
-    usual = found.pop("held_out").distance
-    rows = [["held out", "", share(skatr.novelty(cones["held_out"])), f"{np.median(usual):.2f}"]]
+    usual = found["held_out"]
+    rows = []
     for name, each in found.items():
-        truth = np.repeat([0, 1], [len(usual), len(each.distance)])
-        area = roc_auc_score(truth, np.concatenate([usual, each.distance]))
-        rows.append([name, f"{area:.3f}", share(each), f"{np.median(each.distance):.2f}"])
+        truth = np.repeat([0, 1], [len(usual.distance), len(each.distance)])
+        area = roc_auc_score(
+            truth, -np.concatenate([usual.tail_probability, each.tail_probability])
+        )
+        shares = [f"{(each.tail_probability < level).mean():.1%}" for level in LEVELS]
+        warned = [
+            bool(is_warned(skatr, rng.choice(cones[name], CALL, replace=False)))
+            for rng in map(np.random.default_rng, range(N_CALLS))
+        ]
+        distance = f"{np.median(each.distance):.2f}"
+        rows.append([name, f"{area:.3f}", *shares, f"{sum(warned)} of {N_CALLS}", distance])
     return rows
 
 
-def share(found):
-    """Share of light cones that are called new."""
-    return f"{(found.tail_probability < CALLED_NEW).mean():.1%}"
+def is_warned(skatr, X):
+    """Whether one call with these light cones warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NeverSeenWarning)
+        skatr.transform(X)
+    return any(each.category is NeverSeenWarning for each in caught)
 
 
 def main(arguments=None):
@@ -119,6 +133,7 @@ def main(arguments=None):
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     cones = light_cones(folder, plan)
     reference = cones.pop("reference")
+    parameters = all_light_cones(plan)[slice(*plan.rows["reference"])].target
     if given.real:
         cones["21cmFAST"] = load_lightcones().data
     warnings.simplefilter("ignore", NeverSeenWarning)
@@ -126,9 +141,10 @@ def main(arguments=None):
     for name in given.weights:
         start = dict(weights=name) if plan.recipe is None else plan.recipe
         skatr = SKATRTransformer(**start, cache=folder / "summaries").fit(reference)
-        skatr.learn_novelty(reference).save(folder / "weights" / f"{name}.safetensors")
+        skatr.learn_novelty(reference, parameters).save(folder / "weights" / f"{name}.safetensors")
         print(f"\n{name}: {len(reference)} light cones learned from\n")
-        header = ["light cones", "area under curve", "called new", "median distance"]
+        header = ["light cones", "area under curve", *map("rarer than {:.1%}".format, LEVELS)]
+        header += ["calls that warn", "median distance"]
         for row in [header, *judge(skatr, cones)]:
             print(f"{row[0]:<24}" + "".join(f"{text:>18}" for text in row[1:]), flush=True)
 

@@ -6,6 +6,10 @@ covariance of hundreds of features. How far unseen rows of the training kind lie
 that the covariance was not learned from. Beyond nine tenths of these the logarithm of their
 distance is taken to fall off exponentially, as that of every heavy tail does in the end (Hill, Ann.
 Stat. 3, 1163 (1975)); what few rows say of its slope is averaged over all slopes.
+
+The parameters of simulations fill a box, and what lies just outside is not far from it. Where
+parameters are known, a ridge regression reads them from the summaries, and how far they lie beyond
+the ends of what it reads from unseen rows is judged as the distance is.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
+from sklearn.linear_model import RidgeCV
 
 from skatr_sk._checks import NeverSeenWarning, listed, warn
 
@@ -35,7 +40,10 @@ _TAIL = 0.1  # share of unseen rows that the tail is learned from
 _FEWEST_IN_TAIL = 4
 # What is believed of the slope of the tail before any row is seen: as if so many rows had had it.
 _PRIOR_ROWS, _PRIOR_SLOPE = 4, 10.0
-_KEPT = 128  # quantiles of the distances
+_KEPT = 128  # quantiles that are kept
+_FEWEST_LABELLED = 100  # rows that parameters are read by, and
+_MULTIPLIED = 12  # directions that are multiplied with each other for it
+_ENDS = 0.01, 0.05, 0.95, 0.99
 _LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
 _RARE = 0.02  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
@@ -70,10 +78,17 @@ class SeenSummaries:
     variances : ndarray of shape (n_axes + 1,), float32
         Along each of these, and along all others.
     distances : ndarray of shape (n_quantiles,), float32
-        Of unseen rows, from the smallest to the largest, evenly spread over their ranks.
+        Logarithms of those of unseen rows, from the smallest on, evenly spread over their ranks, up
+        to the tail.
     tail : ndarray of shape (3,), float32
-        Of the rows in the tail: their share, how many they are, and the sum of the logarithms of
-        their distances over the smallest.
+        Of the rows in the tail: their share, how many they are, and the sum of what they exceed the
+        last of `distances` by.
+    readout : ndarray of shape (n_features + 1, n_parameters), float32
+        Coefficients, and constant, by which parameters are read from a summary, if any were known.
+    ends : ndarray of shape (4, n_parameters), float32
+        The quantiles .01, .05, .95 and .99 of what is read from unseen rows.
+    excesses, excess_tail : ndarrays
+        As `distances` and `tail`, of how far what is read lies beyond the ends.
 
     Examples
     --------
@@ -91,58 +106,179 @@ class SeenSummaries:
     variances: np.ndarray
     distances: np.ndarray
     tail: np.ndarray
+    readout: np.ndarray
+    ends: np.ndarray
+    excesses: np.ndarray
+    excess_tail: np.ndarray
 
     @classmethod
-    def learn(cls, rows: np.ndarray, held_out: np.ndarray | None = None) -> Self | None:
+    def learn(
+        cls,
+        rows: np.ndarray,
+        held_out: np.ndarray | None = None,
+        parameters: np.ndarray | None = None,
+    ) -> Self | None:
         """Learn from summaries (n, n_summary), and from unseen ones where these are many.
 
-        Else rows that are left out in turn stand in for them. None where rows are too few, or do
-        not vary.
+        Else rows that are left out in turn stand in for them. The `parameters` (n, n_parameters)
+        are those of the rows, NaN where unknown. None where rows are too few, or do not vary.
         """
-        rows, few = _some(rows), None if held_out is None else _some(held_out)
+        rows, parameters = _some(rows), None if parameters is None else _some(parameters)
+        unseen = _some(rows[:0] if held_out is None else held_out)
         if len(rows) < _FEWEST_ROWS:
             return None
-        whole = _covariance(rows)
-        if not whole["inverse_scale"].any():
+        where: _Ellipsoid = _Ellipsoid.learn(rows)
+        if not where.inverse_scale.any():
             return None
-        if few is not None and len(few) >= _FEWEST_HELD_OUT:
-            found = _distance(few, **whole)
+        turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
+        many = len(unseen) >= _FEWEST_HELD_OUT
+        if many:
+            found = where.distance(unseen)
         else:
-            turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
             found = np.empty(len(rows))
             for fold in range(_FOLDS):
-                without = _covariance(rows[turn != fold])
-                found[turn == fold] = _distance(rows[turn == fold], **without)
-        found = np.sort(found)
-        n_tail = min(max(round(_TAIL * len(found)), _FEWEST_IN_TAIL), len(found) - 1)
-        first = found[-n_tail - 1]
-        floor = max(float(first), 1e-30)
-        excess = np.log(np.maximum(found[-n_tail:], floor) / floor).sum()
-        tail = np.array([n_tail / len(found), n_tail, excess])
-        kept = np.unique(np.linspace(0, len(found) - n_tail - 1, _KEPT).round().astype(int))
-        parts = whole | {"distances": found[kept], "tail": tail}
-        return cls(**{name: values.astype(np.float32) for name, values in parts.items()})
+                without = _Ellipsoid.learn(rows[turn != fold])
+                found[turn == fold] = without.distance(rows[turn == fold])
+        distances, tail = _learn_tail(_log(found))
+        features = where.features(rows)
+        readout, read = np.zeros((features.shape[1] + 1, 0)), np.zeros((len(rows), 0))
+        if parameters is not None:
+            known = np.isfinite(parameters).all(axis=1)
+            if known.sum() >= _FEWEST_LABELLED:
+                features, parameters, turn = features[known], parameters[known], turn[known]
+                parameters = parameters[:, parameters.std(axis=0) > 0]
+                readout = _learn_readout(features, parameters)
+                read = _read(where.features(unseen) if many else features, readout)
+                for fold in range(0 if many else _FOLDS):
+                    fitted = _learn_readout(features[turn != fold], parameters[turn != fold])
+                    read[turn == fold] = _read(features[turn == fold], fitted)
+        ends = np.quantile(read, _ENDS, axis=0)
+        excesses, excess_tail = _learn_tail(_excess(read, ends))
+        parts = [*where, distances, tail, readout, ends, excesses, excess_tail]
+        return cls(*(np.asarray(part, dtype=np.float32) for part in parts))
 
     def novelty(self, summaries: np.ndarray) -> Novelty:
         """Distance and tail probability of summaries (n, n_summary)."""
+        values = [each.astype(np.float64) for each in vars(self).values()]
+        where = _Ellipsoid(*values[:4])
+        distances, tail, readout, ends, excesses, excess_tail = values[4:]
         step = max(1, _CHUNK // max(1, summaries.shape[-1]))
-        names = "mean", "inverse_scale", "axes", "variances"
-        parts = {name: getattr(self, name).astype(np.float64) for name in names}
-        starts = range(0, len(summaries), step)
-        some = [_distance(summaries[start : start + step], **parts) for start in starts]
-        distance = np.concatenate([np.empty(0), *some])
-        return Novelty(distance, self._tail_probability(distance))
+        parts = [(np.empty(0), np.empty(0))]
+        for start in range(0, len(summaries), step):
+            some = summaries[start : start + step]
+            distance = where.distance(some)
+            probability = _probability(_log(distance), distances, tail)
+            if ends.shape[1]:
+                excess = _excess(_read(where.features(some), readout), ends)
+                smaller = np.minimum(probability, _probability(excess, excesses, excess_tail))
+                probability = smaller * (2 - smaller)  # of two, as if independent
+            parts.append((distance, probability))
+        return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
-    def _tail_probability(self, distance: _Floats) -> _Floats:
-        share, n_tail, excess = self.tail.astype(np.float64)
-        known = self.distances.astype(np.float64)
-        last = max(known[-1], 1e-30)
-        # Up to the tail by the ranks, from 1 down to the tail's share.
-        below = np.interp(distance, known, np.linspace(1, share, len(known)))
-        # The mean of (distance / last) ** -slope over what the rows say of the slope.
-        weight = excess + _PRIOR_ROWS / _PRIOR_SLOPE
-        beyond = np.log1p(np.log(np.maximum(distance / last, 1)) / weight)
-        return np.where(distance > last, share * np.exp(-(n_tail + _PRIOR_ROWS) * beyond), below)
+
+class _Ellipsoid(NamedTuple):
+    """The covariance of summaries: see `SeenSummaries`."""
+
+    mean: _Floats
+    inverse_scale: _Floats
+    axes: _Floats
+    variances: _Floats
+
+    @classmethod
+    def learn(cls, rows: _Floats) -> Self:
+        mean, scale = rows.mean(axis=0), rows.std(axis=0)
+        varies = scale > 1e-6 * np.abs(rows).max(axis=0)
+        inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=varies)
+        centred = (rows - mean) * inverse_scale
+        n_axes = min(_MOST_AXES, len(rows) // _ROWS_AN_AXIS, rows.shape[1])
+        # Of the two Gram matrices the smaller one.
+        wide = rows.shape[1] > len(rows)
+        gram = centred @ centred.T if wide else centred.T @ centred
+        values, vectors = np.linalg.eigh(gram / len(rows))
+        values, vectors = values[::-1][:n_axes], vectors[:, ::-1][:, :n_axes]
+        kept = values > 1e-9 * max(values.max(initial=0.0), 1e-30)
+        values, vectors = values[kept], vectors[:, kept]
+        axes = vectors.T
+        if wide:
+            axes = axes @ centred / np.sqrt(values * len(rows))[:, np.newaxis]
+        n_varying = int(varies.sum())
+        rest = max(n_varying - values.sum(), 0.0) / max(n_varying - len(values), 1)
+        return cls(mean, inverse_scale, axes, np.concatenate([values, [rest]]) + _RIDGE)
+
+    def distance(self, rows: np.ndarray) -> _Floats:
+        """Root mean square deviation of each row, in standard deviations."""
+        standard = (rows - self.mean) * self.inverse_scale
+        along = np.square(standard @ self.axes.T)
+        rest = np.maximum(np.square(standard).sum(axis=1) - along.sum(axis=1), 0.0)
+        square = along @ (1 / self.variances[:-1]) + rest / self.variances[-1]
+        return np.sqrt(square / max(np.count_nonzero(self.inverse_scale), 1))
+
+    def features(self, rows: np.ndarray) -> _Floats:
+        """Standardised summaries, and the products of the strongest directions, two by two."""
+        standard = (rows - self.mean) * self.inverse_scale
+        n = _n_multiplied(len(self.axes))
+        strong = standard @ self.axes[:n].T / np.sqrt(self.variances[:n])
+        one, other = np.triu_indices(n)
+        return np.concatenate([standard, strong[:, one] * strong[:, other]], axis=1)
+
+
+def _n_multiplied(n_axes: int) -> int:
+    return min(n_axes, _MULTIPLIED)
+
+
+def _learn_readout(features: _Floats, parameters: _Floats) -> _Floats:
+    """Coefficients and constants of a ridge regression, of features and parameters of any size."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, np.inf)
+    centre, width = parameters.mean(axis=0), _positive(parameters.std(axis=0))
+    ridge = RidgeCV(np.logspace(-1, 6, 15)).fit(
+        (features - mean) / scale, (parameters - centre) / width
+    )
+    coefficients = np.atleast_2d(ridge.coef_).T / scale[:, np.newaxis] * width
+    return np.concatenate([coefficients, [centre + ridge.intercept_ * width - mean @ coefficients]])
+
+
+def _read(features: _Floats, readout: _Floats) -> _Floats:
+    return features @ readout[:-1] + readout[-1]
+
+
+def _excess(read: _Floats, ends: _Floats) -> _Floats:
+    """Return how far parameters (n, n_parameters) lie beyond the ends, the farthest of each row.
+
+    Between the quantiles .05 and .95 it is negative, and 1 at those of .01 and .99.
+    """
+    lowest, low, high, highest = ends
+    beyond = np.concatenate(
+        [(low - read) / _positive(low - lowest), (read - high) / _positive(highest - high)], axis=1
+    )
+    return beyond.max(axis=1, initial=-1.0)
+
+
+def _positive(width: _Floats) -> _Floats:
+    return np.maximum(width, 1e-30)
+
+
+def _log(distance: _Floats) -> _Floats:
+    return np.log(np.maximum(distance, 1e-30))
+
+
+def _learn_tail(found: _Floats) -> tuple[_Floats, _Floats]:
+    """Return the quantiles of unseen rows up to the tail, and what is known of the tail."""
+    found = np.sort(found)
+    n_tail = min(max(round(_TAIL * len(found)), _FEWEST_IN_TAIL), len(found) - 1)
+    first = found[-n_tail - 1]
+    kept = np.linspace(0, len(found) - n_tail - 1, _KEPT).round().astype(int)
+    return found[kept], np.array([n_tail / len(found), n_tail, (found[-n_tail:] - first).sum()])
+
+
+def _probability(found: _Floats, known: _Floats, tail: _Floats) -> _Floats:
+    """Share of unseen rows that lie as far or farther."""
+    share, n_tail, excess = tail
+    # Up to the tail by the ranks, from 1 down to the tail's share.
+    below = np.interp(found, known, np.linspace(1, share, len(known)))
+    # The mean of exp(-slope * beyond) over what the rows say of the slope.
+    beyond = np.maximum(found - known[-1], 0.0) / (excess + _PRIOR_ROWS / _PRIOR_SLOPE)
+    return np.where(beyond > 0, share * np.exp(-(n_tail + _PRIOR_ROWS) * np.log1p(beyond)), below)
 
 
 def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
@@ -151,7 +287,7 @@ def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
         return None
     names = [field.name for field in fields(SeenSummaries)]
     if not isinstance(found, dict) or found.keys() != set(names):
-        raise ValueError(f"seen: expected arrays {listed(names, 6)}, found {found!r:.80}")
+        raise ValueError(f"seen: expected arrays {listed(names, 10)}, found {found!r:.80}")
     shapes = shapes_of_seen({name: np.shape(values) for name, values in found.items()}, n_summary)
     for name, shape in shapes.items():
         array = found[name]
@@ -161,23 +297,34 @@ def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
         if not np.isfinite(array).all():
             raise ValueError(f"seen.{name} has NaN or infinite values")
     seen = SeenSummaries(**found)
-    if not (seen.variances > 0).all() or (np.diff(seen.distances) < 0).any():
-        raise ValueError("seen: expected variances > 0, and distances that do not fall")
-    share, n_tail, excess = seen.tail
-    if seen.distances[0] < 0 or not 0 < share < 1 or n_tail < 1 or excess < 0:
-        raise ValueError(f"seen.tail: expected a share in (0, 1) of some rows, found {seen.tail}")
+    rising = seen.distances, seen.excesses, seen.ends
+    if not (seen.variances > 0).all() or any((np.diff(each, axis=0) < 0).any() for each in rising):
+        raise ValueError("seen: expected variances > 0, and quantiles that do not fall")
+    for share, n_tail, excess in (seen.tail, seen.excess_tail):
+        if not 0 < share < 1 or n_tail < 1 or excess < 0:
+            raise ValueError("seen: expected tails of a share in (0, 1) of one row or more")
     return seen
 
 
 def shapes_of_seen(
     found: Mapping[str, tuple[int, ...]], n_summary: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return what shapes the arrays have to have, by the lengths that two of them have."""
+    """Return what shapes the arrays have to have, by the lengths that some of them have."""
     n_axes = min(_length(found.get("axes")), n_summary)
-    n_quantiles = max(_length(found.get("distances")), 1)
-    of_each = dict.fromkeys(("mean", "inverse_scale"), (n_summary,))
-    sizes: dict[str, tuple[int, ...]] = {"axes": (n_axes, n_summary), "variances": (n_axes + 1,)}
-    return of_each | sizes | {"distances": (n_quantiles,), "tail": (3,)}
+    n = _n_multiplied(n_axes)
+    n_parameters = _length(found.get("ends", ())[1:])
+    return {
+        "mean": (n_summary,),
+        "inverse_scale": (n_summary,),
+        "axes": (n_axes, n_summary),
+        "variances": (n_axes + 1,),
+        "distances": (max(_length(found.get("distances")), 1),),
+        "tail": (3,),
+        "readout": (n_summary + n * (n + 1) // 2 + 1, n_parameters),
+        "ends": (len(_ENDS), n_parameters),
+        "excesses": (max(_length(found.get("excesses")), 1),),
+        "excess_tail": (3,),
+    }
 
 
 def _length(shape: tuple[int, ...] | None) -> int:
@@ -190,12 +337,12 @@ def warn_never_seen(owner: str, what: str, found: Novelty, mend: str) -> None:
     far = _far(found.tail_probability)
     if not far.size:
         return
-    far = far[np.argsort(-found.distance[far], kind="stable")]
+    far = far[np.lexsort((-found.distance[far], found.tail_probability[far]))]
     warn(
         f"{owner}: expected {what}, found {len(far)} of {len(found.distance)} rows far from all of "
-        f"them, worst rows {listed(far)}, {found.distance[far[0]]:.3g} standard deviations away; "
-        f"of others of that kind at most {found.tail_probability[far].max():.1g} lie as far; "
-        f"{mend}.",
+        f"them, worst rows {listed(far)}, the first {found.distance[far[0]]:.3g} standard "
+        f"deviations away; of others of that kind a share of at most "
+        f"{found.tail_probability[far].max():.1g} is as far; {mend}.",
         NeverSeenWarning,
     )
 
@@ -221,36 +368,3 @@ def _some(rows: np.ndarray) -> _Floats:
     if len(rows) > _MOST_ROWS:
         rows = rows[np.random.default_rng(0).choice(len(rows), _MOST_ROWS, replace=False)]
     return np.asarray(rows, dtype=np.float64)
-
-
-def _covariance(rows: _Floats) -> dict[str, _Floats]:
-    """Return mean, inverse scale, axes and variances of rows (n, n_summary)."""
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    varies = scale > 1e-6 * np.abs(rows).max(axis=0)
-    inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=varies)
-    centred = (rows - mean) * inverse_scale
-    n_axes = min(_MOST_AXES, len(rows) // _ROWS_AN_AXIS, rows.shape[1])
-    # Of the two Gram matrices the smaller one.
-    wide = rows.shape[1] > len(rows)
-    gram = centred @ centred.T if wide else centred.T @ centred
-    values, vectors = np.linalg.eigh(gram / len(rows))
-    values, vectors = values[::-1][:n_axes], vectors[:, ::-1][:, :n_axes]
-    kept = values > 1e-9 * max(values.max(initial=0.0), 1e-30)
-    values, vectors = values[kept], vectors[:, kept]
-    axes = vectors.T
-    if wide:
-        axes = axes @ centred / np.sqrt(values * len(rows))[:, np.newaxis]
-    n_varying = int(varies.sum())
-    rest = max(n_varying - values.sum(), 0.0) / max(n_varying - len(values), 1)
-    variances = np.concatenate([values, [rest]]) + _RIDGE
-    return {"mean": mean, "inverse_scale": inverse_scale, "axes": axes, "variances": variances}
-
-
-def _distance(
-    rows: np.ndarray, mean: _Floats, inverse_scale: _Floats, axes: _Floats, variances: _Floats
-) -> _Floats:
-    standard = (rows - mean) * inverse_scale
-    along = np.square(standard @ axes.T)
-    rest = np.maximum(np.square(standard).sum(axis=1) - along.sum(axis=1), 0.0)
-    square = along @ (1 / variances[:-1]) + rest / variances[-1]
-    return np.sqrt(square / max(np.count_nonzero(inverse_scale), 1))

@@ -177,7 +177,8 @@ def pretrain(
         if not wanted or unchanged:  # none to learn anew, or nothing new
             frozen, wanted = replace(frozen, whitening=start.whitening), False
     unseen = held, rows[: len(valid_rows)]
-    return learn_from_summaries(transformer, frozen, (beside, train_rows), unseen, whiten=wanted)
+    trained = beside, train_rows
+    return learn_from_summaries(transformer, frozen, trained, unseen, whiten=wanted, labels=values)
 
 
 def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
@@ -204,17 +205,19 @@ def learn_from_summaries(
     unseen: tuple[Fields, np.ndarray],
     *,
     whiten: bool,
+    labels: np.ndarray | None,
 ) -> FrozenEncoder:
     """Learn where the summaries of fields lie and, to `whiten`, how two regions of a sky differ.
 
     The fields, and which rows of them, are those that were `trained` on, of which some are enough,
-    and `unseen` ones.
+    and `unseen` ones. The `labels` are of all rows of the former.
     """
     fields, rows = trained
     most = _MOST_WHITENED if whiten else _MOST_SEEN
     if len(rows) > most:
         chosen = np.random.default_rng(0).choice(rows, size=most, replace=False)
         rows = np.sort(chosen)
+    parameters = None if labels is None else labels[rows]
     fields, rows = _held(fields, rows)
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
     encoder = frozen.encoder.to(device)
@@ -248,7 +251,7 @@ def learn_from_summaries(
     encoder.cpu()
     if (white := frozen.whitening) is not None:
         seen, held_out = white(seen), white(held_out)
-    return replace(frozen, seen=SeenSummaries.learn(seen, held_out))
+    return replace(frozen, seen=SeenSummaries.learn(seen, held_out, parameters))
 
 
 def _identity(

@@ -40,6 +40,7 @@ from skatr_sk.grid import Grid
 from skatr_sk.summaries.adaptation import adapted, with_own_embedding
 from skatr_sk.summaries.augmentation import AUGMENT
 from skatr_sk.summaries.encoding import MEMORY, summarise
+from skatr_sk.summaries.labels import check_labels
 from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
@@ -847,7 +848,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Say how far fields lie from those of the training, and how rare that is.
 
         The distance is that of Mahalanobis between the summary and those of the training [1]_.
-        How far fields of the training kind lie was measured on some that were held out of it.
+        How far fields of the training kind lie was measured on some that were held out of it. Where
+        their parameters were known, those that a ridge regression reads from the summary count too:
+        what lies beyond their range is new.
         Whatever `pooling` and `whiten`, the summaries are those of the training.
 
         Parameters
@@ -896,7 +899,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return self.seen_.novelty(self._summarise(X, self._reference()))
 
     @torch_defaults()
-    def learn_novelty(self, X: ArrayLike) -> Self:
+    def learn_novelty(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Learn anew what :meth:`novelty` compares with; the encoder stays as it is.
 
         For weights that do not say where their training lies, or to compare with other fields,
@@ -905,7 +908,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Parameters
         ----------
         X : array-like or Fields of shape (n, *field_shape)
-            At least six, of which 2,048 are enough, in mK.
+            At least six, of which 2,048 are enough, in mK. Best are those that the encoder was not
+            trained on.
+        y : array-like of shape (n,) or (n, n_parameters), default=None
+            Their parameters, NaN where unknown. With a hundred of them or more, parameters beyond
+            their range are found far more often.
 
         Returns
         -------
@@ -914,7 +921,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         self._check_parameters()
         summaries = self._summarise(X, self._reference())
-        seen = SeenSummaries.learn(summaries)
+        labels = None if y is None else check_labels(y, len(summaries), "learn_novelty").values
+        seen = SeenSummaries.learn(summaries, parameters=labels)
         if seen is None:
             raise ValueError(
                 f"X: expected at least six fields that differ, found {len(summaries)}; give more."

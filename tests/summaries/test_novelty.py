@@ -126,6 +126,31 @@ def test_too_little_to_learn_from(rng):
     assert SeenSummaries.learn(rows).novelty(rows[:0]).distance.shape == (0,)
 
 
+@pytest.mark.parametrize("n_held_out", [0, 100])
+def test_parameters_just_beyond_their_box(rng, n_held_out):
+    """Which are not far from those that are inside it."""
+    mixed = rng.normal(size=(6, 30))
+
+    def pairs(n, low=0.0, high=1.0):
+        y = rng.uniform(size=(n, 6))
+        y[:, 2] = rng.uniform(low, high, size=n)
+        return y @ mixed + 0.05 * rng.normal(size=(n, 30)), y
+
+    X, y = pairs(600)
+    y[::50, 1] = np.nan  # unknown
+    held_out = pairs(n_held_out)[0]
+    blind, seen = SeenSummaries.learn(X, held_out), SeenSummaries.learn(X, held_out, y)
+    usual, beyond = pairs(2000)[0], pairs(500, 1.15, 1.3)[0]
+    for level in (0.2, 0.05, 0.01):
+        share = (seen.novelty(usual).tail_probability < level).mean()
+        assert 0.2 * level < share < 3 * level
+    found = [each.novelty(beyond).tail_probability < 0.01 for each in (blind, seen)]
+    assert found[0].mean() < 0.2 and found[1].mean() > 0.9
+    constant = SeenSummaries.learn(X, held_out, np.ones((600, 1)))
+    assert constant.ends.shape == (4, 0) and np.array_equal(constant.mean, seen.mean)
+    assert seen_of(dict(vars(seen)), 30) is not None
+
+
 def test_farther_is_rarer(rng):
     seen = SeenSummaries.learn(draw(rng, 300))
     away = draw(rng, 1)[0] + np.linspace(0, 100, 200)[:, np.newaxis] * np.ones(30)
@@ -141,6 +166,8 @@ def test_damaged_statistics_are_refused(rng):
         "axes": lambda a: a.astype(np.float64),
         "variances": lambda a: -a,
         "distances": lambda a: a[::-1],
+        "readout": lambda a: a[1:],
+        "ends": lambda a: a[1:],
         "inverse_scale": lambda a: a * np.nan,
         "tail": lambda a: a * 0,
     }
@@ -243,7 +270,9 @@ def test_weights_that_do_not_say_it(fitted, tmp_path):
         old.learn_novelty(new[:3])
 
 
-def test_too_few_fields_say_nothing():
+def test_labels_and_too_few_fields():
+    labelled = SKATRTransformer(**SMALL, objective="supervised").fit(X := fields(120), X[:, 0, 0])
+    assert labelled.seen_.ends.shape == (4, X.shape[-1])  # labels of the training count
     few = SKATRTransformer(**SMALL).fit(fields(4))
     assert few.seen_ is None and not warned(lambda: few.transform(fields(4) / 1000))
 
@@ -276,9 +305,8 @@ def test_what_bundled_weights_call_new(weights):
     expected = skatr.novelty(usual)
     assert (expected.tail_probability < 0.01).mean() <= 0.05
     for name, X in other.items():
-        distance = skatr.novelty(X).distance
-        truth = np.repeat([0, 1], [len(usual), len(X)])
-        area = roc_auc_score(truth, np.concatenate([expected.distance, distance]))
+        rare = [-each.tail_probability for each in (expected, skatr.novelty(X))]
+        area = roc_auc_score(np.repeat([0, 1], [len(usual), len(X)]), np.concatenate(rare))
         assert area > 0.95, f"{name}: {area}"
         assert len(warned(lambda X=X: skatr.transform(X))) == 1, name
     real = load_lightcones().data
