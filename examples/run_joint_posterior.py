@@ -20,8 +20,8 @@ cnn
     The convolutional network 3D-21cmPIE-Net and a flow, from scratch.
 tuned
     The bundled weights and a flow, which begin with the frozen summaries: the flow alone is trained
-    in the first fifth of the epochs, then both, the encoder at a fifth of the rate, which falls from
-    layer to layer towards the light cones.
+    in the first fifth of the epochs, then both, the encoder at a fifth of the rate, which falls
+    from layer to layer towards the light cones.
 
 ``--part simulated`` trains on 2,000 simulated light cones and tests on 500 others; ``--part real``
 has five folds of the real ones of :func:`~skatr_sk.load_lightcones`. Networks that are trained
