@@ -19,8 +19,9 @@ joint
 cnn
     The convolutional network 3D-21cmPIE-Net and a flow, from scratch.
 tuned
-    The bundled weights and a flow: the flow alone in the first fifth of the epochs, then both, the
-    layers of the encoder at smaller rates towards the light cones.
+    The bundled weights and a flow, which begin with the frozen summaries: the flow alone is trained
+    in the first fifth of the epochs, then both, the encoder at a fifth of the rate, which falls
+    from layer to layer towards the light cones.
 
 ``--part simulated`` trains on 2,000 simulated light cones and tests on 500 others; ``--part real``
 has five folds of the real ones of :func:`~skatr_sk.load_lightcones`. Networks that are trained
@@ -123,7 +124,9 @@ def backbone(way, plan, X):
         return dict(backbone=SKATRTransformer(**plan.vit))
     if way == "cnn":
         return dict(backbone="cnn")
-    return dict(backbone=mini_lr(plan, X[:2]), layer_decay=0.7)
+    # With its whitening, which a transformer as backbone leaves behind.
+    whole = mini_lr(plan, X[:2]).as_module().requires_grad_(True)
+    return dict(backbone=whole, backbone_learning_rate=2e-4, layer_decay=0.7)
 
 
 def fitted(way, plan, X, y, seed, seconds):

@@ -97,7 +97,7 @@ BACKBONE_DOCS = {
     "fine_tuning": """
         frozen_epochs : int, default=0
             Epochs at the beginning in which the weights of the backbone stay as they are, and the
-            head alone is trained. They count among `max_epochs`, and for `patience`.
+            head alone is trained. They count among `max_epochs`; `patience` begins after them.
         backbone_learning_rate : float or None, default=None
             Of the backbone, where it is to differ from that of the head; None is `learning_rate`.
         layer_decay : float, default=1.0
@@ -434,6 +434,7 @@ def fit_end_to_end(
     options["shares"] = partial(_shares, head._resolved(len(split[0])))
     if head.frozen_epochs:
         options["callbacks"] = [Freeze(int(head.frozen_epochs))]
+        options["wait"] = int(head.frozen_epochs)
     options["identity"] = {}
     if head.checkpoint_dir is not None:
         known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": start.identity}

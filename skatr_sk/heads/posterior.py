@@ -141,7 +141,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         {patience}
     {device}
     precision : {"auto", "float32", "bf16"}, default="auto"
-        Of the pooling and the embedding; the flow is always in float32.
+        Of the backbone, the pooling and the embedding; the flow is always in float32.
     {callbacks}
     verbose : int, default=0
         1 shows progress bars, of the training and of long calls.

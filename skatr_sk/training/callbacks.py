@@ -183,10 +183,13 @@ class Schedule(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs without a better validation loss; restore the best weights."""
+    """Stop after `patience` epochs without a better validation loss; restore the best weights.
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    The first `wait` epochs do not count, in which part of a network is still frozen.
+    """
+
+    def __init__(self, patience: int, wait: int = 0) -> None:
+        self.patience, self.wait = patience, wait
 
     def initialize(self) -> EarlyStopping:
         """Forget an earlier run."""
@@ -201,7 +204,7 @@ class EarlyStopping(Callback):
         if loss < self.best_loss_:
             self.best_loss_, self.best_epoch_ = loss, epoch
             self.best_weights_ = copy.deepcopy(net.module_.state_dict())
-        elif epoch - self.best_epoch_ >= self.patience:
+        elif epoch - max(self.best_epoch_, self.wait) >= self.patience:
             _LOGGER.info("No better validation loss for %d epochs: stopped.", self.patience)
             net.stop_ = True
 

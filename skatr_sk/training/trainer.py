@@ -230,6 +230,7 @@ def train(
     n_workers: int = 0,
     member: tuple[int, int] = (0, 1),
     shares: Callable[[_Module], Mapping[str, float]] | None = None,
+    wait: int = 0,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -248,7 +249,8 @@ def train(
     the state after the last epoch is written whatever ends it. `small` says that each row is one
     vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
     says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
-    of the learning rate by the names of weights; the others have all of it.
+    of the learning rate by the names of weights; the others have all of it. The patience begins
+    after `wait` epochs.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
@@ -261,7 +263,7 @@ def train(
     parts: list[Any] = [*callbacks]
     stopper = None
     if estimator.patience is not None and valid_set is not None:
-        stopper = EarlyStopping(estimator.patience)
+        stopper = EarlyStopping(estimator.patience, wait)
         parts.insert(0, stopper)
     if estimator.verbose:
         which = f" {member[0] + 1}/{member[1]}" if member[1] > 1 else ""

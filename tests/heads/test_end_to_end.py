@@ -478,6 +478,16 @@ def test_the_backbone_is_frozen_at_first(head, pretrained):
 
 
 @BOTH
+def test_patience_begins_when_the_backbone_is_released(head, rng):
+    X, _ = draw()
+    y = rng.normal(size=24)  # noise, of which the first epochs know most
+    small = dict(patience=1, max_epochs=12, learning_rate=3e-2)
+    assert len(head(**small).fit(X, y).history_) < 7
+    model = head(**small, frozen_epochs=8).fit(X, y)
+    assert len(model.history_) >= 9
+
+
+@BOTH
 def test_layers_have_rates_of_their_own(head, pretrained):
     """After one step of AdamW a weight has moved by its rate."""
     X, y = draw()

@@ -57,7 +57,7 @@ def test_cosine_schedule_warms_up_and_falls():
 
 def test_schedule_sets_the_rate_of_each_step():
     """At the middle of a step, so that none is lost to a rate of zero; not in validation."""
-    groups = [{"lr": 1.0}, {"lr": 1.0}]
+    groups = [{"lr": 1.0, "share": 1.0}, {"lr": 1.0, "share": 0.1}]
     net = SimpleNamespace(rate=2.0, n_steps=4, optimizer_=SimpleNamespace(param_groups=groups))
     schedule, rates = Schedule(lambda progress: progress), []
     for net.steps_done in (1, 2, 3, 4):
@@ -65,7 +65,7 @@ def test_schedule_sets_the_rate_of_each_step():
         rates.append(groups[0]["lr"])
         schedule.on_batch_begin(net, training=False)
     assert rates == [0.25, 0.75, 1.25, 1.75]
-    assert groups[1]["lr"] == 1.75
+    assert groups[1]["lr"] == pytest.approx(0.175)  # its share of it
 
 
 # Memory ------------------------------------------------------------------------------------------
