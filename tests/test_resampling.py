@@ -33,7 +33,7 @@ def test_means_are_those_of_a_fine_common_grid(sizes):
     np.testing.assert_allclose(found.mean(), values.mean(), rtol=0, atol=1e-15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 40), st.data())
 def test_the_mean_stays_on_any_coarser_grid(n, data):
     m = data.draw(st.integers(1, n))
