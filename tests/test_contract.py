@@ -43,6 +43,8 @@ HEADS = ["head", "joint", "posterior", "joint posterior"]
 ALL = [*FIELDS, *HEADS]
 # Transformers that train no network.
 UNTRAINED = [f"{kind} of a {case}" for kind in ("noise", "spectra") for case in FIELDS]
+# Of the heads that train an encoder one is enough by default.
+USUAL = [pytest.param(k, marks=pytest.mark.slow) if k == "joint posterior" else k for k in ALL]
 
 
 def make(case, **parameters):
@@ -53,13 +55,14 @@ def make(case, **parameters):
     if case in HEADS:
         small = dict(hidden_dims=(16,), max_epochs=20, learning_rate=1e-2)
         small |= dict(device="cpu", random_state=0)
-        if "posterior" in case:
-            small |= dict(n_blocks=2, n_bins=4)
-            small |= dict(backbone="cnn", max_epochs=3) if "joint" in case else {}
-            return PosteriorEstimator(**small | parameters)
-        if case == "joint":
+        if "joint" in case:
             backbone = SKATRTransformer(patch_size=2, embed_dim=12, depth=1, n_heads=2)
             small |= dict(backbone=backbone, learning_rate=3e-3, max_epochs=3)
+        if case == "joint posterior":
+            small |= dict(learning_rate=1e-2, max_epochs=2, batch_size=8)
+        if "posterior" in case:
+            blocks = 1 if "joint" in case else 2
+            return PosteriorEstimator(**small | dict(n_blocks=blocks, n_bins=4) | parameters)
         return LightconeRegressor(**small | parameters)
     small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2)
     small |= dict(max_epochs=2, batch_size=8, device="cpu", random_state=0)
@@ -89,7 +92,7 @@ def models():
     return {case: fitted(case) for case in [*ALL, *UNTRAINED]}
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", USUAL)
 class TestEstimator:
     def test_clone_is_unfitted_and_fits_alike(self, case, models):
         X, y = draw(case)
@@ -420,7 +423,7 @@ SETTINGS = {"float64 by default": double_precision, "modes": modes}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", USUAL)
 def test_results_do_not_depend_on_what_a_script_has_set(case, setting, models, tmp_path):
     X, y = draw(case)
     expected = output(models[case], X)
@@ -605,7 +608,7 @@ def _cosine(a, b):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["auto", "float32", "bf16"])
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", USUAL)
 def test_fit_on_a_gpu(case, precision):
     X, _ = draw(case)
     cuda, cpu = torch.cuda.get_rng_state(), torch.get_rng_state()

@@ -113,7 +113,6 @@ HEADS = {
     "with ridge": lambda **given: LightconeRegressor(**TINY | {"hidden_dims": "auto"}, **given),
     "posterior": lambda **given: make(n_members=3, max_epochs=4, **given),
     "backbone": lambda **given: LightconeRegressor(backbone=VIT, **TINY, **given),
-    "cnn": lambda **given: LightconeRegressor(backbone="cnn", **TINY, **given),
     "whole posterior": lambda **given: make(backbone=VIT, **TINY, **given),
     "fine-tuned": lambda **given: LightconeRegressor(
         backbone=clone(VIT).set_params(max_epochs=0, random_state=0).fit(signals()), **TINY, **given
@@ -122,7 +121,10 @@ HEADS = {
 
 
 @pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k == "whole posterior" else k for k in HEADS],
+)
 def test_a_head_goes_on_from_the_member_where_it_stopped(kind, tmp_path):
     X, y = draw()
     n_members = {"ensemble": 3, "with ridge": 5, "posterior": 3}.get(kind, 1)

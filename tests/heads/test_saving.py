@@ -93,9 +93,6 @@ CASES = {
     "cnn": (regressor(backbone="cnn"), FIELDS, Y),
     "cnn of signals": (regressor(backbone="cnn", loss="gaussian"), FIELDS[:, 0, 0], Y[:, 0]),
     "posterior": (posterior(), X, TABLE),
-    "posterior with backbone": (
-        posterior(backbone=SKATRTransformer(patch_size=2, embed_dim=8, depth=1)), FIELDS, TABLE
-    ),
     "posterior with backbone and attention": (
         posterior(backbone=skatr().fit(FIELDS), pooling="attention", frozen_epochs=1), FIELDS, Y
     ),

@@ -45,6 +45,8 @@ def heads():
 
 
 HEADS = list(heads())
+# Of those that train an encoder one is enough by default.
+USUAL = [pytest.param(k, marks=pytest.mark.slow) if k == "joint posterior" else k for k in HEADS]
 
 
 def same(first, second, X):
@@ -93,7 +95,7 @@ def test_a_group_is_on_one_side():
     assert not set(labels[train]) & set(labels[valid])
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", USUAL)
 def test_groups_of_a_head(head, monkeypatch):
     X, y = data()
     labels = [f"seed {i % 9}" for i in range(60)]
@@ -151,7 +153,7 @@ def test_wrong_groups(groups, message):
 # Validation data ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", USUAL)
 def test_own_validation_data(head):
     """All rows train; the loss is that of the rows given, and they stop the training."""
     X, y = data()
@@ -237,7 +239,7 @@ def test_a_checkpoint_knows_who_validates(tmp_path):
 # Weights -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", USUAL)
 def test_a_weight_of_zero_leaves_the_row_out(head):
     X, y = data()
     weights = np.ones(60)
