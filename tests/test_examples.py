@@ -105,6 +105,23 @@ def test_novelty_in_a_small_size(tmp_path, capsys):
     assert SKATRTransformer.load(tmp_path / "weights" / "mini-lr.safetensors").seen_ is not None
 
 
+@pytest.mark.slow
+def test_noisy_light_cones_are_scored_once(tmp_path, monkeypatch, capsys):
+    script = load("run_noisy")
+    monkeypatch.setattr(script, "GRID", dict(field_shape=(4, 4, 24), block=(1, 1, 3), cell_size=30))
+    for name, value in dict(N_PRETRAIN=16, N_LABELS=8, N_TEST=8, LABELS=(4, 8)).items():
+        monkeypatch.setattr(script, name, value)
+    command = [str(tmp_path), "--ways", "spectra", "random", "JEPA, fresh noise"]
+    script.main([*command, "--subtract-mean"])
+    assert "clean, noisy    JEPA, fresh noise" in capsys.readouterr().out
+    scores = (tmp_path / "scores.jsonl").read_bytes()
+    assert len(scores.splitlines()) == 9
+    saved = SKATRTransformer.load(tmp_path / "JEPA, fresh noise.safetensors")
+    assert "NoiseTransformer(subtract_mean=True" in saved.augmentation_
+    script.main(command)
+    assert (tmp_path / "scores.jsonl").read_bytes() == scores  # nothing is fitted twice
+
+
 def test_tables_compare_ways_on_the_same_labels(tmp_path):
     script = load("run_pretrain_mini")
     folder = script.Folder(tmp_path, script.QUICK, stand_in=True, core_hours=1)

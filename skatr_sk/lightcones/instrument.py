@@ -28,7 +28,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import DerivedFields, Fields, check_fields, digest_rows
+from skatr_sk.fields import DerivedFields, Fields, check_fields, digest
 from skatr_sk.grid import Grid
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
@@ -446,19 +446,19 @@ class _Instrument:
     @functools.cached_property
     def _identity(self) -> str:
         """Digest of all of it."""
-        digest = hashlib.blake2b(repr((self.subtract_mean, self.seed)).encode(), digest_size=16)
+        whole = hashlib.blake2b(repr((self.subtract_mean, self.seed)).encode(), digest_size=16)
         for part in (self.level, self.cubes, *(self.wedge or ())):
             array = np.asarray([] if part is None else part, dtype=np.float64)
-            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+            whole.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return whole.hexdigest()
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Return fields as they are seen, each with noise of its own, which is always the same."""
-        digests = digest_rows(values + np.float32(0))  # which has one zero
+        digests = (digest(field + np.float32(0)) for field in values)  # where zeros have no sign
         return self.observe(values, map(self._generator_of, digests))
 
-    def _generator_of(self, digest: bytes) -> np.random.Generator:
-        keyed = hashlib.blake2b(digest, key=self.seed, digest_size=16).digest()
+    def _generator_of(self, content: bytes) -> np.random.Generator:
+        keyed = hashlib.blake2b(content, key=self.seed, digest_size=16).digest()
         return np.random.default_rng(int.from_bytes(keyed, "little"))
 
     def observe(self, values: np.ndarray, generators: Iterable[np.random.Generator]) -> np.ndarray:

@@ -119,7 +119,7 @@ def noise_of_tools21cm(
         )
         mode = np.where(counts > 0, one / np.sqrt(np.where(counts > 0, counts, 1)), 0)
         mode = mode * np.sqrt(_STEP / 3600 / hours)
-        # A mode's real and imaginary parts have each the variance of n^2 / 2 white cells.
+        # Its images have the variance sum(mode^2) / n^4, and ours have mean(level^2).
         level[..., i] = tools.jansky_2_kelvin(mode / n, float(z), boxsize=box, ncells=n)
     return level
 
