@@ -377,6 +377,6 @@ def test_pre_training_on_light_cones_that_were_brought_up():
     taken = finer(fit((6, 6, 10), (2, 2, 5)), (2, 2, 2)).set_params(
         max_epochs=1, batch_size=8, on_new_grid="resample"
     )
-    taken.grid_in_ = Grid((7.0, 7.0, 7.0))
-    resampled = ArrayFields(draw((24, 24, 40)), Grid((3.5, 3.5, 3.5)))
+    taken.grid_in_ = Grid((7.0, 7.0, 7.0), origin=5.0)
+    resampled = ArrayFields(draw((24, 24, 40)), Grid((3.5, 3.5, 3.5), origin=5.0))
     assert taken.adapt(resampled).transform(resampled).shape == (20, 36)
