@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.frozen import FrozenEstimator
@@ -48,12 +49,13 @@ def frozen(cones, **parameters):
     return FrozenEstimator(SKATRTransformer(**parameters).fit(cones.data))
 
 
-def ways_to_compare(cones, *, network=None):
-    """Estimators that take light cones in mK, by names, and whether they train on the cones.
+def ways_to_compare(cones, *, quick=False, max_epochs=100):
+    """Two dicts of estimators by their names: on summaries, and trained on the light cones.
 
-    `network` are parameters put over those of the networks that train on the light cones.
+    All of them take light cones in mK. `max_epochs` is of the second ones.
     """
-    head = LightconeRegressor(target_bounds=cones.target_bounds, random_state=0)
+    usual = dict(target_bounds=cones.target_bounds)
+    head = LightconeRegressor(**usual, **(dict(hidden_dims=(8,), max_epochs=2) if quick else {}))
     # The targets are standardised: otherwise E_0, in hundreds of eV, would choose the penalty.
     ridge = TransformedTargetRegressor(
         make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))),
@@ -77,18 +79,16 @@ def ways_to_compare(cones, *, network=None):
         "Supervised, ridge": make_pipeline(labels, ridge),
         "Supervised, head": make_pipeline(labels, head),
     }
-    options = dict(target_bounds=cones.target_bounds, random_state=0, max_epochs=100)
-    options |= network or {}
+    # As a module it begins with the frozen summaries.
+    tuned = skatr.estimator.as_module().requires_grad_(True)
+    careful = dict(frozen_epochs=10, backbone_learning_rate=1e-4, layer_decay=0.7)
     # Patches twice as long make it 2.5 times cheaper; the mean of tokens suits it best.
     vit = SKATRTransformer(patch_size=(2, 2, 10), pooling="mean")
+    usual |= dict(max_epochs=2 if quick else max_epochs, batch_size=16)
     on_cones = {
-        "SKATR, fine-tuned": LightconeRegressor(backbone=skatr, **options),
-        "ViT from scratch": LightconeRegressor(
-            backbone=vit, **{"learning_rate": 1e-3, "batch_size": 16} | options
-        ),
-        "CNN from scratch": LightconeRegressor(
-            backbone="cnn", **{"learning_rate": 1e-3, "batch_size": 16} | options
-        ),
+        "SKATR, fine-tuned": LightconeRegressor(backbone=tuned, **usual, **careful),
+        "ViT from scratch": LightconeRegressor(backbone=vit, learning_rate=1e-3, **usual),
+        "CNN from scratch": LightconeRegressor(backbone="cnn", learning_rate=1e-3, **usual),
     }
     return on_summaries, on_cones
 
@@ -99,18 +99,21 @@ def ways_to_compare(cones, *, network=None):
 def compare(ways, cones, sizes, *, n_folds=5, repeats=(0,), n_tests=None, folder=None):
     """Return the table of :func:`data_efficiency_curve` of all ways, and of each repeat.
 
-    A repeat has folds and shuffles of its own; `n_tests` are so many of its folds that are a test.
-    What is in the `folder` already is not fitted again.
+    A repeat has folds, shuffles and seeds of its own; `n_tests` are so many of its folds that are a
+    test. What is in the `folder` already is not fitted again.
     """
     tables = []
     for repeat in repeats:
         folds = list(KFold(n_folds, shuffle=True, random_state=repeat).split(cones.data))
         for name, way in ways.items():
-            key = f"{repeat}-{len(cones.data)}-{n_tests or n_folds}-of-{n_folds}"
+            key = f"{repeat}-{'-'.join(map(str, sizes))}-of-{len(cones.data)}"
             path = folder and folder / f"{zlib.crc32(name.encode()):08x}-{key}.json"
             if path and path.exists():
                 tables.append(json.loads(path.read_text()))
                 continue
+            way = clone(way)
+            seeds = [key for key in way.get_params() if key.rpartition("__")[2] == "random_state"]
+            way.set_params(**dict.fromkeys(seeds, repeat))
             start = time.process_time()
             table = data_efficiency_curve(
                 {name: way},
@@ -142,6 +145,8 @@ def print_table(table, metric, title):
     print(f"{'':<20}" + "".join(f"{name:>16}" for name in names) + f"{'seconds a fit':>16}")
     for way in dict.fromkeys(table["estimator"]):
         mine = chosen & (table["estimator"] == way)
+        if not mine.any():
+            continue
         cells = []
         for name in names:
             values = table["value"][mine & (table["parameter"] == name)]
@@ -187,6 +192,7 @@ def main(arguments=None):
     parser.add_argument("folder", type=Path, help="where the fits are kept")
     parser.add_argument("--ways", nargs="+", help="all by default")
     parser.add_argument("--repeats", nargs="+", type=int, default=[0, 1, 2], help="shuffles")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[32, 64, 128, 183], help="labels")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--quick", action="store_true", help="a glance at the smallest size")
     given = parser.parse_args(arguments)
@@ -195,16 +201,14 @@ def main(arguments=None):
     cones = load_lightcones()
     if given.quick:
         cones.data, cones.target = cones.data[:24], cones.target[:24]
-    on_summaries, on_cones = ways_to_compare(
-        cones, network=dict(max_epochs=2) if given.quick else None
-    )
+    on_summaries, on_cones = ways_to_compare(cones, quick=given.quick)
     ways = on_summaries | on_cones
     if given.ways:
         unknown = set(given.ways) - ways.keys()
         if unknown:
             parser.error(f"--ways: expected some of {list(ways)}, found {sorted(unknown)}")
         ways = {name: ways[name] for name in given.ways}
-    sizes = [8, 12] if given.quick else [32, 64, 128, 183]
+    sizes = [12] if given.quick else given.sizes
     options = dict(n_folds=2 if given.quick else 5, repeats=given.repeats, folder=given.folder)
     table = compare(ways, cones, sizes, **options)
     print_all(table)
