@@ -142,16 +142,18 @@ class SeenSummaries:
         distances, tail = _learn_tail(_log(found))
         features = where.features(rows)
         readout, read = np.zeros((features.shape[1] + 1, 0)), np.zeros((len(rows), 0))
-        if parameters is not None:
-            known = np.isfinite(parameters).all(axis=1)
-            if known.sum() >= _FEWEST_LABELLED:
-                features, parameters, turn = features[known], parameters[known], turn[known]
-                parameters = parameters[:, parameters.std(axis=0) > 0]
-                readout = _learn_readout(features, parameters)
-                read = _read(where.features(unseen) if many else features, readout)
-                for fold in range(0 if many else _FOLDS):
-                    fitted = _learn_readout(features[turn != fold], parameters[turn != fold])
-                    read[turn == fold] = _read(features[turn == fold], fitted)
+        parameters = np.zeros((len(rows), 0)) if parameters is None else parameters
+        known = np.isfinite(parameters).all(axis=1)
+        features, parameters, turn = features[known], parameters[known], turn[known]
+        parameters = (
+            parameters[:, np.ptp(parameters, axis=0) > 0] if len(parameters) else parameters
+        )
+        if len(parameters) >= _FEWEST_LABELLED and parameters.size:
+            readout = _learn_readout(features, parameters)
+            read = _read(where.features(unseen) if many else features, readout)
+            for fold in range(0 if many else _FOLDS):
+                fitted = _learn_readout(features[turn != fold], parameters[turn != fold])
+                read[turn == fold] = _read(features[turn == fold], fitted)
         ends = np.quantile(read, _ENDS, axis=0)
         excesses, excess_tail = _learn_tail(_excess(read, ends))
         parts = [*where, distances, tail, readout, ends, excesses, excess_tail]
