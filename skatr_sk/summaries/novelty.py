@@ -29,7 +29,7 @@ __all__ = ["Novelty", "SeenSummaries", "seen_of", "shapes_of_seen", "warn_never_
 
 _Floats = NDArray[np.float64]
 
-_MOST_ROWS = 2048  # that it is learned from,
+_MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
 _FOLDS = 5
@@ -43,6 +43,7 @@ _PRIOR_ROWS, _PRIOR_SLOPE = 4, 10.0
 _KEPT = 128  # quantiles that are kept
 _FEWEST_LABELLED = 100  # rows that parameters are read by, and
 _MULTIPLIED = 12  # directions that are multiplied with each other for it
+_PENALTIES = np.logspace(-1, 6, 15)
 _ENDS = 0.01, 0.05, 0.95, 0.99
 _LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
 _RARE = 0.02  # tail probability that most rows of a call do not have by chance
@@ -123,39 +124,35 @@ class SeenSummaries:
         Else rows that are left out in turn stand in for them. The `parameters` (n, n_parameters)
         are those of the rows, NaN where unknown. None where rows are too few, or do not vary.
         """
-        rows, parameters = _some(rows), None if parameters is None else _some(parameters)
-        unseen = _some(rows[:0] if held_out is None else held_out)
+        most = min(_MOST_ROWS, max(_FEWEST_HELD_OUT, _MOST_NUMBERS // max(1, rows.shape[1])))
+        unseen = _some(rows[:0] if held_out is None else held_out, most)
+        labels = None if parameters is None else _some(parameters, most)
+        rows = _some(rows, most)
         if len(rows) < _FEWEST_ROWS:
             return None
         where: _Ellipsoid = _Ellipsoid.learn(rows)
         if not where.inverse_scale.any():
             return None
         turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
-        many = len(unseen) >= _FEWEST_HELD_OUT
-        if many:
+        if len(unseen) >= _FEWEST_HELD_OUT:
             found = where.distance(unseen)
         else:
-            found = np.empty(len(rows))
+            unseen, found = rows[:0], np.empty(len(rows))
             for fold in range(_FOLDS):
                 without = _Ellipsoid.learn(rows[turn != fold])
                 found[turn == fold] = without.distance(rows[turn == fold])
-        distances, tail = _learn_tail(_log(found))
-        features = where.features(rows)
-        readout, read = np.zeros((features.shape[1] + 1, 0)), np.zeros((len(rows), 0))
-        if parameters is not None:
-            known = np.isfinite(parameters).all(axis=1)
-            if known.sum() >= _FEWEST_LABELLED:
-                features, parameters, turn = features[known], parameters[known], turn[known]
-                parameters = parameters[:, parameters.std(axis=0) > 0]
-                readout = _learn_readout(features, parameters)
-                read = _read(where.features(unseen) if many else features, readout)
-                for fold in range(0 if many else _FOLDS):
-                    fitted = _learn_readout(features[turn != fold], parameters[turn != fold])
-                    read[turn == fold] = _read(features[turn == fold], fitted)
+        n_features = where.features(rows[:1]).shape[1]
+        readout, read = np.zeros((n_features + 1, 0)), np.zeros((len(rows), 0))
+        known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
+        if labels is not None and known.sum() >= _FEWEST_LABELLED:
+            labels = labels[known][:, np.ptp(labels[known], axis=0) > 0]
+            if labels.shape[1]:
+                features = where.features(rows[known])
+                readout, read = _learn_readout(features, labels, turn[known])
+                read = _read(where.features(unseen), readout) if len(unseen) else read
         ends = np.quantile(read, _ENDS, axis=0)
-        excesses, excess_tail = _learn_tail(_excess(read, ends))
-        parts = [*where, distances, tail, readout, ends, excesses, excess_tail]
-        return cls(*(np.asarray(part, dtype=np.float32) for part in parts))
+        tails = [*_learn_tail(_log(found)), readout, ends, *_learn_tail(_excess(read, ends))]
+        return cls(*(np.asarray(part, dtype=np.float32) for part in (*where, *tails)))
 
     def novelty(self, summaries: np.ndarray) -> Novelty:
         """Distance and tail probability of summaries (n, n_summary)."""
@@ -226,14 +223,25 @@ def _n_multiplied(n_axes: int) -> int:
     return min(n_axes, _MULTIPLIED)
 
 
-def _learn_readout(features: _Floats, parameters: _Floats) -> _Floats:
-    """Coefficients and constants of a ridge regression, of features and parameters of any size."""
+def _learn_readout(
+    features: _Floats, labels: _Floats, turn: NDArray[np.int64]
+) -> tuple[_Floats, _Floats]:
+    """Return coefficients and constants of a ridge regression, and what it reads from its rows.
+
+    Each row is read by a regression on the others, those of another `turn`.
+    """
+    readout, read = _ridge(features, labels), np.empty_like(labels)
+    for fold in range(_FOLDS):
+        without = _ridge(features[turn != fold], labels[turn != fold])
+        read[turn == fold] = _read(features[turn == fold], without)
+    return readout, read
+
+
+def _ridge(features: _Floats, labels: _Floats) -> _Floats:
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, np.inf)
-    centre, width = parameters.mean(axis=0), _positive(parameters.std(axis=0))
-    ridge = RidgeCV(np.logspace(-1, 6, 15)).fit(
-        (features - mean) / scale, (parameters - centre) / width
-    )
+    centre, width = labels.mean(axis=0), _positive(labels.std(axis=0))
+    ridge = RidgeCV(_PENALTIES).fit((features - mean) / scale, (labels - centre) / width)
     coefficients = np.atleast_2d(ridge.coef_).T / scale[:, np.newaxis] * width
     return np.concatenate([coefficients, [centre + ridge.intercept_ * width - mean @ coefficients]])
 
@@ -278,7 +286,9 @@ def _probability(found: _Floats, known: _Floats, tail: _Floats) -> _Floats:
     below = np.interp(found, known, np.linspace(1, share, len(known)))
     # The mean of exp(-slope * beyond) over what the rows say of the slope.
     beyond = np.maximum(found - known[-1], 0.0) / (excess + _PRIOR_ROWS / _PRIOR_SLOPE)
-    return np.where(beyond > 0, share * np.exp(-(n_tail + _PRIOR_ROWS) * np.log1p(beyond)), below)
+    tiny = np.finfo(np.float64).tiny
+    above = np.maximum(share * np.exp(-(n_tail + _PRIOR_ROWS) * np.log1p(beyond)), tiny)
+    return np.where(beyond > 0, above, below)
 
 
 def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
@@ -363,8 +373,8 @@ def _far(probability: _Floats) -> NDArray[np.int64]:
     return np.flatnonzero(probability <= limit)
 
 
-def _some(rows: np.ndarray) -> _Floats:
+def _some(rows: np.ndarray, most: int) -> _Floats:
     """Return some of many rows, always the same of as many."""
-    if len(rows) > _MOST_ROWS:
-        rows = rows[np.random.default_rng(0).choice(len(rows), _MOST_ROWS, replace=False)]
+    if len(rows) > most:
+        rows = rows[np.random.default_rng(0).choice(len(rows), most, replace=False)]
     return np.asarray(rows, dtype=np.float64)
