@@ -235,7 +235,7 @@ def onto(
             axes.append(Axis.even(field_shape[k], shape[k]))
             sizes[k] = None if of is None else of * shape[k] / field_shape[k]
             width = "" if of is None else f", {of * shape[k]:.4g} Mpc"
-            guessed = [f"its sky is as wide as theirs{width}"]
+            guessed = [f"the sky is as wide{width}"]
             continue
         axis = Axis.of_sizes(field_shape[k], size, shape[k], of)
         if axis is None:
@@ -264,10 +264,10 @@ def _along_sight(
             raise ValueError("its slices do not reach as near, or as far")
         return axis, []
     placed = known or (own.origin is not None and wanted.origin is not None)
-    guessed = [] if placed else ["its nearest slice is at the same redshift"]
+    guessed = [] if placed else ["the nearest slice is at the same redshift"]
     mine = cube if size is None else size
     if of is None or mine is None:
-        return Axis.even(n, n_wanted), [*guessed, "it spans the same volume"]
+        return Axis.even(n, n_wanted), [*guessed, "the depth is the same"]
     # Of the wanted near edge, in Mpc behind its own.
     offset = 0.0
     if own.differs_in_start(wanted):
@@ -284,9 +284,9 @@ def _along_sight(
     else:
         axis = Axis.of_sizes(n, mine, n_wanted, of)
     if axis is not None:
-        cubes = [f"its cells are cubes, of {mine:.3g} Mpc"] if size is None else []
+        cubes = [f"cells are cubes of {mine:.3g} Mpc"] if size is None else []
         return axis, guessed + cubes
     if size is None and not offset:
         why = f"{n} cubes of {mine:.3g} Mpc would not be as deep"
-        return Axis.even(n, n_wanted), [*guessed, f"it spans the same volume, for {why}"]
+        return Axis.even(n, n_wanted), [*guessed, f"the depth is the same, for {why}"]
     raise ValueError(f"it is {n * mine - offset:.5g} Mpc deep, not {n_wanted * of:.5g}")

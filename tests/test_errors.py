@@ -349,6 +349,7 @@ def test_patches_that_do_not_fit(patch_size, said):
 STRINGS = [
     ("transformer", "patch_size", "atuo", "auto"),
     ("transformer", "max_epochs", "Auto", "auto"),
+    ("transformer", "on_new_grid", "resampel", "resample"),
     ("transformer", "pooling", "maen", "mean"),
     ("transformer", "whiten", "Auto", "auto"),
     ("transformer", "pooling", "token", "tokens"),

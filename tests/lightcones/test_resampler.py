@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -216,6 +217,22 @@ def test_maps_and_signals():
         resample(CONES[..., 0], redshifts=Z)
     with pytest.raises(ValueError, match="set_output"):
         LightconeResampler(factor=2).set_output(transform="pandas").fit_transform(CONES)
+
+
+def test_layout_and_type_do_not_matter_and_data_are_left_alone():
+    X = CONES.round()
+    before, expected = X.copy(), resample(X, factor=(2, 1.6, 5))
+    made = LightconeResampler(factor=(2, 1.6, 5)).fit(X)
+    forms = [X.astype(">f4"), np.asfortranarray(X), X.repeat(2, -1)[..., ::2], X.tolist()]
+    forms += [torch.from_numpy(X.copy()), X.astype(np.int16)]
+    for form in forms:
+        np.testing.assert_allclose(made.transform(form), expected, rtol=1e-5, atol=1e-5)
+    half = made.transform(X.astype(np.float16))
+    assert half.dtype == np.float32
+    np.testing.assert_array_equal(half, expected)
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)).transform(X[:1]), expected[:1])
+    assert not hasattr(clone(made), "field_shape_in_")
 
 
 def test_not_fitted():

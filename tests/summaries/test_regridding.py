@@ -133,12 +133,14 @@ def test_known_grids_go_through(weights, expected, stored):
 
 def test_arrays_are_taken_for_cubes_and_it_is_said(weights, expected):
     transformer = loaded(weights, on_new_grid="resample")
-    with pytest.warns(AssumedGridWarning, match=r"\(8, 8, 46\).*\(4, 4, 9\).*cubes, of 10 Mpc"):
+    with pytest.warns(AssumedGridWarning, match=r"\(8, 8, 46\).*\(4, 4, 9\).*cubes of 10 Mpc"):
         transformer.fit(FINE)
     with pytest.warns(AssumedGridWarning):
         found = transformer.transform(FINE)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    with pytest.warns(AssumedGridWarning, match="same volume, for 30 cubes of 8 Mpc would not"):
+    with pytest.warns(
+        AssumedGridWarning, match="depth is the same, for 30 cubes of 8 Mpc would not"
+    ):
         found = transformer.transform(
             FINE[:, :, :, :30].repeat(5, axis=1).repeat(5, axis=2)[:, ::4, ::4]
         )
