@@ -176,9 +176,13 @@ def pretrain(
         unchanged = len(history) == len(start.history) and not embedding_only
         if not wanted or unchanged:  # none to learn anew, or nothing new
             frozen, wanted = replace(frozen, whitening=start.whitening), False
-    unseen = held, rows[: len(valid_rows)]
-    trained = beside, train_rows
-    return learn_from_summaries(transformer, frozen, trained, unseen, whiten=wanted, labels=values)
+    n_valid = len(valid_rows)
+    all_held = len(watched) == n_valid + len(train_rows)
+    trained = (held, rows[n_valid:]) if all_held else (beside, train_rows)
+    chosen = None if values is None else values[train_rows]
+    return learn_from_summaries(
+        transformer, frozen, trained, (held, rows[:n_valid]), whiten=wanted, labels=chosen
+    )
 
 
 def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
@@ -210,14 +214,13 @@ def learn_from_summaries(
     """Learn where the summaries of fields lie and, to `whiten`, how two regions of a sky differ.
 
     The fields, and which rows of them, are those that were `trained` on, of which some are enough,
-    and `unseen` ones. The `labels` are of all rows of the former.
+    and `unseen` ones. The `labels` are of the rows of the former.
     """
     fields, rows = trained
     most = _MOST_WHITENED if whiten else _MOST_SEEN
     if len(rows) > most:
-        chosen = np.random.default_rng(0).choice(rows, size=most, replace=False)
-        rows = np.sort(chosen)
-    parameters = None if labels is None else labels[rows]
+        chosen = np.sort(np.random.default_rng(0).choice(len(rows), size=most, replace=False))
+        rows, labels = rows[chosen], None if labels is None else labels[chosen]
     fields, rows = _held(fields, rows)
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
     encoder = frozen.encoder.to(device)
@@ -251,7 +254,7 @@ def learn_from_summaries(
     encoder.cpu()
     if (white := frozen.whitening) is not None:
         seen, held_out = white(seen), white(held_out)
-    return replace(frozen, seen=SeenSummaries.learn(seen, held_out, parameters))
+    return replace(frozen, seen=SeenSummaries.learn(seen, held_out, labels))
 
 
 def _identity(
