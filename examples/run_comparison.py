@@ -66,12 +66,15 @@ def ways_to_compare(cones, *, quick=False, max_epochs=100):
     untrained = frozen(cones, max_epochs=0, random_state=0)
     signal = FunctionTransformer(global_signal)
     spectra = PowerSpectrumTransformer(cell_size=cones.cell_size)
+    with_means = PowerSpectrumTransformer(cell_size=cones.cell_size, moments=True)
     on_summaries = {
         "constant": DummyRegressor(),
         "signal, ridge": make_pipeline(signal, ridge),
         "signal, head": make_pipeline(signal, head),
         "2-D spectra, ridge": make_pipeline(spectra, ridge),
         "2-D spectra, head": make_pipeline(spectra, head),
+        "and means, ridge": make_pipeline(with_means, ridge),
+        "and means, head": make_pipeline(with_means, head),
         "random, ridge": make_pipeline(untrained, ridge),
         "random, head": make_pipeline(untrained, head),
         "SKATR, ridge": make_pipeline(skatr, ridge),
