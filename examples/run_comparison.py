@@ -13,9 +13,9 @@ end it prints the tables, and draws ``comparison.png``. The spread is over folds
 labels and seeds of heads and networks; the frozen encoders are one of each kind. "random" is the
 encoder of SKATR untrained, whitened like it; it has learned its scaling and whitening from all
 light cones, those of the tests too, without labels. Summaries of frozen encoders are computed
-once, and the seconds of a fit are without them: what they take is printed apart. The networks that are trained on the light
-cones themselves take most of the time, some two hours of two cores; ``--ways`` chooses some.
-``examples/plot_comparison.py`` is the same in a quarter of an hour.
+once, and the seconds of a fit are without them: what they take is printed apart. The networks that
+are trained on the light cones themselves take most of the time, some two hours of two cores;
+``--ways`` chooses some. ``examples/plot_comparison.py`` is the same in a quarter of an hour.
 """
 
 import argparse

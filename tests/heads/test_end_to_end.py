@@ -516,7 +516,7 @@ def test_layers_have_rates_of_their_own(head, pretrained):
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_each_weight_of_an_encoder_is_in_one_layer(embedding):
+def test_each_weight_of_an_encoder_is_in_one_layer(embedding, torch_seed):
     sizes = dict(embed_dim=12, depth=2, n_heads=2, mlp_ratio=2.0, patch_depth=4)
     encoder = Encoder(16, (2, 2, 3), embedding=embedding, **sizes)
     layers = list(end_to_end._layers(encoder))
