@@ -246,8 +246,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     }
 
     @property
-    def _seen(self) -> str:
-        """How the tokens of a transformer as ``backbone_`` are pooled for the fitted flow."""
+    def _pooled_by(self) -> str:
         found: str = getattr(getattr(self, "backbone_", None), "_pooling_found", "tokens")
         flow = cast(ConditionalFlow, self.net_[0])
         return "tokens" if flow.sizes["pooling"] == "attention" else found
@@ -265,8 +264,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             wanted = f"bounds, a mean and a scale > 0 of each of {n} parameters"
             problems.add("prior_transform_", wanted, transform)
         found = cast(ConditionalFlow, self.net_[0]).sizes
-        n_summary = self._n_summary(self._seen if self._is_whole else "")
-        wanted_sizes = {"n_summary": n_summary, "n_parameters": n}
+        wanted_sizes = {"n_summary": self._n_summary, "n_parameters": n}
         for name, wanted_size in wanted_sizes.items():
             if found[name] != wanted_size:
                 problems.add(f"{name} of net_", str(wanted_size), found[name])
@@ -336,9 +334,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         data = fields, free
         if whole:
             network = build, loss
-            together, self.backbone_ = fit_end_to_end(
-                self, (*data, rows), runs[0], network, schedule=schedule
-            )
+            together = fit_end_to_end(self, (*data, rows), runs[0], network, schedule=schedule)
             flows = [cast(ConditionalFlow, together.head)]
         else:
             alone = partial(build, fields.shape[-1]), loss
@@ -702,7 +698,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         options: Any = {"verbose": self.verbose, "logger": _LOGGER}
         n = summaries.shape[0]
         with watched("posterior", n, "row", **options) as tell, torch.inference_mode():
-            for rows, batch in self._batches(summaries, n_rows, self._seen):
+            for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 if not double:
                     context = Context(*(part.float() for part in context))

@@ -103,6 +103,8 @@ def wrong_values():
         yield "cnn", (*IN, "backbone_"), value
         for key in ("field_shape", "scaling", "arrays"):
             yield "cnn", (*IN, "backbone_", "dict", key), value
+        for name in ("network", "backbone", "cnn"):
+            yield name, (*IN, "seen_"), value or 3
         yield "ridge", (*IN, "head_", "dict", "together"), None if value is True else value
         yield "ridge", (*IN, "head_", "dict", "parts"), value
         yield "pipeline", ("model", "parameters", "steps"), value
