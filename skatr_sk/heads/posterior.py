@@ -48,12 +48,12 @@ from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
-from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import generator_of
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["PosteriorEstimator"]
 

@@ -36,10 +36,10 @@ from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.own import LOSS, in_words, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
-from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["LightconeRegressor"]
 

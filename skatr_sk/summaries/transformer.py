@@ -70,6 +70,7 @@ from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.processes import is_first
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["SKATRTransformer"]
 
@@ -95,6 +96,7 @@ def _is_cache(value: Any) -> bool | str:
     return True
 
 
+@stored_by_name
 @shared_docs(**TRAINING_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator):
