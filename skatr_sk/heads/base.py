@@ -51,7 +51,15 @@ from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths", "check_logarithms"]
+__all__ = [
+    "FLOATS",
+    "HEAD_DOCS",
+    "Run",
+    "SummaryHead",
+    "are_widths",
+    "check_logarithms",
+    "check_order",
+]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -571,8 +579,24 @@ def check_logarithms(y: Any, names: Sequence[str]) -> None:
             )
 
 
+def check_order(y: Any, names: Sequence[str]) -> None:
+    """Raise where a table holds the parameters in another order than the estimator has them."""
+    columns = [str(column) for column in getattr(y, "columns", ())]
+    if columns != list(names) and sorted(columns) == sorted(names):
+        raise ValueError(
+            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
+            f"y[{list(names)}]."
+        )
+
+
 def _compare_columns(y: Any, validation_data: Any) -> None:
-    """Raise where the parameters of validation rows have other names, or another order."""
+    """Raise where names are the same, or those of validation rows others, or in another order."""
+    names = list(getattr(y, "columns", ()))
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"y: expected columns of different names, found {listed(twice)} more than once; "
+            "rename them, or give y.to_numpy()."
+        )
     pair = isinstance(validation_data, tuple | list) and len(validation_data) == 2
     other = getattr(validation_data[1], "columns", None) if pair else None
     own = getattr(y, "columns", None)

@@ -41,7 +41,14 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
+from skatr_sk.heads.base import (
+    FLOATS,
+    HEAD_DOCS,
+    SummaryHead,
+    are_widths,
+    check_logarithms,
+    check_order,
+)
 from skatr_sk.heads.end_to_end import fit_end_to_end
 from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
@@ -311,7 +318,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
-        _check_order(y, names)
+        check_order(y, names)
         check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
         if bounds is None:
@@ -708,7 +715,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
-        _check_order(y, self.parameter_names_)
+        check_order(y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
         check_finite_rows(y, "y", "values")
         points = y[:, np.newaxis] if y.ndim == 1 else y
@@ -738,14 +745,4 @@ def _warn_outside(log_prob: Floats, counted: np.ndarray | Literal[True] = True) 
             "is zero and its logarithm, and the mean, -inf; give the bounds of the prior that y "
             "was drawn from: prior_bounds='data' are those of the training rows alone.",
             PriorWarning,
-        )
-
-
-def _check_order(y: Any, names: Sequence[str]) -> None:
-    """Raise where a table holds the parameters in another order than the estimator has them."""
-    columns = [str(column) for column in getattr(y, "columns", ())]
-    if columns != list(names) and sorted(columns) == sorted(names):
-        raise ValueError(
-            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
-            f"y[{list(names)}]."
         )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
     Auto,
@@ -28,7 +29,7 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead, check_order
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -351,6 +352,24 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         """Return what a head gives for summaries, or for fields, some of them at a time."""
         with torch.inference_mode():
             return torch.cat([head(rows) for _, rows in self._batches(summaries, _BATCH)])
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return R2, the mean over the parameters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        y : array-like of shape (n,) or (n, n_parameters)
+            A table has its columns in the order of ``fit``.
+        sample_weight : array-like of shape (n,), default=None
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        check_order(y, getattr(self, "parameter_names_", None) or ())  # an older file has none
+        return float(super().score(X, y, sample_weight))
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...

@@ -28,6 +28,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
@@ -87,6 +88,7 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "quantiles_": (("q", "n"),),
     },
     PowerTransformer: {"lambdas_": (("n",),), "_scaler": (_ESTIMATOR,)},
+    FunctionTransformer: {},  # of no function, as TransformedTargetRegressor has it
     Normalizer: {},
     VarianceThreshold: {"variances_": (("n",),)},
     PCA: {
@@ -100,7 +102,12 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     TruncatedSVD: _COMPONENTS,
     LinearRegression: _LINEAR | {"rank_": (_NUMBER,), "singular_": (("k",),)},
     Ridge: _LINEAR | {"n_iter_": (None, _NUMBER, ("p",)), "solver_": (_TEXT, None)},
-    RidgeCV: _LINEAR | {"alpha_": (_NUMBER, ("p",)), "best_score_": (_NUMBER, ("p",))},
+    RidgeCV: _LINEAR
+    | {
+        "alpha_": (_NUMBER, ("p",)),
+        "best_score_": (_NUMBER, ("p",)),
+        "cv_results_": (("m", "a"), ("m", "p", "a")),
+    },
     TransformedTargetRegressor: {
         "regressor_": (_ESTIMATOR,),
         "transformer_": (_ESTIMATOR,),
@@ -109,6 +116,8 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
 }
 # They differ between versions and ways to fit, and nothing is computed with them.
 _NOT_NEEDED = {"_fit_svd_solver", "n_iter_", "rank_", "singular_", "solver_", "best_score_"}
+# What is learned where a parameter is true.
+_ONLY_WITH = {"_scaler": "standardize", "cv_results_": "store_cv_results"}
 _SKLEARN = {kind.__name__: kind for kind in _PLAIN}
 _OUTPUTS = Choice("default", "pandas", "polars", optional=True)
 
@@ -431,7 +440,8 @@ def _is_step(step: Any) -> bool:
 def _faults(estimator: Any, learned: Mapping[str, Any]) -> Iterator[str]:
     """Say what of scikit-learn's own cannot be, by the table."""
     table = _PLAIN[type(estimator)]
-    for key in table.keys() - learned.keys() - _NOT_NEEDED:
+    idle = {k for k, parameter in _ONLY_WITH.items() if not getattr(estimator, parameter, True)}
+    for key in table.keys() - learned.keys() - _NOT_NEEDED - idle:
         yield f"{key} is missing"
     n = learned.get("n_features_in_")
     if "n_features_in_" in learned and Integer(1).fault(n):

@@ -409,3 +409,15 @@ def test_tokens_and_few_rows():
     assert few.seen_ is None and not warned(lambda: few.predict(X + 100))
     eight = regressor().fit(X[:8], y[:8])
     assert not warned(lambda: eight.predict(X[:8])) and warned(lambda: eight.predict(X + 100))
+
+
+def test_columns_have_different_names_and_their_order():
+    X, y = pairs()
+    table = pd.DataFrame(y, columns=["a", "b"])
+    for make_head in (regressor, posterior):
+        with pytest.raises(ValueError, match="y: expected columns of different names, found a "):
+            make_head().fit(X, table.rename(columns={"b": "a"}))
+        head = make_head().fit(X, table)
+        assert head.score(X, table) == head.score(X, y)
+        with pytest.raises(ValueError, match="y: expected the columns in the order"):
+            head.score(X, table[["b", "a"]])

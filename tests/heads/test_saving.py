@@ -171,6 +171,11 @@ CASES |= {
         (PCA(2, whiten=True), Ridge()),
     ]
 }
+CASES |= {
+    "power alone": (make_pipeline(PowerTransformer(standardize=False), Ridge()), X, Y),
+    "errors of each row": (RidgeCV(store_cv_results=True), X, Y),
+    "targets as they are": (TransformedTargetRegressor(Ridge()), X, Y),
+}
 
 
 def given(estimator, inputs):
@@ -336,7 +341,7 @@ class Own(LightconeRegressor):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (make_pipeline(FunctionTransformer(np.exp), Ridge()), "FunctionTransformer"),
+        (make_pipeline(FunctionTransformer(np.exp), Ridge()), "func: expected what a file"),
         (
             make_pipeline(StandardScaler(), RandomForestRegressor(2, random_state=0)),
             "RandomForestRegressor",
