@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from skatr_sk._checks import Integer, Problems
 from skatr_sk.fields import ArrayFields, DerivedFields, Fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
 
 __all__ = ["Axis", "Resampling", "block_means", "edges_of", "onto", "resampled"]
 
 _SAME = 1e-6  # of a cell: edges that are nearer are one
+_EDGES = ("given", "wanted")
 _AT_ONCE = 4_000_000  # values of fields in memory that are resampled at a time
 
 
@@ -105,6 +107,23 @@ class Axis:
             else cls.between(size * np.arange(n + 1), wanted * np.arange(n_wanted + 1))
         )
 
+    def fits(self, n: int) -> bool:
+        """Whether it is one of `n` cells, whatever it was made of."""
+        numbers = {"first": Integer(0, n - 1), "last": Integer(1, n), "block": Integer(1, n)}
+        if any(kind.fault(getattr(self, name)) for name, kind in numbers.items()):
+            return False
+        n_given = self.last - self.first
+        if n_given < 1 or not self.wanted:
+            return n_given > 0 and n_given % self.block == 0 and not self.given
+        given, wanted = np.array(self.given), np.array(self.wanted)
+        if self.block > 1 or len(given) != n_given + 1 or len(wanted) < 2:
+            return False
+        if not all(
+            np.isfinite(each).all() and (np.diff(each) > 0).all() for each in (given, wanted)
+        ):
+            return False
+        return self.between(given, wanted) is not None
+
     @property
     def places(self) -> np.ndarray:
         """Where the edges of what it makes lie, counted in cells of what it is made of."""
@@ -183,6 +202,36 @@ class Resampling:
             return Grid(tuple(sizes), redshifts, grid.origin if places[0] == 0 else None)
         start = grid.start + grid.cell_size[-1] * float(places[0])
         return replace(grid, cell_size=tuple(sizes), redshifts=redshifts, start=start)
+
+    def check(self, problems: Problems, field_shape: Sequence[int]) -> None:
+        """Note what cannot be done to fields of a shape."""
+        if len(self.axes) != len(field_shape):
+            problems.add("axes", f"those of fields of shape {tuple(field_shape)}", len(self.axes))
+            return
+        for number, (axis, n) in enumerate(zip(self.axes, field_shape, strict=True)):
+            if not axis.fits(n):
+                problems.add(f"axis {number}", f"one of {n} cells", axis)
+
+    def packed(self) -> list[dict[str, Any]]:
+        """Return each axis as plain numbers and arrays, as files hold them."""
+        return [
+            vars(axis) | {name: np.array(getattr(axis, name)) for name in _EDGES}
+            for axis in self.axes
+        ]
+
+    @classmethod
+    def of_packed(cls, packed: Sequence[Any]) -> Resampling:
+        """Return what :meth:`packed` was of, to be checked; a ValueError says what cannot be."""
+        axes = []
+        for found in packed:
+            edges = {name: found[name] for name in _EDGES}
+            if not all(
+                isinstance(v, np.ndarray) and v.dtype == float and v.ndim == 1
+                for v in edges.values()
+            ):
+                raise ValueError("axes: expected edges as arrays of float64")
+            axes.append(Axis(**found | {k: tuple(v.tolist()) for k, v in edges.items()}))
+        return cls(tuple(axes))
 
     def keeps(self, field_shape: Sequence[int]) -> bool:
         """Whether fields of a shape stay as they are."""

@@ -42,7 +42,7 @@ from skatr_sk.heads.pooling import POOLINGS
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.parameters import PARAMETERS
-from skatr_sk.summaries.novelty import SeenSummaries, seen_of, warn_never_seen
+from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
@@ -51,7 +51,15 @@ from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
 
-__all__ = ["FLOATS", "HEAD_DOCS", "Run", "SummaryHead", "are_widths", "check_logarithms"]
+__all__ = [
+    "FLOATS",
+    "HEAD_DOCS",
+    "Run",
+    "SummaryHead",
+    "are_widths",
+    "check_logarithms",
+    "check_order",
+]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -81,8 +89,8 @@ HEAD_DOCS = (
             Mean and standard deviation of the features, over all tokens of the rows that train a
             network. With a backbone there are none.
         seen_ : SeenSummaries or None
-            Where the summaries of ``fit`` lie, of tokens their means; None of fewer than six, and
-            with a backbone.
+            Where the summaries of ``fit`` lie, or the features of a backbone of the rows that train
+            and validate; of tokens their means. None of fewer than six.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -139,6 +147,9 @@ class SummaryHead(BackboneHead):
 
     def _check_stored(self, problems: Problems) -> None:
         super()._check_stored(problems)
+        if (seen := getattr(self, "seen_", None)) is not None:
+            if len(seen.mean) != self._n_summary:
+                problems.add("seen_", f"{self._n_summary} features", len(seen.mean))
         if self._is_whole:
             return
         problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
@@ -159,7 +170,7 @@ class SummaryHead(BackboneHead):
 
     def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
         if isinstance(found := state.get("seen_"), dict):
-            state["seen_"] = seen_of(found, state["field_shape_in_"][-1])
+            state["seen_"] = seen_of(found, np.size(found["mean"]))
         return state
 
     @with_callbacks
@@ -226,10 +237,16 @@ class SummaryHead(BackboneHead):
         """Whether it was fitted on fields, with a backbone."""
         return getattr(self, "backbone_", None) is not None
 
-    def _n_summary(self, pooling: str) -> int:
-        """Length of what the fitted head sees of a row; with a backbone by its `pooling`."""
-        shape = features_shape(self, pooling) if self._is_whole else self.field_shape_in_
-        return int(shape[-1])
+    @property
+    def _pooled_by(self) -> str:
+        """How the tokens of a transformer as ``backbone_`` are pooled for the fitted head."""
+        raise NotImplementedError
+
+    @property
+    def _n_summary(self) -> int:
+        """Length of what the fitted head sees of a row."""
+        whole = self._is_whole
+        return int((features_shape(self, self._pooled_by) if whole else self.field_shape_in_)[-1])
 
     def _check_learned(self) -> None:
         """Raise where anything that was learned, also without the trainer, is not finite."""
@@ -345,14 +362,20 @@ class SummaryHead(BackboneHead):
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
         summaries = ArrayFields(checked)
         if not fitted and (seen := getattr(self, "seen_", None)) is not None:  # old files have none
-            warn_never_seen(
-                f"{type(self).__name__}: X",
-                "summaries like those of fit",
-                seen.novelty(_one_each(summaries)),
-                "parameters of what a network has never seen are a guess; compare with its light "
-                "cones, or fit on others like these",
-            )
+            self._warn_never_seen(seen.novelty(_one_each(summaries)))
         return summaries
+
+    def _warn_never_seen(self, found: Novelty) -> None:
+        mend = "compare with its light cones"
+        if self._is_whole:
+            mend = "look at their units, the order of their line of sight, and their parameters"
+        warn_never_seen(
+            f"{type(self).__name__}: X",
+            f"{'fields' if self._is_whole else 'summaries'} like those of fit",
+            found,
+            "parameters of what a network has never seen are a guess; "
+            f"{mend}, or fit on others like these",
+        )
 
     def _check_bounds(self, name: str, kind: Bounds, targets: NDArray[Any]) -> Floats | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
@@ -393,17 +416,24 @@ class SummaryHead(BackboneHead):
         return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]
 
     def _batches(
-        self, summaries: Fields, size: int | None = None, pooling: str = "tokens"
+        self, summaries: Fields, size: int | None = None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield some rows at a time, and their standardised summaries.
 
-        With a backbone these are features of fields by the `pooling`, as they are. In double
-        precision what a network says of a row does not depend on the rows beside it.
+        With a backbone these are features of fields, as they are, and what was never seen is said
+        after the last. In double precision what a network says of a row does not depend on the rows
+        beside it.
         """
         if self._is_whole:
-            features = features_of(self, pooling)
+            pooling, found = self._pooled_by, []
+            features, seen = features_of(self, pooling), getattr(self, "seen_", None)
             for rows in _parts((summaries.shape[0], *features_shape(self, pooling)), size):
-                yield rows, features(summaries, rows).double()
+                batch = features(summaries, rows).double()
+                if seen is not None:
+                    found.append(seen.novelty(_one_each(ArrayFields(batch.numpy()))))
+                yield rows, batch
+            if found:
+                self._warn_never_seen(Novelty(*map(np.concatenate, zip(*found, strict=True))))
             return
         for rows in _parts(summaries.shape, size):
             values = (summaries.read(rows) - self.summary_mean_) / self.summary_scale_
@@ -549,8 +579,24 @@ def check_logarithms(y: Any, names: Sequence[str]) -> None:
             )
 
 
+def check_order(y: Any, names: Sequence[str]) -> None:
+    """Raise where a table holds the parameters in another order than the estimator has them."""
+    columns = [str(column) for column in getattr(y, "columns", ())]
+    if columns != list(names) and sorted(columns) == sorted(names):
+        raise ValueError(
+            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
+            f"y[{list(names)}]."
+        )
+
+
 def _compare_columns(y: Any, validation_data: Any) -> None:
-    """Raise where the parameters of validation rows have other names, or another order."""
+    """Raise where names are the same, or those of validation rows others, or in another order."""
+    names = list(getattr(y, "columns", ()))
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"y: expected columns of different names, found {listed(twice)} more than once; "
+            "rename them, or give y.to_numpy()."
+        )
     pair = isinstance(validation_data, tuple | list) and len(validation_data) == 2
     other = getattr(validation_data[1], "columns", None) if pair else None
     own = getattr(y, "columns", None)

@@ -41,6 +41,7 @@ from skatr_sk.heads.own import in_words, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
+from skatr_sk.summaries.novelty import SeenSummaries, enough
 from skatr_sk.summaries.pooling import pool, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.transformer import SKATRTransformer
@@ -65,7 +66,6 @@ __all__ = [
     "features_shape",
     "fit_end_to_end",
     "gives_tokens",
-    "predict_end_to_end",
 ]
 
 # These count of a backbone that is not fitted; the others are of its pre-training.
@@ -399,13 +399,13 @@ def fit_end_to_end(
     run: tuple[tuple[np.ndarray, np.ndarray], int],
     network: tuple[Callable[[int], nn.Module], nn.Module],
     **options: Any,
-) -> tuple[EncoderWithHead, Any]:
-    """Train encoder and head together, with an estimator's checked parameters; set its history.
+) -> EncoderWithHead:
+    """Train encoder and head together, with an estimator's checked parameters.
 
     The `data` are fields in mK, targets (n, n_parameters) as the loss takes them, and what is known
     of the rows; the `run` is rows that train and that validate, and a seed. The `network` is what
     builds a head of the length of a summary, and its loss; `options` go to the trainer. Returns the
-    network and what is to be ``backbone_``.
+    network; the estimator has its `history_`, `backbone_` and `seen_` then.
     """
     (fields, targets, known_rows), (split, seed), (make_head, loss) = data, run, network
     warn_implausible(fields)
@@ -441,7 +441,9 @@ def fit_end_to_end(
         options["identity"] = known
     options["identity"] |= known_rows.identity()
     trained = head._train((build, loss), known_rows.weighted(sets, split), seed, **options)
-    return trained, start.finish(trained.encoder)
+    head.backbone_ = start.finish(trained.encoder)
+    head.seen_ = _learn_seen(head, start.beside, split, trained.pooling)
+    return trained
 
 
 class Freeze(Callback):
@@ -499,15 +501,21 @@ def _layers(network: nn.Module) -> Iterator[list[nn.Parameter]]:
 # What it gives ------------------------------------------------------------------------------------
 
 
-def predict_end_to_end(head: Any, network: EncoderWithHead, fields: Fields) -> Tensor:
-    """Return what a trained network gives for fields (n, *field_shape), some at a time."""
-    found = _encode(head, _on_device(head, network), fields, "tokens", look=True)
-    return torch.from_numpy(found).double()
+def _learn_seen(
+    head: Any, fields: Fields, split: tuple[np.ndarray, np.ndarray], pooling: str
+) -> SeenSummaries | None:
+    """Learn where the features of rows that have trained and validated lie, of tokens the means."""
+    encoder, pooling = _on_device(head), "mean" if pooling == "tokens" else pooling
+    train_rows, valid_rows = map(enough, split)
+    trained = _encode(head, encoder, fields, pooling, rows=train_rows)
+    if not len(valid_rows):
+        return SeenSummaries.learn(trained)
+    return SeenSummaries.learn(trained, _encode(head, encoder, fields, pooling, rows=valid_rows))
 
 
 def features_of(head: Any, pooling: str) -> Callable[[Fields, slice], Tensor]:
     """Return what gives the features of some rows of fields by a head's ``backbone_``."""
-    encoder = _on_device(head, encoder_of(head.backbone_))
+    encoder = _on_device(head)
 
     def features(fields: Fields, rows: slice) -> Tensor:
         chosen = np.arange(fields.shape[0])[rows]
@@ -532,8 +540,8 @@ def encoder_of(backbone: Any) -> Any:
     return backbone.encoder_ if isinstance(backbone, SKATRTransformer) else backbone
 
 
-def _on_device(head: Any, network: Any) -> Any:
-    device = resolve_device(head.device)
+def _on_device(head: Any) -> Any:
+    network, device = encoder_of(head.backbone_), resolve_device(head.device)
     # The fitted network stays where it is; a copy does the work elsewhere.
     return network if device.type == "cpu" else copy.deepcopy(network).to(device)
 

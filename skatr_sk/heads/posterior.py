@@ -41,19 +41,26 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, SummaryHead, are_widths, check_logarithms
+from skatr_sk.heads.base import (
+    FLOATS,
+    HEAD_DOCS,
+    SummaryHead,
+    are_widths,
+    check_logarithms,
+    check_order,
+)
 from skatr_sk.heads.end_to_end import fit_end_to_end
 from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
-from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import generator_of
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["PosteriorEstimator"]
 
@@ -246,8 +253,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     }
 
     @property
-    def _seen(self) -> str:
-        """How the tokens of a transformer as ``backbone_`` are pooled for the fitted flow."""
+    def _pooled_by(self) -> str:
         found: str = getattr(getattr(self, "backbone_", None), "_pooling_found", "tokens")
         flow = cast(ConditionalFlow, self.net_[0])
         return "tokens" if flow.sizes["pooling"] == "attention" else found
@@ -265,8 +271,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             wanted = f"bounds, a mean and a scale > 0 of each of {n} parameters"
             problems.add("prior_transform_", wanted, transform)
         found = cast(ConditionalFlow, self.net_[0]).sizes
-        n_summary = self._n_summary(self._seen if self._is_whole else "")
-        wanted_sizes = {"n_summary": n_summary, "n_parameters": n}
+        wanted_sizes = {"n_summary": self._n_summary, "n_parameters": n}
         for name, wanted_size in wanted_sizes.items():
             if found[name] != wanted_size:
                 problems.add(f"{name} of net_", str(wanted_size), found[name])
@@ -313,7 +318,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
-        _check_order(y, names)
+        check_order(y, names)
         check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
         if bounds is None:
@@ -336,9 +341,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         data = fields, free
         if whole:
             network = build, loss
-            together, self.backbone_ = fit_end_to_end(
-                self, (*data, rows), runs[0], network, schedule=schedule
-            )
+            together = fit_end_to_end(self, (*data, rows), runs[0], network, schedule=schedule)
             flows = [cast(ConditionalFlow, together.head)]
         else:
             alone = partial(build, fields.shape[-1]), loss
@@ -702,7 +705,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         options: Any = {"verbose": self.verbose, "logger": _LOGGER}
         n = summaries.shape[0]
         with watched("posterior", n, "row", **options) as tell, torch.inference_mode():
-            for rows, batch in self._batches(summaries, n_rows, self._seen):
+            for rows, batch in self._batches(summaries, n_rows):
                 context = precise.context(batch.to(device))
                 if not double:
                     context = Context(*(part.float() for part in context))
@@ -712,7 +715,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
-        _check_order(y, self.parameter_names_)
+        check_order(y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
         check_finite_rows(y, "y", "values")
         points = y[:, np.newaxis] if y.ndim == 1 else y
@@ -742,14 +745,4 @@ def _warn_outside(log_prob: Floats, counted: np.ndarray | Literal[True] = True) 
             "is zero and its logarithm, and the mean, -inf; give the bounds of the prior that y "
             "was drawn from: prior_bounds='data' are those of the training rows alone.",
             PriorWarning,
-        )
-
-
-def _check_order(y: Any, names: Sequence[str]) -> None:
-    """Raise where a table holds the parameters in another order than the estimator has them."""
-    columns = [str(column) for column in getattr(y, "columns", ())]
-    if columns != list(names) and sorted(columns) == sorted(names):
-        raise ValueError(
-            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
-            f"y[{list(names)}]."
         )

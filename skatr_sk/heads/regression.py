@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
     Auto,
@@ -28,23 +29,18 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead
-from skatr_sk.heads.end_to_end import (
-    EncoderWithHead,
-    encoder_of,
-    fit_end_to_end,
-    predict_end_to_end,
-)
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead, check_order
+from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.own import LOSS, in_words, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
-from skatr_sk.heads.saving import stored_by_name
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["LightconeRegressor"]
 
@@ -193,17 +189,20 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "network_weight_": Real("[0, 1]"),
     }
 
+    @property
+    def _pooled_by(self) -> str:
+        return cast(EncoderWithHead, self.head_).pooling
+
     def _check_stored(self, problems: Problems) -> None:
         super()._check_stored(problems)
         head: Any = self.head_.head if self._is_whole else self.head_  # type: ignore[union-attr]
-        n_summary = self._n_summary(self.head_.pooling if self._is_whole else "")  # type: ignore[arg-type, union-attr]
         low, high = self.scaling_.low, self.scaling_.high
         right = not FLOATS.fault(low) and not FLOATS.fault(high) and low.shape == high.shape
         if not right or (low > high).any():
             problems.add("scaling_", "finite low <= high of each parameter", (low, high))
             problems.raise_if_any()
         sizes: Any = (head[0] if isinstance(head, HeadMixture) else head).sizes
-        for name, wanted in {"n_summary": n_summary, "n_parameters": len(low)}.items():
+        for name, wanted in {"n_summary": self._n_summary, "n_parameters": len(low)}.items():
             if sizes[name] != wanted:
                 problems.add(f"{name} of head_", str(wanted), sizes[name])
         if (names := getattr(self, "parameter_names_", None)) is not None:  # an older file has none
@@ -301,9 +300,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         runs = self._runs(fields, rows)
         if whole:
             network = make_head, criterion
-            self.head_, self.backbone_ = fit_end_to_end(
-                self, (fields, unit, rows), runs[0], network
-            )
+            self.head_ = fit_end_to_end(self, (fields, unit, rows), runs[0], network)
             return
         self._check_head(fields.shape[1:])
         network = partial(make_head, fields.shape[-1]), criterion
@@ -352,9 +349,27 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         return HeadMixture([*heads, ridge], [*shares, 1 - self.network_weight_])
 
     def _outputs(self, head: torch.nn.Module, summaries: Fields) -> torch.Tensor:
-        """Return what a head gives for summaries, some of them at a time."""
+        """Return what a head gives for summaries, or for fields, some of them at a time."""
         with torch.inference_mode():
             return torch.cat([head(rows) for _, rows in self._batches(summaries, _BATCH)])
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return R2, the mean over the parameters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_summary) or (n, n_tokens, n_summary)
+        y : array-like of shape (n,) or (n, n_parameters)
+            A table has its columns in the order of ``fit``.
+        sample_weight : array-like of shape (n,), default=None
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        check_order(y, getattr(self, "parameter_names_", None) or ())  # an older file has none
+        return float(super().score(X, y, sample_weight))
 
     @overload
     def predict(self, X: ArrayLike, return_std: Literal[False] = False) -> Floats: ...
@@ -381,7 +396,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         Warns
         -----
         NeverSeenWarning
-            When summaries lie far outside those of ``fit``.
+            When summaries, or what the backbone makes of fields, lie far outside those of ``fit``.
         ExtrapolationWarning
             When predictions lie at or beyond the range of the targets, or their bounds: any of
             them by more than a quarter of its width, or a fifth of all and at least five.
@@ -393,10 +408,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 "return_std=True: expected a head that was fitted with loss='gaussian', found one "
                 "that learned no standard deviation; fit again with loss='gaussian'."
             )
-        if whole:
-            outputs = predict_end_to_end(self, cast(EncoderWithHead, self.head_), fields)
-        else:
-            outputs = self._outputs(head, fields)
+        if whole and not isinstance(head, OwnHead):
+            head = copy.deepcopy(head).double()
+        outputs = self._outputs(head, fields)
         self._check_found(outputs.numpy(), fields, "prediction")
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)
         names = getattr(self, "parameter_names_", None) or parameter_names(None, None, len(unit.T))

@@ -2,8 +2,8 @@
 
 The header is a tree. An estimator is its class by name, its parameters and what it has learned;
 arrays are tensors of the file, by their place in the tree. Only classes of the tables below are
-ever built, and all that they get has been compared with the tables of their parameters and of what
-they learn.
+ever built, and of the register of :mod:`~skatr_sk.training.stored`, and all that they get has been
+compared with the tables of their parameters and of what they learn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -28,6 +28,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
@@ -43,18 +44,15 @@ from skatr_sk._tensors import TensorFile, write_tensors
 from skatr_sk._version import __version__
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives import OBJECTIVES, Combined
-from skatr_sk.summaries.transformer import SKATRTransformer
 from skatr_sk.summaries.weights import MODEL_KEY, WEIGHTS_KEY
 from skatr_sk.training.device import torch_defaults
-from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.processes import is_first
+from skatr_sk.training.stored import STORED, StoredEstimator
 
-__all__ = ["load_model", "save_model", "stored_by_name"]
+__all__ = ["load_model", "save_model"]
 
 _FORMAT = 1
-_Class = TypeVar("_Class", bound=type[TrainedEstimator])
-_OURS: dict[str, type[Any]] = {"SKATRTransformer": SKATRTransformer, "Combined": Combined}
-_OURS |= {kind.__name__: kind for kind in OBJECTIVES.values()}
+_OBJECTIVES = {kind.__name__: kind for kind in (*OBJECTIVES.values(), Combined)}
 # These hold no other than estimators as parameters.
 _AROUND: dict[str, type[Any]] = {"Pipeline": Pipeline, "FrozenEstimator": FrozenEstimator}
 # What a file cannot hold of these is left out: no result of what is fitted depends on it.
@@ -90,6 +88,7 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
         "quantiles_": (("q", "n"),),
     },
     PowerTransformer: {"lambdas_": (("n",),), "_scaler": (_ESTIMATOR,)},
+    FunctionTransformer: {},  # of no function, as TransformedTargetRegressor has it
     Normalizer: {},
     VarianceThreshold: {"variances_": (("n",),)},
     PCA: {
@@ -103,7 +102,12 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
     TruncatedSVD: _COMPONENTS,
     LinearRegression: _LINEAR | {"rank_": (_NUMBER,), "singular_": (("k",),)},
     Ridge: _LINEAR | {"n_iter_": (None, _NUMBER, ("p",)), "solver_": (_TEXT, None)},
-    RidgeCV: _LINEAR | {"alpha_": (_NUMBER, ("p",)), "best_score_": (_NUMBER, ("p",))},
+    RidgeCV: _LINEAR
+    | {
+        "alpha_": (_NUMBER, ("p",)),
+        "best_score_": (_NUMBER, ("p",)),
+        "cv_results_": (("m", "a"), ("m", "p", "a")),
+    },
     TransformedTargetRegressor: {
         "regressor_": (_ESTIMATOR,),
         "transformer_": (_ESTIMATOR,),
@@ -112,14 +116,10 @@ _PLAIN: dict[type[Any], dict[str, tuple[Any, ...]]] = {
 }
 # They differ between versions and ways to fit, and nothing is computed with them.
 _NOT_NEEDED = {"_fit_svd_solver", "n_iter_", "rank_", "singular_", "solver_", "best_score_"}
+# What is learned where a parameter is true.
+_ONLY_WITH = {"_scaler": "standardize", "cv_results_": "store_cv_results"}
 _SKLEARN = {kind.__name__: kind for kind in _PLAIN}
 _OUTPUTS = Choice("default", "pandas", "polars", optional=True)
-
-
-def stored_by_name(kind: _Class) -> _Class:
-    """Let files hold estimators of a class of ours."""
-    _OURS[kind.__name__] = kind
-    return kind
 
 
 def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
@@ -132,10 +132,12 @@ def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
     ----------
     estimator : estimator
         A fitted :class:`~skatr_sk.SKATRTransformer`, :class:`~skatr_sk.LightconeRegressor` or
-        :class:`~skatr_sk.PosteriorEstimator`, or a :class:`~sklearn.pipeline.Pipeline` of them and
-        of scikit-learn's scalers (``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``,
-        ``RobustScaler``, ``QuantileTransformer``, ``PowerTransformer``, ``Normalizer``), ``PCA``,
-        ``TruncatedSVD``, ``VarianceThreshold``, ``LinearRegression``, ``Ridge``, ``RidgeCV``,
+        :class:`~skatr_sk.PosteriorEstimator`, :class:`~skatr_sk.LightconeResampler`,
+        :class:`~skatr_sk.NoiseTransformer` or :class:`~skatr_sk.PowerSpectrumTransformer`, or a
+        :class:`~sklearn.pipeline.Pipeline` of them and of scikit-learn's scalers
+        (``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``,
+        ``QuantileTransformer``, ``PowerTransformer``, ``Normalizer``), ``PCA``, ``TruncatedSVD``,
+        ``VarianceThreshold``, ``LinearRegression``, ``Ridge``, ``RidgeCV``,
         ``TransformedTargetRegressor`` and ``FrozenEstimator``.
     path : path
         Replaced whole or not at all; its folder must exist.
@@ -151,8 +153,9 @@ def save_model(estimator: BaseEstimator, path: str | os.PathLike[str]) -> None:
     Warns
     -----
     UserWarning
-        When callbacks, an ``augment`` that is a function or a transformer, a ``loss`` of one's own,
-        a ``random_state`` that is a generator, or a ``memory`` that is an object are left out.
+        When callbacks, an ``augment`` that is a function or a transformer of others, a ``loss`` of
+        one's own, a ``random_state`` that is a generator, or a ``memory`` that is an object are
+        left out.
 
     Examples
     --------
@@ -243,9 +246,9 @@ class _Writer:
 
     def estimator(self, estimator: Any, place: str) -> dict[str, Any]:
         kind, name = type(estimator), type(estimator).__name__
-        known = (_OURS | _AROUND | _SKLEARN).get(name)
-        if kind is not known:
-            names = ", ".join(sorted({**_OURS, **_AROUND, **_SKLEARN}))
+        known = _classes()
+        if kind is not known.get(name):
+            names = ", ".join(sorted(known))
             raise _Unheld(
                 f"{place}: expected an estimator that a file can hold ({names}), found "
                 f"{kind.__module__}.{kind.__qualname__}; save it by itself, or take joblib.dump."
@@ -289,7 +292,8 @@ class _Writer:
         if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
             if all(isinstance(one, str) for one in value):
                 return {"strings": value.tolist()}
-        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        plain = isinstance(value, np.ndarray | np.generic) and not hasattr(value, "unit")
+        if plain and value.dtype.kind in "fiub":  # one with a unit is more than its numbers
             array = np.array(value, dtype=value.dtype.newbyteorder("="))
             if array.dtype.name in _DTYPES:
                 # The order in memory is kept: sums over columns are rounded in another way.
@@ -319,7 +323,7 @@ class _Reader:
         ):
             raise ValueError("expected an estimator with parameters and what it has learned")
         name = found["estimator"]
-        kind = (_OURS | _AROUND | _SKLEARN).get(name) if isinstance(name, str) else None
+        kind = _classes().get(name) if isinstance(name, str) else None
         if kind is None:
             raise ValueError(f"estimator: expected one that a file can hold, found {name!r}")
         if kind in _PLAIN:
@@ -333,7 +337,7 @@ class _Reader:
             allowed = _allowed(estimator)
             if unknown := learned.keys() - allowed:
                 raise ValueError(f"{name}: nothing that it learns is {listed(sorted(unknown))}")
-            ours = isinstance(estimator, TrainedEstimator)
+            ours = isinstance(estimator, StoredEstimator)
             vars(estimator).update(estimator._unpacked(learned) if ours else learned)
         _check(estimator)
         if "output" in found:
@@ -376,9 +380,14 @@ class _Reader:
         raise ValueError(f"expected a value, found {found!r:.80}")
 
 
+def _classes() -> dict[str, type[Any]]:
+    """Return the classes that a file can hold, by their names."""
+    return {**STORED, **_OBJECTIVES, **_AROUND, **_SKLEARN}
+
+
 def _learned(estimator: Any) -> dict[str, Any]:
     """Return what a file holds of what an estimator has learned."""
-    if isinstance(estimator, TrainedEstimator):
+    if isinstance(estimator, StoredEstimator):
         state = estimator.__getstate__()
         return {name: state[name] for name in estimator._learned if name in state}
     given = estimator.get_params(deep=False)
@@ -388,7 +397,7 @@ def _learned(estimator: Any) -> dict[str, Any]:
 
 
 def _allowed(estimator: Any) -> set[str]:
-    if isinstance(estimator, TrainedEstimator):
+    if isinstance(estimator, StoredEstimator):
         return set(estimator._learned)
     of_all = {"n_features_in_", "feature_names_in_"}
     return of_all | set(_PLAIN[type(estimator)]) if type(estimator) in _PLAIN else set()
@@ -397,14 +406,14 @@ def _allowed(estimator: Any) -> set[str]:
 def _check(estimator: Any) -> None:
     """Raise where parameters, or what was learned, are none that an estimator can have."""
     name, problems = type(estimator).__name__, Problems(type(estimator).__name__)
-    if isinstance(estimator, TrainedEstimator):
-        there = copy.copy(estimator)
-        if isinstance(there.device, str):
+    if isinstance(estimator, StoredEstimator):
+        there: Any = copy.copy(estimator)
+        if isinstance(getattr(there, "device", None), str):
             there.device = "auto"  # it may be that of another machine
         there._check_parameters()
         if vars(estimator).keys() & estimator._learned.keys():
             estimator._check_stored(problems)
-    elif name in _OURS:
+    elif name in _OBJECTIVES:
         estimator.check(problems, "")
     elif isinstance(estimator, Pipeline):
         steps = estimator.steps
@@ -431,7 +440,8 @@ def _is_step(step: Any) -> bool:
 def _faults(estimator: Any, learned: Mapping[str, Any]) -> Iterator[str]:
     """Say what of scikit-learn's own cannot be, by the table."""
     table = _PLAIN[type(estimator)]
-    for key in table.keys() - learned.keys() - _NOT_NEEDED:
+    idle = {k for k, parameter in _ONLY_WITH.items() if not getattr(estimator, parameter, True)}
+    for key in table.keys() - learned.keys() - _NOT_NEEDED - idle:
         yield f"{key} is missing"
     n = learned.get("n_features_in_")
     if "n_features_in_" in learned and Integer(1).fault(n):

@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
 from sklearn import get_config
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
     CellSize,
     Flag,
+    Integer,
     Kind,
     Problems,
     Real,
     Rule,
+    check_options,
     spell,
     unchanged_on_error,
     warn,
@@ -32,10 +34,13 @@ from skatr_sk.fields import DerivedFields, Fields, check_fields, digest
 from skatr_sk.grid import Grid
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
+from skatr_sk.training.stored import StoredEstimator, stored_by_name
 
 __all__ = ["NoiseTransformer"]
 
 _MODELS = ("radiometer", "tools21cm")
+_PARTS = ("level", "cubes", "wedge", "subtract_mean")  # of an instrument, beside its seed
+_SEED = Integer(0, 2**64 - 1)
 _SLOPES = 8  # of the horizon along a line of sight, between which wedges are blended
 
 
@@ -66,8 +71,16 @@ def _is_wedge(value: Any) -> bool | str:
     return Real("[0, inf)").fault(value) is None
 
 
+def _are_levels(value: Any) -> bool:
+    """Whether a value can be the noise of slices, or of all of them, or slopes of a wedge."""
+    array = np.asarray(value)
+    right = isinstance(value, float | np.ndarray) and array.dtype == np.float64 and array.ndim < 2
+    return right and bool(np.isfinite(array).all() and (array >= 0).all())
+
+
+@stored_by_name
 @dataclass(kw_only=True, eq=False, repr=False)
-class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
     """Add the noise of a radio interferometer to light cones, and cut what it does not see.
 
     Thermal noise is added first, then modes in the wedge of foregrounds are cut, then the mean of
@@ -183,6 +196,36 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }
 
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **StoredEstimator._learned,
+        "sigma_": Rule(_are_levels, "finite numbers >= 0"),
+        "slopes_": Rule(_are_levels, "finite numbers >= 0", optional=True),
+        "seed_": _SEED,
+        "_instrument": Rule(lambda value: isinstance(value, _Instrument), "an instrument"),
+    }
+
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
+        self._instrument.check(problems, self.field_shape_in_)
+        wedge: Any = self._instrument.wedge
+        if (self.slopes_ is None) != (wedge is None) or not (
+            wedge is None or np.array_equal(self.slopes_, wedge[0])  # type: ignore[arg-type]
+        ):
+            problems.add("slopes_", "those of its instrument", self.slopes_)
+        if np.shape(self.sigma_) not in ((), self.field_shape_in_[-1:]):
+            problems.add("sigma_", "a number, or one of each slice", np.shape(self.sigma_))
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(found := state.get("_instrument"), _Instrument):
+            state["_instrument"] = {name: getattr(found, name) for name in _PARTS}
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(found := state.get("_instrument"), dict):
+            check_options("_instrument", {"seed_": _SEED}, {"seed_": state.get("seed_")})
+            state["_instrument"] = _Instrument(**found, seed=_key_of(state["seed_"]))
+        return state
+
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the noise of each slice, and draw the seed; no value of `X` is looked at.
 
@@ -217,11 +260,6 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self._set_up(fields.grid)
         return self
 
-    def _check_parameters(self) -> None:
-        problems = Problems(type(self).__name__)
-        problems.check(self._parameters, self)
-        problems.raise_if_any()
-
     def _warn_without_effect(self) -> None:
         modelled = isinstance(self.noise, str)
         if not modelled:
@@ -255,9 +293,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             elif given is not None:
                 axes = None if len(shape) == 2 else tuple(range(given.ndim - 1))
                 self.sigma_ = np.sqrt(np.square(given, dtype=np.float64).mean(axis=axes))
-        seed = hashlib.blake2b(self.seed_.to_bytes(8, "little"), digest_size=16).digest()
         cut = None if slopes is None else (slopes, grid.sizes)
-        self._instrument = _Instrument(level, cubes, cut, bool(self.subtract_mean), seed)
+        self._instrument = _Instrument(
+            level, cubes, cut, bool(self.subtract_mean), _key_of(self.seed_)
+        )
 
     def _noise_of(
         self, grid: _Cells, problems: Problems
@@ -306,7 +345,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not grid.need(f"wedge={self.wedge!r}", problems, redshifts=horizon):
             return None
         n_z = self.field_shape_in_[-1]
-        slopes = horizon_slopes(grid.redshifts) if horizon else np.full(n_z, self.wedge)
+        slopes = horizon_slopes(grid.redshifts) if horizon else np.full(n_z, float(self.wedge))
         k_perp = _across(self.field_shape_in_, grid.sizes)
         lowest = np.median(slopes) * k_perp[k_perp > 0].min(initial=np.inf)
         if lowest >= np.pi / grid.sizes[-1]:
@@ -440,6 +479,28 @@ class _Instrument:
     subtract_mean: bool
     seed: bytes
 
+    def check(self, problems: Problems, shape: tuple[int, ...]) -> None:
+        """Note what cannot be done to fields of a shape."""
+        n_axes = len(shape)
+        of_slices = [()] if n_axes == 2 else [(), shape[-1:]]
+        found: Any = np.shape(self.level)  # type: ignore[arg-type]
+        if not _is_finite(self.level, np.float64) or found not in [*of_slices, shape[-3:]]:
+            problems.add("level", f"finite numbers for fields of shape {shape}", found)
+        found = np.shape(self.cubes)  # type: ignore[arg-type]
+        fits = self.cubes is None or (len(self.cubes) > 0 and found[1:] == shape)
+        if not _is_finite(self.cubes, np.float32) or not fits:
+            problems.add("cubes", f"finite noise for fields of shape {shape}", found)
+        if not isinstance(self.subtract_mean, bool) or (self.subtract_mean and n_axes < 2):
+            problems.add("subtract_mean", "True or False, of signals False", self.subtract_mean)
+        wedge: Any = self.wedge
+        if wedge is None:
+            return
+        right = isinstance(wedge, tuple) and len(wedge) == 2 and n_axes == 3
+        if not right or not _are_levels(wedge[0]) or np.shape(wedge[0]) != shape[-1:]:
+            problems.add("wedge", "slopes, one of each slice of light cones", wedge)
+        elif not isinstance(wedge[1], tuple) or len(wedge[1]) != 3 or CellSize().fault(wedge[1]):
+            problems.add("wedge", "three sizes of cells", wedge[1])
+
     def __repr__(self) -> str:
         return f"<instrument {self._identity}>"
 
@@ -482,6 +543,16 @@ class _Instrument:
             return white * self.level.astype(np.float32)
         modes = fft.fft2(white, axes=(0, 1)) * self.level.astype(np.float32)
         return fft.ifft2(modes, axes=(0, 1)).real
+
+
+def _is_finite(value: Any, dtype: type) -> bool:
+    """Whether a value is an array of a type without NaN, or None."""
+    right = isinstance(value, np.ndarray) and value.dtype == dtype
+    return value is None or (right and bool(np.isfinite(value).all()))
+
+
+def _key_of(seed: int) -> bytes:
+    return hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=16).digest()
 
 
 def _moved(cube: np.ndarray, generator: np.random.Generator) -> np.ndarray:

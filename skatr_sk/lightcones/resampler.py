@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    Instance,
     Integer,
     Kind,
     Problems,
@@ -27,6 +28,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import Fields, check_fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of
 from skatr_sk.resampling import Axis, Resampling, edges_of, resampled
+from skatr_sk.training.stored import StoredEstimator, stored_by_name
 
 __all__ = ["LightconeResampler"]
 
@@ -57,8 +59,9 @@ def _are_redshifts(value: Any) -> bool | str:
 _REDSHIFTS = Rule(_are_redshifts, "two or more rising numbers >= 0", optional=True)
 
 
+@stored_by_name
 @dataclass(kw_only=True, eq=False, repr=False)
-class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, StoredEstimator):
     """Bring light cones, maps or signals onto other cells of the same volume.
 
     A cell that is no smaller than those that are given is the mean over what it covers, each given
@@ -136,6 +139,33 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         "input_redshifts": _REDSHIFTS,
     }
 
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **StoredEstimator._learned,
+        "field_shape_out_": StoredEstimator._learned["field_shape_in_"],
+        "grid_": Instance(Grid, expected="a grid", optional=True),
+        "_resampling": Instance(Resampling, expected="how cells become others"),
+    }
+
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
+        self._resampling.check(problems, self.field_shape_in_)
+        problems.raise_if_any()
+        shape = self._resampling.field_shape
+        if self.field_shape_out_ != shape:
+            problems.add("field_shape_out_", str(shape), self.field_shape_out_)
+        if self.grid_ is not None and not self.grid_.fits(shape):
+            problems.add("grid_", f"one of fields of shape {shape}", str(self.grid_))
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(found := state.get("_resampling"), Resampling):
+            state["_resampling"] = found.packed()
+        return state
+
+    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(found := state.get("_resampling"), list):
+            state["_resampling"] = Resampling.of_packed(found)
+        return state
+
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find out which cells become which; no value of `X` is used.
 
@@ -157,9 +187,7 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             wanted; nothing is changed then.
         """
         with unchanged_on_error(self):
-            problems = Problems(type(self).__name__)
-            problems.check(self._parameters, self)
-            problems.raise_if_any()
+            self._check_parameters()
             fields = check_fields(self, X, reset=True)
             axes = self._axes(self._grid_of(fields))
             self._resampling = Resampling(axes)

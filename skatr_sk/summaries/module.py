@@ -51,12 +51,18 @@ class Summary(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """Return summaries (n, n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
 
-        A ValueError says when the fields are of another shape than the weights are for.
+        A ValueError says when the fields are of another shape than the weights are for, and when
+        the module was cast to another precision.
         """
         if tuple(fields.shape[1:]) != self.field_shape:
             raise ValueError(
                 f"fields: expected shape (n, {', '.join(map(str, self.field_shape))}), found "
                 f"{tuple(fields.shape)}; a single field becomes one by fields[None]"
+            )
+        if (dtype := next(self.encoder.parameters()).dtype) != torch.float32:
+            raise ValueError(
+                f"module: expected weights in float32, as brightness is scaled, found {dtype}; "
+                "module.float() brings them back, and torch.autocast computes in bfloat16"
             )
         patches = scaled_patches(fields, self.scaling, self.patch_size, self.voxels)
         summaries = pool(self.encoder(patches).float(), self.pooling, self.n_slices)

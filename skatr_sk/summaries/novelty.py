@@ -25,7 +25,7 @@ from sklearn.linear_model import RidgeCV
 
 from skatr_sk._checks import NeverSeenWarning, listed, warn
 
-__all__ = ["Novelty", "SeenSummaries", "seen_of", "shapes_of_seen", "warn_never_seen"]
+__all__ = ["Novelty", "SeenSummaries", "enough", "seen_of", "shapes_of_seen", "warn_never_seen"]
 
 _Floats = NDArray[np.float64]
 
@@ -371,6 +371,13 @@ def _far(probability: _Floats) -> NDArray[np.int64]:
     if n_rare > n / 2 and bdtrc(n_rare - 1, n, _RARE) <= _LEVEL:
         limit = max(limit, _RARE)
     return np.flatnonzero(probability <= limit)
+
+
+def enough(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return as many of some rows, by their numbers, as `SeenSummaries` learns from, in order."""
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, _MOST_ROWS, replace=False))
 
 
 def _some(rows: np.ndarray, most: int) -> _Floats:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.signal import windows
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
@@ -24,12 +24,14 @@ from skatr_sk._checks import (
     Kind,
     Problems,
     Real,
+    Rule,
     unchanged_on_error,
     warn,
     warn_without_effect,
 )
 from skatr_sk.fields import Fields, check_fields
 from skatr_sk.training.device import torch_defaults
+from skatr_sk.training.stored import StoredEstimator, stored_by_name
 
 __all__ = ["PowerSpectrumTransformer"]
 
@@ -57,8 +59,36 @@ class _Chunk:
         return len(self.n_modes)
 
 
+def _are_chunks(value: Any) -> bool:
+    right = isinstance(value, np.ndarray) and value.dtype == np.int64 and value.ndim == 2
+    return right and value.shape[1] == 2 and bool((value[:, 0] < value[:, 1]).all())
+
+
+def _are_ends(value: Any) -> bool:
+    right = isinstance(value, np.ndarray) and value.dtype == np.float64 and value.ndim == 2
+    return right and value.shape[1] == 2 and bool(np.isfinite(value).all())
+
+
+def _are_bins(value: Any) -> bool:
+    each = value if isinstance(value, list) else [None]
+    return all(isinstance(kinds, dict) and all(map(_is_bins, kinds.items())) for kinds in each)
+
+
+def _is_bins(item: tuple[str, Any]) -> bool:
+    kind, part = item
+    if kind not in ("cylindrical", "spherical") or not isinstance(part, tuple) or len(part) != 2:
+        return False
+    if not all(isinstance(each, np.ndarray) and each.dtype == np.float64 for each in part):
+        return False
+    if not all(np.isfinite(each).all() for each in part):
+        return False
+    k, n_modes = part
+    return n_modes.ndim == 1 and k.shape == (len(n_modes), 1 + (kind == "cylindrical"))
+
+
+@stored_by_name
 @dataclass(kw_only=True, eq=False, repr=False)
-class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
+class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
     """Power spectra of light cones in chunks along the line of sight, as features.
 
     The field's usual summary, and the rival of learned ones. The line of sight is cut into chunks,
@@ -165,6 +195,28 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         "cell_size": CellSize(),
     }
 
+    _learned: ClassVar[Mapping[str, Kind]] = {
+        **StoredEstimator._learned,
+        "chunks_": Rule(_are_chunks, "first slices and those after the last"),
+        "redshifts_": Rule(_are_ends, "redshifts of the ends of each chunk", optional=True),
+        "cell_size_": Rule(lambda v: isinstance(v, tuple) and not CellSize().fault(v), "sizes"),
+        "k_unit_": Choice("1/Mpc", "1/cell"),
+        "bins_": Rule(_are_bins, "wave numbers and numbers of modes"),
+    }
+
+    def _check_stored(self, problems: Problems) -> None:
+        super()._check_stored(problems)
+        shape, n_chunks = self.field_shape_in_, len(self.chunks_)
+        n_z = 1 if len(shape) == 2 else shape[-1]
+        ends = [0, *self.chunks_[:, 1].tolist()]
+        if not n_chunks or ends[-1] != n_z or ends[:-1] != self.chunks_[:, 0].tolist():
+            problems.add("chunks_", f"those of {n_z} slices", self.chunks_)
+        if len(self.cell_size_) != len(shape):
+            problems.add("cell_size_", f"{len(shape)} sizes", self.cell_size_)
+        of_chunks = [self.bins_, self.chunks_ if self.redshifts_ is None else self.redshifts_]
+        if any(len(each) != n_chunks for each in of_chunks):
+            problems.add("bins_", f"those of {n_chunks} chunks", [len(each) for each in of_chunks])
+
     @torch_defaults()
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Lay out chunks and bins on the grid of fields; no value of theirs is looked at.
@@ -197,11 +249,6 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
             fields = check_fields(self, X, reset=True)
             self._lay_out(fields)
         return self
-
-    def _check_parameters(self) -> None:
-        problems = Problems(type(self).__name__)
-        problems.check(self._parameters, self)
-        problems.raise_if_any()
 
     def _lay_out(self, fields: Fields) -> None:
         shape = self.field_shape_in_

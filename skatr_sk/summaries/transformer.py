@@ -70,6 +70,7 @@ from skatr_sk.training.device import autocast, resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, TrainedEstimator, with_callbacks
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.processes import is_first
+from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["SKATRTransformer"]
 
@@ -95,6 +96,7 @@ def _is_cache(value: Any) -> bool | str:
     return True
 
 
+@stored_by_name
 @shared_docs(**TRAINING_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator):
@@ -487,10 +489,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             *self.brightness_range, subtract_mean=self.subtract_mean
         )
 
-    def _check_same_encoder(self, frozen: FrozenEncoder) -> None:
-        """Check that parameters changed from their defaults agree with a frozen encoder."""
+    def _check_same_encoder(self, frozen: FrozenEncoder, *, own: bool = False) -> None:
+        """Check that parameters changed from their defaults agree with a frozen encoder.
+
+        So must defaults where the encoder is its `own`: none of them stands for what a file has.
+        """
         problems = Problems(type(self).__name__)
-        changed = changed_parameters(self)
+        changed = self.get_params(deep=False) if own else changed_parameters(self)
         for name in ("patch_size", *ENCODER_SIZES, "subtract_mean"):
             owner = frozen.scaling if name == "subtract_mean" else frozen.architecture
             stored = getattr(owner, name)
@@ -499,7 +504,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 given = patch_size_for(frozen.architecture.field_shape, given)
             if given != stored:
                 mend = "leave it at its default to take what the file has"
-                problems.add(name, f"{stored!r} as in the weights file", given, mend)
+                where = "the weights file"
+                if own:
+                    mend, where = "fit other sizes with warm_start=False", "what was fitted"
+                problems.add(name, f"{stored!r} as in {where}", given, mend)
         bounds = self.brightness_range
         same = replace(frozen.scaling, subtract_mean=False)
         if bounds is not None and BrightnessScaling.from_range(*bounds) != same:
@@ -719,6 +727,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _start(self) -> FrozenEncoder | None:
         """Return what is there before the training: what was learned, or weights, or nothing."""
         if self.warm_start and self.__sklearn_is_fitted__():
+            if self.weights is None:
+                self._check_same_encoder(self._frozen(), own=True)
             return self._frozen()
         return None if self.weights is None else read_encoder(self.weights)
 

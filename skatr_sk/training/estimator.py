@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import copyreg
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self, SupportsIndex, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from skorch.callbacks import Callback
 
 from skatr_sk._checks import (
     Auto,
     Choice,
-    Instance,
     Integer,
     Kind,
     PathLike,
@@ -27,12 +25,12 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk._tensors import HISTORY
-from skatr_sk.grid import Grid
 from skatr_sk.training.callbacks import copy_callbacks
 from skatr_sk.training.checkpoint import Checkpoint, run_identity
 from skatr_sk.training.device import DEVICE_HINT, PRECISIONS, device_mend
 from skatr_sk.training.held_out import Given
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state
+from skatr_sk.training.stored import StoredEstimator
 
 try:  # scikit-learn >= 1.9: nested progress in a search
     from sklearn.callback import CallbackSupportMixin
@@ -69,16 +67,6 @@ def _are_callbacks(value: Any) -> bool:
 def _makes_one(part: Any) -> bool:
     """Whether a value may be what makes a callback: its class, or a function."""
     return issubclass(part, Callback) if isinstance(part, type) else callable(part)
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(Integer(1).fault(n) is None for n in value)
-
-
-def _are_names(value: Any) -> bool:
-    """Names of features, as scikit-learn keeps them."""
-    some = isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
-    return some and all(isinstance(name, str) for name in value)
 
 
 def _is_verbose(value: Any) -> bool:
@@ -128,7 +116,7 @@ TRAINING_DOCS = {
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
+class TrainedEstimator(CallbackSupportMixin, StoredEstimator):
     """Base of the estimators that train a network: the parameters of the training.
 
     A subclass is a dataclass of the same kind: it declares its own parameters as fields, gives
@@ -165,68 +153,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         "checkpoint_every": Integer(1),
     }
 
-    # What is learned, and so is in a file: attributes, and what they may be there.
-    _learned: ClassVar[Mapping[str, Kind]] = {
-        "history_": HISTORY,
-        "field_shape_in_": Rule(_is_shape, "a tuple of integers >= 1"),
-        "n_features_in_": Integer(1),
-        "feature_names_in_": Rule(_are_names, "an array of strings", optional=True),
-        "grid_in_": Instance(Grid, expected="a grid", optional=True),
-    }
-
-    def _check_stored(self, problems: Problems) -> None:
-        """Compare what a file has with the table, and with each other; for subclasses to extend.
-
-        Those that the table calls optional may be missing.
-        """
-        values = {name: getattr(self, name, None) for name in self._learned}
-        problems.check(self._learned, values)
-        problems.raise_if_any()  # what follows relies on the kinds
-        n, shape = self.n_features_in_, self.field_shape_in_
-        if shape[:1] != (n,):
-            problems.add("n_features_in_", f"the first of {shape}", n)
-        names = values["feature_names_in_"]
-        if names is not None and len(names) != n:
-            problems.add("feature_names_in_", f"{n} names", len(names))
-        if (grid := values["grid_in_"]) is not None and not grid.fits(shape):
-            problems.add("grid_in_", f"one of fields of shape {shape}", str(grid))
-
-    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state whose networks are plain sizes and arrays, as files hold them."""
-        return state
-
-    def _unpack(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with its networks, if these are plain.
-
-        A ValueError says what cannot be.
-        """
-        return state
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "grid_in_" in state:
-            state["grid_in_"] = asdict(state["grid_in_"])
-        return self._pack(state)
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        super().__setstate__(self._unpacked(state))
-
-    def _unpacked(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a state with its networks and its grid, if these are plain."""
-        grid = state.get("grid_in_")
-        known = {"grid_in_": Grid(**grid)} if isinstance(grid, dict) else {}
-        return self._unpack(dict(state) | known)
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        # pickle and copy keep networks as they are, with what a user has attached to them.
-        return copyreg.__newobj__, (type(self),), super().__getstate__()  # type: ignore[attr-defined]
-
-    def _check_parameters(self) -> None:
-        """Compare all parameters with the table; raise one error that lists what is wrong."""
-        problems = Problems(type(self).__name__)
-        problems.check(self._parameters, self)
-        self._check_together(problems)
-        problems.raise_if_any()
+    _learned: ClassVar[Mapping[str, Kind]] = {**StoredEstimator._learned, "history_": HISTORY}
 
     def __sklearn_clone__(self) -> Self:
         """Clone, also with callbacks that scikit-learn cannot clone: those are copied or shared."""
@@ -240,7 +167,7 @@ class TrainedEstimator(CallbackSupportMixin, BaseEstimator):
         return cloned
 
     def _check_together(self, problems: Problems) -> None:
-        """Note what is wrong with parameters side by side; for subclasses to extend."""
+        super()._check_together(problems)
         if self._resumes() and not isinstance(self.random_state, numbers.Integral):
             wanted = "an int with checkpoint_dir, to resume by"
             problems.add("random_state", wanted, self.random_state)

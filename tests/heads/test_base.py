@@ -1,7 +1,9 @@
 """What the heads share: members of an ensemble, and summaries that were never seen."""
 
+import copy
 import warnings
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +24,7 @@ from skatr_sk import (
 )
 from skatr_sk.evaluation import RecoveryDisplay, posterior_draws
 from skatr_sk.fields import as_fields
+from skatr_sk.heads.end_to_end import encoder_of
 from skatr_sk.heads.ridge import Ridge
 from tests.training.runs import Act, signals, without_seconds
 
@@ -328,6 +331,65 @@ def test_it_is_kept(heads, tmp_path):
         assert not hasattr(clone(head), "seen_")
 
 
+FIELDS = np.random.default_rng(0).normal(-20, 30, size=(120, 4, 4, 6)).astype(np.float32)
+OWN = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(96, 5))
+BACKBONES = {
+    "vit": SKATRTransformer(patch_size=2, embed_dim=8, depth=1, n_heads=2),
+    "tokens": SKATRTransformer(patch_size=2, embed_dim=8, depth=1, n_heads=2, pooling="tokens"),
+    "cnn": "cnn",
+    "own": OWN,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "backbone"),
+    [(regressor, each) for each in BACKBONES]
+    + [pytest.param(posterior, k, marks=[pytest.mark.slow] * (k != "cnn")) for k in BACKBONES],
+)
+def test_a_backbone_compares_its_features(kind, backbone, tmp_path, monkeypatch):
+    y = FIELDS.reshape(120, -1)[:, :2] / 1000 + 0.5
+    attention = {"pooling": "attention"} if backbone == "vit" else {}
+    small = dict(backbone=BACKBONES[backbone], max_epochs=1, validation_fraction=0.2)
+    head = kind(**small, **attention).fit(FIELDS, y)
+    far = FIELDS[:30] * 1000
+    passed = []
+    network = encoder_of(head.backbone_)
+    hook = network.register_forward_hook(lambda *call: passed.append(len(call[2])))
+    monkeypatch.setattr("skatr_sk.heads.posterior._ROWS", 7)
+    for call in calls(head, FIELDS[:30], y[:30]):
+        assert not warned(call)
+    passed.clear()
+    for call in calls(head, far, y[:30]):
+        (message,) = warned(call)
+        assert f"{type(head).__name__}: X: expected fields like those of fit, found" in message
+    # As often as there are calls; posterior_draws, which is one of those of a posterior, has two.
+    assert sum(passed) == 30 * (len(list(calls(head, far, y))) + (kind is posterior))
+    hook.remove()
+    said = warned(lambda: head.predict(far))
+    joblib.dump(head, tmp_path / "joblib")
+    kept = [joblib.load(tmp_path / "joblib"), copy.deepcopy(head)]
+    if backbone != "own":
+        head.save(tmp_path / "head")
+        kept.append(type(head).load(tmp_path / "head"))
+    for one in kept:
+        assert warned(lambda one=one: one.predict(far)) == said
+    assert not hasattr(clone(head), "seen_")
+
+
+def test_a_backbone_compares_with_validation_rows_and_some_of_the_others(monkeypatch):
+    y = FIELDS.reshape(120, -1)[:, :2]
+    own = regressor(backbone=OWN, max_epochs=0)
+    few = own.fit(FIELDS[:5], y[:5])
+    assert few.seen_ is None and not warned(lambda: few.predict(FIELDS * 1000))
+    whole = own.fit(FIELDS, y, validation_data=(FIELDS[:20], y[:20])).seen_
+    monkeypatch.setattr("skatr_sk.summaries.novelty._MOST_ROWS", 12)
+    some = own.fit(FIELDS, y, validation_data=(FIELDS[:20], y[:20])).seen_
+    assert len(whole.axes) == 5 and len(some.axes) == 12 // 4  # directions for rows
+    monkeypatch.setattr("skatr_sk.summaries.novelty._FEWEST_HELD_OUT", 10)
+    distances = own.fit(FIELDS, y, validation_data=(100 * FIELDS[:20], y[:20])).seen_.distances
+    assert distances.min() > some.distances.max()
+
+
 def test_models_of_before(heads):
     X, _ = pairs()
     for head in heads:
@@ -347,3 +409,15 @@ def test_tokens_and_few_rows():
     assert few.seen_ is None and not warned(lambda: few.predict(X + 100))
     eight = regressor().fit(X[:8], y[:8])
     assert not warned(lambda: eight.predict(X[:8])) and warned(lambda: eight.predict(X + 100))
+
+
+def test_columns_have_different_names_and_their_order():
+    X, y = pairs()
+    table = pd.DataFrame(y, columns=["a", "b"])
+    for make_head in (regressor, posterior):
+        with pytest.raises(ValueError, match="y: expected columns of different names, found a "):
+            make_head().fit(X, table.rename(columns={"b": "a"}))
+        head = make_head().fit(X, table)
+        assert head.score(X, table) == head.score(X, y)
+        with pytest.raises(ValueError, match="y: expected the columns in the order"):
+            head.score(X, table[["b", "a"]])

@@ -35,18 +35,26 @@ from skorch.callbacks import EpochScoring
 
 from skatr_sk import (
     LightconeRegressor,
+    LightconeResampler,
+    NoiseTransformer,
     PosteriorEstimator,
+    PowerSpectrumTransformer,
     SKATRTransformer,
     load_model,
     save_model,
 )
 from skatr_sk._tensors import write_tensors
+from skatr_sk.fields import ArrayFields, as_fields
+from skatr_sk.grid import Grid
 from skatr_sk.summaries import JEPA, BlockMask, Combined, LeJEPA, Supervised
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 4)).astype(np.float32)
 TOKENS = RNG.normal(size=(40, 3, 4)).astype(np.float32)
 FIELDS = RNG.normal(-20, 30, size=(40, 4, 4, 6)).astype(np.float32)
+X6 = FIELDS[:, 0, 0]
+Z = (7.0, 7.1, 7.2, 7.3, 7.4, 7.5)
+ON_GRID = ArrayFields(FIELDS, Grid((7.0, 7.0, 14.0), Z))
 Y = X[:, :2] + RNG.normal(size=(40, 2))
 TABLE = pd.DataFrame(Y, columns=["Omega_m", "log10 L_X"])
 NAMED = pd.DataFrame(X, columns=list("abcd"))
@@ -125,6 +133,27 @@ CASES = {
     "pandas": (
         make_pipeline(StandardScaler(), Ridge()).set_output(transform="pandas"), NAMED, TABLE
     ),
+    "instrument in a pipeline": (
+        make_pipeline(NoiseTransformer(noise=5.0, random_state=0), skatr(), regressor()), FIELDS, Y
+    ),
+    "resampled spectra": (
+        make_pipeline(
+            LightconeResampler(factor=(2, 1, 1.5)), PowerSpectrumTransformer(n_bins=2), regressor()
+        ), FIELDS, Y
+    ),
+    "augmented": (skatr(augment=NoiseTransformer(noise=[5.0] * 6, random_state=0)), FIELDS, None),
+    "noise": (NoiseTransformer(random_state=3, wedge=1, subtract_mean=True), ON_GRID, None),
+    "noise of modes": (
+        NoiseTransformer(noise=np.ones((2, 6)), k_perp=[0.1, 0.5], cell_size=7.0, wedge="horizon",
+                         redshifts=Z, random_state=0), FIELDS, None
+    ),
+    "noise of cubes": (NoiseTransformer(noise=FIELDS[:3, 0, 0], random_state=0), X6, None),
+    "no noise": (NoiseTransformer(noise=None, subtract_mean=True), FIELDS[:, 0], None),
+    "resampled": (LightconeResampler(shape=(3, 4, 8)), ON_GRID, None),
+    "resampled redshifts": (LightconeResampler(redshifts=Z[1:4], factor=2), ON_GRID, None),
+    "resampled signals": (LightconeResampler(shape=4), X6, None),
+    "spectra": (PowerSpectrumTransformer(spectrum="both", moments=True), ON_GRID, None),
+    "spectra of maps": (PowerSpectrumTransformer(cell_size=[7.0, 8.0]), FIELDS[..., 0], None),
     "targets": (TransformedTargetRegressor(Ridge(), transformer=StandardScaler()), X, Y),
 }  # fmt: skip
 CASES |= {
@@ -142,12 +171,18 @@ CASES |= {
         (PCA(2, whiten=True), Ridge()),
     ]
 }
+CASES |= {
+    "power alone": (make_pipeline(PowerTransformer(standardize=False), Ridge()), X, Y),
+    "errors of each row": (RidgeCV(store_cv_results=True), X, Y),
+    "targets as they are": (TransformedTargetRegressor(Ridge()), X, Y),
+}
 
 
 def given(estimator, inputs):
     """All that an estimator gives of inputs."""
     if hasattr(estimator, "transform") and not hasattr(estimator, "predict"):
-        return [estimator.transform(inputs)]
+        found = [estimator.transform(inputs)]
+        return [as_fields(each).read() for each in found]
     found = [estimator.predict(inputs)]
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     if isinstance(last, PosteriorEstimator):
@@ -169,8 +204,14 @@ def assert_same(loaded, fitted, inputs):
         assert type(found) is type(wanted)
         np.testing.assert_array_equal(found, wanted)
         assert np.asarray(found).dtype == np.asarray(wanted).dtype
-    for name in ("history_", "parameter_names_", "field_shape_in_", "n_features_in_", "pooling_"):
+    names = "history_", "parameter_names_", "field_shape_in_", "n_features_in_", "pooling_"
+    for name in (*names, "grid_in_", "grid_", "field_shape_out_", "k_unit_", "cell_size_"):
         assert getattr(loaded, name, None) == getattr(fitted, name, None)
+    for name in ("sigma_", "slopes_", "chunks_", "redshifts_"):
+        np.testing.assert_equal(getattr(loaded, name, None), getattr(fitted, name, None))
+    assert repr(getattr(loaded, "bins_", None)) == repr(getattr(fitted, "bins_", None))
+    if hasattr(fitted, "chunks_"):
+        np.testing.assert_array_equal(*(m.get_feature_names_out() for m in (loaded, fitted)))
     names = [getattr(one, "feature_names_in_", None) for one in (loaded, fitted)]
     np.testing.assert_array_equal(*names)
 
@@ -203,7 +244,9 @@ def test_what_is_loaded_gives_the_same_bits(case, models, tmp_path):
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
 
 
-@pytest.mark.parametrize("case", ["ridge and networks", "backbone", "posteriors", "pipeline"])
+@pytest.mark.parametrize(
+    "case", ["ridge and networks", "backbone", "posteriors", "pipeline", "instrument in a pipeline"]
+)
 def test_other_ways_keep_the_same_bits(case, models, tmp_path):
     fitted, inputs = models(case)
     joblib.dump(fitted, tmp_path / "model.joblib")
@@ -222,11 +265,16 @@ TRUSTED = {
     "skatr_sk.heads.posterior.PosteriorEstimator",
     "skatr_sk.summaries.transformer.SKATRTransformer",
     "skatr_sk.summaries.objectives.jepa.JEPA",
+    "skatr_sk.lightcones.instrument.NoiseTransformer",
+    "skatr_sk.lightcones.resampler.LightconeResampler",
+    "skatr_sk.summaries.power_spectrum.PowerSpectrumTransformer",
 }
 
 
 @pytest.mark.parametrize(
-    "case", ["ridge and networks", "backbone", "posteriors", "pipeline", "posterior with cnn"]
+    "case",
+    ["ridge and networks", "backbone", "posteriors", "pipeline", "posterior with cnn"]
+    + ["instrument in a pipeline", "resampled spectra"],
 )
 def test_skops_holds_what_is_fitted(case, models, tmp_path):
     fitted, inputs = models(case)
@@ -279,6 +327,13 @@ def test_what_may_be_left_out_is_said(tmp_path):
     assert loaded.history_ == fitted.history_ and "nothing" in loaded.history_[0]
 
 
+def test_a_unit_is_not_lost(tmp_path):
+    units = pytest.importorskip("astropy.units")
+    fine = LightconeResampler(cell_size=14 * units.Mpc).fit(ON_GRID)
+    with pytest.raises(ValueError, match="cell_size: expected what a file can hold, found <Quant"):
+        save_model(fine, tmp_path / "model")
+
+
 class Own(LightconeRegressor):
     """A user's own."""
 
@@ -286,7 +341,7 @@ class Own(LightconeRegressor):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (make_pipeline(FunctionTransformer(np.exp), Ridge()), "FunctionTransformer"),
+        (make_pipeline(FunctionTransformer(np.exp), Ridge()), "func: expected what a file"),
         (
             make_pipeline(StandardScaler(), RandomForestRegressor(2, random_state=0)),
             "RandomForestRegressor",

@@ -13,7 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import (
     LightconeRegressor,
+    LightconeResampler,
+    NoiseTransformer,
     PosteriorEstimator,
+    PowerSpectrumTransformer,
     SKATRTransformer,
     load_model,
     save_model,
@@ -48,8 +51,13 @@ def good(tmp_path_factory):
         "backbone": LightconeRegressor(backbone=vit, **HEAD).fit(fields, y[:8]),
         "cnn": PosteriorEstimator(backbone="cnn", n_blocks=1, n_bins=4, hidden_dims=(8,), **HEAD),
         "pipeline": make_pipeline(StandardScaler(), PCA(2), flow).fit(X, y),
+        "noise": NoiseTransformer(random_state=0, wedge=1, redshifts=[*range(7, 13)], cell_size=7),
+        "cubes": NoiseTransformer(noise=fields[:2], random_state=0).fit(fields),
+        "resampled": LightconeResampler(shape=(3, 2, 9), input_cell_size=7).fit(fields),
+        "spectra": PowerSpectrumTransformer(cell_size=7).fit(fields),
     }
     models["cnn"].fit(fields, y[:8])
+    models["noise"].fit(fields)
     for name, model in models.items():
         save_model(model, folder / name)
         load_model(folder / name)
@@ -103,6 +111,22 @@ def wrong_values():
         yield "cnn", (*IN, "backbone_"), value
         for key in ("field_shape", "scaling", "arrays"):
             yield "cnn", (*IN, "backbone_", "dict", key), value
+        for name in ("network", "backbone", "cnn"):
+            yield name, (*IN, "seen_"), value or 3
+        for key in ("level", "wedge", "subtract_mean"):
+            right = {"level": (None,), "wedge": (None,), "subtract_mean": (True,)}[key]
+            wrong = 3 if value in right else value
+            yield "noise", (*IN, "_instrument", "dict", key), wrong
+        for key in ("sigma_", "slopes_", "seed_", "_instrument"):
+            right = (0, 1.5, 10**9) if key in ("seed_", "sigma_") else ()
+            yield "noise", (*IN, key), -1 if value in right or value is True else value
+        yield "cubes", (*IN, "_instrument", "dict", "cubes"), value or 3
+        for key in ("first", "last", "block", "given", "wanted"):
+            yield "resampled", (*IN, "_resampling", 0, "dict", key), value or -1
+        for key in ("_resampling", "field_shape_out_", "grid_", "grid_in_"):
+            yield "resampled", (*IN, key), value or 3
+        for key in ("chunks_", "bins_", "cell_size_", "k_unit_", "redshifts_"):
+            yield "spectra", (*IN, key), value or 3
         yield "ridge", (*IN, "head_", "dict", "together"), None if value is True else value
         yield "ridge", (*IN, "head_", "dict", "parts"), value
         yield "pipeline", ("model", "parameters", "steps"), value
@@ -124,6 +148,9 @@ def wrong_values():
         yield "network", ("model", "estimator"), kind
     for key, value in {"loss": "l3", "max_epochs": -1, "callbacks": [3], "device": 5}.items():
         yield "network", ("model", "parameters", key), value
+    for name in ("noise", "cubes", "resampled", "spectra"):
+        for shape in ([4, 4], [4, 4, 7], [10**9] * 3, [4, 4, 6, 1], [0, 4, 6], [96]):
+            yield name, (*IN, "field_shape_in_"), {"tuple": shape}
     for key in ("__class__", "fit", "backbone_", "nothing_", "__dict__", "_parameters"):
         yield "network", (*IN, key), "text"
     yield "network", ("model", "output"), "csv"
@@ -156,9 +183,11 @@ def wrong_headers(folder, good, values):
 
 def wrong_tensors(folder, good):
     """Other arrays in the place of each."""
-    for name in ("network", "posterior", "transformer", "pipeline", "backbone", "cnn"):
+    names = "network", "posterior", "transformer", "pipeline", "backbone", "cnn"
+    for name in (*names, "noise", "resampled", "spectra"):
         _, kept = look(good / name, KEY)
         ends = ("summary_mean_", "encoder_.norm.bias", "arrays.layers.0.bias")
+        ends += ("level", "wanted", "chunks_")
         scaled = next(key for key in kept if key.endswith(ends))
         cases = {
             "none": {},
@@ -177,13 +206,14 @@ def _changed(kept, *names):
     ]
     for one in {*names, biggest}:
         values = kept[one]
-        for kind in (torch.bool, torch.int64, torch.uint8):
+        for kind in {torch.bool, torch.int64, torch.uint8} - {values.dtype}:
             yield one, kind, kept | {one: values.to(kind)}
         yield one, "empty", kept | {one: values[:0]}
         yield one, "longer", kept | {one: torch.cat([values, values])}
         yield one, "flat", kept | {one: values.flatten()[None, None]}
-        yield one, "NaN", kept | {one: torch.full_like(values, torch.nan)}
-        yield one, "inf", kept | {one: torch.full_like(values, torch.inf)}
+        if values.is_floating_point():
+            yield one, "NaN", kept | {one: torch.full_like(values, torch.nan)}
+            yield one, "inf", kept | {one: torch.full_like(values, torch.inf)}
     for one in indices[:2]:  # which number a spline takes: beyond the end would be compiled code's
         yield one, "far", kept | {one: kept[one] + 10**6}
 
@@ -226,6 +256,7 @@ ANYTHING = st.recursive(
 )
 MODELS = st.sampled_from(
     ["ridge", "network", "posterior", "transformer", "backbone", "cnn", "pipeline"]
+    + ["noise", "cubes", "resampled", "spectra"]
 )
 
 

@@ -99,3 +99,16 @@ def test_fields_of_another_shape_are_refused(shape):
     module = fitted("map").as_module()
     with pytest.raises(ValueError, match=r"fields: expected shape \(n, 8, 6\)"):
         module(torch.zeros(shape))
+
+
+def test_a_module_of_another_precision_says_so():
+    X = np.random.default_rng(0).normal(size=(8, 4, 4, 6)).astype(np.float32)
+    small = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=0, device="cpu", random_state=0)
+    module = SKATRTransformer(**small).fit(X).as_module()
+    expected = module(torch.from_numpy(X))
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"weights in float32.*found {dtype}"):
+            module.to(dtype)(torch.from_numpy(X))
+    again = SKATRTransformer(**small).fit(X).as_module()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(again(torch.from_numpy(X)), expected, atol=0.1, rtol=0.1)

@@ -315,3 +315,11 @@ def test_the_published_settings_are_one_word():
         warnings.simplefilter("error", NoEffectWarning)
         for max_epochs in (0, 1):
             SKATRTransformer.published(max_epochs=max_epochs)._warn_without_effect()
+
+
+def test_a_warm_start_does_not_ignore_a_size_that_is_a_default_again():
+    X = np.random.default_rng(0).normal(size=(8, 4, 4, 6)).astype(np.float32)
+    small = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=0, device="cpu", random_state=0)
+    model = SKATRTransformer(**small, warm_start=True).fit(X).fit(X)
+    with pytest.raises(ValueError, match="embed_dim: expected 8 as in what was fitted, found 96"):
+        model.set_params(embed_dim=96).fit(X)
