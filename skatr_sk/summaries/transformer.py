@@ -528,8 +528,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         X : array-like or Fields of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
         y : array-like of shape (n,) or (n, n_parameters), or None, default=None
-            Labels, where the objective learns from them; NaN where they are unknown. Ignored by
-            objectives that need none.
+            Labels, where the objective learns from them; NaN where they are unknown. Other
+            objectives do without: where `y` holds finite numbers or NaN, :meth:`novelty` tells
+            what lies beyond their range, and anything else is ignored. The encoder is the same.
         groups : array-like of shape (n,), default=None
             Labels, such as the seeds of initial conditions: rows of one group are on one side of
             the split into those that train and those that validate, chosen by their content.
@@ -551,13 +552,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         NoEffectWarning
             When parameters were given that change nothing beside the others.
         AssumedGridWarning
-            When fields were resampled that do not say which grid they are on.
+            When fields were resampled to train on that do not say which grid they are on.
         """
         with unchanged_on_error(self):
             self._check_parameters()
             start = self._start()
             if start is not None and self.on_new_grid == "resample":
-                X = onto_grid_of(start, X)
+                X = onto_grid_of(start, X, silent=self._only_loads)
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
             given = Given(groups, validation_data)
             if self._only_loads:
@@ -799,6 +800,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -----
         NeverSeenWarning
             When summaries lie far outside those of the training (:meth:`novelty`).
+        AssumedGridWarning
+            When fields were resampled that do not say which grid they are on.
         """
         check_is_fitted(self)
         self._check_parameters()

@@ -21,6 +21,7 @@ from skatr_sk import (
 )
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.summaries import cache_info, clear_cache
+from skatr_sk.summaries.labels import labels_if_any
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.weights import BUNDLED
 
@@ -275,6 +276,21 @@ def test_labels_and_too_few_fields():
     assert labelled.seen_.ends.shape == (4, X.shape[-1])  # labels of the training count
     few = SKATRTransformer(**SMALL).fit(fields(4))
     assert few.seen_ is None and not warned(lambda: few.transform(fields(4) / 1000))
+
+
+def test_labels_of_which_the_objective_learns_nothing():
+    y = (X := fields(120))[:, 0, 0, :2]
+    own = SKATRTransformer(**SMALL, validation_fraction=0).fit(X, y)
+    validated = SKATRTransformer(**SMALL).fit(X, y, validation_data=(X[:20] + 1, None))
+    for skatr in (own, validated):
+        assert skatr.seen_.ends.shape == (4, 2)
+    np.testing.assert_array_equal(own.seen_.readout, validated.seen_.readout)
+    blind = SKATRTransformer(**SMALL, validation_fraction=0).fit(X)
+    assert blind.seen_.ends.shape == (4, 0)
+    np.testing.assert_array_equal(own.transform(X), blind.transform(X))
+    names, infinite = np.full(120, "warm", dtype=object), np.full(120, np.inf)
+    for nothing in (None, y[:50], y.astype(str), names, infinite, "abc", {}):
+        assert labels_if_any(nothing, 120) is None
 
 
 def test_a_damaged_file(fitted, tmp_path):
