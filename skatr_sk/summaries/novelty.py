@@ -45,7 +45,7 @@ _FEWEST_LABELLED = 100  # rows that parameters are read by, and
 _MULTIPLIED = 12  # directions that are multiplied with each other for it
 _PENALTIES = np.logspace(-1, 6, 15)
 _ENDS = 0.01, 0.05, 0.95, 0.99
-_LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
+_LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn by each of two tests
 _RARE = 0.02  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
 
@@ -360,9 +360,10 @@ def warn_never_seen(owner: str, what: str, found: Novelty, mend: str) -> None:
 def _far(probability: _Floats) -> NDArray[np.int64]:
     """Rows whose tail probabilities are too small for rows of the training kind.
 
-    As many as are small are judged together (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289
-    (1995)); and where most rows are rare, they are not that by chance. Of calls on rows of the
-    training kind at most a share of `_LEVEL` has any by the first, and by the second.
+    There are two tests. The first takes the rows whose probabilities are small for the number of
+    rows in the call (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289 (1995)). The second takes all
+    that are rarer than `_RARE` where these are most of the call. On rows of the training kind each
+    of the two finds any in a share `_LEVEL` of calls at most, both together in twice as many.
     """
     n, ordered = len(probability), np.sort(probability)
     passed = np.flatnonzero(ordered <= _LEVEL * np.arange(1, n + 1) / max(n, 1))

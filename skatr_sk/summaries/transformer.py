@@ -851,10 +851,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Say how far fields lie from those of the training, and how rare that is.
 
         The distance is that of Mahalanobis between the summary and those of the training [1]_.
-        How far fields of the training kind lie was measured on some that were held out of it. Where
-        their parameters were known, those that a ridge regression reads from the summary count too:
-        what lies beyond their range is new.
-        Whatever `pooling` and `whiten`, the summaries are those of the training.
+        Where the parameters of a hundred fields of the training were known (``fit(X, y)``), those
+        that a ridge regression reads from the summary count too: what lies beyond their range is
+        new. Whatever `pooling` and `whiten`, the summaries are those of the training.
+
+        How far unseen fields of the training kind lie is measured on those that validated, where
+        these are fifty or more. Of fewer only how much farther they lie than those that trained is
+        taken, and the shape of the distribution from the latter, each compared with the others.
+        With ``validation_fraction=0`` there are none, and unseen fields seem rarer than they are:
+        call :meth:`learn_novelty` with some.
 
         Parameters
         ----------
@@ -868,8 +873,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             for fields of its kind.
         tail_probability : ndarray of shape (n,), float64
             Share of unseen fields of the training kind that lie as far or farther, in (0, 1]. It
-            is extrapolated beyond nine tenths of the held-out ones: one of 1e-6 says that none
-            like it was ever seen, and no more.
+            is extrapolated beyond nine tenths of those it is measured on: one of 1e-6 says that
+            none like it was ever seen, and no more. What is rarer than .01 is called new; a field
+            of the training kind that is called new is a false alarm.
 
         Raises
         ------

@@ -319,7 +319,7 @@ def test_what_bundled_weights_call_new(weights):
     skatr = SKATRTransformer(weights=weights).fit(usual)
     assert not warned(lambda: skatr.transform(usual))
     expected = skatr.novelty(usual)
-    assert (expected.tail_probability < 0.01).mean() <= 0.05
+    assert (expected.tail_probability < 0.01).mean() <= 0.05  # false alarms
     for name, X in other.items():
         rare = [-each.tail_probability for each in (expected, skatr.novelty(X))]
         area = roc_auc_score(np.repeat([0, 1], [len(usual), len(X)]), np.concatenate(rare))
