@@ -3,9 +3,13 @@ r"""Was it ever seen? How far summaries lie from those of the training, and how 
 The distance is that of Mahalanobis, in a covariance of a few strong directions and one variance for
 all others (Tipping & Bishop, J. R. Stat. Soc. B 61, 611 (1999)): tens of rows do not determine a
 covariance of hundreds of features. How far unseen rows of the training kind lie is measured on rows
-that the covariance was not learned from. Beyond nine tenths of these the logarithm of their
-distance is taken to fall off exponentially, as that of every heavy tail does in the end (Hill, Ann.
-Stat. 3, 1163 (1975)); what few rows say of its slope is averaged over all slopes.
+that were held out of the training. Where these are few, rows of the training are left out of the
+covariance in turn. But the encoder was trained on them, so that unseen rows lie farther: their
+distances are multiplied by how much farther the few do.
+
+Beyond nine tenths of these rows the logarithm of their distance is taken to fall off exponentially,
+as that of every heavy tail does in the end (Hill, Ann. Stat. 3, 1163 (1975)). Few rows leave its
+slope uncertain, so that the probability is the mean over all slopes that agree with them.
 
 The parameters of simulations fill a box, and what lies just outside is not far from it. Where
 parameters are known, a ridge regression reads them from the summaries, and how far they lie beyond
@@ -32,6 +36,7 @@ _Floats = NDArray[np.float64]
 _MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
+_SHRINKAGE = 5  # as if so many of fewer had shown that they lie no farther than the others
 _FOLDS = 5
 _MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
@@ -119,10 +124,11 @@ class SeenSummaries:
         held_out: np.ndarray | None = None,
         parameters: np.ndarray | None = None,
     ) -> Self | None:
-        """Learn from summaries (n, n_summary), and from unseen ones where these are many.
+        """Learn from summaries (n, n_summary), and from unseen ones.
 
-        Else rows that are left out in turn stand in for them. The `parameters` (n, n_parameters)
-        are those of the rows, NaN where unknown. None where rows are too few, or do not vary.
+        Where these are fewer than fifty, rows that are left out in turn stand in for them, moved to
+        where they lie. The `parameters` (n, n_parameters) are those of the rows, NaN where unknown.
+        None where rows are too few, or do not vary.
         """
         most = min(_MOST_ROWS, max(_FEWEST_HELD_OUT, _MOST_NUMBERS // max(1, rows.shape[1])))
         unseen = _some(rows[:0] if held_out is None else held_out, most)
@@ -134,24 +140,25 @@ class SeenSummaries:
         if not where.inverse_scale.any():
             return None
         turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
-        if len(unseen) >= _FEWEST_HELD_OUT:
-            found = where.distance(unseen)
-        else:
-            unseen, found = rows[:0], np.empty(len(rows))
-            for fold in range(_FOLDS):
-                without = _Ellipsoid.learn(rows[turn != fold])
-                found[turn == fold] = without.distance(rows[turn == fold])
+        left_out = np.empty(len(rows))
+        for fold in range(_FOLDS):
+            without = _Ellipsoid.learn(rows[turn != fold])
+            left_out[turn == fold] = without.distance(rows[turn == fold])
+        found = _of_unseen(_log(where.distance(unseen)), _log(left_out))
         n_features = where.features(rows[:1]).shape[1]
-        readout, read = np.zeros((n_features + 1, 0)), np.zeros((len(rows), 0))
+        readout, read, unseen_read = (
+            np.zeros((n, 0)) for n in (n_features + 1, len(rows), len(unseen))
+        )
         known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
         if labels is not None and known.sum() >= _FEWEST_LABELLED:
             labels = labels[known][:, np.ptp(labels[known], axis=0) > 0]
             if labels.shape[1]:
                 features = where.features(rows[known])
                 readout, read = _learn_readout(features, labels, turn[known])
-                read = _read(where.features(unseen), readout) if len(unseen) else read
-        ends = np.quantile(read, _ENDS, axis=0)
-        tails = [*_learn_tail(_log(found)), readout, ends, *_learn_tail(_excess(read, ends))]
+                unseen_read = _read(where.features(unseen), readout)
+        ends = np.quantile(unseen_read if _are_enough(unseen) else read, _ENDS, axis=0)
+        beyond = _of_unseen(_excess(unseen_read, ends), _excess(read, ends))
+        tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
         return cls(*(np.asarray(part, dtype=np.float32) for part in (*where, *tails)))
 
     def novelty(self, summaries: np.ndarray) -> Novelty:
@@ -171,6 +178,22 @@ class SeenSummaries:
                 probability = smaller * (2 - smaller)  # of two, as if independent
             parts.append((distance, probability))
         return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _are_enough(unseen: _Floats) -> bool:
+    return len(unseen) >= _FEWEST_HELD_OUT
+
+
+def _of_unseen(unseen: _Floats, left_out: _Floats) -> _Floats:
+    """Return how far unseen rows lie: as was found of them where they are enough.
+
+    Else as rows that were left out in turn do, farther by what the unseen ones are farther on
+    average, which counts less the fewer these are.
+    """
+    if _are_enough(unseen) or not len(unseen):
+        return unseen if len(unseen) else left_out
+    farther = (unseen.mean() - left_out.mean()) * len(unseen) / (len(unseen) + _SHRINKAGE)
+    return left_out + max(farther, 0.0)
 
 
 class _Ellipsoid(NamedTuple):

@@ -64,6 +64,24 @@ def test_tail_probabilities_are_calibrated(rng, n, n_held_out, heavy):
     assert thousandth < 0.004
 
 
+def test_few_rows_that_were_held_out_count(rng):
+    """An encoder knows the rows of its training too well, and unseen ones lie farther."""
+
+    def shares(n_held_out, known=0.8):
+        found = []
+        for _ in range(20):
+            rows, held_out = known * (draw(rng, 200) - 5), draw(rng, n_held_out) - 5
+            p = SeenSummaries.learn(rows, held_out).novelty(draw(rng, 500) - 5).tail_probability
+            found.append([(p <= level).mean() for level in (0.05, 0.01)])
+        return np.mean(found, axis=0)
+
+    assert (shares(0) > (0.15, 0.05)).all()
+    for n_held_out in (20, 40):
+        twentieth, hundredth = shares(n_held_out)
+        assert 0.03 < twentieth < 0.09 and hundredth < 0.025
+    assert shares(20, known=1.1)[0] < 0.03  # they never make what is as near seem rarer
+
+
 def test_calls_on_the_training_kind_rarely_warn(rng):
     n_warned = 0
     for heavy in (False, True):
