@@ -13,7 +13,8 @@ slope uncertain, so that the probability is the mean over all slopes that agree 
 
 The parameters of simulations fill a box, and what lies just outside is not far from it. Where
 parameters are known, a ridge regression reads them from the summaries, and how far they lie beyond
-the ends of what it reads from unseen rows is judged as the distance is.
+the ends of what it reads from unseen rows is judged as the distance is. These ends are set by few
+rows in turn, and each row is judged by those that others have set.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _Floats = NDArray[np.float64]
 _MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
-_SHRINKAGE = 5  # as if so many of fewer had shown that they lie no farther than the others
+_PRIOR_UNSEEN = 2  # of fewer: as if so many more had lain no farther than the others
 _FOLDS = 5
 _MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
@@ -139,25 +140,31 @@ class SeenSummaries:
         where: _Ellipsoid = _Ellipsoid.learn(rows)
         if not where.inverse_scale.any():
             return None
-        turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
-        left_out = np.empty(len(rows))
-        for fold in range(_FOLDS):
-            without = _Ellipsoid.learn(rows[turn != fold])
-            left_out[turn == fold] = without.distance(rows[turn == fold])
-        found = _of_unseen(_log(where.distance(unseen)), _log(left_out))
+        turn, found = _turns(len(rows)), _log(where.distance(unseen))
+        are_many = len(unseen) >= _FEWEST_HELD_OUT
+        if not are_many:
+            left_out = np.empty(len(rows))
+            for fold in range(_FOLDS):
+                without = _Ellipsoid.learn(rows[turn != fold])
+                left_out[turn == fold] = without.distance(rows[turn == fold])
+            found = _moved(_log(left_out), found)
         n_features = where.features(rows[:1]).shape[1]
-        readout, read, unseen_read = (
-            np.zeros((n, 0)) for n in (n_features + 1, len(rows), len(unseen))
-        )
+        readout, read = np.zeros((n_features + 1, 0)), np.zeros((len(rows), 0))
         known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
         if labels is not None and known.sum() >= _FEWEST_LABELLED:
             labels = labels[known][:, np.ptp(labels[known], axis=0) > 0]
             if labels.shape[1]:
                 features = where.features(rows[known])
                 readout, read = _learn_readout(features, labels, turn[known])
-                unseen_read = _read(where.features(unseen), readout)
-        ends = np.quantile(unseen_read if _are_enough(unseen) else read, _ENDS, axis=0)
-        beyond = _of_unseen(_excess(unseen_read, ends), _excess(read, ends))
+                turn = turn[known]
+                if are_many:
+                    read = _read(where.features(unseen), readout)
+                    turn = _turns(len(unseen))
+        ends = np.quantile(read, _ENDS, axis=0)
+        beyond = np.empty(len(read))
+        for fold in range(_FOLDS):  # no row is judged by ends that it has set itself
+            of_others = np.quantile(read[turn != fold], _ENDS, axis=0)
+            beyond[turn == fold] = _excess(read[turn == fold], of_others)
         tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
         return cls(*(np.asarray(part, dtype=np.float32) for part in (*where, *tails)))
 
@@ -180,20 +187,20 @@ class SeenSummaries:
         return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _are_enough(unseen: _Floats) -> bool:
-    return len(unseen) >= _FEWEST_HELD_OUT
+def _turns(n: int) -> NDArray[np.int64]:
+    """Say in which fold each of `n` rows is left out."""
+    return np.random.default_rng(0).permutation(n) % _FOLDS
 
 
-def _of_unseen(unseen: _Floats, left_out: _Floats) -> _Floats:
-    """Return how far unseen rows lie: as was found of them where they are enough.
+def _moved(left_out: _Floats, unseen: _Floats) -> _Floats:
+    """Return logarithms of distances of rows that were left out, moved to where few unseen ones lie.
 
-    Else as rows that were left out in turn do, farther by what the unseen ones are farther on
-    average, which counts less the fewer these are.
+    By how much farther their median is, which counts less the fewer they are.
     """
-    if _are_enough(unseen) or not len(unseen):
-        return unseen if len(unseen) else left_out
-    farther = (unseen.mean() - left_out.mean()) * len(unseen) / (len(unseen) + _SHRINKAGE)
-    return left_out + max(farther, 0.0)
+    if not len(unseen):
+        return left_out
+    farther = np.median(unseen) - np.median(left_out)
+    return left_out + max(farther * len(unseen) / (len(unseen) + _PRIOR_UNSEEN), 0.0)
 
 
 class _Ellipsoid(NamedTuple):
