@@ -13,8 +13,8 @@ slope uncertain, so that the probability is the mean over all slopes that agree 
 
 The parameters of simulations fill a box, and what lies just outside is not far from it. Where
 parameters are known, a ridge regression reads them from the summaries, and how far they lie beyond
-the ends of what it reads from unseen rows is judged as the distance is. These ends are set by few
-rows in turn, and each row is judged by those that others have set.
+the ends of what it reads from unseen rows is judged as the distance is. Few rows leave these ends
+uncertain, so that how far rows of the training kind lie beyond them is measured by ends of others.
 """
 
 from __future__ import annotations
@@ -193,9 +193,9 @@ def _turns(n: int) -> NDArray[np.int64]:
 
 
 def _moved(left_out: _Floats, unseen: _Floats) -> _Floats:
-    """Return logarithms of distances of rows that were left out, moved to where few unseen ones lie.
+    """Return logarithms of distances of rows that were left out, moved to where unseen ones lie.
 
-    By how much farther their median is, which counts less the fewer they are.
+    By how much farther the median of these is, which counts less the fewer they are.
     """
     if not len(unseen):
         return left_out

@@ -856,8 +856,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         new. Whatever `pooling` and `whiten`, the summaries are those of the training.
 
         How far unseen fields of the training kind lie is measured on those that validated, where
-        these are fifty or more. Of fewer only how much farther they lie than those that trained is
-        taken, and the shape of the distribution from the latter, each compared with the others.
+        these are fifty or more. Of fewer only the median is taken, where it is farther than that of
+        those that trained; the shape of the distribution is that of the latter, each compared with
+        the others.
         With ``validation_fraction=0`` there are none, and unseen fields seem rarer than they are:
         call :meth:`learn_novelty` with some.
 

@@ -69,7 +69,7 @@ def test_few_rows_that_were_held_out_count(rng):
 
     def shares(n_held_out, known=0.8):
         found = []
-        for _ in range(20):
+        for _ in range(10):
             rows, held_out = known * (draw(rng, 200) - 5), draw(rng, n_held_out) - 5
             p = SeenSummaries.learn(rows, held_out).novelty(draw(rng, 500) - 5).tail_probability
             found.append([(p <= level).mean() for level in (0.05, 0.01)])
@@ -168,6 +168,20 @@ def test_parameters_just_beyond_their_box(rng, n_held_out):
     constant = SeenSummaries.learn(X, held_out, np.ones((600, 1)))
     assert constant.ends.shape == (4, 0) and np.array_equal(constant.mean, seen.mean)
     assert seen_of(dict(vars(seen)), 30) is not None
+
+
+@pytest.mark.parametrize("n_held_out", [0, 60])
+def test_ends_of_few_rows_raise_no_false_alarms(rng, n_held_out):
+    """Which lie nowhere beyond ends that they have set themselves."""
+    mixed = rng.normal(size=(6, 30))
+    shares = []
+    for _ in range(4):
+        y = rng.uniform(size=(110 + n_held_out + 500, 6))
+        rows = y @ mixed + 0.5 * rng.normal(size=(len(y), 30))
+        seen = SeenSummaries.learn(rows[:110], rows[110:-500], y[:110])
+        p = seen.novelty(rows[-500:]).tail_probability
+        shares.append([(p <= level).mean() for level in (0.05, 0.01, 0.001)])
+    assert (np.mean(shares, axis=0) < (0.09, 0.035, 0.012)).all()
 
 
 def test_farther_is_rarer(rng):
