@@ -31,7 +31,7 @@ from skatr_sk import (
 from skatr_sk._files import write_whole
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 
-LEVELS = 0.05, 0.01, 0.001  # of the tail probability
+LEVELS = 0.05, 0.01, 0.001  # of the tail probability; by the second light cones are called new
 CALL, N_CALLS = 10, 20  # light cones in a call, and calls that may warn
 LOUD = 1000.0  # noise, in mK
 X_RAYS = 43.0  # log10 L_X, of which the prior ends at 42

@@ -99,9 +99,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
         * "tools21cm", the layout of SKA-Low by that package (``pip install "skatr_sk[noise]"``),
           for a square sky: noise grows towards small scales;
         * a number, or an array (n_z,), in mK: independent in each cell;
-        * with `k_perp`, an array (n_k, n_z): of the modes of the sky, as a white noise of so many
-          mK in each cell would have; ``sqrt(P / V)`` of a noise power P in mK^2 Mpc^3 and the
-          volume V of a cell, such as 21cmSense and tuesday-eor give;
+        * with `k_perp`, an array (n_k, n_z), in mK: noise that depends on scale. Each entry is the
+          standard deviation in a cell of the white noise that has the power of the modes at that
+          wave number: ``sqrt(P / V)`` of a noise power P in mK^2 Mpc^3, such as 21cmSense and
+          tuesday-eor give, and the volume V of a cell;
         * of the shape of a field, or (n, ...): noise itself, in mK, such as cubes of
           these packages. Each light cone gets one of them, turned and shifted on the sky;
         * None adds none.

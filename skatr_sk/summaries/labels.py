@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skatr_sk.fields import check_finite_rows, check_numbers
 
-__all__ = ["Labels", "check_labels"]
+__all__ = ["Labels", "check_labels", "labels_if_any"]
 
 _LEAST_LABELLED = 2  # rows that train and have labels that differ
 
@@ -78,3 +78,11 @@ def check_labels(y: Any, n: int, learner: str) -> Labels:
         )
     check_finite_rows(np.nan_to_num(y, nan=0.0, posinf=np.inf, neginf=-np.inf), "y", "values")
     return Labels(np.ascontiguousarray(y.reshape(n, -1)))
+
+
+def labels_if_any(y: Any, n: int) -> NDArray[np.float64] | None:
+    """Return `y` as labels of `n` light cones where it can be such, whatever else it may be."""
+    try:
+        return check_labels(y, n, "nothing").values
+    except (TypeError, ValueError):
+        return None

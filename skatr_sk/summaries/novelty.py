@@ -3,13 +3,18 @@ r"""Was it ever seen? How far summaries lie from those of the training, and how 
 The distance is that of Mahalanobis, in a covariance of a few strong directions and one variance for
 all others (Tipping & Bishop, J. R. Stat. Soc. B 61, 611 (1999)): tens of rows do not determine a
 covariance of hundreds of features. How far unseen rows of the training kind lie is measured on rows
-that the covariance was not learned from. Beyond nine tenths of these the logarithm of their
-distance is taken to fall off exponentially, as that of every heavy tail does in the end (Hill, Ann.
-Stat. 3, 1163 (1975)); what few rows say of its slope is averaged over all slopes.
+that were held out of the training. Where these are few, rows of the training are left out of the
+covariance in turn. But the encoder was trained on them, so that unseen rows lie farther: their
+distances are multiplied by how much farther the few do.
+
+Beyond nine tenths of these rows the logarithm of their distance is taken to fall off exponentially,
+as that of every heavy tail does in the end (Hill, Ann. Stat. 3, 1163 (1975)). Few rows leave its
+slope uncertain, so that the probability is the mean over all slopes that agree with them.
 
 The parameters of simulations fill a box, and what lies just outside is not far from it. Where
 parameters are known, a ridge regression reads them from the summaries, and how far they lie beyond
-the ends of what it reads from unseen rows is judged as the distance is.
+the ends of what it reads from unseen rows is judged as the distance is. Few rows leave these ends
+uncertain, so that how far rows of the training kind lie beyond them is measured by ends of others.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ _Floats = NDArray[np.float64]
 _MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
+_PRIOR_UNSEEN = 2  # of fewer: as if so many more had lain no farther than the others
 _FOLDS = 5
 _MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
@@ -45,7 +51,7 @@ _FEWEST_LABELLED = 100  # rows that parameters are read by, and
 _MULTIPLIED = 12  # directions that are multiplied with each other for it
 _PENALTIES = np.logspace(-1, 6, 15)
 _ENDS = 0.01, 0.05, 0.95, 0.99
-_LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn
+_LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn by each of two tests
 _RARE = 0.02  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
 
@@ -119,10 +125,11 @@ class SeenSummaries:
         held_out: np.ndarray | None = None,
         parameters: np.ndarray | None = None,
     ) -> Self | None:
-        """Learn from summaries (n, n_summary), and from unseen ones where these are many.
+        """Learn from summaries (n, n_summary), and from unseen ones.
 
-        Else rows that are left out in turn stand in for them. The `parameters` (n, n_parameters)
-        are those of the rows, NaN where unknown. None where rows are too few, or do not vary.
+        Where these are fewer than fifty, rows that are left out in turn stand in for them, moved to
+        where they lie. The `parameters` (n, n_parameters) are those of the rows, NaN where unknown.
+        None where rows are too few, or do not vary.
         """
         most = min(_MOST_ROWS, max(_FEWEST_HELD_OUT, _MOST_NUMBERS // max(1, rows.shape[1])))
         unseen = _some(rows[:0] if held_out is None else held_out, most)
@@ -133,14 +140,14 @@ class SeenSummaries:
         where: _Ellipsoid = _Ellipsoid.learn(rows)
         if not where.inverse_scale.any():
             return None
-        turn = np.random.default_rng(0).permutation(len(rows)) % _FOLDS
-        if len(unseen) >= _FEWEST_HELD_OUT:
-            found = where.distance(unseen)
-        else:
-            unseen, found = rows[:0], np.empty(len(rows))
+        turn, found = _turns(len(rows)), _log(where.distance(unseen))
+        are_many = len(unseen) >= _FEWEST_HELD_OUT
+        if not are_many:
+            left_out = np.empty(len(rows))
             for fold in range(_FOLDS):
                 without = _Ellipsoid.learn(rows[turn != fold])
-                found[turn == fold] = without.distance(rows[turn == fold])
+                left_out[turn == fold] = without.distance(rows[turn == fold])
+            found = _moved(_log(left_out), found)
         n_features = where.features(rows[:1]).shape[1]
         readout, read = np.zeros((n_features + 1, 0)), np.zeros((len(rows), 0))
         known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
@@ -149,9 +156,16 @@ class SeenSummaries:
             if labels.shape[1]:
                 features = where.features(rows[known])
                 readout, read = _learn_readout(features, labels, turn[known])
-                read = _read(where.features(unseen), readout) if len(unseen) else read
+                turn = turn[known]
+                if are_many:
+                    read = _read(where.features(unseen), readout)
+                    turn = _turns(len(unseen))
         ends = np.quantile(read, _ENDS, axis=0)
-        tails = [*_learn_tail(_log(found)), readout, ends, *_learn_tail(_excess(read, ends))]
+        beyond = np.empty(len(read))
+        for fold in range(_FOLDS):  # no row is judged by ends that it has set itself
+            of_others = np.quantile(read[turn != fold], _ENDS, axis=0)
+            beyond[turn == fold] = _excess(read[turn == fold], of_others)
+        tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
         return cls(*(np.asarray(part, dtype=np.float32) for part in (*where, *tails)))
 
     def novelty(self, summaries: np.ndarray) -> Novelty:
@@ -171,6 +185,22 @@ class SeenSummaries:
                 probability = smaller * (2 - smaller)  # of two, as if independent
             parts.append((distance, probability))
         return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _turns(n: int) -> NDArray[np.int64]:
+    """Say in which fold each of `n` rows is left out."""
+    return np.random.default_rng(0).permutation(n) % _FOLDS
+
+
+def _moved(left_out: _Floats, unseen: _Floats) -> _Floats:
+    """Return logarithms of distances of rows that were left out, moved to where unseen ones lie.
+
+    By how much farther the median of these is, which counts less the fewer they are.
+    """
+    if not len(unseen):
+        return left_out
+    farther = np.median(unseen) - np.median(left_out)
+    return left_out + max(farther * len(unseen) / (len(unseen) + _PRIOR_UNSEEN), 0.0)
 
 
 class _Ellipsoid(NamedTuple):
@@ -360,9 +390,10 @@ def warn_never_seen(owner: str, what: str, found: Novelty, mend: str) -> None:
 def _far(probability: _Floats) -> NDArray[np.int64]:
     """Rows whose tail probabilities are too small for rows of the training kind.
 
-    As many as are small are judged together (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289
-    (1995)); and where most rows are rare, they are not that by chance. Of calls on rows of the
-    training kind at most a share of `_LEVEL` has any by the first, and by the second.
+    There are two tests. The first takes the rows whose probabilities are small for the number of
+    rows in the call (Benjamini & Hochberg, J. R. Stat. Soc. B 57, 289 (1995)). The second takes all
+    that are rarer than `_RARE` where these are most of the call. On rows of the training kind each
+    of the two finds any in a share `_LEVEL` of calls at most, both together in twice as many.
     """
     n, ordered = len(probability), np.sort(probability)
     passed = np.flatnonzero(ordered <= _LEVEL * np.arange(1, n + 1) / max(n, 1))

@@ -18,7 +18,7 @@ from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.augmentation import Augmentation, name_of
 from skatr_sk.summaries.encoding import encode
-from skatr_sk.summaries.labels import Labels, check_labels
+from skatr_sk.summaries.labels import Labels, check_labels, labels_if_any
 from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.novelty import SeenSummaries
 from skatr_sk.summaries.objectives import Objective, as_objective
@@ -68,7 +68,8 @@ def pretrain(
 ) -> FrozenEncoder:
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
-    Labels `y` are looked at where the objective needs them; `given` may say which rows validate.
+    The objective learns from labels `y` where it needs them, and what is kept for ``novelty`` does
+    where there are any; `given` may say which rows validate.
     The encoder begins with random weights, or as that of `start`, whose scaling is kept then; with
     `embedding_only` all but its patch embedding stays as it is there, and a whitening is learned
     anew. A CollapseWarning says when the summaries end on a handful of directions.
@@ -80,6 +81,7 @@ def pretrain(
             return fields, None
         return fields, check_labels(y, fields.shape[0], type(objective).__name__).values
 
+    others = None if objective.needs_labels else labels_if_any(y, fields.shape[0])
     fields, values, rows_of_fit = check_given(
         given or Given(),
         known(fields, y),
@@ -179,7 +181,8 @@ def pretrain(
     n_valid = len(valid_rows)
     all_held = len(watched) == n_valid + len(train_rows)
     trained = (held, rows[n_valid:]) if all_held else (beside, train_rows)
-    chosen = None if values is None else values[train_rows]
+    known_of = others if values is None else values  # those that train come first in both
+    chosen = None if known_of is None else known_of[train_rows]
     return learn_from_summaries(
         transformer, frozen, trained, (held, rows[:n_valid]), whiten=wanted, labels=chosen
     )

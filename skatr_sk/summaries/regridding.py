@@ -25,11 +25,12 @@ def described(field_shape: Sequence[int], grid: Grid | None) -> str:
     return f"{tuple(field_shape)}" if grid is None else f"{tuple(field_shape)} ({grid})"
 
 
-def onto_grid_of(frozen: FrozenEncoder, X: Any) -> Any:
+def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
     """Fields as an encoder takes them: as they are where they fit, else resampled onto its grid.
 
     A ValueError says where they do not reach as far, with both grids, or the encoder knows of none.
-    What had to be assumed of fields that do not know their own is said in an AssumedGridWarning.
+    What had to be assumed of fields that do not know their own is said in an AssumedGridWarning,
+    unless `silent`: where nothing is learned from them.
     """
     fields = check_fields(_Anything(), X, reset=True)
     found, own = fields.shape[1:], fields.grid
@@ -50,7 +51,7 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any) -> Any:
         raise ValueError(
             f"X: expected fields that reach as far as those of the weights, {both}: {reason}."
         ) from reason
-    if assumed:
+    if assumed and not silent:
         warn(
             f"X: fields of shape {described(found, own)} do not say all of their grid, and were "
             f"resampled to {described(wanted, grid)} as if {', '.join(assumed)}. If this is wrong, "

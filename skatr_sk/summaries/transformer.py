@@ -536,8 +536,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         X : array-like or Fields of shape (n, *field_shape)
             Light cones (n, n_x, n_y, n_z), maps (n, n_x, n_y) or signals (n, n_z), in mK.
         y : array-like of shape (n,) or (n, n_parameters), or None, default=None
-            Labels, where the objective learns from them; NaN where they are unknown. Ignored by
-            objectives that need none.
+            Labels, where the objective learns from them; NaN where they are unknown. Other
+            objectives do without: where `y` holds finite numbers or NaN, :meth:`novelty` tells
+            what lies beyond their range, and anything else is ignored. The encoder is the same.
         groups : array-like of shape (n,), default=None
             Labels, such as the seeds of initial conditions: rows of one group are on one side of
             the split into those that train and those that validate, chosen by their content.
@@ -559,13 +560,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         NoEffectWarning
             When parameters were given that change nothing beside the others.
         AssumedGridWarning
-            When fields were resampled that do not say which grid they are on.
+            When fields were resampled to train on that do not say which grid they are on.
         """
         with unchanged_on_error(self):
             self._check_parameters()
             start = self._start()
             if start is not None and self.on_new_grid == "resample":
-                X = onto_grid_of(start, X)
+                X = onto_grid_of(start, X, silent=self._only_loads)
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
             given = Given(groups, validation_data)
             if self._only_loads:
@@ -809,6 +810,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -----
         NeverSeenWarning
             When summaries lie far outside those of the training (:meth:`novelty`).
+        AssumedGridWarning
+            When fields were resampled that do not say which grid they are on.
         """
         check_is_fitted(self)
         self._check_parameters()
@@ -858,10 +861,16 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Say how far fields lie from those of the training, and how rare that is.
 
         The distance is that of Mahalanobis between the summary and those of the training [1]_.
-        How far fields of the training kind lie was measured on some that were held out of it. Where
-        their parameters were known, those that a ridge regression reads from the summary count too:
-        what lies beyond their range is new.
-        Whatever `pooling` and `whiten`, the summaries are those of the training.
+        Where the parameters of a hundred fields of the training were known (``fit(X, y)``), those
+        that a ridge regression reads from the summary count too: what lies beyond their range is
+        new. Whatever `pooling` and `whiten`, the summaries are those of the training.
+
+        How far unseen fields of the training kind lie is measured on those that validated, where
+        these are fifty or more. Of fewer only the median is taken, where it is farther than that of
+        those that trained; the shape of the distribution is that of the latter, each compared with
+        the others.
+        With ``validation_fraction=0`` there are none, and unseen fields seem rarer than they are:
+        call :meth:`learn_novelty` with some.
 
         Parameters
         ----------
@@ -875,8 +884,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             for fields of its kind.
         tail_probability : ndarray of shape (n,), float64
             Share of unseen fields of the training kind that lie as far or farther, in (0, 1]. It
-            is extrapolated beyond nine tenths of the held-out ones: one of 1e-6 says that none
-            like it was ever seen, and no more.
+            is extrapolated beyond nine tenths of those it is measured on: one of 1e-6 says that
+            none like it was ever seen, and no more. What is rarer than .01 is called new; a field
+            of the training kind that is called new is a false alarm.
 
         Raises
         ------

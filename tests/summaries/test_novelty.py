@@ -21,6 +21,7 @@ from skatr_sk import (
 )
 from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from skatr_sk.summaries import cache_info, clear_cache
+from skatr_sk.summaries.labels import labels_if_any
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.weights import BUNDLED
 
@@ -61,6 +62,24 @@ def test_tail_probabilities_are_calibrated(rng, n, n_held_out, heavy):
     assert (0.4 if n > 100 else 0.25) < half < 0.6  # few rows are said to know less
     assert (0.025 if n > 100 else 0.005) < twentieth < 0.08
     assert thousandth < 0.004
+
+
+def test_few_rows_that_were_held_out_count(rng):
+    """An encoder knows the rows of its training too well, and unseen ones lie farther."""
+
+    def shares(n_held_out, known=0.8):
+        found = []
+        for _ in range(10):
+            rows, held_out = known * (draw(rng, 200) - 5), draw(rng, n_held_out) - 5
+            p = SeenSummaries.learn(rows, held_out).novelty(draw(rng, 500) - 5).tail_probability
+            found.append([(p <= level).mean() for level in (0.05, 0.01)])
+        return np.mean(found, axis=0)
+
+    assert (shares(0) > (0.15, 0.05)).all()
+    for n_held_out in (20, 40):
+        twentieth, hundredth = shares(n_held_out)
+        assert 0.03 < twentieth < 0.09 and hundredth < 0.025
+    assert shares(20, known=1.1)[0] < 0.03  # they never make what is as near seem rarer
 
 
 def test_calls_on_the_training_kind_rarely_warn(rng):
@@ -149,6 +168,20 @@ def test_parameters_just_beyond_their_box(rng, n_held_out):
     constant = SeenSummaries.learn(X, held_out, np.ones((600, 1)))
     assert constant.ends.shape == (4, 0) and np.array_equal(constant.mean, seen.mean)
     assert seen_of(dict(vars(seen)), 30) is not None
+
+
+@pytest.mark.parametrize("n_held_out", [0, 60])
+def test_ends_of_few_rows_raise_no_false_alarms(rng, n_held_out):
+    """Which lie nowhere beyond ends that they have set themselves."""
+    mixed = rng.normal(size=(6, 30))
+    shares = []
+    for _ in range(4):
+        y = rng.uniform(size=(110 + n_held_out + 500, 6))
+        rows = y @ mixed + 0.5 * rng.normal(size=(len(y), 30))
+        seen = SeenSummaries.learn(rows[:110], rows[110:-500], y[:110])
+        p = seen.novelty(rows[-500:]).tail_probability
+        shares.append([(p <= level).mean() for level in (0.05, 0.01, 0.001)])
+    assert (np.mean(shares, axis=0) < (0.09, 0.035, 0.012)).all()
 
 
 def test_farther_is_rarer(rng):
@@ -277,6 +310,21 @@ def test_labels_and_too_few_fields():
     assert few.seen_ is None and not warned(lambda: few.transform(fields(4) / 1000))
 
 
+def test_labels_of_which_the_objective_learns_nothing():
+    y = (X := fields(120))[:, 0, 0, :2]
+    own = SKATRTransformer(**SMALL, validation_fraction=0).fit(X, y)
+    validated = SKATRTransformer(**SMALL).fit(X, y, validation_data=(X[:20] + 1, None))
+    for skatr in (own, validated):
+        assert skatr.seen_.ends.shape == (4, 2)
+    np.testing.assert_array_equal(own.seen_.readout, validated.seen_.readout)
+    blind = SKATRTransformer(**SMALL, validation_fraction=0).fit(X)
+    assert blind.seen_.ends.shape == (4, 0)
+    np.testing.assert_array_equal(own.transform(X), blind.transform(X))
+    names, infinite = np.full(120, "warm", dtype=object), np.full(120, np.inf)
+    for nothing in (None, y[:50], y.astype(str), names, infinite, "abc", {}):
+        assert labels_if_any(nothing, 120) is None
+
+
 def test_a_damaged_file(fitted, tmp_path):
     wrong = clone(fitted).fit(fields())
     wrong.seen_ = dataclasses.replace(fitted.seen_, variances=-fitted.seen_.variances)
@@ -303,7 +351,7 @@ def test_what_bundled_weights_call_new(weights):
     skatr = SKATRTransformer(weights=weights).fit(usual)
     assert not warned(lambda: skatr.transform(usual))
     expected = skatr.novelty(usual)
-    assert (expected.tail_probability < 0.01).mean() <= 0.05
+    assert (expected.tail_probability < 0.01).mean() <= 0.05  # false alarms
     for name, X in other.items():
         rare = [-each.tail_probability for each in (expected, skatr.novelty(X))]
         area = roc_auc_score(np.repeat([0, 1], [len(usual), len(X)]), np.concatenate(rare))
