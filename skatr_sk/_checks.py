@@ -24,14 +24,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 __all__ = [
+    "CELL_SIZE",
     "AssumedGridWarning",
     "Auto",
     "Bounds",
-    "CellSize",
     "CheckpointWarning",
     "Choice",
     "CollapseWarning",
     "DivergenceWarning",
+    "EachAxis",
     "ExtrapolationWarning",
     "Flag",
     "Instance",
@@ -296,25 +297,52 @@ class PathLike(Instance):
         super().__init__(str, os.PathLike, expected="a path", optional=optional)
 
 
-class CellSize(Rule):
-    """Comoving size of a cell: one number, or one for each axis of a field."""
+@dataclass(frozen=True)
+class EachAxis(Kind):
+    """One value of a kind for each axis of a field or, where it may be `shared`, one for all.
 
-    def __init__(self) -> None:
-        def holds(value: Any) -> bool:
-            sizes = value if isinstance(value, Sequence | np.ndarray) else (value,)
-            return 0 < len(sizes) <= 3 and all(Real("(0, inf)").fault(d) is None for d in sizes)
+    A quantity of astropy is taken in `unit`.
 
-        expected = "a number > 0 in Mpc, or one for each axis of the field"
-        super().__init__(holds, expected, optional=True)
+    >>> EachAxis(Integer(1)).fault((4, 0))[0]
+    'an integer >= 1, or one for each axis'
+    """
 
-    @staticmethod
-    def of_axes(value: Any, n_axes: int, problems: Problems) -> tuple[float, ...] | None:
-        """Sizes along each axis, of a checked parameter that is not None."""
-        sizes = np.atleast_1d(np.asarray(value, dtype=np.float64))
-        if len(sizes) not in (1, n_axes):
-            problems.add("cell_size", f"one number, or {n_axes}", value)
-            return None
-        return tuple(np.broadcast_to(sizes, n_axes).tolist())
+    kind: Rule
+    unit: str = field(default="", kw_only=True)
+    shared: bool = field(default=True, kw_only=True)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        of_all = ", or one for each axis" if self.shared else " for each axis"
+        expected = f"{self.kind.expected}{f' {self.unit}' * bool(self.unit)}{of_all}"
+        try:
+            each = self._each(value)
+        except TypeError:  # of another unit
+            return expected, value, ""
+        each = each.tolist() if isinstance(each, np.ndarray) else each
+        single = isinstance(each, str) or not isinstance(each, Sequence)
+        parts = [each] if single else each
+        right = (self.shared or not single) and parts and not any(map(self.kind.fault, parts))
+        return None if right else (expected, value, "")
+
+    def of_axes(
+        self, name: str, value: Any, n_axes: int, problems: Problems
+    ) -> tuple[Any, ...] | None:
+        """Value of a checked parameter along each axis; that they are too few or many is noted."""
+        each = np.ravel(self._each(value)).tolist()
+        if len(each) == n_axes:
+            return tuple(each)
+        if self.shared and len(each) == 1:
+            return tuple(each * n_axes)
+        problems.add(name, f"one for each of {n_axes} axes", value)
+        return None
+
+    def _each(self, value: Any) -> Any:
+        return in_unit("value", value, self.unit)
+
+
+# Comoving size of a cell, where light cones do not say it, or something else is wanted.
+CELL_SIZE = EachAxis(Real("(0, inf)"), unit="Mpc", optional=True)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from skatr_sk._checks import (
     Bounds,
     Choice,
+    EachAxis,
     Flag,
     Instance,
     Integer,
@@ -53,6 +54,9 @@ KINDS = [
     (PathLike(), ["a.h5", Path("a"), None], [3, b"a.h5", ["a"]]),
     (Instance(dict, list, expected="a dict or a list"), [{}, []], [(), None, dict]),
     (Rule(lambda value: value == 3, "three"), [3], [2]),
+    (EachAxis(Integer(1)), [1, (1, 2), [3], np.arange(1, 4)], [0, (1, 0), (), "12", 1.5, [[1]]]),
+    (EachAxis(Real("(0, inf)"), unit="Mpc"), [1, 2.5, np.array(2.0)], [-1, "a", (1, np.nan)]),
+    (EachAxis(Integer(1), shared=False), [(1, 2), [3]], [1, (), None]),
     (Bounds(), [[[0, 1], [2, 3]], np.array([[0.0, 1.0]]), None], [[[1, 0]], [0, 1], "prior", 3]),
     (Bounds(n_rows=2), [[[0, 1], [2, 3]]], [[[0, 1]], [[0, 1], [2, 2]], [[0, 1], [0, np.inf]]]),
     (Bounds(pair=True), [(0, 1), [-120, -1]], [(1, 0), (0,), 5, (0, 1, 2), (np.nan, 1), "ab"]),

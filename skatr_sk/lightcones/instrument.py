@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
-    CellSize,
+    CELL_SIZE,
     Flag,
     Kind,
     Problems,
@@ -28,8 +28,9 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import DerivedFields, Fields, check_fields, digest
+from skatr_sk.fields import Fields, check_fields, digest
 from skatr_sk.grid import Grid
+from skatr_sk.lazy_fields import DerivedFields
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
 
@@ -105,7 +106,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Subtract the mean over the sky of each slice, which an interferometer does not see.
     redshifts : array-like of shape (n_z,) or None, default=None
         Of the slices, nearest first. None takes what the light cones know of themselves.
-    cell_size : float, sequence of float or None, default=None
+    cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
         cones know.
     random_state : int, RandomState instance or None, default=None
@@ -179,7 +180,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "wedge": Rule(_is_wedge, "'horizon' or a slope >= 0", optional=True),
         "subtract_mean": Flag(),
         "redshifts": Rule(_is_rising, "rising redshifts, one a slice", optional=True),
-        "cell_size": CellSize(),
+        "cell_size": CELL_SIZE,
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }
 
@@ -244,6 +245,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if len(shape) < 3 and self.wedge is not None:
             problems.add("wedge", f"None with fields of {len(shape)} axes", self.wedge)
         grid = _Cells.of(self, known, problems)
+        problems.raise_if_any()
         level, cubes = self._noise_of(grid, problems)
         slopes = self._slopes_of(grid, problems)
         problems.raise_if_any()
@@ -401,7 +403,7 @@ class _Cells:
         elif known is not None and known.redshifts is not None:
             redshifts = np.asarray(known.redshifts)
         if sizes is not None:
-            sizes = CellSize.of_axes(sizes, len(shape), problems)
+            sizes = CELL_SIZE.of_axes("cell_size", sizes, len(shape), problems)
         elif known is not None and None not in known.cell_size:
             sizes = known.cell_size
         return cls(redshifts, sizes)

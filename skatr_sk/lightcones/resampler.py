@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -15,12 +14,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    CELL_SIZE,
+    EachAxis,
     Integer,
     Kind,
     Problems,
     Real,
     Rule,
-    in_unit,
     nearest_divisors,
     unchanged_on_error,
 )
@@ -31,17 +31,6 @@ from skatr_sk.resampling import Axis, Resampling, edges_of, resampled
 __all__ = ["LightconeResampler"]
 
 _NEAR = 1e-6  # of a cell
-
-
-def _each(kind: Rule) -> Rule:
-    """One value, or one for each axis."""
-
-    def holds(value: Any) -> bool:
-        value = in_unit("cell_size", value, "Mpc")
-        several = value if isinstance(value, Sequence | np.ndarray) else [value]
-        return len(several) > 0 and all(kind.fault(one) is None for one in several)
-
-    return Rule(holds, f"{kind.expected}, or one for each axis", optional=True)
 
 
 def _are_redshifts(value: Any) -> bool | str:
@@ -128,11 +117,11 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     input_redshifts: ArrayLike | None = None
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
-        "shape": _each(Integer(1)),
-        "cell_size": _each(Real("(0, inf)")),
-        "factor": _each(Real("(0, inf)")),
+        "shape": EachAxis(Integer(1), optional=True),
+        "cell_size": CELL_SIZE,
+        "factor": EachAxis(Real("(0, inf)"), optional=True),
         "redshifts": _REDSHIFTS,
-        "input_cell_size": _each(Real("(0, inf)")),
+        "input_cell_size": CELL_SIZE,
         "input_redshifts": _REDSHIFTS,
     }
 
@@ -199,7 +188,7 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         grid = fields.grid or Grid((None,) * rank)
         sizes, z = grid.cell_size, grid.redshifts
         if (given := self.input_cell_size) is not None:
-            sizes = self._of_axes(problems, "input_cell_size", in_unit("", given, "Mpc"), rank)
+            sizes = CELL_SIZE.of_axes("input_cell_size", given, rank, problems) or sizes
         if self.input_redshifts is not None:
             z = tuple(np.asarray(self.input_redshifts, dtype=np.float64).tolist())
             if rank == 2 or len(z) != fields.shape[-1]:
@@ -208,16 +197,6 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         problems.raise_if_any()
         same = self.input_redshifts is None and sizes[-1] == grid.cell_size[-1]
         return Grid(sizes, z, grid.origin, grid.start) if same else Grid(sizes, z)
-
-    def _of_axes(self, problems: Problems, name: str, value: Any, n_axes: int) -> tuple[Any, ...]:
-        """Values of a checked parameter for each of some axes."""
-        several = np.ravel(np.asarray(value)).tolist()
-        if isinstance(value, numbers.Number):
-            several *= n_axes
-        if len(several) != n_axes:
-            problems.add(name, f"one for each of {n_axes} axes", value)
-            problems.raise_if_any()
-        return tuple(several)
 
     def _axes(self, grid: Grid) -> tuple[Axis, ...]:
         """How the cells of each axis become others."""
@@ -235,8 +214,9 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         n_axes = len(shape) - on_sight
         axes: list[Axis] = [Axis(0, n) for n in shape[:n_axes]]
         if how:
-            value = in_unit(how[0], getattr(self, how[0]), "Mpc")
-            each = self._of_axes(problems, how[0], value, n_axes)
+            kind: Any = self._parameters[how[0]]
+            each = kind.of_axes(how[0], getattr(self, how[0]), n_axes, problems)
+            problems.raise_if_any()
             make = {"shape": _of_shape, "cell_size": _of_size, "factor": _of_factor}[how[0]]
             axes = []
             for k, wanted in enumerate(each):

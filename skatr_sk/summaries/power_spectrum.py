@@ -16,8 +16,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    CELL_SIZE,
     Auto,
-    CellSize,
     Choice,
     Flag,
     Integer,
@@ -97,7 +97,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     moments : bool, default=False
         Add the mean in mK and the variance in mK^2 (as its log10, where `log`) of the voxels of
         each chunk. An interferometer does not see the mean.
-    cell_size : float, sequence of float or None, default=None
+    cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
         cones know of themselves; where that is nothing, sizes count in cells, and k is in 1/cell.
 
@@ -162,7 +162,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         "floor": Real("(0, inf)"),
         "taper": Choice("hann", "blackmanharris", optional=True),
         "moments": Flag(),
-        "cell_size": CellSize(),
+        "cell_size": CELL_SIZE,
     }
 
     @torch_defaults()
@@ -253,7 +253,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         if self.cell_size is None:
             known = None if fields.grid is None else fields.grid.cell_size
             return None if known is None or None in known else tuple(map(float, known))  # type: ignore[arg-type]
-        return CellSize.of_axes(self.cell_size, n_axes, problems)
+        return CELL_SIZE.of_axes("cell_size", self.cell_size, n_axes, problems)
 
     # Bins ----------------------------------------------------------------------------------------
 
