@@ -52,6 +52,7 @@ __all__ = [
     "changed_parameters",
     "check_options",
     "in_unit",
+    "is_path",
     "listed",
     "nearest_divisors",
     "parameter_names",
@@ -290,11 +291,11 @@ class Flag(Instance):
         super().__init__(bool, np.bool_, expected="True or False")
 
 
-class PathLike(Instance):
+class PathLike(Rule):
     """The path of a file or a folder."""
 
     def __init__(self, *, optional: bool = True) -> None:
-        super().__init__(str, os.PathLike, expected="a path", optional=optional)
+        super().__init__(is_path, "a path", optional=optional)
 
 
 @dataclass(frozen=True)
@@ -506,6 +507,12 @@ def in_unit(name: str, value: Any, unit: str) -> Any:
         mend = f"hand in {name}.to_value(...)"
         raise TypeError(f"{name}: expected {expected}, found the unit {value.unit}; {mend}.")
     return value.to_value(unit)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a file can have this path: not the empty one, nor one with a NUL in it."""
+    name = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    return isinstance(name, str) and name != "" and "\0" not in name
 
 
 def changed_parameters(estimator: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
@@ -27,6 +28,7 @@ __all__ = [
     "Fields",
     "Recall",
     "as_fields",
+    "check_columns",
     "check_fields",
     "check_finite_rows",
     "check_numbers",
@@ -288,6 +290,18 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
         if known.grid is not None:
             estimator.grid_in_ = known.grid
     return known
+
+
+def check_columns(estimator: Any, *, only_for_frames: bool = False) -> None:
+    """Refuse names of columns, or DataFrames where they are asked for, of fields with more axes."""
+    wanted = getattr(estimator, "_sklearn_output_config", {}).get("transform")
+    asked = (wanted or get_config()["transform_output"]) != "default"
+    if len(estimator.field_shape_in_) > 1 and (asked or not only_for_frames):
+        raise ValueError(
+            f"X: expected signals, whose slices are columns, found fields of shape "
+            f"{estimator.field_shape_in_}, which have none; use set_output(transform='default') "
+            f"here, and ask a later step for names or DataFrames, such as pipe[-1].set_output(...)."
+        )
 
 
 def misplaced_axis(field_shape: Sequence[int]) -> int | None:

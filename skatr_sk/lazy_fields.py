@@ -286,7 +286,7 @@ def _part_of(fields: LazyFields, cells: Sequence[slice]) -> DerivedFields:
     if 0 in shape:
         raise IndexError(
             f"X: expected slices that leave at least one cell of fields of shape {field_shape}, "
-            f"found [..., {', '.join(map(_spelt, cells))}]."
+            f"found [:, {', '.join(map(_spelt, cells))}]."
         )
     grid = None if fields.grid is None else fields.grid.cut(cells, field_shape)
     return DerivedFields(fields, _Part(spans), shape, fields.dtype, grid)

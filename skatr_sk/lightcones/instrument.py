@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
-from sklearn import get_config
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -28,7 +27,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, check_fields, digest
+from skatr_sk.fields import Fields, check_columns, check_fields, digest
 from skatr_sk.grid import Grid
 from skatr_sk.lazy_fields import DerivedFields
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
@@ -245,7 +244,6 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if len(shape) < 3 and self.wedge is not None:
             problems.add("wedge", f"None with fields of {len(shape)} axes", self.wedge)
         grid = _Cells.of(self, known, problems)
-        problems.raise_if_any()
         level, cubes = self._noise_of(grid, problems)
         slopes = self._slopes_of(grid, problems)
         problems.raise_if_any()
@@ -333,9 +331,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             they are indexed like an array, and nothing is read before.
         """
         check_is_fitted(self)
-        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if (wanted or get_config()["transform_output"]) != "default":
-            self._check_columns()
+        check_columns(self, only_for_frames=True)
         fields = check_fields(self, X, reset=False)
         if not isinstance(X, Fields):
             return self._instrument(fields.read())
@@ -362,16 +358,9 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Names of the slices of signals, as they came in."""
         check_is_fitted(self)
-        self._check_columns()
+        check_columns(self)
         names: np.ndarray = super().get_feature_names_out(input_features)
         return names
-
-    def _check_columns(self) -> None:
-        if len(self.field_shape_in_) > 1:
-            raise ValueError(
-                f"X: expected signals, whose slices are columns, found fields of shape "
-                f"{self.field_shape_in_}, which have none; use set_output(transform='default')."
-            )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_instrument")
@@ -411,8 +400,9 @@ class _Cells:
     def need(self, why: str, problems: Problems, *, redshifts: bool = True) -> bool:
         """Whether all that is needed is known; what is missing is noted."""
         wanted = {"cell_size": self.sizes} | ({"redshifts": self.redshifts} if redshifts else {})
+        noted = [message.partition(":")[0] for message in problems.messages]
         for name, value in wanted.items():
-            if value is None:
+            if value is None and name not in noted:
                 what = f"those of the light cones with {why}, for they do not know theirs"
                 problems.add(name, what, None)
         return not problems.messages

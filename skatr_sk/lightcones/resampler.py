@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -24,7 +23,7 @@ from skatr_sk._checks import (
     nearest_divisors,
     unchanged_on_error,
 )
-from skatr_sk.fields import Fields, check_fields
+from skatr_sk.fields import Fields, check_columns, check_fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of
 from skatr_sk.resampling import Axis, Resampling, edges_of, resampled
 
@@ -175,9 +174,7 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             are read, some at a time; they are indexed like an array.
         """
         check_is_fitted(self)
-        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if (wanted or get_config()["transform_output"]) != "default":
-            self._check_columns()
+        check_columns(self, only_for_frames=True)
         fields = check_fields(self, X, reset=False)
         made = resampled(fields, self._resampling, self.grid_)
         return made if isinstance(X, Fields) else made.read()
@@ -245,19 +242,12 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Names of the slices of signals, ``lightconeresampler0`` and so on."""
         check_is_fitted(self)
-        self._check_columns()
+        check_columns(self)
         return super().get_feature_names_out(input_features)
 
     @property
     def _n_features_out(self) -> int:
         return self.field_shape_out_[0]
-
-    def _check_columns(self) -> None:
-        if len(self.field_shape_in_) > 1:
-            raise ValueError(
-                f"X: expected signals, whose slices are columns, found fields of shape "
-                f"{self.field_shape_in_}, which have none; use set_output(transform='default')."
-            )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_resampling")
