@@ -104,9 +104,8 @@ def _beside(tables: Tables, cells: Any, names: Sequence[str]) -> tuple[str, Any]
     others = [other for other in tables if other != cells.name[1:]]
     for name in names:
         for wanted in (f"{folder}/{name}".strip("/"), name):
-            for path in (other[: len(wanted)] for other in others):
-                if _usual(path) != _usual(wanted):
-                    continue
+            each = [path for k in others if _usual(path := k[: len(wanted)]) == _usual(wanted)]
+            for path in sorted(each, key=wanted.__ne__):  # as it is written first
                 if path in others:  # what lies elsewhere was not asked for its axes
                     return path, tables[path]
                 if any(other.startswith(f"{path}/") for other in others):
