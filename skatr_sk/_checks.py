@@ -46,6 +46,7 @@ __all__ = [
     "PriorWarning",
     "Problems",
     "Real",
+    "Rising",
     "Rule",
     "ShortTrainingWarning",
     "UnitsWarning",
@@ -296,6 +297,25 @@ class PathLike(Rule):
 
     def __init__(self, *, optional: bool = True) -> None:
         super().__init__(is_path, "a path", optional=optional)
+
+
+class Rising(Rule):
+    """At least so many rising numbers >= 0, which are `what`."""
+
+    def __init__(self, what: str = "rising numbers >= 0", least: int = 1) -> None:
+        def holds(value: Any) -> bool | str:
+            try:
+                array = np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                return False
+            if array.ndim != 1 or len(array) < least:
+                return False
+            if not (np.isfinite(array).all() and (array >= 0).all()):
+                return False
+            falls = len(array) > 1 and bool((np.diff(array) < 0).all())
+            return bool((np.diff(array) > 0).all()) or (falls and "turn them around")
+
+        super().__init__(holds, what, optional=True)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from skatr_sk._checks import (
     Kind,
     Problems,
     Real,
+    Rising,
     Rule,
     spell,
     unchanged_on_error,
@@ -49,15 +50,6 @@ def _is_noise(value: Any) -> bool | str:
     except (TypeError, ValueError):
         return False
     return array.size > 0 and bool(np.isfinite(array).all())
-
-
-def _is_rising(value: Any) -> bool:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    finite = array.ndim == 1 and bool(np.isfinite(array).all()) and bool((array >= 0).all())
-    return finite and bool((np.diff(array) > 0).all())
 
 
 def _is_wedge(value: Any) -> bool | str:
@@ -175,10 +167,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             _is_noise, f"one of {', '.join(map(repr, _MODELS))}, or finite mK", optional=True
         ),
         "observing_hours": Real("(0, inf)"),
-        "k_perp": Rule(_is_rising, "rising numbers >= 0 in 1/Mpc", optional=True),
+        "k_perp": Rising("rising numbers >= 0 in 1/Mpc"),
         "wedge": Rule(_is_wedge, "'horizon' or a slope >= 0", optional=True),
         "subtract_mean": Flag(),
-        "redshifts": Rule(_is_rising, "rising redshifts, one a slice", optional=True),
+        "redshifts": Rising("rising redshifts, one a slice"),
         "cell_size": CELL_SIZE,
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }

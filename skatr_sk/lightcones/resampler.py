@@ -19,7 +19,7 @@ from skatr_sk._checks import (
     Kind,
     Problems,
     Real,
-    Rule,
+    Rising,
     nearest_divisors,
     unchanged_on_error,
 )
@@ -30,19 +30,7 @@ from skatr_sk.resampling import Axis, Resampling, edges_of, resampled
 __all__ = ["LightconeResampler"]
 
 _NEAR = 1e-6  # of a cell
-
-
-def _are_redshifts(value: Any) -> bool | str:
-    try:
-        z = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    if z.ndim != 1 or len(z) < 2 or not (np.isfinite(z).all() and z.min() >= 0):
-        return False
-    return bool((np.diff(z) > 0).all()) or "the nearest comes first"
-
-
-_REDSHIFTS = Rule(_are_redshifts, "two or more rising numbers >= 0", optional=True)
+_REDSHIFTS = Rising("two or more rising numbers >= 0, the nearest first", least=2)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
