@@ -24,14 +24,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 __all__ = [
+    "CELL_SIZE",
     "AssumedGridWarning",
     "Auto",
     "Bounds",
-    "CellSize",
     "CheckpointWarning",
     "Choice",
     "CollapseWarning",
     "DivergenceWarning",
+    "EachAxis",
     "ExtrapolationWarning",
     "Flag",
     "Instance",
@@ -45,12 +46,14 @@ __all__ = [
     "PriorWarning",
     "Problems",
     "Real",
+    "Rising",
     "Rule",
     "ShortTrainingWarning",
     "UnitsWarning",
     "changed_parameters",
     "check_options",
     "in_unit",
+    "is_path",
     "listed",
     "nearest_divisors",
     "parameter_names",
@@ -289,32 +292,78 @@ class Flag(Instance):
         super().__init__(bool, np.bool_, expected="True or False")
 
 
-class PathLike(Instance):
+class PathLike(Rule):
     """The path of a file or a folder."""
 
     def __init__(self, *, optional: bool = True) -> None:
-        super().__init__(str, os.PathLike, expected="a path", optional=optional)
+        super().__init__(is_path, "a path", optional=optional)
 
 
-class CellSize(Rule):
-    """Comoving size of a cell: one number, or one for each axis of a field."""
+class Rising(Rule):
+    """At least so many rising numbers >= 0, which are `what`."""
 
-    def __init__(self) -> None:
-        def holds(value: Any) -> bool:
-            sizes = value if isinstance(value, Sequence | np.ndarray) else (value,)
-            return 0 < len(sizes) <= 3 and all(Real("(0, inf)").fault(d) is None for d in sizes)
+    def __init__(self, what: str = "rising numbers >= 0", least: int = 1) -> None:
+        def holds(value: Any) -> bool | str:
+            try:
+                array = np.asarray(value, dtype=np.float64)
+            except (TypeError, ValueError):
+                return False
+            if array.ndim != 1 or len(array) < least:
+                return False
+            if not (np.isfinite(array).all() and (array >= 0).all()):
+                return False
+            falls = len(array) > 1 and bool((np.diff(array) < 0).all())
+            return bool((np.diff(array) > 0).all()) or (falls and "turn them around")
 
-        expected = "a number > 0 in Mpc, or one for each axis of the field"
-        super().__init__(holds, expected, optional=True)
+        super().__init__(holds, what, optional=True)
 
-    @staticmethod
-    def of_axes(value: Any, n_axes: int, problems: Problems) -> tuple[float, ...] | None:
-        """Sizes along each axis, of a checked parameter that is not None."""
-        sizes = np.atleast_1d(np.asarray(value, dtype=np.float64))
-        if len(sizes) not in (1, n_axes):
-            problems.add("cell_size", f"one number, or {n_axes}", value)
-            return None
-        return tuple(np.broadcast_to(sizes, n_axes).tolist())
+
+@dataclass(frozen=True)
+class EachAxis(Kind):
+    """One value of a kind for each axis of a field or, where it may be `shared`, one for all.
+
+    A quantity of astropy is taken in `unit`.
+
+    >>> EachAxis(Integer(1)).fault((4, 0))[0]
+    'an integer >= 1, or one for each axis'
+    """
+
+    kind: Rule
+    unit: str = field(default="", kw_only=True)
+    shared: bool = field(default=True, kw_only=True)
+
+    def fault(self, value: Any) -> Fault | None:
+        """See :class:`Kind`."""
+        of_all = ", or one for each axis" if self.shared else " for each axis"
+        expected = f"{self.kind.expected}{f' {self.unit}' * bool(self.unit)}{of_all}"
+        try:
+            each = self._each(value)
+        except TypeError:  # of another unit
+            return expected, value, ""
+        each = each.tolist() if isinstance(each, np.ndarray) else each
+        single = isinstance(each, str) or not isinstance(each, Sequence)
+        parts = [each] if single else each
+        right = (self.shared or not single) and parts and not any(map(self.kind.fault, parts))
+        return None if right else (expected, value, "")
+
+    def of_axes(
+        self, name: str, value: Any, n_axes: int, problems: Problems
+    ) -> tuple[Any, ...] | None:
+        """Value of a checked parameter along each axis; that they are too few or many is noted."""
+        each = np.ravel(self._each(value)).tolist()
+        if len(each) == n_axes:
+            return tuple(each)
+        if self.shared and len(each) == 1:
+            return tuple(each * n_axes)
+        problems.add(name, f"one for each of {n_axes} axes", value)
+        return None
+
+    def _each(self, value: Any) -> Any:
+        return in_unit("value", value, self.unit)
+
+
+# Comoving size of a cell, where light cones do not say it, or something else is wanted.
+CELL_SIZE = EachAxis(Real("(0, inf)"), unit="Mpc", optional=True)
 
 
 @dataclass(frozen=True)
@@ -478,6 +527,12 @@ def in_unit(name: str, value: Any, unit: str) -> Any:
         mend = f"hand in {name}.to_value(...)"
         raise TypeError(f"{name}: expected {expected}, found the unit {value.unit}; {mend}.")
     return value.to_value(unit)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a file can have this path: not the empty one, nor one with a NUL in it."""
+    name = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    return isinstance(name, str) and name != "" and "\0" not in name
 
 
 def changed_parameters(estimator: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from skatr_sk._checks import InvalidParameterError, is_path
+
 try:
     import fcntl
     import resource
@@ -93,6 +95,8 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     An OSError refuses, without opening it, what is no regular file, a file that may not be
     written, and a name in a folder that does not exist.
     """
+    if not is_path(path):
+        raise InvalidParameterError(f"path: expected that of a file, found {path!r}.")
     target = Path(os.path.realpath(path))
     try:
         found = os.stat(path)

@@ -18,10 +18,11 @@ import numpy as np
 from scipy import sparse
 
 from skatr_sk._checks import Integer, Problems
-from skatr_sk.fields import ArrayFields, DerivedFields, Fields
+from skatr_sk.fields import ArrayFields, Fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
+from skatr_sk.lazy_fields import DerivedFields
 
-__all__ = ["Axis", "Resampling", "block_means", "edges_of", "onto", "resampled"]
+__all__ = ["Axis", "Resampling", "block_means", "edges_of", "onto", "overlaps", "resampled"]
 
 _SAME = 1e-6  # of a cell: edges that are nearer are one
 _EDGES = ("given", "wanted")
@@ -137,20 +138,32 @@ class Axis:
         return (len(self.wanted) or (self.last - self.first) // self.block + 1) - 1
 
 
+def overlaps(given: np.ndarray, wanted: np.ndarray) -> sparse.csr_array:
+    """Share of each given cell in the mean over each wanted one, by the edges of both.
+
+    The shape is (n_wanted, n_given), and rows sum to 1.
+
+    >>> overlaps(np.array([0, 2, 4, 6]), np.array([0, 3, 6])).toarray().round(2).tolist()
+    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    """
+    edges = np.unique(np.concatenate([given, wanted]))
+    inside = edges >= max(given[0], wanted[0])
+    edges = edges[inside & (edges <= min(given[-1], wanted[-1]))]
+    middle = (edges[1:] + edges[:-1]) / 2
+    rows, columns = (np.searchsorted(of, middle) - 1 for of in (wanted, given))
+    shape = len(wanted) - 1, len(given) - 1
+    shares = np.diff(edges)
+    shares = shares / np.bincount(rows, shares, shape[0])[rows]
+    return sparse.csr_array((shares, (rows, columns)), shape=shape)
+
+
 @functools.lru_cache(maxsize=64)
 def _weights(axis: Axis) -> sparse.csr_array:
     """Share of each given cell in each wanted one, of shape (n_wanted, n_given); rows sum to 1."""
     given, wanted = np.array(axis.given), np.array(axis.wanted)
     shape = len(wanted) - 1, len(given) - 1
     if np.diff(wanted).mean() >= (1 - _SAME) * np.diff(given).mean():
-        edges = np.unique(np.concatenate([given, wanted]))
-        inside = edges >= max(given[0], wanted[0])
-        edges = edges[inside & (edges <= min(given[-1], wanted[-1]))]
-        middle = (edges[1:] + edges[:-1]) / 2
-        rows, columns = (np.searchsorted(of, middle) - 1 for of in (wanted, given))
-        shares = np.diff(edges)
-        shares = shares / np.bincount(rows, shares, shape[0])[rows]
-        return sparse.csr_array((shares, (rows, columns)), shape=shape)
+        return overlaps(given, wanted)
     centres, asked = ((edges[1:] + edges[:-1]) / 2 for edges in (given, wanted))
     place = np.interp(asked, centres, np.arange(shape[1]))
     low = np.minimum(place.astype(np.int64), max(shape[1] - 2, 0))

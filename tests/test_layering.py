@@ -24,7 +24,11 @@ STAGES = ["simulator", "lightcones", "summaries", "heads", "evaluation"]
 # Rooms from below to above, the shared ones first: a module imports from its own and from lower
 # ones.
 ROOMS = [{"_checks", "_files", "_version", "grid", "parameters"}]
-ROOMS += [{"_tensors", "fields", "resampling"}, {"training"}, *({stage} for stage in STAGES)]
+ROOMS += [
+    {"_tensors", "fields", "lazy_fields", "resampling"},
+    {"training"},
+    *({stage} for stage in STAGES),
+]
 # These, and all that they import of the package, run without scikit-learn and skorch.
 TORCH_ONLY = {
     "skatr_sk.simulator.collapsed_fraction",

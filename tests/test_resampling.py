@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skatr_sk.fields import ArrayFields, DerivedFields
+from skatr_sk.fields import ArrayFields
 from skatr_sk.grid import Grid, depths_of, redshifts_of
+from skatr_sk.lazy_fields import DerivedFields
 from skatr_sk.resampling import Axis, Resampling, edges_of, onto, resampled
 
 RNG = np.random.default_rng(0)

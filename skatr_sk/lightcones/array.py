@@ -7,8 +7,9 @@ from typing import Self
 
 import numpy as np
 
-from skatr_sk.fields import LazyFields, Recall, Rows, is_finite
+from skatr_sk.fields import Recall, Rows, is_finite
 from skatr_sk.grid import Grid
+from skatr_sk.lazy_fields import LazyFields
 from skatr_sk.lightcones.digests import RowDigests
 from skatr_sk.lightcones.sources import FileRows, Source
 

@@ -105,13 +105,13 @@ def convert_lightcones(
     >>> open_lightcones(path).data.shape
     (4, 5)
     """
+    check_writable(path)
     path = Path(path)
     cones = open_lightcones(_without(source, path), **options)
     X: LightconeArray = cones.data
     problems = Problems("convert_lightcones")
     stack = Stack.plan(problems, X, cones, dict(dtype=dtype, compression=compression))
     problems.raise_if_any()
-    check_writable(path)
     # Parts end where chunks end, so that they can be joined chunk by chunk.
     chunk = stack.cones_in_a_chunk
     step = max(1, _PART_BYTES // (math.prod(X.shape[1:]) * stack.dtype.itemsize * chunk)) * chunk

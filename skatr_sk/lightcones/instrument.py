@@ -12,17 +12,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
-from sklearn import get_config
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
-    CellSize,
+    CELL_SIZE,
     Flag,
     Integer,
     Kind,
     Problems,
     Real,
+    Rising,
     Rule,
     check_options,
     spell,
@@ -30,8 +30,9 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import DerivedFields, Fields, check_fields, digest
+from skatr_sk.fields import Fields, check_columns, check_fields, digest
 from skatr_sk.grid import Grid
+from skatr_sk.lazy_fields import DerivedFields
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
 from skatr_sk.training.stored import StoredEstimator, stored_by_name
@@ -54,15 +55,6 @@ def _is_noise(value: Any) -> bool | str:
     except (TypeError, ValueError):
         return False
     return array.size > 0 and bool(np.isfinite(array).all())
-
-
-def _is_rising(value: Any) -> bool:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    finite = array.ndim == 1 and bool(np.isfinite(array).all()) and bool((array >= 0).all())
-    return finite and bool((np.diff(array) > 0).all())
 
 
 def _is_wedge(value: Any) -> bool | str:
@@ -119,7 +111,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
         Subtract the mean over the sky of each slice, which an interferometer does not see.
     redshifts : array-like of shape (n_z,) or None, default=None
         Of the slices, nearest first. None takes what the light cones know of themselves.
-    cell_size : float, sequence of float or None, default=None
+    cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
         cones know.
     random_state : int, RandomState instance or None, default=None
@@ -189,11 +181,11 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
             _is_noise, f"one of {', '.join(map(repr, _MODELS))}, or finite mK", optional=True
         ),
         "observing_hours": Real("(0, inf)"),
-        "k_perp": Rule(_is_rising, "rising numbers >= 0 in 1/Mpc", optional=True),
+        "k_perp": Rising("rising numbers >= 0 in 1/Mpc"),
         "wedge": Rule(_is_wedge, "'horizon' or a slope >= 0", optional=True),
         "subtract_mean": Flag(),
-        "redshifts": Rule(_is_rising, "rising redshifts, one a slice", optional=True),
-        "cell_size": CellSize(),
+        "redshifts": Rising("rising redshifts, one a slice"),
+        "cell_size": CELL_SIZE,
         "random_state": Rule(is_random_state, RANDOM_STATE_HINT),
     }
 
@@ -371,9 +363,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
             they are indexed like an array, and nothing is read before.
         """
         check_is_fitted(self)
-        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if (wanted or get_config()["transform_output"]) != "default":
-            self._check_columns()
+        check_columns(self, only_for_frames=True)
         fields = check_fields(self, X, reset=False)
         if not isinstance(X, Fields):
             return self._instrument(fields.read())
@@ -400,16 +390,9 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Names of the slices of signals, as they came in."""
         check_is_fitted(self)
-        self._check_columns()
+        check_columns(self)
         names: np.ndarray = super().get_feature_names_out(input_features)
         return names
-
-    def _check_columns(self) -> None:
-        if len(self.field_shape_in_) > 1:
-            raise ValueError(
-                f"X: expected signals, whose slices are columns, found fields of shape "
-                f"{self.field_shape_in_}, which have none; use set_output(transform='default')."
-            )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_instrument")
@@ -441,7 +424,7 @@ class _Cells:
         elif known is not None and known.redshifts is not None:
             redshifts = np.asarray(known.redshifts)
         if sizes is not None:
-            sizes = CellSize.of_axes(sizes, len(shape), problems)
+            sizes = CELL_SIZE.of_axes("cell_size", sizes, len(shape), problems)
         elif known is not None and None not in known.cell_size:
             sizes = known.cell_size
         return cls(redshifts, sizes)
@@ -449,8 +432,9 @@ class _Cells:
     def need(self, why: str, problems: Problems, *, redshifts: bool = True) -> bool:
         """Whether all that is needed is known; what is missing is noted."""
         wanted = {"cell_size": self.sizes} | ({"redshifts": self.redshifts} if redshifts else {})
+        noted = [message.partition(":")[0] for message in problems.messages]
         for name, value in wanted.items():
-            if value is None:
+            if value is None and name not in noted:
                 what = f"those of the light cones with {why}, for they do not know theirs"
                 problems.add(name, what, None)
         return not problems.messages
@@ -499,7 +483,7 @@ class _Instrument:
         right = isinstance(wedge, tuple) and len(wedge) == 2 and n_axes == 3
         if not right or not _are_levels(wedge[0]) or np.shape(wedge[0]) != shape[-1:]:
             problems.add("wedge", "slopes, one of each slice of light cones", wedge)
-        elif not isinstance(wedge[1], tuple) or len(wedge[1]) != 3 or CellSize().fault(wedge[1]):
+        elif not isinstance(wedge[1], tuple) or len(wedge[1]) != 3 or CELL_SIZE.fault(wedge[1]):
             problems.add("wedge", "three sizes of cells", wedge[1])
 
     def __repr__(self) -> str:

@@ -12,7 +12,17 @@ import h5py
 import numpy as np
 from sklearn.utils import Bunch
 
-from skatr_sk._checks import Choice, Flag, Instance, Rule, check_options, listed, require, warn
+from skatr_sk._checks import (
+    Choice,
+    Flag,
+    Instance,
+    Rule,
+    check_options,
+    is_path,
+    listed,
+    require,
+    warn,
+)
 from skatr_sk._files import check_regular
 from skatr_sk.fields import BEYOND_PHYSICS, misplaced_axis
 from skatr_sk.lightcones.combining import choose_parameters, combine, name_labels
@@ -37,7 +47,7 @@ def _are_paths(value: Any) -> bool | str:
     for path in each:
         if isinstance(path, h5py.File) and not (path and path.mode == "r"):
             return "close it, and give its path: what is open for writing may not be written yet"
-    return all(isinstance(path, str | os.PathLike | h5py.File) for path in each)
+    return all(isinstance(path, h5py.File) or is_path(path) for path in each)
 
 
 def _is_a_name(value: Any) -> bool | str:
@@ -212,6 +222,7 @@ def open_lightcones(
             file.source = file.source.repaired(limit)
     files = _as_stored(files, flip, units, report, notes)
     files = check_together(files, report)
+    notes += _asked_of_axes({file.source.field_shape for file in files})
     files = name_labels(files, parameters, report, notes)
     names, files = choose_parameters(files, parameters, report, notes)
     if not files:
@@ -345,6 +356,19 @@ def _settle_axes(
         if shape in known or shape[1:] in known:
             found[path] = shape in known
     return found
+
+
+def _asked_of_axes(shapes: Iterable[tuple[int, ...]]) -> list[str]:
+    """Ask of fields whose axis of length 1 looks like one of channels."""
+    asked = []
+    for shape in sorted(shapes):
+        axis = -1 if shape[1:] and shape[-1] == 1 else 1 if len(shape) > 3 and shape[0] == 1 else 0
+        if axis:
+            asked.append(
+                f"cells of shape (n, {', '.join(map(str, shape))}): is the axis of length 1 one of "
+                f"channels? Then save numpy.squeeze(cells, {axis}); the line of sight comes last"
+            )
+    return asked
 
 
 def _as_stored(

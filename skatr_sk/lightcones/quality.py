@@ -93,7 +93,8 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
         stated = [file.cell_size and file.cell_size[axis] for file in kept]
         sizes = np.array(stated, dtype=np.float64)  # NaN for None
         if np.isfinite(sizes).any():
-            size, what = np.nanmedian(sizes), "slices" if axis else "cells of the sky"
+            size = np.nanquantile(sizes, 0.5, method="lower")  # one that there is
+            what = "slices" if axis else "cells of the sky"
             most = f"most are {size:.4g} Mpc"
             odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
             details = [f"{what} {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import get_config
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    CELL_SIZE,
+    EachAxis,
     Instance,
     Integer,
     Kind,
     Problems,
     Real,
-    Rule,
-    in_unit,
+    Rising,
     nearest_divisors,
     unchanged_on_error,
 )
-from skatr_sk.fields import Fields, check_fields
+from skatr_sk.fields import Fields, check_columns, check_fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of
 from skatr_sk.resampling import Axis, Resampling, edges_of, resampled
 from skatr_sk.training.stored import StoredEstimator, stored_by_name
@@ -33,30 +32,7 @@ from skatr_sk.training.stored import StoredEstimator, stored_by_name
 __all__ = ["LightconeResampler"]
 
 _NEAR = 1e-6  # of a cell
-
-
-def _each(kind: Rule) -> Rule:
-    """One value, or one for each axis."""
-
-    def holds(value: Any) -> bool:
-        value = in_unit("cell_size", value, "Mpc")
-        several = value if isinstance(value, Sequence | np.ndarray) else [value]
-        return len(several) > 0 and all(kind.fault(one) is None for one in several)
-
-    return Rule(holds, f"{kind.expected}, or one for each axis", optional=True)
-
-
-def _are_redshifts(value: Any) -> bool | str:
-    try:
-        z = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    if z.ndim != 1 or len(z) < 2 or not (np.isfinite(z).all() and z.min() >= 0):
-        return False
-    return bool((np.diff(z) > 0).all()) or "the nearest comes first"
-
-
-_REDSHIFTS = Rule(_are_redshifts, "two or more rising numbers >= 0", optional=True)
+_REDSHIFTS = Rising("two or more rising numbers >= 0, the nearest first", least=2)
 
 
 @stored_by_name
@@ -131,11 +107,11 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
     input_redshifts: ArrayLike | None = None
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
-        "shape": _each(Integer(1)),
-        "cell_size": _each(Real("(0, inf)")),
-        "factor": _each(Real("(0, inf)")),
+        "shape": EachAxis(Integer(1), optional=True),
+        "cell_size": CELL_SIZE,
+        "factor": EachAxis(Real("(0, inf)"), optional=True),
         "redshifts": _REDSHIFTS,
-        "input_cell_size": _each(Real("(0, inf)")),
+        "input_cell_size": CELL_SIZE,
         "input_redshifts": _REDSHIFTS,
     }
 
@@ -214,9 +190,7 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
             are read, some at a time; they are indexed like an array.
         """
         check_is_fitted(self)
-        wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
-        if (wanted or get_config()["transform_output"]) != "default":
-            self._check_columns()
+        check_columns(self, only_for_frames=True)
         fields = check_fields(self, X, reset=False)
         made = resampled(fields, self._resampling, self.grid_)
         return made if isinstance(X, Fields) else made.read()
@@ -227,7 +201,7 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
         grid = fields.grid or Grid((None,) * rank)
         sizes, z = grid.cell_size, grid.redshifts
         if (given := self.input_cell_size) is not None:
-            sizes = self._of_axes(problems, "input_cell_size", in_unit("", given, "Mpc"), rank)
+            sizes = CELL_SIZE.of_axes("input_cell_size", given, rank, problems) or sizes
         if self.input_redshifts is not None:
             z = tuple(np.asarray(self.input_redshifts, dtype=np.float64).tolist())
             if rank == 2 or len(z) != fields.shape[-1]:
@@ -236,16 +210,6 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
         problems.raise_if_any()
         same = self.input_redshifts is None and sizes[-1] == grid.cell_size[-1]
         return Grid(sizes, z, grid.origin, grid.start) if same else Grid(sizes, z)
-
-    def _of_axes(self, problems: Problems, name: str, value: Any, n_axes: int) -> tuple[Any, ...]:
-        """Values of a checked parameter for each of some axes."""
-        several = np.ravel(np.asarray(value)).tolist()
-        if isinstance(value, numbers.Number):
-            several *= n_axes
-        if len(several) != n_axes:
-            problems.add(name, f"one for each of {n_axes} axes", value)
-            problems.raise_if_any()
-        return tuple(several)
 
     def _axes(self, grid: Grid) -> tuple[Axis, ...]:
         """How the cells of each axis become others."""
@@ -263,8 +227,9 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
         n_axes = len(shape) - on_sight
         axes: list[Axis] = [Axis(0, n) for n in shape[:n_axes]]
         if how:
-            value = in_unit(how[0], getattr(self, how[0]), "Mpc")
-            each = self._of_axes(problems, how[0], value, n_axes)
+            kind: Any = self._parameters[how[0]]
+            each = kind.of_axes(how[0], getattr(self, how[0]), n_axes, problems)
+            problems.raise_if_any()
             make = {"shape": _of_shape, "cell_size": _of_size, "factor": _of_factor}[how[0]]
             axes = []
             for k, wanted in enumerate(each):
@@ -293,19 +258,12 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Names of the slices of signals, ``lightconeresampler0`` and so on."""
         check_is_fitted(self)
-        self._check_columns()
+        check_columns(self)
         return super().get_feature_names_out(input_features)
 
     @property
     def _n_features_out(self) -> int:
         return self.field_shape_out_[0]
-
-    def _check_columns(self) -> None:
-        if len(self.field_shape_in_) > 1:
-            raise ValueError(
-                f"X: expected signals, whose slices are columns, found fields of shape "
-                f"{self.field_shape_in_}, which have none; use set_output(transform='default')."
-            )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_resampling")

@@ -15,7 +15,16 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from skatr_sk._checks import Bounds, Choice, Problems, Rule, in_unit, warn, warn_no_effect
+from skatr_sk._checks import (
+    CELL_SIZE,
+    Bounds,
+    Choice,
+    Problems,
+    Rule,
+    is_path,
+    warn,
+    warn_no_effect,
+)
 from skatr_sk._files import write_whole
 from skatr_sk.fields import Fields, check_numbers, digest_rows
 from skatr_sk.grid import Grid
@@ -118,7 +127,9 @@ def save_lightcones(
     X = check_numbers(X, "X")
     problems = Problems("save_lightcones")
     labels["grid"] = _grid_of(problems, cell_size, known.get("grid"), X)
-    if os.fspath(path).lower().endswith((".npz", ".npy")):
+    if not is_path(path):
+        problems.add("path", "that of a file", path)
+    elif os.fspath(path).lower().endswith((".npz", ".npy")):
         problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
     if labels["target"] is not None:
         labels["target"] = y = check_numbers(labels["target"], "y")
@@ -145,16 +156,12 @@ def _grid_of(problems: Problems, cell_size: Any, grid: Grid | None, X: Any) -> G
     if cell_size is None:
         return grid
     rank = max(len(X.shape) - 1, 1)
-    given = in_unit("cell_size", cell_size, "Mpc")
-    try:
-        sizes = np.broadcast_to(np.asarray(given, dtype=np.float64), rank)
-        right = bool(((sizes > 0) & (sizes < np.inf)).all())
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        problems.add("cell_size", f"a size in Mpc, or one for each of {rank} axes", given)
+    problems.check({"cell_size": CELL_SIZE}, {"cell_size": cell_size})
+    known = None
+    if CELL_SIZE.fault(cell_size) is None:
+        known = CELL_SIZE.of_axes("cell_size", cell_size, rank, problems)
+    if known is None:
         return grid
-    known = tuple(sizes.tolist())
     return Grid(known) if grid is None else replace(grid, cell_size=known)
 
 

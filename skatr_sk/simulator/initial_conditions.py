@@ -16,7 +16,7 @@ CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of 
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
 _CELLS_AT_ONCE = 300_000  # that are smoothed, which keeps them in the processor's cache
-_EMPTIEST = -0.98  # lowest density contrast of matter that does not move
+_EMPTIEST = 0.2  # lowest density, over the mean, of matter that does not move
 
 
 class Grid:
@@ -90,18 +90,30 @@ class InitialConditions:
     """Matter in the cells of n boxes, moved along straight lines from a Gaussian beginning.
 
     The approximation of Zel'dovich 1970: the mass of every cell travels by the linear displacement
-    of its first position, as a cube, and is shared out to the cells that it ends in. If `linear`,
-    densities grow and nothing moves. The noise (n, *grid.shape) is unit normal.
+    of its first position, as a cube, and is shared out to the cells that it ends in. The noise
+    (n, *grid.shape) is unit normal.
+
+    If `linear`, density contrasts grow and nothing moves. Those of the emptiest cells would fall
+    below -1, and their gas cool to nothing on the way: no cell begins emptier than that at the
+    redshift `last` it has a fifth of the mean density, which cells that move hardly come to.
     """
 
-    def __init__(self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool) -> None:
+    def __init__(
+        self, grid: Grid, cosmology: Cosmology, noise: Tensor, linear: bool, last: float
+    ) -> None:
         self.grid, self._linear = grid, linear
         white = torch.fft.rfftn(noise, dim=(-3, -2, -1))
         displacement, mass = grid.amplitudes(cosmology)
         self._mass = self._to_cells(white * mass)  # density contrast of today if nothing moved
         begin = torch.full((len(noise),), _FIRST_Z, dtype=torch.float64, device=noise.device)
         self._first_growth = cosmology.growth(begin).to(noise.dtype)
-        if not linear:
+        if linear:
+            growth = match_axes(cosmology.growth(torch.full_like(begin, last)), noise)
+            growth = growth.to(noise.dtype)
+            matter = (1 + self._mass * growth).clamp(min=_EMPTIEST)
+            matter = matter / matter.mean(dim=(1, 2, 3), keepdim=True)  # what was added is taken
+            self._mass = (matter - 1) / growth
+        else:
             modes = white * displacement
             # Displacement psi with div psi = -delta, in cells, of shape (3, n, *grid.shape).
             moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
@@ -114,7 +126,7 @@ class InitialConditions:
         """Density contrast at a growth factor of shape (n,); shape (n, *grid.shape)."""
         growth = match_axes(growth.to(self._mass.dtype), self._mass)
         if self._linear:
-            return (self._mass * growth).clamp(min=_EMPTIEST)
+            return self._mass * growth
         first = match_axes(self._first_growth, self._mass)
         return _spread(1 + first * self._mass, self._moves * (growth - first)) - 1
 

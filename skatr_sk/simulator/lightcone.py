@@ -83,7 +83,8 @@ class _Universe:
         self._plan = _Plan(box.periodic, box.cell_size, parameters.device)
         self.cosmology = Cosmology(omega_m, m_wdm)
         self._haloes = Haloes(self.cosmology, 10**log10_t_vir)
-        self._initial = InitialConditions(self._plan.grid, self.cosmology, noise, box.linear)
+        beginning = self._plan.grid, self.cosmology, noise, box.linear, box.redshift_min
+        self._initial = InitialConditions(*beginning)
         self._shell_sigma = self._sigma(self._plan.shells)
         self._bubble_sigma = self._sigma(self._plan.bubbles)
         # Ionised share of the volume over the collapsed fraction, until all is ionised.

@@ -42,7 +42,8 @@ class Settings(NamedTuple):
     def digest(self) -> bytes:
         """32 bytes that identify these settings, except parameters given row by row."""
         drawn = self.prior_bounds.tobytes() if self.parameters is None else b"given"
-        text = repr((_VERSION, self.field_shape, self.block, tuple(self.box))).encode()
+        version = _VERSION + self.box.linear  # since then linear growth leaves no cell empty
+        text = repr((version, self.field_shape, self.block, tuple(self.box))).encode()
         text += b"cold" if self.cold else b""
         return hashlib.blake2b(text + drawn, digest_size=32).digest()
 

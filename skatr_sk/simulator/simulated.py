@@ -15,8 +15,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from skatr_sk._checks import in_unit
-from skatr_sk.fields import LazyFields, Rows
+from skatr_sk.fields import Rows
 from skatr_sk.grid import Grid
+from skatr_sk.lazy_fields import LazyFields
 from skatr_sk.parameters import PARAMETER_NAMES
 from skatr_sk.simulator.cosmology import OMEGA_M, comoving_distances, redshifts_at
 from skatr_sk.simulator.lightcone import brightness_lightcones

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from skatr_sk._checks import Instance, Integer, Kind, Problems, Real, Rule, check_options
+from skatr_sk._checks import EachAxis, Instance, Integer, Kind, Problems, Real, check_options
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
 from skatr_sk.resampling import edges_of
 from skatr_sk.summaries.embedding import voxel_layer
-from skatr_sk.summaries.patches import along_axis, overlaps
+from skatr_sk.summaries.patches import along_axis, shares_of
 from skatr_sk.summaries.pooling import count_slices
 from skatr_sk.summaries.vit import PositionCode
 from skatr_sk.summaries.weights import FrozenEncoder, patch_size_for
@@ -33,24 +31,13 @@ __all__ = ["adapted", "with_own_embedding"]
 _LOGGER = logging.getLogger("skatr_sk.summaries")
 
 
-def _each(kind: Rule, *, shared: bool) -> Rule:
-    """Values of a kind: one for each axis, or where they may be `shared`, one for all."""
-
-    def holds(value: Any) -> bool:
-        several = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
-        parts = list(value) if several else [value] * shared
-        return len(parts) > 0 and all(kind.fault(part) is None for part in parts)
-
-    return Rule(holds, f"{kind.expected} for each axis{', or one for all' * shared}")
-
-
-_TABLE: dict[str, Kind] = {
-    "field_shape": _each(Integer(1), shared=False),
-    "patch_size": replace(_each(Integer(1), shared=True), optional=True),
-    "cell_size": replace(_each(Real("(0, inf)"), shared=True), optional=True),
-    "offset": replace(_each(Real("(-inf, inf)"), shared=True), optional=True),
-    "grid": Instance(Grid, expected="a Grid", optional=True),
+_EACH = {
+    "field_shape": EachAxis(Integer(1), shared=False),
+    "patch_size": EachAxis(Integer(1), optional=True),
+    "cell_size": EachAxis(Real("(0, inf)"), optional=True),
+    "offset": EachAxis(Real("(-inf, inf)"), optional=True),
 }
+_TABLE: dict[str, Kind] = {**_EACH, "grid": Instance(Grid, expected="a Grid", optional=True)}
 
 
 def adapted(
@@ -71,11 +58,12 @@ def adapted(
     given = dict(field_shape=field_shape, patch_size=patch_size, cell_size=cell_size, offset=offset)
     check_options(owner, _TABLE, given | {"grid": grid})
     rank = len(old.field_shape)
-    for name, value in given.items():
-        if np.ndim(value) and len(value) != rank:
-            problems.add(name, f"{rank} numbers, one for each axis", value)
+    field_shape, patch_size, cell_size, offset = (
+        None if value is None else _EACH[name].of_axes(name, value, rank, problems)
+        for name, value in given.items()
+    )
     problems.raise_if_any()
-    shape = tuple(int(n) for n in field_shape)
+    shape = tuple(map(int, field_shape))
     if grid is not None:
         try:
             ratios, shifts = _between(frozen.grid, grid, shape)
@@ -197,11 +185,11 @@ def with_own_embedding(frozen: FrozenEncoder) -> FrozenEncoder:
     layer = voxel_layer(encoder.embed)
     weight = layer.weight.detach().unflatten(1, old.voxels).double()
     for axis, (n, cells) in enumerate(zip(old.voxels, old.patch_size, strict=True), start=1):
-        weight = along_axis(weight, axis, torch.as_tensor(overlaps(n, cells)))
+        weight = along_axis(weight, axis, shares_of(cells, n))
     layer.weight = nn.Parameter(weight.flatten(1).float(), requires_grad=False)
     layer.in_features = layer.weight.shape[1]
     if (means := encoder.slice_means) is not None:
-        along = torch.as_tensor(overlaps(old.voxels[-1], old.patch_size[-1]))
+        along = shares_of(old.patch_size[-1], old.voxels[-1])
         spread = along_axis(means.embed.weight.detach().double(), 1, along)
         means.embed.weight = nn.Parameter(spread.float(), requires_grad=False)
         means.depth = means.embed.in_features = spread.shape[1]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skatr_sk.resampling import overlaps
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import patchify
 
-__all__ = ["along_axis", "overlaps", "scaled_patches"]
+__all__ = ["along_axis", "scaled_patches", "shares_of"]
 
 _SLAB_CELLS = 4_000_000  # cells of a field that are scaled and cut at a time
 
@@ -66,7 +67,7 @@ def _averaged(fields: Tensor, patch_size: Sequence[int], voxels: Sequence[int]) 
     for axis, (cells, n) in enumerate(zip(patch_size, voxels, strict=True), start=1):
         if cells != n:
             # In double precision, which no autocast lowers.
-            shares = torch.as_tensor(overlaps(n, cells).T, device=fields.device)
+            shares = shares_of(cells, n).T.to(fields.device)
             fields = along_axis(fields.double().unflatten(axis, (-1, cells)), axis + 1, shares)
             fields = fields.flatten(axis, axis + 1)
     return fields.float()
@@ -77,13 +78,11 @@ def along_axis(values: Tensor, axis: int, matrix: Tensor) -> Tensor:
     return (values.movedim(axis, -1) @ matrix).movedim(-1, axis)
 
 
-def overlaps(n: int, m: int) -> np.ndarray:
-    """Share that each of `m` equal parts of a length has in the mean over each of `n`: (n, m).
+def shares_of(cells: int, n: int) -> Tensor:
+    """Share of each cell of a patch in the mean over each of `n` voxels along an axis: (n, cells).
 
-    >>> overlaps(2, 3).round(2).tolist()
+    >>> shares_of(3, 2).numpy().round(2).tolist()
     [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
     """
-    one, two = np.arange(n + 1) / n, np.arange(m + 1) / m
-    ends = np.minimum(one[1:, np.newaxis], two[1:])
-    starts = np.maximum(one[:-1, np.newaxis], two[:-1])
-    return np.maximum(ends - starts, 0.0) * n
+    edges = np.arange(cells + 1) * n, np.arange(n + 1) * cells
+    return torch.from_numpy(overlaps(*edges).toarray())

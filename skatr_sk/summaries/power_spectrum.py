@@ -16,8 +16,8 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    CELL_SIZE,
     Auto,
-    CellSize,
     Choice,
     Flag,
     Integer,
@@ -127,7 +127,7 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
     moments : bool, default=False
         Add the mean in mK and the variance in mK^2 (as its log10, where `log`) of the voxels of
         each chunk. An interferometer does not see the mean.
-    cell_size : float, sequence of float or None, default=None
+    cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
         cones know of themselves; where that is nothing, sizes count in cells, and k is in 1/cell.
 
@@ -192,14 +192,14 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         "floor": Real("(0, inf)"),
         "taper": Choice("hann", "blackmanharris", optional=True),
         "moments": Flag(),
-        "cell_size": CellSize(),
+        "cell_size": CELL_SIZE,
     }
 
     _learned: ClassVar[Mapping[str, Kind]] = {
         **StoredEstimator._learned,
         "chunks_": Rule(_are_chunks, "first slices and those after the last"),
         "redshifts_": Rule(_are_ends, "redshifts of the ends of each chunk", optional=True),
-        "cell_size_": Rule(lambda v: isinstance(v, tuple) and not CellSize().fault(v), "sizes"),
+        "cell_size_": Rule(lambda v: isinstance(v, tuple) and not CELL_SIZE.fault(v), "sizes"),
         "k_unit_": Choice("1/Mpc", "1/cell"),
         "bins_": Rule(_are_bins, "wave numbers and numbers of modes"),
     }
@@ -300,7 +300,7 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         if self.cell_size is None:
             known = None if fields.grid is None else fields.grid.cell_size
             return None if known is None or None in known else tuple(map(float, known))  # type: ignore[arg-type]
-        return CellSize.of_axes(self.cell_size, n_axes, problems)
+        return CELL_SIZE.of_axes("cell_size", self.cell_size, n_axes, problems)
 
     # Bins ----------------------------------------------------------------------------------------
 

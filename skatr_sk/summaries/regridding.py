@@ -49,7 +49,9 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
         resampling, assumed = onto(own, found, grid, wanted)
     except ValueError as reason:
         raise ValueError(
-            f"X: expected fields that reach as far as those of the weights, {both}: {reason}."
+            f"X: expected fields that reach as far as those of the weights, {both}: {reason}. "
+            "adapted_to(field_shape, grid=) of a transformer that was fitted on the grid of the "
+            "weights takes these to that of X."
         ) from reason
     if assumed and not silent:
         warn(

@@ -29,6 +29,7 @@ from skatr_sk._checks import (
     Rule,
     changed_parameters,
     check_options,
+    is_path,
     shared_docs,
     unchanged_on_error,
     warn_no_effect,
@@ -86,7 +87,7 @@ def _is_range(value: Any) -> bool | str:
 def _is_cache(value: Any) -> bool | str:
     if isinstance(value, str) and value == MEMORY:
         return True
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    if not is_path(value):
         return False
     if os.path.lexists(value):
         return os.path.isdir(value) or "this is no folder"

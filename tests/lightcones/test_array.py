@@ -105,22 +105,6 @@ def test_parts_of_cones_are_read_when_they_are_asked_for(X, values, name, reads)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).read([1]), expected[[1]])
 
 
-def test_what_is_no_part_of_each_cone_says_what_to_do(X):
-    backwards = slice(None, None, -1)
-    for key in [(slice(None), 2), (slice(None), backwards), ([0], [1, 2]), (slice(2), None)]:
-        with pytest.raises(IndexError, match="slices of the . axes.*numpy.asarray"):
-            X[key]
-    with pytest.raises(IndexError, match="at least one cell"):
-        X[..., 3:3]
-    with pytest.raises(ValueError, match="without reading"):
-        X.__array__(copy=False)
-    with pytest.raises(IndexError, match="found None"):
-        X[None]
-    with pytest.raises(IndexError, match="slices of the"):
-        X[:, :, :, :, :]
-    assert X[:, :, :, :].shape == X[..., :].shape == X.shape
-
-
 def test_rows_are_read_in_the_order_of_the_files(X, values, reads):
     asked = [8, 0, 4, 6, 3, 5, 0]
     np.testing.assert_array_equal(X.read(asked), values[asked])

@@ -268,7 +268,10 @@ def test_what_is_missing_is_asked_for(X):
         (dict(k_perp=[1, 0]), "k_perp: expected rising"),
         (dict(wedge="horizont"), "did you mean 'horizon'"),
         (dict(redshifts=REDSHIFTS[::-1]), "rising redshifts"),
-        (dict(cell_size=(1.0, 2.0), redshifts=REDSHIFTS), "cell_size: expected one number, or 3"),
+        (
+            dict(cell_size=(1.0, 2.0), redshifts=REDSHIFTS),
+            "cell_size: expected one for each of 3 axes",
+        ),
         (dict(observing_hours=0), "observing_hours"),
     ],
 )

@@ -275,3 +275,14 @@ def test_seeds_at_the_ends_of_the_integers():
     np.testing.assert_array_equal(take_seeds(seeds), seeds)
     with pytest.raises(Fault):
         take_seeds(np.array([2**63], dtype=np.uint64))
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", None, 3, [""]])
+def test_what_can_be_no_path(tmp_path, path):
+    with pytest.raises(InvalidParameterError, match="source: expected a path"):
+        open_lightcones(path)
+    with pytest.raises(InvalidParameterError, match="path: expected that of a file"):
+        save_lightcones(path, np.zeros((2, 3)))
+    np.save(tmp_path / "a.npy", np.zeros((2, 3)))
+    with pytest.raises(InvalidParameterError, match="path: expected that of a file"):
+        convert_lightcones(tmp_path / "a.npy", path)

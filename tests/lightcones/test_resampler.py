@@ -189,7 +189,7 @@ def test_another_grid_than_in_fit_is_refused(stored, tmp_path):
         ({"cell_size": 3.0, "input_cell_size": 1.0}, "divides the 8 Mpc of axis 0.*2.667 and 4"),
         ({"cell_size": (1, 1, 60), "input_cell_size": 1.0}, "at most the 50 Mpc of axis 2"),
         ({"redshifts": Z[5:9]}, "redshifts: expected light cones of two or more known slices"),
-        ({"redshifts": Z[::-1]}, "(?s)rising numbers.*the nearest comes first"),
+        ({"redshifts": Z[::-1]}, "(?s)rising numbers >= 0, the nearest first .*; turn them around"),
         ({"redshifts": Z, "input_redshifts": Z[:9]}, "input_redshifts: expected 50, one a slice"),
         ({"factor": "half"}, "factor: expected a number in"),
     ],

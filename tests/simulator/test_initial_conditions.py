@@ -10,11 +10,11 @@ from skatr_sk.simulator.cosmology import Cosmology
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 
 
-def matter(linear, n=6, cells=24):
+def matter(linear, n=6, cells=24, size=200 / 28):
     universe = Cosmology(torch.full((n,), 0.31), torch.full((n,), math.inf))
     noise = torch.randn(n, cells, cells, cells, generator=torch.Generator().manual_seed(0))
-    grid = Grid((cells, cells, cells), 200 / 28, torch.device("cpu"))
-    return universe, grid, InitialConditions(grid, universe, noise, linear)
+    grid = Grid((cells, cells, cells), size, torch.device("cpu"))
+    return universe, grid, InitialConditions(grid, universe, noise, linear, 5.0)
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -48,6 +48,16 @@ def test_density_is_gaussian_at_first_and_skewed_later():
         skewness.append(((density / density.std()) ** 3).mean().item())
     assert abs(skewness[0]) < 0.4
     assert skewness[1] > skewness[0] + 0.3
+
+
+@pytest.mark.parametrize("size", [200 / 28, 200 / 56, 1.0])
+def test_contrasts_that_grow_leave_matter_in_every_cell(size):
+    universe, _, initial = matter(linear=True, size=size)
+    first, last = (
+        initial.density(universe.growth(torch.full((6, 1), z))[:, 0]) for z in (30.0, 5.0)
+    )
+    assert (first / last).std() < 1e-3  # all grow alike
+    assert last.mean(dim=(1, 2, 3)).abs().max() < 1e-5 and (1 + last).min() > 0.1
 
 
 def test_moved_masses_stay_whole_in_boxes_of_any_size():

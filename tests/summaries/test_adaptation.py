@@ -258,7 +258,7 @@ def test_a_regressor_takes_it_as_its_backbone():
 
 
 WRONG = {
-    "of two axes": (dict(field_shape=(8, 6, 4)), "field_shape: expected 2 numbers"),
+    "of two axes": (dict(field_shape=(8, 6, 4)), "field_shape: expected one for each of 2 axes"),
     "no shape": (
         dict(field_shape=8),
         "field_shape: expected an integer >= 1 for each axis, found 8",
@@ -267,12 +267,12 @@ WRONG = {
     "words": (dict(field_shape="86"), "field_shape: expected"),
     "patch": (
         dict(patch_size="auto"),
-        "patch_size: expected an integer >= 1 for each axis, or one for all or None",
+        "patch_size: expected an integer >= 1, or one for each axis or None",
     ),
-    "patches": (dict(patch_size=(2, 3, 1)), "patch_size: expected 2 numbers"),
+    "patches": (dict(patch_size=(2, 3, 1)), "patch_size: expected one for each of 2 axes"),
     "no divisor": (dict(patch_size=(5, 3)), "patch_size: expected divisors .* axis 0"),
     "cell": (dict(cell_size=0), "cell_size: expected a number in"),
-    "cells": (dict(cell_size=(1, 1, 1)), "cell_size: expected 2 numbers"),
+    "cells": (dict(cell_size=(1, 1, 1)), "cell_size: expected one for each of 2 axes"),
     "no number": (dict(cell_size=np.nan), "cell_size: expected"),
     "no whole number": (dict(cell_size=0.7), "patch_size: .*no whole numbers of cells"),
     "grid": (dict(grid=(1, 1)), "grid: expected a Grid or None"),

@@ -6,7 +6,7 @@ import torch
 
 from skatr_sk.lightcones import coarsen
 from skatr_sk.summaries import patches as module
-from skatr_sk.summaries.patches import overlaps, scaled_patches
+from skatr_sk.summaries.patches import scaled_patches, shares_of
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import patchify
 
@@ -47,11 +47,12 @@ def test_cells_are_averaged_in_mk(rng, shape):
 
 
 def test_means_of_parts_that_do_not_divide():
-    assert overlaps(2, 3) == pytest.approx(np.array([[2, 1, 0], [0, 1, 2]]) / 3)
-    assert overlaps(4, 2).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
-    for n, m in [(7, 4), (4, 7), (10, 94)]:
-        assert overlaps(n, m).sum(axis=1) == pytest.approx(np.ones(n))
-        assert overlaps(n, m).mean(axis=0) == pytest.approx(np.full(m, 1 / m))  # nothing is lost
+    assert shares_of(3, 2).numpy() == pytest.approx(np.array([[2, 1, 0], [0, 1, 2]]) / 3)
+    assert shares_of(2, 4).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    for n, cells in [(7, 4), (4, 7), (10, 94)]:
+        shares = shares_of(cells, n).numpy()
+        assert shares.sum(axis=1) == pytest.approx(np.ones(n))
+        assert shares.mean(axis=0) == pytest.approx(np.full(cells, 1 / cells))  # nothing is lost
 
 
 def test_averages_do_not_lose_digits_to_autocast(rng):

@@ -249,7 +249,7 @@ def test_what_is_wrong_is_said_at_once(rng):
     assert "did you mean 'spherical'" in str(error.value)
     with pytest.raises(ValueError, match="n_chunks: expected at most 16") as error:
         spectra(X, n_chunks=17, cell_size=(1.0, 2.0))
-    assert "cell_size: expected one number, or 3" in str(error.value)
+    assert "cell_size: expected one for each of 3 axes" in str(error.value)
     with pytest.warns(NoEffectWarning, match="log=False of floor"):
         spectra(X, log=False, floor=0.5)
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5a
 
+from skatr_sk._checks import listed
 from skatr_sk.lightcones.digests import find_index
 from skatr_sk.lightcones.formats.hdf5 import attribute, datasets, find, said_of_cells
 from skatr_sk.lightcones.formats.metadata import (
@@ -20,6 +22,7 @@ from skatr_sk.lightcones.formats.metadata import (
 )
 from skatr_sk.lightcones.formats.tables import find_cells, is_one_cone, take_what_lies_beside
 from skatr_sk.lightcones.sources import Hdf5Source, stamp_of
+from skatr_sk.parameters import PARAMETER_NAMES
 
 __all__ = ["look_into_stack"]
 
@@ -58,6 +61,10 @@ def look_into_stack(
         around = [find(file.id, folder)] if folder.strip("/") else []
         metadata.unit = take_unit(said_of_cells(cells.id, *around, file.id))
     take_what_lies_beside(metadata, cells, stored, n_bytes, one, ours=ours)
+    said = [k for k in PARAMETER_NAMES for at in (file.id, cells.id) if h5a.exists(at, k.encode())]
+    if said and not metadata.parameters:
+        mend = "save them as a dataset, parameters (n, n_parameters)"
+        metadata.note = f"attributes are no labels, not read: {listed(said)}; {mend}"
     if (given := cells.attribute("cell_mpc")) is not None:
         sizes = np.ravel(given).astype(np.float64)
         if len(sizes) not in (1, len(row_shape)) or not ((sizes > 0) & (sizes < np.inf)).all():

@@ -65,6 +65,11 @@ def _last(path: str) -> str:
     return path.rpartition("/")[2]
 
 
+def _usual(path: str) -> str:
+    """Path in small letters, but for names of a single one: x and X may be two things."""
+    return "/".join(part if len(part) == 1 else part.lower() for part in path.split("/"))
+
+
 def find_cells(tables: Tables, name: str | None) -> Any:
     """Take the table of this name, or one of a usual name, or the only one that could be cells."""
     has = listed((f"{k} {v.shape}" for k, v in sorted(tables.items())), shown=8) or "none"
@@ -79,7 +84,7 @@ def find_cells(tables: Tables, name: str | None) -> Any:
     if usual := [name for name in CELLS if name in fields]:
         return fields[usual[0]]
     others = {*_TARGETS, *_NAMES, *_REDSHIFTS, *_SEEDS, INDEX}
-    left = {k: v for k, v in fields.items() if others.isdisjoint(k.split("/"))}
+    left = {k: v for k, v in fields.items() if others.isdisjoint(_usual(k).split("/"))}
     # Fields have more axes than tables of parameters or redshifts.
     rank = max((v.ndim for v in left.values()), default=0)
     left = {k: v for k, v in left.items() if v.ndim == rank}
@@ -96,14 +101,15 @@ def find_cells(tables: Tables, name: str | None) -> Any:
 def _beside(tables: Tables, cells: Any, names: Sequence[str]) -> tuple[str, Any] | None:
     """Path and table of the first of these names beside the cells, if any; a group has None."""
     folder = cells.name.strip("/").rpartition("/")[0]
+    others = [other for other in tables if other != cells.name[1:]]
     for name in names:
-        for path in (f"{folder}/{name}".strip("/"), name):
-            table = tables.get(path)
-            # What lies elsewhere was not asked for its axes.
-            if table is not None and table.name != cells.name:
-                return path, table
-            if any(other.startswith(f"{path}/") for other in tables if other != cells.name[1:]):
-                return path, None
+        for wanted in (f"{folder}/{name}".strip("/"), name):
+            each = [path for k in others if _usual(path := k[: len(wanted)]) == _usual(wanted)]
+            for path in sorted(each, key=wanted.__ne__):  # as it is written first
+                if path in others:  # what lies elsewhere was not asked for its axes
+                    return path, tables[path]
+                if any(other.startswith(f"{path}/") for other in others):
+                    return path, None
     return None
 
 
@@ -166,7 +172,11 @@ def take_what_lies_beside(
     if labels is not None and labels[1] is not None:
         _take_table(metadata, labels[1], _names_beside(tables, labels[0]), n_bytes, one)
     elif labels is not None:
-        _take_group(metadata, labels[0], tables, n_bytes, one)
+        start = f"{labels[0]}/"
+        inside = {k.removeprefix(start): t for k, t in tables.items() if k.startswith(start)}
+        _take_group(metadata, inside, n_bytes, one)
+    else:
+        _take_others(metadata, cells, tables, n_bytes, one)
     grid = _beside(tables, cells, _REDSHIFTS)
     if grid is not None and grid[1] is not None and (grid[1].ndim or grid[1].unknown):
         redshifts = grid[1]
@@ -232,10 +242,27 @@ def _take_table(
         metadata.target_bounds = box.astype(np.float64)
 
 
-def _take_group(metadata: FileMetadata, path: str, tables: Tables, n_bytes: int, one: bool) -> None:
+def _take_others(
+    metadata: FileMetadata, cells: Any, tables: Tables, n_bytes: int, one: bool
+) -> None:
+    """Take parameters that lie beside the cells by their own names; note what may be labels."""
+    n, folder = metadata.source.n_rows, cells.name[1:].rpartition("/")[0]
+    heads = [(n,)] if not one else [(), (1,)]
+    beside = {_last(k): t for k, t in tables.items() if k.rpartition("/")[0] == folder}
+    fit = {k: t for k, t in beside.items() if t.dtype is not None and t.shape[:1] in heads}
+    if named := {name: fit[name] for name in PARAMETER_NAMES if name in fit}:
+        return _take_group(metadata, named, n_bytes, one)
+    known = {_last(cells.name), INDEX, *_REDSHIFTS, *_SEEDS}
+    left = [f"{k} {t.shape}" for k, t in fit.items() if t.ndim < 3 and k.lower() not in known]
+    if left and not metadata.note:
+        metadata.note = (
+            "labels are looked for under names such as 'parameters' and 'labels', and not read: "
+            f"{listed(left)}; if these are labels, save them under such a name"
+        )
+
+
+def _take_group(metadata: FileMetadata, inside: Mapping[str, Any], n_bytes: int, one: bool) -> None:
     """Take the parameters in a group: one table, or a table or list for each by its name."""
-    start = f"{path}/"
-    inside = {k.removeprefix(start): t for k, t in tables.items() if k.startswith(start)}
     numbers = {k: table for k, table in inside.items() if table.dtype is not None or table.unknown}
     if len(numbers) == 1:
         (table,) = numbers.values()

@@ -200,3 +200,39 @@ def test_a_group_of_light_cones_without_the_inputs_of_a_simulation(tmp_path):
         given = {"lightcones/brightness_temp": CONES[k], "lightcone_distances": np.arange(20.0)}
         write_h5(tmp_path / f"{k}.h5", **given, **{"lightcone_params/theta": GIVEN[k]})
     np.testing.assert_array_equal(open_lightcones(tmp_path).target, GIVEN[:2])
+
+
+@pytest.mark.parametrize("name", ["Labels", "PARAMETERS", "Theta"])
+def test_names_of_labels_in_capitals(tmp_path, name):
+    np.savez(tmp_path / "a.npz", image=CONES, **{name: GIVEN})
+    np.testing.assert_array_equal(open_lightcones(tmp_path / "a.npz").target, GIVEN)
+
+
+def test_parameters_by_their_names_beside_the_cells(tmp_path):
+    columns = dict(zip(PARAMETER_NAMES[::-1], GIVEN.T[::-1], strict=True))
+    np.savez(tmp_path / "a.npz", image=CONES, **columns)
+    cones = open_lightcones(tmp_path / "a.npz")
+    assert cones.target_names == list(PARAMETER_NAMES)
+    np.testing.assert_array_equal(cones.target, GIVEN)
+    np.savez(tmp_path / "b.npz", image=CONES[0], m_WDM=3.0, Omega_m=0.3)
+    np.testing.assert_array_equal(open_lightcones(tmp_path / "b.npz").target, [[3.0, 0.3]])
+
+
+def test_what_may_be_labels_is_noted(tmp_path):
+    np.savez(tmp_path / "a.npz", CONES, GIVEN)
+    with pytest.warns(UserWarning, match=r"not read: arr_1 \(5, 6\); if these are labels, save"):
+        assert open_lightcones(tmp_path / "a.npz").target is None
+    write_h5(tmp_path / "b.h5", data=CONES)
+    with h5py.File(tmp_path / "b.h5", "a") as file:
+        file.attrs["zeta"] = 30.0
+    with pytest.warns(UserWarning, match="attributes are no labels, not read: zeta; save"):
+        assert open_lightcones(tmp_path / "b.h5").target is None
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_an_axis_of_a_channel_is_asked_about(tmp_path, axis):
+    np.save(tmp_path / "a.npy", np.expand_dims(CONES, axis))
+    with pytest.warns(
+        UserWarning, match=rf"one of channels\? Then save .*squeeze\(cells, {axis}\)"
+    ):
+        open_lightcones(tmp_path / "a.npy", validate=False)
