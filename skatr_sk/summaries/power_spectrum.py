@@ -34,7 +34,7 @@ from skatr_sk.training.device import torch_defaults
 __all__ = ["PowerSpectrumTransformer"]
 
 _VALUES = 4_000_000  # voxels whose spectra are computed at a time
-_CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones
+_CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones, as with a taper
 _BINS = 4  # of n_bins="auto"
 _ROUNDING = 1e-9  # of edges of bins, so that the first and the last mode are within
 # Delta^2 = _SHELL[d] k^d P is the variance in an e-fold of k: the unit sphere over (2 pi)^d.
@@ -94,6 +94,7 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     taper : {"hann", "blackmanharris"} or None, default=None
         Window along the line of sight of each chunk, which keeps a strong mode from leaking into
         its neighbours at the price of fewer independent ones. Its mean square is divided out.
+        Chunks must have four slices at least: at both ends a window is all but zero.
     moments : bool, default=False
         Add the mean in mK and the variance in mK^2 (as its log10, where `log`) of the voxels of
         each chunk. An interferometer does not see the mean.
@@ -212,6 +213,13 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         if wanted > n_z and not on_sky:
             problems.add("n_chunks", f"at most {n_z}, the slices of a field", self.n_chunks)
         sizes = self._sizes_of(fields, problems)
+        most = max(1, min(_CHUNKS, n_z // _FEWEST_SLICES))
+        n_chunks = most if self.n_chunks == "auto" else min(int(self.n_chunks), n_z)
+        ends = np.linspace(0, n_z, (1 if on_sky else n_chunks) + 1).round().astype(int)
+        shortest = int(np.diff(ends).min())
+        if self.taper is not None and not on_sky and 0 < shortest < _FEWEST_SLICES:
+            wanted = f"None with chunks of less than {_FEWEST_SLICES} slices, such as {shortest}"
+            problems.add("taper", wanted, self.taper, "use fewer chunks" * (most < n_chunks))
         problems.raise_if_any()
         if on_sky:
             warn_without_effect(self, {"n_chunks", "taper"}, "maps, which have no line of sight")
@@ -219,9 +227,6 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
             warn_without_effect(self, {"spectrum"}, f"fields of {len(shape)} axes")
         if not self.log:
             warn_without_effect(self, {"floor"}, "log=False")
-        most = max(1, min(_CHUNKS, n_z // _FEWEST_SLICES))
-        n_chunks = most if self.n_chunks == "auto" else int(self.n_chunks)
-        ends = np.linspace(0, n_z, (1 if on_sky else n_chunks) + 1).round().astype(int)
         self.chunks_ = np.column_stack([ends[:-1], ends[1:]])
         self.k_unit_ = "1/cell" if sizes is None else "1/Mpc"
         known = None if on_sky or fields.grid is None else fields.grid.redshifts

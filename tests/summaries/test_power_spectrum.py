@@ -118,6 +118,17 @@ def test_a_taper_keeps_the_power_and_the_leak_out(taper, rng):
     assert tapered < without / 30
 
 
+@pytest.mark.parametrize("taper", ["hann", "blackmanharris"])
+def test_a_taper_needs_four_slices_in_a_chunk(taper, rng):
+    X = rng.normal(size=(2, *SHAPE))
+    for n_chunks in (5, 6, 8, 16):
+        with pytest.raises(ValueError, match="taper: expected None with chunks .*use fewer chunks"):
+            spectra(X, taper=taper, n_chunks=n_chunks)
+    with pytest.raises(ValueError, match="taper: .* such as 3, found"):
+        spectra(X[..., :3], taper=taper)
+    assert np.isfinite(spectra(X, taper=taper, n_chunks=4).transform(X)).all()
+
+
 def test_moments(rng):
     X = rng.normal(-20, 30, size=(3, *SHAPE))
     model = spectra(X, n_chunks=2, moments=True, log=False)
