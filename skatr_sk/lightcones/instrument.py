@@ -100,7 +100,8 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     wedge : {"horizon"}, float or None, default=None
         Cut the modes with ``k_par <= slope k_perp``, where foregrounds are. "horizon" is the slope
         by redshift at which they reach the horizon [1]_; a number is the same slope everywhere, and
-        a cut at mu = k_par / k is the slope mu / sqrt(1 - mu^2). Needs cell sizes.
+        a cut at mu = k_par / k is the slope mu / sqrt(1 - mu^2). Needs cell sizes. The means of the
+        slices (k_perp = 0) stay: no baseline measures them, and `subtract_mean` says what is done.
     subtract_mean : bool, default=False
         Subtract the mean over the sky of each slice, which an interferometer does not see.
     redshifts : array-like of shape (n_z,) or None, default=None
@@ -310,9 +311,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         k_perp = _across(self.field_shape_in_, grid.sizes)
         lowest = np.median(slopes) * k_perp[k_perp > 0].min(initial=np.inf)
         if lowest >= np.pi / grid.sizes[-1]:
+            left = "nothing" if self.subtract_mean else "only the mean"
             warn(
                 f"wedge={self.wedge!r}: no mode of these cells is above it in most slices, of "
-                "which only the mean is left; take thinner slices, or a smaller slope."
+                f"which {left} is left; take thinner slices, or a smaller slope."
             )
         return slopes
 
@@ -497,7 +499,10 @@ def _moved(cube: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _without_wedge(values: np.ndarray, slopes: np.ndarray, sizes: Sequence[float]) -> np.ndarray:
-    """Cut the modes with k_par <= slope k_perp of light cones, by the slope of each slice."""
+    """Cut the modes with k_par <= slope k_perp of light cones, by the slope of each slice.
+
+    The means of slices, k_perp = 0, are in no wedge, that of the whole light cone neither.
+    """
     n_z = values.shape[-1]
     distinct = 1 if slopes.min() == slopes.max() else min(_SLOPES, n_z)
     at = np.linspace(0, n_z - 1, distinct)
@@ -510,6 +515,7 @@ def _without_wedge(values: np.ndarray, slopes: np.ndarray, sizes: Sequence[float
         mirrored = np.concatenate([field, field[..., ::-1]], axis=-1)
         modes = fft.rfftn(mirrored, axes=(0, 1, 2))
         for slope, share in zip(np.interp(at, np.arange(n_z), slopes), shares, strict=True):
-            cut = fft.irfftn(modes * (k_par > slope * k_perp), mirrored.shape, axes=(0, 1, 2))
+            outside = (k_par > slope * k_perp) | (k_perp == 0)
+            cut = fft.irfftn(modes * outside, mirrored.shape, axes=(0, 1, 2))
             seen[row] += (share * cut[..., :n_z]).astype(np.float32)
     return seen

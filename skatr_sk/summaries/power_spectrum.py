@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
+    AssumedGridWarning,
     Auto,
     CellSize,
     Choice,
@@ -24,6 +25,7 @@ from skatr_sk._checks import (
     Kind,
     Problems,
     Real,
+    listed,
     unchanged_on_error,
     warn,
     warn_without_effect,
@@ -100,7 +102,8 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         each chunk. An interferometer does not see the mean.
     cell_size : float, sequence of float or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
-        cones know of themselves; where that is nothing, sizes count in cells, and k is in 1/cell.
+        cones know of themselves. Cells of which some sides are not known are taken for cubes; where
+        none is known, sizes count in cells, and k is in 1/cell.
 
     Attributes
     ----------
@@ -109,9 +112,9 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
     redshifts_ : ndarray of shape (n_chunks, 2) or None
         Of the first and the last slice of each chunk, where the light cones know theirs.
     cell_size_ : tuple of float
-        Of a cell along each axis, in Mpc; 1 where it is not known.
+        Of a cell along each axis, in Mpc; 1 where none is known.
     k_unit_ : str
-        "1/Mpc", or "1/cell" where cell sizes are not known.
+        "1/Mpc", or "1/cell" where no cell size is known.
     bins_ : list of dict
         Of each chunk, by the kind of spectrum ("spherical" for maps and signals): the mean wave
         numbers of its bins, (n_bins, 2) for k_perp and k_par or (n_bins, 1), and how many modes
@@ -190,8 +193,8 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         -----
         NoEffectWarning
             When parameters were given that change nothing beside the others.
-        UserWarning
-            When bins of k are asked for and the sizes of the cells are not known.
+        AssumedGridWarning
+            When sizes of cells are not known, and they are taken for cubes.
         """
         with unchanged_on_error(self):
             self._check_parameters()
@@ -228,17 +231,9 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         if not self.log:
             warn_without_effect(self, {"floor"}, "log=False")
         self.chunks_ = np.column_stack([ends[:-1], ends[1:]])
-        self.k_unit_ = "1/cell" if sizes is None else "1/Mpc"
         known = None if on_sky or fields.grid is None else fields.grid.redshifts
         self.redshifts_ = None if known is None else np.asarray(known)[self.chunks_ - [0, 1]]
-        if sizes is None:
-            sizes = (1.0,) * len(shape)
-            if len(shape) == 3 and self.spectrum != "cylindrical":
-                warn(
-                    f"spectrum={self.spectrum!r}: the sizes of the cells are not known, and they "
-                    "are taken for cubes, of a length of 1; give cell_size=."
-                )
-        self.cell_size_: tuple[float, ...] = sizes
+        self._take_sizes(sizes)
         if not sum(map(self._n_features_of, self.chunks_)):
             n = len(shape)
             raise ValueError(
@@ -252,13 +247,28 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
             for parts in map(self._parts_of, self.chunks_)
         ]
 
-    def _sizes_of(self, fields: Fields, problems: Problems) -> tuple[float, ...] | None:
+    def _sizes_of(self, fields: Fields, problems: Problems) -> tuple[float | None, ...]:
         """Sizes of a cell along each axis in Mpc; None where they are not known."""
         n_axes = len(self.field_shape_in_)
         if self.cell_size is None:
-            known = None if fields.grid is None else fields.grid.cell_size
-            return None if known is None or None in known else tuple(map(float, known))  # type: ignore[arg-type]
-        return CellSize.of_axes(self.cell_size, n_axes, problems)
+            return (None,) * n_axes if fields.grid is None else fields.grid.cell_size
+        return CellSize.of_axes(self.cell_size, n_axes, problems) or ()
+
+    def _take_sizes(self, sizes: tuple[float | None, ...]) -> None:
+        """Take cells for cubes where sizes are not known, and say so."""
+        known = [size for size in sizes if size is not None]
+        self.k_unit_ = "1/Mpc" if known else "1/cell"
+        side = known[0] if known else 1.0
+        self.cell_size_: tuple[float, ...] = tuple(side if d is None else d for d in sizes)
+        if len(known) < len(sizes):
+            axes = listed(axis for axis, size in enumerate(sizes) if size is None)
+            one = f"{side:.3g} Mpc, as the others" if known else "1, so that k is in 1/cell"
+            warn(
+                f"PowerSpectrumTransformer: X does not say how large its cells are on axis {axes}; "
+                f"they are taken for cubes of {one}. If they are none, Delta^2 is not in mK^2, and "
+                "floor not either; give cell_size=.",
+                AssumedGridWarning,
+            )
 
     # Bins ----------------------------------------------------------------------------------------
 

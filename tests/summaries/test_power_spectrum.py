@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from skatr_sk import NoEffectWarning, PowerSpectrumTransformer, load_lightcones
+from skatr_sk import (
+    AssumedGridWarning,
+    NoEffectWarning,
+    PowerSpectrumTransformer,
+    load_lightcones,
+)
 from skatr_sk.fields import ArrayFields
 from skatr_sk.grid import Grid
 
@@ -205,12 +210,27 @@ def test_k_comes_from_the_grid_of_the_fields(rng):
     np.testing.assert_array_equal(model.transform(X), spectra(X, n_chunks=2).transform(X))
     # What was given wins.
     given = PowerSpectrumTransformer(n_chunks=2, cell_size=1.0).fit(ArrayFields(X, grid))
-    bare = PowerSpectrumTransformer(n_chunks=2).fit(X)
+    with pytest.warns(AssumedGridWarning, match="on axis 0, 1, 2; .* cubes of 1,"):
+        bare = PowerSpectrumTransformer(n_chunks=2).fit(X)
     assert bare.k_unit_ == "1/cell" and bare.redshifts_ is None
     assert given.get_feature_names_out().tolist() == bare.get_feature_names_out().tolist()
     assert given.get_feature_names_out()[0] != model.get_feature_names_out()[0]
-    with pytest.warns(UserWarning, match="taken for cubes"):
-        PowerSpectrumTransformer(spectrum="both").fit(X)
+
+
+@pytest.mark.parametrize("spectrum", ["cylindrical", "spherical", "both"])
+def test_what_is_not_known_of_cells_is_said_once(spectrum, rng):
+    X, uneven = rng.normal(size=(2, *SHAPE)), tuple(np.linspace(6, 30, 16) ** 1.1)
+    fields = ArrayFields(X, Grid((3.0, 4.0, None), uneven))
+    for some, sizes, unit in [(fields, (3.0, 4.0, 3.0), "1/Mpc"), (X, (1.0,) * 3, "1/cell")]:
+        model = PowerSpectrumTransformer(spectrum=spectrum)
+        with pytest.warns(AssumedGridWarning, match="taken for cubes") as told:
+            model.fit_transform(some)
+        assert len(told) == 1
+        assert model.cell_size_ == sizes and model.k_unit_ == unit
+    k_perp = PowerSpectrumTransformer(cell_size=(3.0, 4.0, 9.0)).fit(fields).bins_[0]["cylindrical"]
+    if spectrum == "cylindrical":  # what is known counts
+        model.fit(fields)
+        np.testing.assert_allclose(model.bins_[0][spectrum][0][:, 0], k_perp[0][:, 0])
 
 
 def test_names_say_chunk_and_k(rng):
