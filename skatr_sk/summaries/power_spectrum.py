@@ -265,8 +265,8 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
             one = f"{side:.3g} Mpc, as the others" if known else "1, so that k is in 1/cell"
             warn(
                 f"PowerSpectrumTransformer: X does not say how large its cells are on axis {axes}; "
-                f"they are taken for cubes of {one}. If they are none, Delta^2 is not in mK^2, and "
-                "floor not either; give cell_size=.",
+                f"they are taken for cubes of {one}. If they are none, Delta^2 and floor are not "
+                "in mK^2; give cell_size=.",
                 AssumedGridWarning,
             )
 
