@@ -28,7 +28,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import DerivedFields, Fields, check_fields, digest
+from skatr_sk.fields import DerivedFields, Fields, check_cell_size, check_fields, digest
 from skatr_sk.grid import Grid
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
 from skatr_sk.training.seeds import RANDOM_STATE_HINT, is_random_state, seed_of
@@ -108,7 +108,7 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Of the slices, nearest first. None takes what the light cones know of themselves.
     cell_size : float, sequence of float or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
-        cones know.
+        cones know, and what contradicts it is refused.
     random_state : int, RandomState instance or None, default=None
         Of the noise. None draws a seed in each ``fit``.
 
@@ -404,6 +404,8 @@ class _Cells:
             redshifts = np.asarray(known.redshifts)
         if sizes is not None:
             sizes = CellSize.of_axes(sizes, len(shape), problems)
+            if sizes is not None:
+                check_cell_size(sizes, known, problems)
         elif known is not None and None not in known.cell_size:
             sizes = known.cell_size
         return cls(redshifts, sizes)

@@ -30,7 +30,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, check_fields
+from skatr_sk.fields import Fields, check_cell_size, check_fields
 from skatr_sk.training.device import torch_defaults
 
 __all__ = ["PowerSpectrumTransformer"]
@@ -102,8 +102,8 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         each chunk. An interferometer does not see the mean.
     cell_size : float, sequence of float or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
-        cones know of themselves. Cells of which some sides are not known are taken for cubes; where
-        none is known, sizes count in cells, and k is in 1/cell.
+        cones know of themselves, and what contradicts it is refused. Cells of which some sides are
+        not known are taken for cubes; where none is, sizes count in cells, and k is in 1/cell.
 
     Attributes
     ----------
@@ -252,7 +252,10 @@ class PowerSpectrumTransformer(TransformerMixin, BaseEstimator):
         n_axes = len(self.field_shape_in_)
         if self.cell_size is None:
             return (None,) * n_axes if fields.grid is None else fields.grid.cell_size
-        return CellSize.of_axes(self.cell_size, n_axes, problems) or ()
+        sizes = CellSize.of_axes(self.cell_size, n_axes, problems)
+        if sizes is not None:
+            check_cell_size(sizes, fields.grid, problems)
+        return sizes or ()
 
     def _take_sizes(self, sizes: tuple[float | None, ...]) -> None:
         """Take cells for cubes where sizes are not known, and say so."""

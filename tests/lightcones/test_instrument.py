@@ -68,6 +68,8 @@ def test_it_takes_the_grid_of_the_fields(X):
     assert of_fields.grid == fields.grid
     given = instrument(fields, redshifts=REDSHIFTS + 2)
     assert (given.sigma_ > instrument(fields).sigma_).all()  # what was given wins
+    with pytest.raises(ValueError, match=r"cell_size: .* cells of 10 x 10 x 5 Mpc, .*found \(3.0,"):
+        instrument(fields, cell_size=3.0)
 
 
 @pytest.mark.parametrize("given", [3.0, np.linspace(1, 9, 24)], ids=["number", "slices"])

@@ -203,8 +203,11 @@ def test_k_comes_from_the_grid_of_the_fields(rng):
     assert model.k_unit_ == "1/Mpc"
     np.testing.assert_allclose(model.redshifts_, [[6, 7.4], [7.6, 9]])
     np.testing.assert_array_equal(model.transform(X), spectra(X, n_chunks=2).transform(X))
-    # What was given wins.
-    given = PowerSpectrumTransformer(n_chunks=2, cell_size=1.0).fit(ArrayFields(X, grid))
+    with pytest.raises(ValueError, match=r"cell_size: .* cells of 2 x 3 x 5 Mpc, .*found \(3.0,"):
+        PowerSpectrumTransformer(cell_size=3.0).fit(ArrayFields(X, grid))
+    rounded = PowerSpectrumTransformer(n_chunks=2, cell_size=(2.005, 3.0, 5.0))
+    assert rounded.fit(ArrayFields(X, grid)).cell_size_ == (2.005, 3.0, 5.0)
+    given = spectra(X, n_chunks=2, cell_size=1.0)
     with pytest.warns(AssumedGridWarning, match="on axis 0, 1, 2; .* cubes of 1,"):
         bare = PowerSpectrumTransformer(n_chunks=2).fit(X)
     assert bare.k_unit_ == "1/cell" and bare.redshifts_ is None
