@@ -1,9 +1,10 @@
 """Fields on other grids: exact means over larger cells, straight lines between smaller ones.
 
 Along each axis the cells of a field, and those that are wanted, lie between edges in one
-coordinate: comoving Mpc, or what redshifts make of it. A wanted cell that is no smaller is the mean
-over what it covers, each cell weighted by its overlap, so that the mean over the volume stays; a
-smaller one is interpolated between the centres of cells, and is as the outermost beyond them.
+coordinate: comoving Mpc, or what redshifts make of it. A wanted cell that is no smaller than those
+that it covers is the mean over them, each weighted by its overlap, so that the mean over the volume
+stays; a smaller one is interpolated between the centres of cells, and is as the outermost beyond
+them. On uneven grids one axis may have cells of both kinds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from scipy import sparse
 from skatr_sk.fields import ArrayFields, DerivedFields, Fields
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
 
-__all__ = ["Axis", "Resampling", "block_means", "edges_of", "onto", "resampled"]
+__all__ = ["Axis", "Resampling", "block_means", "edges_of", "onto", "overlaps", "resampled"]
 
 _SAME = 1e-6  # of a cell: edges that are nearer are one
 _AT_ONCE = 4_000_000  # values of fields in memory that are resampled at a time
@@ -118,20 +119,39 @@ class Axis:
         return (len(self.wanted) or (self.last - self.first) // self.block + 1) - 1
 
 
+def overlaps(given: np.ndarray, wanted: np.ndarray) -> sparse.csr_array:
+    """Share of each given cell in the mean over each wanted one, by the edges of both.
+
+    The shape is (n_wanted, n_given), and rows sum to 1.
+
+    >>> overlaps(np.array([0, 2, 4, 6]), np.array([0, 3, 6])).toarray().round(2).tolist()
+    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    """
+    edges = np.unique(np.concatenate([given, wanted]))
+    inside = edges >= max(given[0], wanted[0])
+    edges = edges[inside & (edges <= min(given[-1], wanted[-1]))]
+    middle = (edges[1:] + edges[:-1]) / 2
+    rows, columns = (np.searchsorted(of, middle) - 1 for of in (wanted, given))
+    shape = len(wanted) - 1, len(given) - 1
+    shares = np.diff(edges)
+    shares = shares / np.bincount(rows, shares, shape[0])[rows]
+    return sparse.csr_array((shares, (rows, columns)), shape=shape)
+
+
 @functools.lru_cache(maxsize=64)
 def _weights(axis: Axis) -> sparse.csr_array:
     """Share of each given cell in each wanted one, of shape (n_wanted, n_given); rows sum to 1."""
     given, wanted = np.array(axis.given), np.array(axis.wanted)
+    means = overlaps(given, wanted)
+    larger = np.diff(wanted) >= (1 - _SAME) * (means @ np.diff(given))  # than those that it covers
+    lines = _between_centres(given, wanted)
+    chosen = (sparse.diags_array(1.0 * of) for of in (larger, ~larger))
+    return sparse.csr_array(next(chosen) @ means + next(chosen) @ lines)
+
+
+def _between_centres(given: np.ndarray, wanted: np.ndarray) -> sparse.csr_array:
+    """Share of each given cell in what lies on a line between the centres of two."""
     shape = len(wanted) - 1, len(given) - 1
-    if np.diff(wanted).mean() >= (1 - _SAME) * np.diff(given).mean():
-        edges = np.unique(np.concatenate([given, wanted]))
-        inside = edges >= max(given[0], wanted[0])
-        edges = edges[inside & (edges <= min(given[-1], wanted[-1]))]
-        middle = (edges[1:] + edges[:-1]) / 2
-        rows, columns = (np.searchsorted(of, middle) - 1 for of in (wanted, given))
-        shares = np.diff(edges)
-        shares = shares / np.bincount(rows, shares, shape[0])[rows]
-        return sparse.csr_array((shares, (rows, columns)), shape=shape)
     centres, asked = ((edges[1:] + edges[:-1]) / 2 for edges in (given, wanted))
     place = np.interp(asked, centres, np.arange(shape[1]))
     low = np.minimum(place.astype(np.int64), max(shape[1] - 2, 0))
