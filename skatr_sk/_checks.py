@@ -84,7 +84,7 @@ class NoEffectWarning(UserWarning):
 
 
 class AssumedGridWarning(UserWarning):
-    """Light cones do not say which cells they have, and were resampled as if they were usual."""
+    """Light cones do not say which cells they have, and something usual was assumed of them."""
 
 
 class UnitsWarning(UserWarning):

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import UnitsWarning, in_unit, listed, warn
+from skatr_sk._checks import Problems, UnitsWarning, in_unit, listed, warn
 from skatr_sk.grid import Grid
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Recall",
     "as_fields",
     "check_columns",
+    "check_cell_size",
     "check_fields",
     "check_finite_rows",
     "check_numbers",
@@ -368,6 +369,12 @@ def _compare_grid(estimator: Any, grid: Grid | None) -> None:
             f"{fitted}, found {grid}: {'; '.join(wrong)}. Resample X to that grid with "
             "LightconeResampler, or SKATRTransformer(on_new_grid='resample')."
         )
+
+
+def check_cell_size(sizes: Sequence[float], grid: Grid | None, problems: Problems) -> None:
+    """Note a ``cell_size`` that was given, one number an axis, and is not that of the fields."""
+    if grid is not None and grid.differences(Grid(tuple(sizes))):
+        problems.add("cell_size", f"that of the light cones, {grid}", tuple(sizes), "leave it out")
 
 
 # Finite or not ------------------------------------------------------------------------------------

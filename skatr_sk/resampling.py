@@ -1,9 +1,10 @@
 """Fields on other grids: exact means over larger cells, straight lines between smaller ones.
 
 Along each axis the cells of a field, and those that are wanted, lie between edges in one
-coordinate: comoving Mpc, or what redshifts make of it. A wanted cell that is no smaller is the mean
-over what it covers, each cell weighted by its overlap, so that the mean over the volume stays; a
-smaller one is interpolated between the centres of cells, and is as the outermost beyond them.
+coordinate: comoving Mpc, or what redshifts make of it. A wanted cell that is no smaller than those
+that it covers is the mean over them, each weighted by its overlap, so that the mean over the volume
+stays; a smaller one is interpolated between the centres of cells, and is as the outermost beyond
+them. On uneven grids one axis may have cells of both kinds.
 """
 
 from __future__ import annotations
@@ -161,9 +162,16 @@ def overlaps(given: np.ndarray, wanted: np.ndarray) -> sparse.csr_array:
 def _weights(axis: Axis) -> sparse.csr_array:
     """Share of each given cell in each wanted one, of shape (n_wanted, n_given); rows sum to 1."""
     given, wanted = np.array(axis.given), np.array(axis.wanted)
+    means = overlaps(given, wanted)
+    larger = np.diff(wanted) >= (1 - _SAME) * (means @ np.diff(given))  # than those that it covers
+    lines = _between_centres(given, wanted)
+    chosen = (sparse.diags_array(1.0 * of) for of in (larger, ~larger))
+    return sparse.csr_array(next(chosen) @ means + next(chosen) @ lines)
+
+
+def _between_centres(given: np.ndarray, wanted: np.ndarray) -> sparse.csr_array:
+    """Share of each given cell in what lies on a line between the centres of two."""
     shape = len(wanted) - 1, len(given) - 1
-    if np.diff(wanted).mean() >= (1 - _SAME) * np.diff(given).mean():
-        return overlaps(given, wanted)
     centres, asked = ((edges[1:] + edges[:-1]) / 2 for edges in (given, wanted))
     place = np.interp(asked, centres, np.arange(shape[1]))
     low = np.minimum(place.astype(np.int64), max(shape[1] - 2, 0))

@@ -52,6 +52,22 @@ def test_uneven_cells_are_weighted_by_their_overlap():
     np.testing.assert_allclose(Resampling((axis,))(values), [expected])
 
 
+def test_each_cell_is_a_mean_or_on_a_line_by_its_own_size():
+    edges = np.arange(13.0)
+    wanted = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 6.0, 11.5])  # finer nearby, coarser far
+    assert np.diff(wanted).mean() > 1
+    other = np.concatenate([np.arange(0, 10.5, 0.5), [12.0]])  # finer on average
+    assert np.diff(other).mean() < 1
+    values = RNG.normal(size=(3, 12))
+    found = Resampling((Axis.between(edges, wanted),))(values)
+    far = [values[:, 3:6].mean(axis=1), (values[:, 6:11].sum(axis=1) + values[:, 11] / 2) / 5.5]
+    np.testing.assert_allclose(found[:, -2:], np.stack(far, axis=1), atol=1e-14)
+    line = [values[:, 0], 0.75 * values[:, 0] + 0.25 * values[:, 1]]
+    np.testing.assert_allclose(found[:, :2], np.stack(line, axis=1), atol=1e-14)
+    found = Resampling((Axis.between(edges, other),))(values)
+    np.testing.assert_allclose(found[:, -1], values[:, 10:].mean(axis=1), atol=1e-14)
+
+
 def test_lines_upwards():
     line = np.arange(12.0)[None]
     doubled = Resampling((Axis.even(12, 24),))(line)[0]

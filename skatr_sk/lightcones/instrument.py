@@ -30,7 +30,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, check_columns, check_fields, digest
+from skatr_sk.fields import Fields, check_cell_size, check_columns, check_fields, digest
 from skatr_sk.grid import Grid
 from skatr_sk.lazy_fields import DerivedFields
 from skatr_sk.lightcones.thermal_noise import horizon_slopes, noise_of_tools21cm, radiometer_noise
@@ -106,14 +106,15 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
     wedge : {"horizon"}, float or None, default=None
         Cut the modes with ``k_par <= slope k_perp``, where foregrounds are. "horizon" is the slope
         by redshift at which they reach the horizon [1]_; a number is the same slope everywhere, and
-        a cut at mu = k_par / k is the slope mu / sqrt(1 - mu^2). Needs cell sizes.
+        a cut at mu = k_par / k is the slope mu / sqrt(1 - mu^2). Needs cell sizes. The means of the
+        slices (k_perp = 0) stay: no baseline measures them, and `subtract_mean` says what is done.
     subtract_mean : bool, default=False
         Subtract the mean over the sky of each slice, which an interferometer does not see.
     redshifts : array-like of shape (n_z,) or None, default=None
         Of the slices, nearest first. None takes what the light cones know of themselves.
     cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
-        cones know.
+        cones know, and what contradicts it is refused.
     random_state : int, RandomState instance or None, default=None
         Of the noise. None draws a seed in each ``fit``.
 
@@ -342,9 +343,10 @@ class NoiseTransformer(OneToOneFeatureMixin, TransformerMixin, StoredEstimator):
         k_perp = _across(self.field_shape_in_, grid.sizes)
         lowest = np.median(slopes) * k_perp[k_perp > 0].min(initial=np.inf)
         if lowest >= np.pi / grid.sizes[-1]:
+            left = "nothing" if self.subtract_mean else "only the mean"
             warn(
                 f"wedge={self.wedge!r}: no mode of these cells is above it in most slices, of "
-                "which only the mean is left; take thinner slices, or a smaller slope."
+                f"which {left} is left; take thinner slices, or a smaller slope."
             )
         return slopes
 
@@ -425,6 +427,8 @@ class _Cells:
             redshifts = np.asarray(known.redshifts)
         if sizes is not None:
             sizes = CELL_SIZE.of_axes("cell_size", sizes, len(shape), problems)
+            if sizes is not None:
+                check_cell_size(sizes, known, problems)
         elif known is not None and None not in known.cell_size:
             sizes = known.cell_size
         return cls(redshifts, sizes)
@@ -553,7 +557,10 @@ def _moved(cube: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _without_wedge(values: np.ndarray, slopes: np.ndarray, sizes: Sequence[float]) -> np.ndarray:
-    """Cut the modes with k_par <= slope k_perp of light cones, by the slope of each slice."""
+    """Cut the modes with k_par <= slope k_perp of light cones, by the slope of each slice.
+
+    The means of slices, k_perp = 0, are in no wedge, that of the whole light cone neither.
+    """
     n_z = values.shape[-1]
     distinct = 1 if slopes.min() == slopes.max() else min(_SLOPES, n_z)
     at = np.linspace(0, n_z - 1, distinct)
@@ -566,6 +573,7 @@ def _without_wedge(values: np.ndarray, slopes: np.ndarray, sizes: Sequence[float
         mirrored = np.concatenate([field, field[..., ::-1]], axis=-1)
         modes = fft.rfftn(mirrored, axes=(0, 1, 2))
         for slope, share in zip(np.interp(at, np.arange(n_z), slopes), shares, strict=True):
-            cut = fft.irfftn(modes * (k_par > slope * k_perp), mirrored.shape, axes=(0, 1, 2))
+            outside = (k_par > slope * k_perp) | (k_perp == 0)
+            cut = fft.irfftn(modes * outside, mirrored.shape, axes=(0, 1, 2))
             seen[row] += (share * cut[..., :n_z]).astype(np.float32)
     return seen

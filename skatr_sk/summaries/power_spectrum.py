@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skatr_sk._checks import (
     CELL_SIZE,
+    AssumedGridWarning,
     Auto,
     Choice,
     Flag,
@@ -25,18 +26,19 @@ from skatr_sk._checks import (
     Problems,
     Real,
     Rule,
+    listed,
     unchanged_on_error,
     warn,
     warn_without_effect,
 )
-from skatr_sk.fields import Fields, check_fields
+from skatr_sk.fields import Fields, check_cell_size, check_fields
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.stored import StoredEstimator, stored_by_name
 
 __all__ = ["PowerSpectrumTransformer"]
 
 _VALUES = 4_000_000  # voxels whose spectra are computed at a time
-_CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones
+_CHUNKS, _FEWEST_SLICES = 8, 4  # of n_chunks="auto": so many, and no shorter ones, as with a taper
 _BINS = 4  # of n_bins="auto"
 _ROUNDING = 1e-9  # of edges of bins, so that the first and the last mode are within
 # Delta^2 = _SHELL[d] k^d P is the variance in an e-fold of k: the unit sphere over (2 pi)^d.
@@ -124,12 +126,14 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
     taper : {"hann", "blackmanharris"} or None, default=None
         Window along the line of sight of each chunk, which keeps a strong mode from leaking into
         its neighbours at the price of fewer independent ones. Its mean square is divided out.
+        Chunks must have four slices at least: at both ends a window is all but zero.
     moments : bool, default=False
         Add the mean in mK and the variance in mK^2 (as its log10, where `log`) of the voxels of
         each chunk. An interferometer does not see the mean.
     cell_size : float, sequence of float, quantity of astropy or None, default=None
         Comoving size of a cell in Mpc, the same or one for each axis. None takes what the light
-        cones know of themselves; where that is nothing, sizes count in cells, and k is in 1/cell.
+        cones know of themselves, and what contradicts it is refused. Cells of which some sides are
+        not known are taken for cubes; where none is, sizes count in cells, and k is in 1/cell.
 
     Attributes
     ----------
@@ -138,9 +142,9 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
     redshifts_ : ndarray of shape (n_chunks, 2) or None
         Of the first and the last slice of each chunk, where the light cones know theirs.
     cell_size_ : tuple of float
-        Of a cell along each axis, in Mpc; 1 where it is not known.
+        Of a cell along each axis, in Mpc; 1 where none is known.
     k_unit_ : str
-        "1/Mpc", or "1/cell" where cell sizes are not known.
+        "1/Mpc", or "1/cell" where no cell size is known.
     bins_ : list of dict
         Of each chunk, by the kind of spectrum ("spherical" for maps and signals): the mean wave
         numbers of its bins, (n_bins, 2) for k_perp and k_par or (n_bins, 1), and how many modes
@@ -241,8 +245,8 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         -----
         NoEffectWarning
             When parameters were given that change nothing beside the others.
-        UserWarning
-            When bins of k are asked for and the sizes of the cells are not known.
+        AssumedGridWarning
+            When sizes of cells are not known, and they are taken for cubes.
         """
         with unchanged_on_error(self):
             self._check_parameters()
@@ -259,6 +263,13 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         if wanted > n_z and not on_sky:
             problems.add("n_chunks", f"at most {n_z}, the slices of a field", self.n_chunks)
         sizes = self._sizes_of(fields, problems)
+        most = max(1, min(_CHUNKS, n_z // _FEWEST_SLICES))
+        n_chunks = most if self.n_chunks == "auto" else min(int(self.n_chunks), n_z)
+        ends = np.linspace(0, n_z, (1 if on_sky else n_chunks) + 1).round().astype(int)
+        shortest = int(np.diff(ends).min())
+        if self.taper is not None and not on_sky and 0 < shortest < _FEWEST_SLICES:
+            wanted = f"None with chunks of less than {_FEWEST_SLICES} slices, such as {shortest}"
+            problems.add("taper", wanted, self.taper, "use fewer chunks" * (most < n_chunks))
         problems.raise_if_any()
         if on_sky:
             warn_without_effect(self, {"n_chunks", "taper"}, "maps, which have no line of sight")
@@ -266,21 +277,10 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
             warn_without_effect(self, {"spectrum"}, f"fields of {len(shape)} axes")
         if not self.log:
             warn_without_effect(self, {"floor"}, "log=False")
-        most = max(1, min(_CHUNKS, n_z // _FEWEST_SLICES))
-        n_chunks = most if self.n_chunks == "auto" else int(self.n_chunks)
-        ends = np.linspace(0, n_z, (1 if on_sky else n_chunks) + 1).round().astype(int)
         self.chunks_ = np.column_stack([ends[:-1], ends[1:]])
-        self.k_unit_ = "1/cell" if sizes is None else "1/Mpc"
         known = None if on_sky or fields.grid is None else fields.grid.redshifts
         self.redshifts_ = None if known is None else np.asarray(known)[self.chunks_ - [0, 1]]
-        if sizes is None:
-            sizes = (1.0,) * len(shape)
-            if len(shape) == 3 and self.spectrum != "cylindrical":
-                warn(
-                    f"spectrum={self.spectrum!r}: the sizes of the cells are not known, and they "
-                    "are taken for cubes, of a length of 1; give cell_size=."
-                )
-        self.cell_size_: tuple[float, ...] = sizes
+        self._take_sizes(sizes)
         if not sum(map(self._n_features_of, self.chunks_)):
             n = len(shape)
             raise ValueError(
@@ -294,13 +294,31 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
             for parts in map(self._parts_of, self.chunks_)
         ]
 
-    def _sizes_of(self, fields: Fields, problems: Problems) -> tuple[float, ...] | None:
+    def _sizes_of(self, fields: Fields, problems: Problems) -> tuple[float | None, ...]:
         """Sizes of a cell along each axis in Mpc; None where they are not known."""
         n_axes = len(self.field_shape_in_)
         if self.cell_size is None:
-            known = None if fields.grid is None else fields.grid.cell_size
-            return None if known is None or None in known else tuple(map(float, known))  # type: ignore[arg-type]
-        return CELL_SIZE.of_axes("cell_size", self.cell_size, n_axes, problems)
+            return (None,) * n_axes if fields.grid is None else fields.grid.cell_size
+        sizes = CELL_SIZE.of_axes("cell_size", self.cell_size, n_axes, problems)
+        if sizes is not None:
+            check_cell_size(sizes, fields.grid, problems)
+        return sizes or ()
+
+    def _take_sizes(self, sizes: tuple[float | None, ...]) -> None:
+        """Take cells for cubes where sizes are not known, and say so."""
+        known = [size for size in sizes if size is not None]
+        self.k_unit_ = "1/Mpc" if known else "1/cell"
+        side = known[0] if known else 1.0
+        self.cell_size_: tuple[float, ...] = tuple(side if d is None else d for d in sizes)
+        if len(known) < len(sizes):
+            axes = listed(axis for axis, size in enumerate(sizes) if size is None)
+            one = f"{side:.3g} Mpc, as the others" if known else "1, so that k is in 1/cell"
+            warn(
+                f"PowerSpectrumTransformer: X does not say how large its cells are on axis {axes}; "
+                f"they are taken for cubes of {one}. If they are none, Delta^2 and floor are not "
+                "in mK^2; give cell_size=.",
+                AssumedGridWarning,
+            )
 
     # Bins ----------------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ def test_it_takes_the_grid_of_the_fields(X):
     assert of_fields.grid == fields.grid
     given = instrument(fields, redshifts=REDSHIFTS + 2)
     assert (given.sigma_ > instrument(fields).sigma_).all()  # what was given wins
+    with pytest.raises(ValueError, match=r"cell_size: .* cells of 10 x 10 x 5 Mpc, .*found \(3.0,"):
+        instrument(fields, cell_size=3.0)
 
 
 @pytest.mark.parametrize("given", [3.0, np.linspace(1, 9, 24)], ids=["number", "slices"])
@@ -214,14 +216,31 @@ def test_the_horizon_follows_the_redshift(X):
         np.testing.assert_allclose(seen[..., at], fixed[..., at], atol=1e-3)
 
 
-def test_a_wedge_over_all_modes_is_said(X):
-    with pytest.warns(UserWarning, match="no mode of these cells is above it"):
-        instrument(X, noise=None, wedge=4.0, cell_size=(10.0, 10.0, 40.0))
+@pytest.mark.parametrize(("mean", "left"), [(False, "only the mean"), (True, "nothing")])
+def test_a_wedge_over_all_modes_is_said(mean, left, X):
+    options = dict(noise=None, wedge=4.0, cell_size=(10.0, 10.0, 40.0), subtract_mean=mean)
+    with pytest.warns(UserWarning, match=f"no mode of these cells is above it .* {left} is left"):
+        model = instrument(X, **options)
+    means = X.mean(axis=(1, 2), keepdims=True) * (not mean)
+    np.testing.assert_allclose(model.transform(X), np.broadcast_to(means, X.shape), atol=1e-3)
 
 
-def test_a_wide_open_wedge_takes_the_sight_line_mean_alone(X):
+@pytest.mark.parametrize(
+    "options",
+    [dict(wedge=0.5, cell_size=SIZES), dict(wedge="horizon", **GRID)],
+    ids=["slope", "horizon"],
+)
+def test_a_wedge_leaves_the_mean_of_each_slice(options, X):
+    seen = instrument(X, noise=None, **options).transform(X)
+    np.testing.assert_allclose(seen.mean(axis=(1, 2)), X.mean(axis=(1, 2)), atol=1e-3)
+    assert np.abs(seen.mean()) > 10  # mK
+
+
+def test_a_wide_open_wedge_takes_what_is_constant_along_the_sight_line(X):
     seen = instrument(X, noise=None, wedge=0.0, cell_size=SIZES).transform(X)
-    np.testing.assert_allclose(seen, X - X.mean(axis=-1, keepdims=True), atol=1e-3)
+    along = X.mean(axis=-1, keepdims=True)
+    fluctuations = along - along.mean(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(seen, X - fluctuations, atol=1e-3)
 
 
 # Other shapes, and what is wrong ------------------------------------------------------------------

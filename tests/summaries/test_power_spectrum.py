@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skatr_sk import NoEffectWarning, PowerSpectrumTransformer, load_lightcones
+from skatr_sk import AssumedGridWarning, NoEffectWarning, PowerSpectrumTransformer, load_lightcones
 from skatr_sk.fields import ArrayFields
 from skatr_sk.grid import Grid
 
@@ -118,6 +118,17 @@ def test_a_taper_keeps_the_power_and_the_leak_out(taper, rng):
     assert tapered < without / 30
 
 
+@pytest.mark.parametrize("taper", ["hann", "blackmanharris"])
+def test_a_taper_needs_four_slices_in_a_chunk(taper, rng):
+    X = rng.normal(size=(2, *SHAPE))
+    for n_chunks in (5, 6, 8, 16):
+        with pytest.raises(ValueError, match="taper: expected None with chunks .*use fewer chunks"):
+            spectra(X, taper=taper, n_chunks=n_chunks)
+    with pytest.raises(ValueError, match="taper: .* such as 3, found"):
+        spectra(X[..., :3], taper=taper)
+    assert np.isfinite(spectra(X, taper=taper, n_chunks=4).transform(X)).all()
+
+
 def test_moments(rng):
     X = rng.normal(-20, 30, size=(3, *SHAPE))
     model = spectra(X, n_chunks=2, moments=True, log=False)
@@ -192,14 +203,32 @@ def test_k_comes_from_the_grid_of_the_fields(rng):
     assert model.k_unit_ == "1/Mpc"
     np.testing.assert_allclose(model.redshifts_, [[6, 7.4], [7.6, 9]])
     np.testing.assert_array_equal(model.transform(X), spectra(X, n_chunks=2).transform(X))
-    # What was given wins.
-    given = PowerSpectrumTransformer(n_chunks=2, cell_size=1.0).fit(ArrayFields(X, grid))
-    bare = PowerSpectrumTransformer(n_chunks=2).fit(X)
+    with pytest.raises(ValueError, match=r"cell_size: .* cells of 2 x 3 x 5 Mpc, .*found \(3.0,"):
+        PowerSpectrumTransformer(cell_size=3.0).fit(ArrayFields(X, grid))
+    rounded = PowerSpectrumTransformer(n_chunks=2, cell_size=(2.005, 3.0, 5.0))
+    assert rounded.fit(ArrayFields(X, grid)).cell_size_ == (2.005, 3.0, 5.0)
+    given = spectra(X, n_chunks=2, cell_size=1.0)
+    with pytest.warns(AssumedGridWarning, match="on axis 0, 1, 2; .* cubes of 1,"):
+        bare = PowerSpectrumTransformer(n_chunks=2).fit(X)
     assert bare.k_unit_ == "1/cell" and bare.redshifts_ is None
     assert given.get_feature_names_out().tolist() == bare.get_feature_names_out().tolist()
     assert given.get_feature_names_out()[0] != model.get_feature_names_out()[0]
-    with pytest.warns(UserWarning, match="taken for cubes"):
-        PowerSpectrumTransformer(spectrum="both").fit(X)
+
+
+@pytest.mark.parametrize("spectrum", ["cylindrical", "spherical", "both"])
+def test_what_is_not_known_of_cells_is_said_once(spectrum, rng):
+    X, uneven = rng.normal(size=(2, *SHAPE)), tuple(np.linspace(6, 30, 16) ** 1.1)
+    fields = ArrayFields(X, Grid((3.0, 4.0, None), uneven))
+    for some, sizes, unit in [(X, (1.0,) * 3, "1/cell"), (fields, (3.0, 4.0, 3.0), "1/Mpc")]:
+        model = PowerSpectrumTransformer(spectrum=spectrum)
+        with pytest.warns(AssumedGridWarning, match="taken for cubes") as told:
+            model.fit_transform(some)
+        assert len(told) == 1
+        assert model.cell_size_ == sizes and model.k_unit_ == unit
+    if spectrum != "spherical":  # what is known counts
+        given = PowerSpectrumTransformer(cell_size=(3.0, 4.0, 9.0)).fit(fields)
+        one, two = (each.bins_[0]["cylindrical"][0][:, 0] for each in (model, given))
+        np.testing.assert_allclose(one, two)
 
 
 def test_names_say_chunk_and_k(rng):
