@@ -487,7 +487,8 @@ def _layers(network: nn.Module) -> Iterator[list[nn.Parameter]]:
     positions, and its last norm. Elsewhere it is what holds weights itself.
     """
     if isinstance(network, Encoder):
-        yield [*network.embed.parameters(), *network.position.parameters()]
+        first = (network.embed, network.position, network.slice_means)
+        yield [weight for part in first if part is not None for weight in part.parameters()]
         for part in (*network.blocks, network.norm):
             yield list(part.parameters())
         return

@@ -133,6 +133,7 @@ def run_21cmfast(
         target_bounds=bounds if parameters is None else None,
         redshifts=ours.redshifts(),  # until 21cmFAST tells its own
         seeds=seeds,
+        grid=ours.grid,
     )
     storage = dict(dtype=dtype, compression=compression)
     stack = Stack.plan(problems, ours, labels, storage)

@@ -24,9 +24,11 @@ from skatr_sk import (
     save_lightcones,
 )
 from skatr_sk._checks import NoEffectWarning
+from skatr_sk.heads import end_to_end
+from skatr_sk.summaries.embedding import EMBEDDINGS
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.views import PatchViews
-from skatr_sk.summaries.vit import patchify
+from skatr_sk.summaries.vit import Encoder, patchify
 from tests.gaussian_fields import gaussian_fields
 
 SHAPE = (6, 6, 8)
@@ -511,6 +513,16 @@ def test_layers_have_rates_of_their_own(head, pretrained):
     np.testing.assert_allclose(moved(layer_decay=0.5), decayed, rtol=0.05)
     both = moved(layer_decay=0.5, backbone_learning_rate=6e-3, learning_rate=1e-3)
     np.testing.assert_allclose(both, 2 * decayed, rtol=0.05)
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+def test_each_weight_of_an_encoder_is_in_one_layer(embedding, torch_seed):
+    sizes = dict(embed_dim=12, depth=2, n_heads=2, mlp_ratio=2.0, patch_depth=4)
+    encoder = Encoder(16, (2, 2, 3), embedding=embedding, **sizes)
+    layers = list(end_to_end._layers(encoder))
+    assert len(layers) == 4  # the embedding, the blocks and the norm
+    in_layers = [id(weight) for layer in layers for weight in layer]
+    assert sorted(in_layers) == sorted(map(id, encoder.parameters()))
 
 
 @FIRST
