@@ -37,7 +37,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.cnn import CNN
-from skatr_sk.heads.own import in_words, try_network
+from skatr_sk.heads.own import try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
@@ -53,6 +53,7 @@ from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.held_out import Rows
+from skatr_sk.training.identity import identity_of
 from skatr_sk.training.seeds import independent_seeds
 from skatr_sk.training.state import digest_of
 
@@ -315,7 +316,7 @@ def _start(head: Any, fields: Fields, rows: np.ndarray, seed: int) -> _Start:
         beside=beside,
         n_workers=transformer.n_workers,
         identity=[dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen]
-        + [augmentation.name, begin],
+        + [augmentation.identity, begin],
         finish=finish,
     )
 
@@ -324,6 +325,7 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
     """Return what the CNN, or a network of the user, starts from."""
     shape, own = fields.shape[1:], head.backbone
     build: Callable[[], nn.Module]
+    identity = [identity_of(own)]  # before it is tried
     if isinstance(own, nn.Module):
         some = torch.from_numpy(np.float32(fields.read(np.arange(_TRIED))))
         n_features = try_network(type(head).__name__, "backbone", own, some)
@@ -341,7 +343,7 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
         augmentation=Augmentation(True, fields, seed),
         beside=fields,
         n_workers=0,
-        identity=["cnn", dataclasses.asdict(scaling)] if scaling else in_words(own),
+        identity=["cnn", dataclasses.asdict(scaling)] if scaling else identity,
         finish=lambda encoder: encoder,
     )
 

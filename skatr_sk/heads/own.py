@@ -1,4 +1,4 @@
-"""What a user hands in as network or loss: tried once before the training, and told in words."""
+"""What a user hands in as network or loss: tried once before the training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from skatr_sk._checks import Problems, Rule, spell
 from skatr_sk.heads.mlp import LOSSES
 from skatr_sk.training.seeds import seeded
-from skatr_sk.training.state import digest_of
 
-__all__ = ["LOSS", "in_words", "try_loss", "try_network"]
+__all__ = ["LOSS", "try_loss", "try_network"]
 
 _ROWS = 4  # of a trial
 
@@ -122,20 +121,3 @@ class _Trial:
         if all(each is None for each in gradients):
             mend = "compute it by torch alone, without detach, numpy or no_grad"
             self.fail(f"a gradient to {to}", None, mend)
-
-
-def in_words(value: Any) -> list[Any]:
-    """Say what a network or function is, for the identity of a run: the same in another process."""
-    if isinstance(value, nn.Module):
-        plain = bool | int | float | str | tuple
-        settings = [
-            {k: repr(v) for k, v in vars(each).items() if isinstance(v, plain) and k != "training"}
-            for each in value.modules()
-        ]
-        return [repr(value), settings, digest_of(value.state_dict())]
-    if isinstance(value, partial):
-        return [in_words(value.func), value.args, value.keywords]
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    code = getattr(value, "__code__", None)
-    words = [kind.__module__, kind.__qualname__]
-    return words if code is None else [*words, code.co_code.hex(), list(map(repr, code.co_names))]

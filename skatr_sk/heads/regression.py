@@ -34,12 +34,13 @@ from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_en
 from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
-from skatr_sk.heads.own import LOSS, in_words, try_loss, try_network
+from skatr_sk.heads.own import LOSS, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
+from skatr_sk.training.identity import identity_of
 from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["LightconeRegressor"]
@@ -251,7 +252,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _checkpoint(self, seed: int, **identity: Any) -> Any:
         given = {name: getattr(self, name) for name in ("head", "loss")}
-        own = {k: in_words(v) for k, v in given.items() if v is not None and not isinstance(v, str)}
+        own = {k: identity_of(v) for k, v in given.items() if callable(v)}
         return super()._checkpoint(seed, **own | identity)
 
     def _check_head(self, shape: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skatr_sk._checks import Rule, changed_parameters
 from skatr_sk.fields import Fields, as_fields
+from skatr_sk.training.identity import identity_of
 from skatr_sk.training.state import digest_of
 
 __all__ = ["AUGMENT", "Augmentation", "name_of"]
@@ -53,6 +54,7 @@ class Augmentation:
     def __init__(self, given: Any, fields: Fields, seed: int) -> None:
         self.turns = not isinstance(given, bool | np.bool_) or bool(given)
         self.name = name_of(given)
+        self.identity = identity_of(given)  # before it is called
         self._given, self._fitted = given, None
         if hasattr(given, "transform"):
             fitted = clone(given)

@@ -1,7 +1,5 @@
 """Networks and losses of the user: tried before the training, copied for it, told in words."""
 
-import functools
-
 import joblib
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from skatr_sk import (
     save_model,
 )
 from skatr_sk._checks import NoEffectWarning
-from skatr_sk.heads.own import in_words
 from skatr_sk.training.state import digest_of
 
 SHAPE = (4, 4, 6)
@@ -266,8 +263,15 @@ def test_a_run_goes_on_with_the_same_network_and_loss_alone(tmp_path):
     assert files() == 5
 
 
-def test_functions_in_words():
-    assert in_words(by_rows) == in_words(by_rows) != in_words(lambda a, b: a.mean())
-    bound = functools.partial(by_rows, target=1)
-    assert in_words(bound) != in_words(functools.partial(by_rows, target=2))
-    assert in_words(nn.L1Loss()) != in_words(nn.L1Loss(reduction="sum"))
+def test_a_run_with_another_function_of_the_same_name_is_another(tmp_path):
+    def powered(power):
+        return lambda a, b: (a - b).abs().pow(power).mean()
+
+    def files(function, loss):
+        options = dict(checkpoint_dir=tmp_path, max_epochs=1)
+        head(backbone=Slices(function), **options).fit(FIELDS, MEANS)
+        head(loss=loss, hidden_dims=(8,), **options).fit(SUMMARIES, LABELS)
+        return len(list(tmp_path.glob("checkpoint-*.safetensors")))
+
+    assert files(torch.mul, powered(1)) == files(torch.mul, powered(1)) == 2
+    assert files(torch.add, powered(2)) == 4

@@ -181,6 +181,25 @@ def test_a_run_with_noise_resumes_to_the_same_end(X, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+def test_a_run_with_another_function_of_the_same_name_is_another(X, tmp_path):
+    class Scaled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, fields):
+            return fields * self.factor
+
+    def scaled(factor):
+        return lambda fields: fields * factor
+
+    found = []
+    for each in (Scaled(1.0), Scaled(9.0), scaled(1.0), scaled(9.0), scaled(9.0)):
+        model = make(each, max_epochs=1, checkpoint_dir=tmp_path).fit(X)
+        found.append(model.transform(X))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    assert not np.allclose(found[0], found[1]) and not np.allclose(found[2], found[3])
+
+
 def test_signals_have_noise_and_no_turns(rng):
     X = rng.normal(0, 30, size=(20, 24)).astype(np.float32)
     small = dict(patch_size=4, whiten=False)
