@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from skatr_sk.training.state import digest_of
 
@@ -83,6 +84,8 @@ class _Teller:
             return self._of_network(value)
         if isinstance(value, type):
             return self._of_class(value)
+        if isinstance(value, RemovableHandle):  # knows its hook by a number of the process
+            return ["handle"]
         if isinstance(value, ModuleType):
             return ["module", value.__name__]
         if isinstance(value, FunctionType):

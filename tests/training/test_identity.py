@@ -102,6 +102,7 @@ def test_what_is_the_same_has_the_same():
         assert identity_of(make(3.0)) == identity_of(make(3.0)) != identity_of(make(4.0))
     network = Network(torch.sin)
     assert identity_of(network.eval()) == identity_of(network.train())
+    assert identity_of(nn.LazyLinear(2)) == identity_of(nn.LazyLinear(2))
     one, two = hooked(Network(torch.sin)), hooked(hooked(Network(torch.sin)))
     assert identity_of(one) == identity_of(hooked(Network(torch.sin))) != identity_of(two)
 
