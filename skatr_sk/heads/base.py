@@ -250,7 +250,7 @@ class SummaryHead(BackboneHead):
 
     def _check_learned(self) -> None:
         """Raise where anything that was learned, also without the trainer, is not finite."""
-        known = vars(self)
+        known = {k: v for k, v in vars(self).items() if k.endswith("_")}
         modules = {k: v for k, v in known.items() if isinstance(v, torch.nn.Module)}
         wrong = [k for k, v in modules.items() if not all_finite(v.state_dict().values())]
         numbers = ("summary_mean_", "summary_scale_", "network_weight_")

@@ -7,6 +7,7 @@ beside the head, and what it gives of fields.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -37,7 +38,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.cnn import CNN
-from skatr_sk.heads.own import in_words, try_network
+from skatr_sk.heads.own import built, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
@@ -53,7 +54,8 @@ from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.held_out import Rows
-from skatr_sk.training.seeds import independent_seeds
+from skatr_sk.training.identity import identity_of
+from skatr_sk.training.seeds import independent_seeds, seeded
 from skatr_sk.training.state import digest_of
 
 __all__ = [
@@ -315,7 +317,7 @@ def _start(head: Any, fields: Fields, rows: np.ndarray, seed: int) -> _Start:
         beside=beside,
         n_workers=transformer.n_workers,
         identity=[dataclasses.asdict(sizes), dataclasses.asdict(scaling), seen]
-        + [augmentation.name, begin],
+        + [augmentation.identity, begin],
         finish=finish,
     )
 
@@ -324,10 +326,12 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
     """Return what the CNN, or a network of the user, starts from."""
     shape, own = fields.shape[1:], head.backbone
     build: Callable[[], nn.Module]
+    identity = [identity_of(own)]  # before it is tried
     if isinstance(own, nn.Module):
         some = torch.from_numpy(np.float32(fields.read(np.arange(_TRIED))))
-        n_features = try_network(type(head).__name__, "backbone", own, some)
-        build, scaling = partial(copy.deepcopy, own), None
+        least = min(_TRIED, len(rows), int(head._resolved(len(rows)).batch_size))
+        n_features = try_network(type(head).__name__, "backbone", own, some, least=least)
+        build, scaling = (lambda: built(copy.deepcopy(own), shape)), None
     else:
         build, scaling = partial(CNN, shape), BrightnessScaling.learn(fields, rows)
         n_features = CNN.n_features
@@ -341,7 +345,7 @@ def _start_of_network(head: Any, fields: Fields, rows: np.ndarray, seed: int) ->
         augmentation=Augmentation(True, fields, seed),
         beside=fields,
         n_workers=0,
-        identity=["cnn", dataclasses.asdict(scaling)] if scaling else in_words(own),
+        identity=["cnn", dataclasses.asdict(scaling)] if scaling else identity,
         finish=lambda encoder: encoder,
     )
 
@@ -416,7 +420,8 @@ def fit_end_to_end(
         encoder = start.build()
         if isinstance(encoder, Encoder):
             encoder.requires_grad_(True)
-        return EncoderWithHead(encoder, make_head(start.features[-1]), start.pooling)
+        own = built(make_head(start.features[-1]), start.features)
+        return EncoderWithHead(encoder, own, start.pooling)
 
     y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(head.device))
     of_both = zip((fields, start.beside), split, strict=True)
@@ -558,4 +563,11 @@ def _encode(head: Any, network: Any, fields: Fields, pooling: str, **options: An
         options["batch_size"] = max(1, cells // math.prod(fields.shape[1:]))
     options = {"pooling": pooling} | options
     precision = autocast(device, head.precision)
-    return encode(network, fields, device=device, autocast=precision, **options)
+    # A network of the user may draw: each call the same, and nobody else's draws.
+    quiet = seeded(0, device) if _is_own(backbone) else contextlib.nullcontext()
+    with quiet:
+        return encode(network, fields, device=device, autocast=precision, **options)
+
+
+def _is_own(backbone: Any) -> bool:
+    return isinstance(backbone, FieldNetwork) and backbone.scaling is None

@@ -1,4 +1,4 @@
-"""What a user hands in as network or loss: tried once before the training, and told in words."""
+"""What a user hands in as network or loss: tried once before the training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from skatr_sk._checks import Problems, Rule, spell
 from skatr_sk.heads.mlp import LOSSES
 from skatr_sk.training.seeds import seeded
-from skatr_sk.training.state import digest_of
 
-__all__ = ["LOSS", "in_words", "try_loss", "try_network"]
+__all__ = ["LOSS", "built", "try_loss", "try_network"]
 
 _ROWS = 4  # of a trial
 
@@ -33,13 +33,19 @@ LOSS = Rule(_is_loss, f"one of {_NAMES}, or a callable loss(predicted, target)")
 
 
 def try_network(
-    owner: str, name: str, network: nn.Module, inputs: Tensor, n_features: int | None = None
+    owner: str,
+    name: str,
+    network: nn.Module,
+    inputs: Tensor,
+    n_features: int | None = None,
+    least: int = _ROWS,
 ) -> int:
     """Return the number of features that a network gives of inputs, by one pass of a copy.
 
     An InvalidParameterError says by the `name` of the parameter when it gives none of shape
     (n, n_features), finite and with a gradient to its weights; any number of them where
-    `n_features` is None.
+    `n_features` is None; or when it takes no batch of `least` rows in training, or gives another
+    shape when it predicts.
     """
     with seeded(0, torch.device("cpu")):
         inputs = inputs.cpu().float()
@@ -59,7 +65,24 @@ def try_network(
             )
             trial.fail("weights that are trained", 0, mend)
         trial.differentiate(output, weights, "its weights")
+        if least < len(inputs):
+            trial.what = f"a network of inputs {(least, *inputs.shape[1:])}, a batch in training"
+            trial.of(lambda: own(inputs[:least]), "give batch_size >= 2" * (least == 1))
+        trial.what = f"a network of inputs {tuple(inputs.shape)} in evaluation mode"
+        wanted = f"outputs of shape {tuple(output.shape)}, as in training"
+        seen = trial.of(lambda: own.eval()(inputs))
+        trial.compare(seen, wanted)
+        if seen.shape != output.shape:
+            trial.fail(wanted, tuple(seen.shape))
     return int(output.shape[1])
+
+
+def built(network: nn.Module, shape: Sequence[int]) -> nn.Module:
+    """Return a network whose lazy layers were built by inputs (n, *shape), in torch's own draws."""
+    if any(map(is_lazy, network.parameters())):
+        with torch.no_grad():
+            network.eval()(torch.zeros(_ROWS, *shape))
+    return network
 
 
 def try_loss(owner: str, loss: Callable[..., Any], n_parameters: int, *, weighted: bool) -> None:
@@ -92,12 +115,12 @@ class _Trial:
         self.problems.add(self.name, f"{self.what} with {wanted}", found, mend)
         self.problems.raise_if_any()
 
-    def of(self, call: Callable[[], Any]) -> Any:
+    def of(self, call: Callable[[], Any], mend: str = "") -> Any:
         """Return what a call gives; whatever it raises is the fault of what was handed in."""
         try:
             return call()
         except Exception as error:
-            self.problems.add(self.name, self.what, error)
+            self.problems.add(self.name, self.what, error, mend)
             try:
                 self.problems.raise_if_any()
             except ValueError as said:
@@ -122,20 +145,3 @@ class _Trial:
         if all(each is None for each in gradients):
             mend = "compute it by torch alone, without detach, numpy or no_grad"
             self.fail(f"a gradient to {to}", None, mend)
-
-
-def in_words(value: Any) -> list[Any]:
-    """Say what a network or function is, for the identity of a run: the same in another process."""
-    if isinstance(value, nn.Module):
-        plain = bool | int | float | str | tuple
-        settings = [
-            {k: repr(v) for k, v in vars(each).items() if isinstance(v, plain) and k != "training"}
-            for each in value.modules()
-        ]
-        return [repr(value), settings, digest_of(value.state_dict())]
-    if isinstance(value, partial):
-        return [in_words(value.func), value.args, value.keywords]
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    code = getattr(value, "__code__", None)
-    words = [kind.__module__, kind.__qualname__]
-    return words if code is None else [*words, code.co_code.hex(), list(map(repr, code.co_names))]

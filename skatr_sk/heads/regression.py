@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_en
 from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
-from skatr_sk.heads.own import LOSS, in_words, try_loss, try_network
+from skatr_sk.heads.own import LOSS, built, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
+from skatr_sk.training.identity import identity_of
+from skatr_sk.training.seeds import seeded
 from skatr_sk.training.stored import stored_by_name
 
 __all__ = ["LightconeRegressor"]
@@ -251,14 +254,15 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _checkpoint(self, seed: int, **identity: Any) -> Any:
         given = {name: getattr(self, name) for name in ("head", "loss")}
-        own = {k: in_words(v) for k, v in given.items() if v is not None and not isinstance(v, str)}
+        own = {k: identity_of(v) for k, v in given.items() if callable(v)}
         return super()._checkpoint(seed, **own | identity)
 
     def _check_head(self, shape: tuple[int, ...]) -> None:
         if self.head is not None:
             n = len(self.scaling_.low) * (2 if self.loss == "gaussian" else 1)
             some = np.random.default_rng(0).normal(size=(4, *shape))  # as standardised ones are
-            try_network(type(self).__name__, "head", self.head, torch.from_numpy(some), n)
+            least = min(len(some), int(self._resolved(0).batch_size))
+            try_network(type(self).__name__, "head", self.head, torch.from_numpy(some), n, least)
 
     def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
         whole = self.backbone is not None
@@ -303,7 +307,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             self.head_ = fit_end_to_end(self, (fields, unit, rows), runs[0], network)
             return
         self._check_head(fields.shape[1:])
-        network = partial(make_head, fields.shape[-1]), criterion
+        network = (lambda: built(make_head(fields.shape[-1]), fields.shape[1:])), criterion
         heads: list[Any]
         heads = self._train_on_summaries(network, (fields, unit), runs, rows)
         heads = [head if isinstance(head, OwnHead) else head.double() for head in heads]
@@ -350,7 +354,10 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _outputs(self, head: torch.nn.Module, summaries: Fields) -> torch.Tensor:
         """Return what a head gives for summaries, or for fields, some of them at a time."""
-        with torch.inference_mode():
+        own = any(isinstance(each, OwnHead) for each in head.modules())
+        # A network of the user may draw: each call the same, and nobody else's draws.
+        quiet = seeded(0, torch.device("cpu")) if own else contextlib.nullcontext()
+        with torch.inference_mode(), quiet:
             return torch.cat([head(rows) for _, rows in self._batches(summaries, _BATCH)])
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from skatr_sk._checks import Rule, changed_parameters
 from skatr_sk.fields import Fields, as_fields
+from skatr_sk.training.identity import identity_of
 from skatr_sk.training.state import digest_of
 
 __all__ = ["AUGMENT", "Augmentation", "name_of"]
@@ -53,6 +55,7 @@ class Augmentation:
     def __init__(self, given: Any, fields: Fields, seed: int) -> None:
         self.turns = not isinstance(given, bool | np.bool_) or bool(given)
         self.name = name_of(given)
+        self.identity = identity_of(given)  # before it is called
         self._given, self._fitted = given, None
         if hasattr(given, "transform"):
             fitted = clone(given)
@@ -75,22 +78,40 @@ class Augmentation:
         return seen
 
     def _change(self, fields: Tensor, generator: torch.Generator) -> Tensor:
-        fields = fields.float()
-        if self._fitted is None:
-            seen = self._given(fields)
-        else:
-            seed = int(torch.randint(2**62, (), generator=generator))
-            values = self._fitted.augment(fields.cpu().numpy(), np.random.default_rng(seed))
-            seen = torch.as_tensor(values, device=fields.device)
+        fields, seed = fields.float(), int(torch.randint(2**62, (), generator=generator))
+        expected = f"a tensor of real numbers of shape {tuple(fields.shape)}"
+        try:
+            if self._fitted is None:
+                with _numpy_seeded(seed):
+                    seen = self._given(fields)
+            else:
+                values = self._fitted.augment(fields.cpu().numpy(), np.random.default_rng(seed))
+                seen = torch.as_tensor(values, device=fields.device)
+        except Exception as error:  # whatever it is, it is the fault of what was handed in
+            raise ValueError(self._wrong(expected, repr(error))) from error
         if not isinstance(seen, Tensor) or seen.shape != fields.shape:
             found = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
-            raise ValueError(self._wrong(f"a tensor of shape {tuple(fields.shape)}", found))
+            raise ValueError(self._wrong(expected, found))
+        if seen.is_complex():
+            raise ValueError(self._wrong(expected, seen.dtype))
         if not torch.isfinite(seen).all():
             raise ValueError(self._wrong("finite values", "NaN or infinite ones"))
         return seen
 
     def _wrong(self, expected: str, found: object) -> str:
-        return f"augment: expected {expected} from {self.name}, found {found}."
+        named = self.name.removeprefix(f"{_SYMMETRIES}, ")
+        return f"augment: expected {expected} from {named}, found {found}."
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator inside the block, and leave it as it was."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def name_of(given: Any) -> str:

@@ -16,7 +16,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk._checks import CollapseWarning, warn
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
-from skatr_sk.summaries.augmentation import Augmentation, name_of
+from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels, labels_if_any
 from skatr_sk.summaries.masking import sample_regions
@@ -32,6 +32,7 @@ from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.training.held_out import Given, check_given
+from skatr_sk.training.identity import identity_of
 from skatr_sk.training.processes import Share, join
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import digest_of
@@ -98,7 +99,7 @@ def pretrain(
         seed = processes.same(seed)
         names = sorted(transformer._parameters.keys() - transformer._not_learned_from)
         settings = {name: repr(getattr(transformer, name)) for name in names}
-        settings["augment"] = name_of(transformer.augment)
+        settings["augment"] = identity_of(transformer.augment)
         processes.check_alike(X=fields.shape, parameters=settings | {"random_state": ""})
     split_seed, weights_seed, order_seed, views_seed = independent_seeds(seed, 4)
     seen = None if labels is None or objective.sees_unlabelled else labels.rows
@@ -127,7 +128,7 @@ def pretrain(
     if transformer.checkpoint_dir is not None:
         identity = _identity(objective, fields, labels, pooling, start) | rows_of_fit.identity()
         if augmentation.change is not None:
-            identity["augment"] = augmentation.name
+            identity["augment"] = augmentation.identity
         if embedding_only:
             identity["trained"] = "embedding"
         checkpoint = transformer._checkpoint(seed, **identity)

@@ -142,10 +142,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     augment : bool, callable or transformer, default=True
         Turn every training field by a random sky symmetry; the line of sight is never reversed.
         A callable then changes the fields of a step: it takes and returns a tensor
-        ``(n, *field_shape)`` of float32 in mK, on the device, and may draw from torch's global
-        generator, which is seeded. A transformer with a method ``augment``, such as
-        :class:`~skatr_sk.NoiseTransformer`, adds fresh noise in each step; what it makes of fields
-        by ``transform`` is what they are validated, scaled and whitened with. `transform` of this
+        ``(n, *field_shape)`` of float32 in mK, on the device, and may draw from the global
+        generators of torch and ``np.random``, which are seeded, and from no other. A transformer
+        with a method ``augment``, such as :class:`~skatr_sk.NoiseTransformer`, adds fresh noise in
+        each step; what it makes of fields by ``transform`` is what they are validated, scaled and
+        whitened with. `transform` of this
         transformer takes light cones as they come: put noise before it where they have none.
     max_epochs : int or "auto", default="auto"
         Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more than

@@ -92,15 +92,22 @@ class Loader:
     generator: torch.Generator | None = None  # shuffles each pass; without it rows are in order
     n_workers: int = 0  # processes that read; 0 is a thread of this process
     pin_memory: bool = False  # put what was read where a GPU fetches it while it computes
+    pairs: bool = False  # a last row alone goes with the batch before it
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
+        n = len(self.dataset)
+        return math.ceil(n / self.batch_size) - self._merges(n)
+
+    def _merges(self, n: int) -> bool:
+        return self.pairs and n > self.batch_size > 1 and n % self.batch_size == 1
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         order = torch.arange(len(self.dataset))
         if self.generator is not None:
             order = torch.randperm(len(order), generator=self.generator)
         batches = order.split(self.batch_size)
+        if self._merges(len(order)):
+            batches = (*batches[:-2], torch.cat(batches[-2:]))
         if self.dataset.in_memory:
             yield from map(self.dataset.__getitem__, batches)
         elif self.n_workers == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from skorch.callbacks.scoring import PassthroughScoring, ScoringBase
 from skorch.helper import predefined_split
 from skorch.utils import TeeGenerator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skatr_sk._checks import Problems, spell
 from skatr_sk.training.batches import Dataset, Loader
@@ -109,7 +109,9 @@ class Trainer(NeuralNet):
         """Return the batches of a pass, shuffled in training."""
         generator = self.generator_ if training else None
         on_gpu = torch.device(self.device).type == "cuda"
-        return Loader(dataset, self.batch_size, generator, self.n_workers, pin_memory=on_gpu)
+        # Batch statistics of one row are none.
+        pairs = training and any(isinstance(each, _BatchNorm) for each in self.module_.modules())
+        return Loader(dataset, self.batch_size, generator, self.n_workers, on_gpu, pairs)
 
     @property
     def rate(self) -> float:
@@ -202,7 +204,7 @@ class Trainer(NeuralNet):
         self, X: Dataset, y: Any = None, epochs: int | None = None, **kwargs: Any
     ) -> Trainer:
         """Run the epochs that are left, and tell a user's interrupt from an early end."""
-        self.n_batches_ = math.ceil(len(X) / self.batch_size)
+        self.n_batches_ = len(self.get_iterator(X, training=True))
         left = 0 if self.stop_ else self.max_epochs - len(self.history)
         try:
             super().fit_loop(X, y, epochs=left, **kwargs)

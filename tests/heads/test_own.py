@@ -1,7 +1,5 @@
 """Networks and losses of the user: tried before the training, copied for it, told in words."""
 
-import functools
-
 import joblib
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from skatr_sk import (
     save_model,
 )
 from skatr_sk._checks import NoEffectWarning
-from skatr_sk.heads.own import in_words
 from skatr_sk.training.state import digest_of
 
 SHAPE = (4, 4, 6)
@@ -106,7 +103,53 @@ def test_statistics_of_a_network_stand_still_while_it_is_frozen():
     assert model.backbone_.network[1].num_batches_tracked == 3  # of 20 rows, in the third epoch
 
 
+class Evaluated(Slices):
+    def forward(self, fields):
+        return super().forward(fields)[:, : 6 if self.training else 5]
+
+
+class Drawing(Slices):
+    def forward(self, fields):
+        return super().forward(fields) + torch.rand(len(fields), 1)
+
+
+def test_a_last_row_alone_goes_with_the_batch_before_it():
+    normed = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(96), nn.Linear(96, 4))
+    for model in heads(backbone=normed, validation_fraction=0, max_epochs=1):
+        model.fit(FIELDS[:17], MEANS[:17])
+        assert model.backbone_.network[1].num_batches_tracked == 2
+        with pytest.raises(InvalidParameterError, match=r"- backbone: .*give batch_size >= 2"):
+            model.set_params(batch_size=1).fit(FIELDS, MEANS)
+    normed = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model = head(head=normed, validation_fraction=0).fit(SUMMARIES[:33], LABELS[:33])
+    with pytest.raises(InvalidParameterError, match=r"- head: .*give batch_size >= 2"):
+        model.set_params(batch_size=1).fit(SUMMARIES, LABELS)
+
+
+def test_lazy_layers_are_built(tmp_path):
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    options = dict(max_epochs=1, checkpoint_dir=tmp_path)
+    fitted = [head(backbone=lazy, head=nn.LazyLinear(2), **options) for _ in range(2)]
+    first, again = (model.fit(FIELDS, MEANS).predict(FIELDS) for model in fitted)
+    np.testing.assert_array_equal(first, again)
+    assert len(list(tmp_path.iterdir())) == 1
+    several = head(head=nn.LazyLinear(2), n_members=2, **options).fit(SUMMARIES, LABELS)
+    assert not torch.equal(*(each.network.weight for each in several.head_))
+
+
+def test_what_a_network_draws_is_the_same_in_each_prediction():
+    tail = nn.Sequential(nn.Linear(6, 2), nn.RReLU())
+    tail[1].train = lambda mode: tail[1]  # it draws always
+    for model in (*heads(backbone=Drawing(), max_epochs=1), head(backbone=Slices(), head=tail)):
+        model.fit(FIELDS, MEANS)
+        state = torch.get_rng_state()
+        found = [model.predict(FIELDS) for _ in range(2)]
+        np.testing.assert_array_equal(*found)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 WRONG_NETWORKS = {
+    "another in evaluation": (Evaluated(), r"shape \(2, 6\), as in training, found \(2, 5\)"),
     "no batch": (Slices(lambda x, w: x.mean(dim=1)), r"shape \(2, n_features\), found \(2,\)"),
     "one feature map": (Slices(lambda x, w: (x * w)[:, :, None]), r"found \(2, 6, 1\)"),
     "nothing": (Slices(lambda x, w: (x * w)[:, :0]), r"found \(2, 0\)"),
@@ -266,8 +309,15 @@ def test_a_run_goes_on_with_the_same_network_and_loss_alone(tmp_path):
     assert files() == 5
 
 
-def test_functions_in_words():
-    assert in_words(by_rows) == in_words(by_rows) != in_words(lambda a, b: a.mean())
-    bound = functools.partial(by_rows, target=1)
-    assert in_words(bound) != in_words(functools.partial(by_rows, target=2))
-    assert in_words(nn.L1Loss()) != in_words(nn.L1Loss(reduction="sum"))
+def test_a_run_with_another_function_of_the_same_name_is_another(tmp_path):
+    def powered(power):
+        return lambda a, b: (a - b).abs().pow(power).mean()
+
+    def files(function, loss):
+        options = dict(checkpoint_dir=tmp_path, max_epochs=1)
+        head(backbone=Slices(function), **options).fit(FIELDS, MEANS)
+        head(loss=loss, hidden_dims=(8,), **options).fit(SUMMARIES, LABELS)
+        return len(list(tmp_path.glob("checkpoint-*.safetensors")))
+
+    assert files(torch.mul, powered(1)) == files(torch.mul, powered(1)) == 2
+    assert files(torch.add, powered(2)) == 4

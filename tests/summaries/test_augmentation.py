@@ -82,12 +82,27 @@ def test_what_a_function_draws_is_seeded(X):
     assert not np.array_equal(first, make().fit(X).transform(X))
 
 
+@pytest.mark.changes_global_state
+def test_numpys_generator_is_seeded_and_put_back(X):
+    def drawn(fields):
+        return fields + float(np.random.normal(0, 9))  # noqa: NPY002
+
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    first = make(drawn).fit(X).transform(X)
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    np.testing.assert_array_equal(make(drawn).fit(X).transform(X), first)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (lambda fields: 1 / 0, r"from .*test_augm[a-z.]*<lambda>, found ZeroDivisionError"),
+        (lambda fields, more: fields, "found TypeError.*missing 1 required"),
+        (lambda fields: fields * 1j, "real numbers of shape .*, found torch.complex64"),
         (
             lambda fields: fields[..., :4],
-            r"a tensor of shape \(8, 6, 6, 8\) .*, found \(8, 6, 6, 4\)",
+            r"numbers of shape \(8, 6, 6, 8\) .*, found \(8, 6, 6, 4\)",
         ),
         (lambda fields: fields.numpy(), "found ndarray"),
         (lambda fields: None, "found NoneType"),
@@ -96,8 +111,9 @@ def test_what_a_function_draws_is_seeded(X):
 )
 def test_a_function_that_spoils_fields_is_refused(wrong, message, X):
     model = make(wrong)
-    with pytest.raises(ValueError, match=f"augment: .*{message}"):
+    with pytest.raises(ValueError, match=f"augment: .*{message}") as raised:
         model.fit(X)
+    assert "symmetries" not in str(raised.value)
     assert not hasattr(model, "encoder_")
 
 
@@ -179,6 +195,25 @@ def test_a_run_with_noise_resumes_to_the_same_end(X, tmp_path):
     # Other noise is another run.
     make(NoiseTransformer(noise=6.0), **options | dict(max_epochs=1)).fit(X)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_run_with_another_function_of_the_same_name_is_another(X, tmp_path):
+    class Scaled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, fields):
+            return fields * self.factor
+
+    def scaled(factor):
+        return lambda fields: fields * factor
+
+    found = []
+    for each in (Scaled(1.0), Scaled(9.0), scaled(1.0), scaled(9.0), scaled(9.0)):
+        model = make(each, max_epochs=1, checkpoint_dir=tmp_path).fit(X)
+        found.append(model.transform(X))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    assert not np.allclose(found[0], found[1]) and not np.allclose(found[2], found[3])
 
 
 def test_signals_have_noise_and_no_turns(rng):
