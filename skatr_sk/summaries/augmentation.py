@@ -78,13 +78,14 @@ class Augmentation:
         return seen
 
     def _change(self, fields: Tensor, generator: torch.Generator) -> Tensor:
-        fields, seed = fields.float(), int(torch.randint(2**62, (), generator=generator))
+        fields = fields.float()
         expected = f"a tensor of real numbers of shape {tuple(fields.shape)}"
         try:
             if self._fitted is None:
-                with _numpy_seeded(seed):
+                with _numpy_seeded(generator):
                     seen = self._given(fields)
             else:
+                seed = int(torch.randint(2**62, (), generator=generator))
                 values = self._fitted.augment(fields.cpu().numpy(), np.random.default_rng(seed))
                 seen = torch.as_tensor(values, device=fields.device)
         except Exception as error:  # whatever it is, it is the fault of what was handed in
@@ -104,12 +105,18 @@ class Augmentation:
 
 
 @contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator inside the block, and leave it as it was."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+def _numpy_seeded(generator: torch.Generator) -> Iterator[None]:
+    """Seed numpy's global generator inside the block, and leave it as it was.
+
+    The generator of the step goes on only where the block has drawn from numpy's.
+    """
+    before, undrawn = np.random.get_state(), generator.get_state()  # noqa: NPY002
+    np.random.seed(int(torch.randint(2**32, (), generator=generator)))  # noqa: NPY002
+    seeded = np.random.get_state()  # noqa: NPY002
     try:
         yield
+        if all(map(np.array_equal, np.random.get_state(), seeded)):  # noqa: NPY002
+            generator.set_state(undrawn)
     finally:
         np.random.set_state(before)  # noqa: NPY002
 
