@@ -114,6 +114,8 @@ class HeadMixture(nn.ModuleList):
 class OwnHead(nn.Module):
     """A user's network in the place of the MLP; its weights stay in their own precision."""
 
+    may_be_a_users = True  # and have a batch norm, which no row alone can train
+
     def __init__(self, network: nn.Module, *, gaussian: bool, bounded: bool) -> None:
         super().__init__()
         self.network, self.gaussian, self.bounded = network, gaussian, bounded

@@ -110,7 +110,9 @@ class Trainer(NeuralNet):
         generator = self.generator_ if training else None
         on_gpu = torch.device(self.device).type == "cuda"
         # Batch statistics of one row are none.
-        pairs = training and any(isinstance(each, _BatchNorm) for each in self.module_.modules())
+        # Objectives see several views of a row; what a user has made may see it alone.
+        pairs = training and getattr(self.module_, "may_be_a_users", False)
+        pairs = pairs and any(isinstance(each, _BatchNorm) for each in self.module_.modules())
         return Loader(dataset, self.batch_size, generator, self.n_workers, on_gpu, pairs)
 
     @property
