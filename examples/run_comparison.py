@@ -123,7 +123,8 @@ def compare(ways, cones, sizes, *, n_folds=5, repeats=(0,), n_tests=None, folder
                 tables.append(json.loads(path.read_text()))
                 continue
             way = clone(way)
-            seeds = [key for key in way.get_params() if key.rpartition("__")[2] == "random_state"]
+            own = [key for key in way.get_params() if "backbone" not in key]
+            seeds = [key for key in own if key.rpartition("__")[2] == "random_state"]
             way.set_params(**dict.fromkeys(seeds, repeat))
             start = time.process_time()
             table = data_efficiency_curve(
