@@ -28,7 +28,7 @@ _COLUMNS = ("estimator", "size", "parameter", "value", "metric")
 _YLABELS = {"mean_absolute_relative_error": "mean absolute relative error", "r2": "$R^2$"}
 _OF_THE_DISPLAY = "metric", "band", "line_kwargs", "band_kwargs"  # not of the curve
 _LINE = {"markersize": 4, "linewidth": 1.6}
-_MARKERS = "os^Dv<"
+_MARKERS = "os^Dv<>PX*ph"
 _BANDS = {
     "std": "mean, and one standard deviation on either side",
     "quartiles": "median, and the middle half of the fits",
@@ -147,14 +147,17 @@ class DataEfficiencyDisplay(Display):
         self.lines_, self.bands_ = np.full((2, n, len(self._estimators)), None)
         for i, (axes, (symbol, _)) in enumerate(zip(self.axes_, labels, strict=True)):
             for j, name in enumerate(self._estimators):
-                own = {"color": COLORS[j % len(COLORS)], "marker": _MARKERS[j % len(_MARKERS)]}
+                turn, color = divmod(j, len(COLORS))
+                own = {"color": COLORS[color], "marker": _MARKERS[j % len(_MARKERS)]}
+                own["linestyle"] = "--" if turn % 2 else "-"  # where colours are used again
                 styled = merged({"label": name, **own}, line)
-                (drawn,) = axes.plot(self.sizes_, middle[i, j], **styled)
+                known = np.isfinite(middle[i, j])  # others may have more sizes
+                (drawn,) = axes.plot(self.sizes_[known], middle[i, j, known], **styled)
                 self.lines_[i, j] = drawn
                 if band != "none" and np.isfinite(low[i, j]).any():
                     styled = {"color": drawn.get_color(), **filling}
-                    edges = low[i, j], high[i, j]
-                    self.bands_[i, j] = axes.fill_between(self.sizes_, *edges, **styled)
+                    edges = low[i, j, known], high[i, j, known]
+                    self.bands_[i, j] = axes.fill_between(self.sizes_[known], *edges, **styled)
             axes.set(xscale="log", xlabel="light cones with labels", title=symbol)
             if ax is not None or i % n_columns(n) == 0:  # once in a row of a figure of ours
                 axes.set_ylabel(_YLABELS.get(self._metric, self._metric.replace("_", " ")))
@@ -162,7 +165,7 @@ class DataEfficiencyDisplay(Display):
         owner: Any = self.axes_[0]
         options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
-            owner, options = self.figure_, {"loc": "outside upper center", "ncols": 4}
+            owner, options = self.figure_, {"loc": "outside upper center", "ncols": min(4, n_columns(n) + 1)}
             self.figure_.get_layout_engine().set(h_pad=0.08)  # room for the title of the legend
         options |= {"title": _BANDS[band], "title_fontsize": "small"}
         self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
