@@ -165,7 +165,8 @@ class DataEfficiencyDisplay(Display):
         owner: Any = self.axes_[0]
         options: dict[str, Any] = {"loc": "best", "fontsize": "small"}
         if ax is None:
-            owner, options = self.figure_, {"loc": "outside upper center", "ncols": min(4, n_columns(n) + 1)}
+            columns = min(4, n_columns(n) + 1)
+            owner, options = self.figure_, {"loc": "outside upper center", "ncols": columns}
             self.figure_.get_layout_engine().set(h_pad=0.08)  # room for the title of the legend
         options |= {"title": _BANDS[band], "title_fontsize": "small"}
         self.legend_ = owner.legend(handles=self.lines_[0].tolist(), frameon=False, **options)
