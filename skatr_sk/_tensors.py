@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from skatr_sk._checks import Kind, Problems, Rule
+from skatr_sk._checks import Kind, Problems, Rule, listed
 from skatr_sk._files import check_regular, write_whole
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Declared",
     "TensorFile",
     "arrays_of",
+    "check_arrays",
     "check_header",
     "declare",
     "differences",
@@ -331,6 +332,20 @@ def declare(tensors: Mapping[str, Tensor]) -> dict[str, Declared]:
         name: Declared(_NAMES.get(values.dtype, str(values.dtype)), tuple(values.shape))
         for name, values in tensors.items()
     }
+
+
+def check_arrays(owner: str, found: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a ValueError unless these are finite arrays of float32 by their names and shapes."""
+    if not isinstance(found, dict) or found.keys() != shapes.keys():
+        wanted = listed(shapes, len(shapes))
+        raise ValueError(f"{owner}: expected arrays {wanted}, found {found!r:.80}")
+    for name, shape in shapes.items():
+        array = found[name]
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
+            wanted = f"an array of float32, of shape {shape}"
+            raise ValueError(f"{owner}.{name}: expected {wanted}, found {array!r:.80}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{owner}.{name} has NaN or infinite values")
 
 
 def largest_axis(found: Iterable[Declared]) -> int:

@@ -229,7 +229,7 @@ class EncoderWithHead(nn.Module):
     tokens, which it pools itself, or the features of a :class:`FieldNetwork`.
     """
 
-    may_be_a_users = True
+    sees_rows_once = True
     frozen = False  # an encoder whose weights stay does nothing either that is for training alone
 
     def __init__(self, encoder: Encoder | FieldNetwork, head: nn.Module, pooling: str) -> None:

@@ -114,7 +114,7 @@ class HeadMixture(nn.ModuleList):
 class OwnHead(nn.Module):
     """A user's network in the place of the MLP; its weights stay in their own precision."""
 
-    may_be_a_users = True  # and have a batch norm, which no row alone can train
+    sees_rows_once = True
 
     def __init__(self, network: nn.Module, *, gaussian: bool, bounded: bool) -> None:
         super().__init__()

@@ -165,9 +165,8 @@ class LightconeResampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Stor
         with unchanged_on_error(self):
             self._check_parameters()
             fields = check_fields(self, X, reset=True)
-            axes = self._axes(self._grid_of(fields))
-            self._resampling = Resampling(axes)
             own = self._grid_of(fields)
+            self._resampling = Resampling(self._axes(own))
             known = own.redshifts is not None or any(own.cell_size)
             self.grid_: Grid | None = None
             if known:

@@ -20,7 +20,7 @@ uncertain, so that how far rows of the training kind lie beyond them is measured
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +29,7 @@ from scipy.special import bdtrc
 from sklearn.linear_model import RidgeCV
 
 from skatr_sk._checks import NeverSeenWarning, listed, warn
+from skatr_sk._tensors import check_arrays
 
 __all__ = ["Novelty", "SeenSummaries", "enough", "seen_of", "shapes_of_seen", "warn_never_seen"]
 
@@ -325,17 +326,8 @@ def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
     """Return the statistics of arrays by their names, checked; None where there are none."""
     if found is None:
         return None
-    names = [field.name for field in fields(SeenSummaries)]
-    if not isinstance(found, dict) or found.keys() != set(names):
-        raise ValueError(f"seen: expected arrays {listed(names, 10)}, found {found!r:.80}")
-    shapes = shapes_of_seen({name: np.shape(values) for name, values in found.items()}, n_summary)
-    for name, shape in shapes.items():
-        array = found[name]
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
-            wanted = f"an array of float32, of shape {shape}"
-            raise ValueError(f"seen.{name}: expected {wanted}, found {array!r:.80}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"seen.{name} has NaN or infinite values")
+    parts = found.items() if isinstance(found, dict) else ()
+    check_arrays("seen", found, shapes_of_seen({k: np.shape(v) for k, v in parts}, n_summary))
     seen = SeenSummaries(**found)
     rising = seen.distances, seen.excesses, seen.ends
     if not (seen.variances > 0).all() or any((np.diff(each, axis=0) < 0).any() for each in rising):
@@ -404,11 +396,11 @@ def _far(probability: _Floats) -> NDArray[np.int64]:
     return np.flatnonzero(probability <= limit)
 
 
-def enough(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return as many of some rows, by their numbers, as `SeenSummaries` learns from, in order."""
-    if len(rows) <= _MOST_ROWS:
+def enough(rows: NDArray[Any], most: int = _MOST_ROWS) -> NDArray[Any]:
+    """Return as many of some rows, by their numbers, as are learned from, in order."""
+    if len(rows) <= most:
         return rows
-    return np.sort(np.random.default_rng(0).choice(rows, _MOST_ROWS, replace=False))
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def _some(rows: np.ndarray, most: int) -> _Floats:

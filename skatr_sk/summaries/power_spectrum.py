@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.signal import windows
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -95,9 +94,9 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
 
     The field's usual summary, and the rival of learned ones. The line of sight is cut into chunks,
     in which the universe hardly changes; each is Fourier transformed, and the squared modes are
-    averaged in bins of wave number: of k_perp, across the
-    line of sight, and k_par, along it (cylindrical, 2-D: the best single classical summary [1]_),
-    or of their length k (spherical, 1-D). Nothing is learned from the light cones in ``fit``.
+    averaged in bins of wave number: of k_perp, across the line of sight, and k_par, along it
+    (cylindrical, 2-D: the best single classical summary [1]_), or of their length k (spherical,
+    1-D). Nothing is learned from the light cones in ``fit``.
 
     Of maps ``(n, n_x, n_y)`` the spectrum is that of rings of k_perp, and of signals
     ``(n, n_z)`` that along the line of sight.
@@ -390,6 +389,9 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         # Modes with k_perp = 0 have no bin; without the mean they do not round into the others.
         some = some - some.mean(dim=axes if some.ndim < 4 else axes[:2], keepdim=True)
         if self.taper is not None and some.ndim != 3:
+            # Imported here, for it takes longer than all else that is imported with this module.
+            from scipy.signal import windows
+
             window = windows.get_window(self.taper, some.shape[-1], fftbins=False)
             some = some * torch.from_numpy(window / np.sqrt(np.square(window).mean()))
         modes = torch.fft.rfftn(some, dim=axes)

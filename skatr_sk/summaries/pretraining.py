@@ -20,7 +20,7 @@ from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels, labels_if_any
 from skatr_sk.summaries.masking import sample_regions
-from skatr_sk.summaries.novelty import SeenSummaries
+from skatr_sk.summaries.novelty import SeenSummaries, enough
 from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.objectives.regions import RegionObjective
 from skatr_sk.summaries.views import PatchViews
@@ -70,10 +70,10 @@ def pretrain(
     """Pre-train an encoder on fields (n, *field_shape) with a transformer's checked parameters.
 
     The objective learns from labels `y` where it needs them, and what is kept for ``novelty`` does
-    where there are any; `given` may say which rows validate.
-    The encoder begins with random weights, or as that of `start`, whose scaling is kept then; with
-    `embedding_only` all but its patch embedding stays as it is there, and a whitening is learned
-    anew. A CollapseWarning says when the summaries end on a handful of directions.
+    where there are any; `given` may say which rows validate. The encoder begins with random
+    weights, or as that of `start`, whose scaling is kept then; with `embedding_only` all but its
+    patch embedding stays as it is there, and a whitening is learned anew. A CollapseWarning says
+    when the summaries end on a handful of directions.
     """
     objective = as_objective(transformer.objective)
 
@@ -222,9 +222,8 @@ def learn_from_summaries(
     """
     fields, rows = trained
     most = _MOST_WHITENED if whiten else _MOST_SEEN
-    if len(rows) > most:
-        chosen = np.sort(np.random.default_rng(0).choice(len(rows), size=most, replace=False))
-        rows, labels = rows[chosen], None if labels is None else labels[chosen]
+    chosen = enough(np.arange(len(rows)), most)
+    rows, labels = rows[chosen], None if labels is None else labels[chosen]
     fields, rows = _held(fields, rows)
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
     encoder = frozen.encoder.to(device)

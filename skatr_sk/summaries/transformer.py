@@ -146,8 +146,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         generators of torch and ``np.random``, which are seeded, and from no other. A transformer
         with a method ``augment``, such as :class:`~skatr_sk.NoiseTransformer`, adds fresh noise in
         each step; what it makes of fields by ``transform`` is what they are validated, scaled and
-        whitened with. `transform` of this
-        transformer takes light cones as they come: put noise before it where they have none.
+        whitened with. `transform` of this transformer takes light cones as they come: put noise
+        before it where they have none.
     max_epochs : int or "auto", default="auto"
         Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more than
         3,800 fields in batches of 32. 0 keeps the random initial weights: the baseline that every

@@ -23,7 +23,6 @@ from skatr_sk._checks import (
     Problems,
     Real,
     Rule,
-    listed,
     nearest_divisors,
     spell,
 )
@@ -33,6 +32,7 @@ from skatr_sk._tensors import (
     MOST_TOKENS,
     Declared,
     TensorFile,
+    check_arrays,
     check_header,
     declare,
     differences,
@@ -388,15 +388,7 @@ def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whiten
             "pooling: expected another for summaries that are whitened, found 'tokens'"
         )
     shapes = _shapes_of_whitening(architecture, pooling)
-    if not isinstance(found, dict) or found.keys() != shapes.keys():
-        raise ValueError(f"whitening: expected arrays {listed(shapes)}, found {found!r:.80}")
-    for name, shape in shapes.items():
-        array = found[name]
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != shape:
-            wanted = f"an array of float32, of shape {shape}"
-            raise ValueError(f"whitening.{name}: expected {wanted}, found {array!r:.80}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"whitening.{name} has NaN or infinite values")
+    check_arrays("whitening", found, shapes)
     return Whitening(**found)
 
 

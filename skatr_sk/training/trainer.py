@@ -109,9 +109,8 @@ class Trainer(NeuralNet):
         """Return the batches of a pass, shuffled in training."""
         generator = self.generator_ if training else None
         on_gpu = torch.device(self.device).type == "cuda"
-        # Batch statistics of one row are none.
-        # Objectives see several views of a row; what a user has made may see it alone.
-        pairs = training and getattr(self.module_, "may_be_a_users", False)
+        # Batch statistics need two rows where a row is seen once, not in several views of it.
+        pairs = training and getattr(self.module_, "sees_rows_once", False)
         pairs = pairs and any(isinstance(each, _BatchNorm) for each in self.module_.modules())
         return Loader(dataset, self.batch_size, generator, self.n_workers, on_gpu, pairs)
 
