@@ -15,7 +15,8 @@ simulate
     The light cones. Half of the fine ones have m_WDM below 3 keV.
 pretrain
     The recipes: no labels (the default JEPA), all six labels, those of four parameters (neither
-    m_WDM nor T_vir), and random weights.
+    m_WDM nor T_vir), and random weights; and, as a control, all six labels of as many *warm* light
+    cones, which nothing has to carry over from.
 score
     A ridge regression on frozen summaries, trained and tested on light cones of one kind: as they
     are, with m_WDM below 3 keV, with thermal noise, with a band of redshifts missing, and real
@@ -60,17 +61,19 @@ NOT_ASKED = [PARAMETER_NAMES.index(name) for name in ("m_WDM", "log10_T_vir")]
 # Light cones to pre-train on, and others; all end on the grid of the bundled ones.
 KINDS = {
     "cold": dict(random_state=1, dark_matter="cold"),
+    "control": dict(random_state=4),
     "warm": dict(random_state=1234),
     "fine": dict(random_state=2),
     "fine-light": dict(random_state=3, prior_bounds=LIGHT_BOUNDS),
 }
-# Ways to summarise them, and the labels that they are not given; the rest are the defaults of
-# SKATRTransformer.
+# Ways to summarise them, what they are pre-trained on, and the labels that they are not given; the
+# rest are the defaults of SKATRTransformer.
 RECIPES = {
-    "JEPA, no labels": (dict(max_epochs=4), []),
-    "six labels": (dict(objective=Supervised(), max_epochs=10), []),
-    "four labels": (dict(objective=Supervised(), max_epochs=10), NOT_ASKED),
-    "random weights": (dict(max_epochs=0, whiten=False), []),
+    "JEPA, no labels": (dict(max_epochs=4), "cold", []),
+    "six labels": (dict(objective=Supervised(), max_epochs=10), "cold", []),
+    "four labels": (dict(objective=Supervised(), max_epochs=10), "cold", NOT_ASKED),
+    "six labels, warm": (dict(objective=Supervised(), max_epochs=10), "control", []),
+    "random weights": (dict(max_epochs=0, whiten=False), "cold", []),
 }
 # The targets are standardised: otherwise E_0, in hundreds of eV, would choose the penalty.
 RIDGE = TransformedTargetRegressor(
@@ -80,7 +83,7 @@ RIDGE = TransformedTargetRegressor(
 FULL = SimpleNamespace(
     coarse=dict(field_shape=(14, 14, 90), block=(2, 2, 5)),
     fine=dict(field_shape=(14, 14, 90), block=(4, 4, 10), cell_size=200 / 56),
-    n={"cold": 1000, "warm": 1400, "fine": 200, "fine-light": 200},
+    n={"cold": 1000, "control": 1000, "warm": 1400, "fine": 700, "fine-light": 560},
     chunk=50,  # light cones in a file
     labels=(64, 183, 256, 1000),
     n_folds=5,
@@ -89,7 +92,7 @@ FULL = SimpleNamespace(
 QUICK = SimpleNamespace(
     coarse=dict(field_shape=(4, 4, 30), block=(1, 1, 3), cell_size=30),
     fine=dict(field_shape=(4, 4, 30), block=(1, 1, 6), cell_size=15),
-    n={"cold": 6, "warm": 16, "fine": 4, "fine-light": 4},
+    n={"cold": 6, "control": 6, "warm": 16, "fine": 4, "fine-light": 4},
     chunk=8,
     labels=(2, 4, 10_000),
     n_folds=2,
@@ -162,8 +165,8 @@ class Folder:
         """Path of the weights of a recipe, which is pre-trained where they are missing."""
         path = self.path / "weights" / f"{way.replace(' ', '-')}-{seed}.safetensors"
         if not path.exists():
-            recipe, without = RECIPES[way]
-            X, y = self.cones("cold")
+            recipe, kind, without = RECIPES[way]
+            X, y = self.cones(kind)
             y[:, without] = np.nan
             start = time.process_time()
             SKATRTransformer(**recipe | self.plan.recipe, random_state=seed).fit(X, y).save(path)

@@ -3,8 +3,7 @@ Frozen summaries, or an encoder trained with the flow
 =====================================================
 
 Compares what posteriors say of light cones that they have not seen, in nats beyond the prior, where
-the encoder is frozen and where it is trained together with the flow, as long as the frozen one took
-in all::
+the encoder is frozen and where it is trained together with the flow, in the same processor time::
 
     python examples/run_joint_posterior.py FOLDER
 
@@ -25,7 +24,9 @@ tuned
 
 ``--part simulated`` trains on 2,000 simulated light cones and tests on 500 others; ``--part real``
 has five folds of the real ones of :func:`~skatr_sk.load_lightcones`. Networks that are trained
-whole get as many epochs as fit into ``--seconds`` of the processor, by the time of a first one.
+whole get as many epochs as fit into the processor time that "pre-trained" took on the same fold,
+pre-training, summaries and flow together, or into ``--seconds``; the time of a first epoch says how
+many those are.
 
 FOLDER keeps the light cones, and one line of ``scores.jsonl`` for each fit; a second run goes on
 where the first stopped.
@@ -75,10 +76,8 @@ QUICK = SimpleNamespace(
     posterior=dict(n_blocks=1, n_bins=4, hidden_dims=(8,)),
 )
 CHUNK = 500  # light cones in a file
-PARTS = {
-    "simulated": ("mini-lr", "pre-trained", "joint", "cnn", "tuned"),
-    "real": ("mini-lr", "joint", "cnn", "tuned"),
-}
+WAYS = ("mini-lr", "pre-trained", "joint", "cnn", "tuned")
+PARTS = ("simulated", "real")
 
 
 def simulated(folder, plan):
@@ -158,6 +157,16 @@ def fitted(way, plan, X, y, seed, seconds):
     return whole, took | dict(kept=kept, planned_epochs=epochs)
 
 
+def taken(lines, *which):
+    """Processor seconds of a fit that is done, else none."""
+    mine = [line for line in lines if key(line) == which]
+    return sum(v for line in mine for k, v in line.items() if k.endswith("seconds")) or None
+
+
+def key(line):
+    return line["part"], line["way"], line["seed"], line["fold"]
+
+
 def nats(ready, X, y):
     """Log density of the truth beyond that of the uniform prior, of each light cone."""
     estimator = ready[-1] if hasattr(ready, "steps") else ready
@@ -169,12 +178,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Compare frozen and jointly trained encoders.")
     parser.add_argument("folder", type=Path, help="where everything is kept")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--ways", nargs="+", choices=PARTS["simulated"], help="all by default")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
-        "--seconds", nargs="+", type=float, default=[300, 60],
-        help="of the processor for a network trained whole: of the first part, of the second",
-    )  # fmt: skip
+        "--seconds", type=float, help="of the processor for a network that is trained whole"
+    )
+    parser.add_argument("--folds", type=int, help="of the real light cones, the first ones")
     parser.add_argument("--quick", action="store_true", help="a glance at the smallest size")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else FULL
@@ -183,19 +192,21 @@ def main(arguments=None):
     lines = (
         [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
     )
-    done = {(line["part"], line["way"], line["seed"], line["fold"]) for line in lines}
+    done = {key(line) for line in lines}
     warnings.simplefilter("ignore", ShortTrainingWarning)  # time is what is compared
-    budgets = dict(zip(PARTS, np.broadcast_to(given.seconds, 2).tolist(), strict=True))
     for part in given.part:
         X, y, folds = (
             simulated(given.folder, plan) if part == "simulated" else real(given.folder, plan)
         )
         for seed in given.seeds:
-            for fold, (train, test) in enumerate(folds):
-                for way in given.ways or PARTS[part]:
-                    if (part, way, seed, fold) in done or way not in PARTS[part]:
+            for fold, (train, test) in enumerate(folds[: given.folds]):
+                for way in given.ways:
+                    if (part, way, seed, fold) in done:
                         continue
-                    ready, took = fitted(way, plan, X[train], y[train], seed, budgets[part])
+                    seconds = given.seconds or taken(lines, part, "pre-trained", seed, fold)
+                    if seconds is None and way in ("joint", "cnn", "tuned"):
+                        parser.error(f"{way} needs --seconds, or pre-trained among --ways")
+                    ready, took = fitted(way, plan, X[train], y[train], seed, seconds)
                     each = nats(ready, X[test], y[test])
                     line = dict(part=part, way=way, seed=seed, fold=fold, n=len(train), **took)
                     line |= dict(nats=each.mean(), error=each.std(ddof=1) / len(each) ** 0.5)
@@ -209,8 +220,8 @@ def main(arguments=None):
 def print_table(lines):
     """Nats of each way, with the error over test cones or over folds and seeds, and its cost."""
     print(f"\n{'part':<10} {'way':<12} {'nats':>14} {'seconds':>8} {'epochs':>7}")
-    for part, ways in PARTS.items():
-        for way in ways:
+    for part in PARTS:
+        for way in WAYS:
             mine = [line for line in lines if (line["part"], line["way"]) == (part, way)]
             if not mine:
                 continue
