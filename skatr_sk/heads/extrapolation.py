@@ -10,22 +10,34 @@ from numpy.typing import NDArray
 from skatr_sk._checks import ExtrapolationWarning, listed, warn
 from skatr_sk.heads.prior_transform import Floats
 
-__all__ = ["at_the_edges", "warn_at_the_edges", "warn_beyond"]
+__all__ = ["at_the_edges", "share_at_ends", "warn_at_the_edges", "warn_beyond"]
 
 # Noise leads some predictions to an end of the range (a sigmoid of bounded ones never quite) and a
 # little beyond. Far is a share of its width; many are so many, and this share of all.
 _AT_AN_END, _FAR = 0.01, 0.25
 _SEVERAL, _SHARE = 5, 0.2
+# Of targets that are spread evenly twice the first share lies so near an end. Where more did in the
+# training, as of two classes or a grid of values, predictions there are right.
+_USUAL = 0.05
 _MEND = "train on a wider range, or ask novelty(X) whether such light cones were seen"
 
 
-def warn_beyond(owner: str, unit: Floats, what: str, names: Sequence[str]) -> None:
+def share_at_ends(unit: Floats) -> Floats:
+    """Share of targets (n, n_parameters), scaled to [0, 1], that are at an end or beyond."""
+    return np.asarray((np.maximum(-unit, unit - 1) >= -_AT_AN_END).mean(axis=0))
+
+
+def warn_beyond(
+    owner: str, unit: Floats, what: str, names: Sequence[str], at_ends: Floats | None = None
+) -> None:
     """Warn where predictions (n, n_parameters) are at an end of [0, 1] or beyond, many or far.
 
-    `what` is the range that was scaled so; a column of NaN has none.
+    `what` is the range that was scaled so; a column of NaN has none. `at_ends` is the share of the
+    training targets that were at an end: where it was large, only what is far beyond counts.
     """
     beyond = np.nan_to_num(np.maximum(-unit, unit - 1), nan=-np.inf, posinf=np.inf)
-    outside = beyond >= -_AT_AN_END
+    usual = False if at_ends is None else at_ends > _USUAL
+    outside = beyond >= np.where(usual, _FAR, -_AT_AN_END)
     farthest = beyond.max(initial=-np.inf)
     if not _many(outside) and farthest <= _FAR:
         return

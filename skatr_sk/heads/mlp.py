@@ -160,11 +160,13 @@ class ParameterScaling:
     """Parameters from their own units to [0, 1] and back, by the ends of the range of each.
 
     `low` and `high` have the shape (n_parameters,). Where they agree the parameter is that value:
-    it becomes 0, and comes back as it was whatever is predicted.
+    it becomes 0, and comes back as it was whatever is predicted. `at_ends`, of the same shape, is
+    the share of the training targets at the ends, where it is known.
     """
 
     low: np.ndarray
     high: np.ndarray
+    at_ends: np.ndarray | None = None
 
     @property
     def width(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import ArrayFields, Fields
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead, check_order
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
-from skatr_sk.heads.extrapolation import warn_beyond
+from skatr_sk.heads.extrapolation import share_at_ends, warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.own import LOSS, built, try_loss, try_network
@@ -204,6 +204,10 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         if not right or (low > high).any():
             problems.add("scaling_", "finite low <= high of each parameter", (low, high))
             problems.raise_if_any()
+        if (share := self.scaling_.at_ends) is not None and (
+            FLOATS.fault(share) or share.shape != low.shape or (share < 0).any()
+        ):
+            problems.add("scaling_", "a share of each parameter at its ends", share)
         sizes: Any = (head[0] if isinstance(head, HeadMixture) else head).sizes
         for name, wanted in {"n_summary": self._n_summary, "n_parameters": len(low)}.items():
             if sizes[name] != wanted:
@@ -220,7 +224,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             whole = isinstance(head, EncoderWithHead)
             # The encoder is that of backbone_.
             state["head_"] = pack(head.head) | {"seen": head.pooling} if whole else pack(head)
-            state["scaling_"] = {"low": self.scaling_.low, "high": self.scaling_.high}
+            state["scaling_"] = dict(vars(self.scaling_))
             state["backbone_"] = pack_backbone(state.get("backbone_"))
         return state
 
@@ -270,9 +274,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         n_parameters = targets.shape[1]
         self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
         bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
-        ends = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
-        self.scaling_ = ParameterScaling(*ends)
-        unit, loss = self.scaling_.to_unit(targets), self.loss
+        low, high = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
+        unit, loss = ParameterScaling(low, high).to_unit(targets), self.loss
+        self.scaling_ = ParameterScaling(low, high, share_at_ends(unit))
         if callable(loss):
             weighted = rows.weights is not None
             try_loss(type(self).__name__, loss, n_parameters, weighted=weighted)
@@ -424,7 +428,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         of = "the range of the training targets" if self.target_bounds is None else "target_bounds"
         # Constants come back as they were.
         scaled = np.where(self.scaling_.width > 0, unit.numpy(), np.nan)
-        warn_beyond("LightconeRegressor", scaled, of, names)
+        warn_beyond("LightconeRegressor", scaled, of, names, self.scaling_.at_ends)
         values = self.scaling_.from_unit(unit.numpy())
         if head.bounded:  # rounding could lead beyond an end
             values = np.clip(values, self.scaling_.low, self.scaling_.high)

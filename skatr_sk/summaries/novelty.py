@@ -80,7 +80,9 @@ class SeenSummaries:
     Parameters
     ----------
     mean, inverse_scale : ndarray of shape (n_summary,), float32
-        Of each feature: one over its standard deviation, and 0 where it did not vary.
+        Of each feature: one over its standard deviation. Where it did not vary the sign is minus,
+        and a tenth of what the others vary by stands for it: such a feature says nothing of rows
+        that have it as it was.
     axes : ndarray of shape (n_axes, n_summary), float32
         Orthonormal directions of large variance of the standardised features.
     variances : ndarray of shape (n_axes + 1,), float32
@@ -92,7 +94,8 @@ class SeenSummaries:
         Of the rows in the tail: their share, how many they are, and the sum of what they exceed the
         last of `distances` by.
     readout : ndarray of shape (n_features + 1, n_parameters), float32
-        Coefficients, and constant, by which parameters are read from a summary, if any were known.
+        Coefficients, and constant, by which parameters, each standardised, are read from a summary,
+        if any were known.
     ends : ndarray of shape (4, n_parameters), float32
         The quantiles .01, .05, .95 and .99 of what is read from unseen rows.
     excesses, excess_tail : ndarrays
@@ -154,7 +157,8 @@ class SeenSummaries:
         known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
         if labels is not None and known.sum() >= _FEWEST_LABELLED:
             labels = labels[known][:, np.ptp(labels[known], axis=0) > 0]
-            if labels.shape[1]:
+            if labels.shape[1]:  # in units of their own: only the ends are compared with
+                labels = (labels - labels.mean(axis=0)) / _positive(labels.std(axis=0))
                 features = where.features(rows[known])
                 readout, read = _learn_readout(features, labels, turn[known])
                 turn = turn[known]
@@ -216,7 +220,11 @@ class _Ellipsoid(NamedTuple):
     def learn(cls, rows: _Floats) -> Self:
         mean, scale = rows.mean(axis=0), rows.std(axis=0)
         varies = scale > 1e-6 * np.abs(rows).max(axis=0)
-        inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=varies)
+        # What never varied and does so now was not seen.
+        others = np.sqrt(_RIDGE) * np.median(scale[varies]) if varies.any() else 0.0
+        scale = np.where(varies, scale, np.maximum(others, 1e-3 * np.abs(mean) * varies.any()))
+        inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        inverse_scale = np.where(varies, 1, -1) * inverse_scale
         centred = (rows - mean) * inverse_scale
         n_axes = min(_MOST_AXES, len(rows) // _ROWS_AN_AXIS, rows.shape[1])
         # Of the two Gram matrices the smaller one.
@@ -239,7 +247,7 @@ class _Ellipsoid(NamedTuple):
         along = np.square(standard @ self.axes.T)
         rest = np.maximum(np.square(standard).sum(axis=1) - along.sum(axis=1), 0.0)
         square = along @ (1 / self.variances[:-1]) + rest / self.variances[-1]
-        return np.sqrt(square / max(np.count_nonzero(self.inverse_scale), 1))
+        return np.sqrt(square / max((self.inverse_scale > 0).sum(), 1))
 
     def features(self, rows: np.ndarray) -> _Floats:
         """Standardised summaries, and the products of the strongest directions, two by two."""
@@ -271,10 +279,9 @@ def _learn_readout(
 def _ridge(features: _Floats, labels: _Floats) -> _Floats:
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, np.inf)
-    centre, width = labels.mean(axis=0), _positive(labels.std(axis=0))
-    ridge = RidgeCV(_PENALTIES).fit((features - mean) / scale, (labels - centre) / width)
-    coefficients = np.atleast_2d(ridge.coef_).T / scale[:, np.newaxis] * width
-    return np.concatenate([coefficients, [centre + ridge.intercept_ * width - mean @ coefficients]])
+    ridge = RidgeCV(_PENALTIES).fit((features - mean) / scale, labels)
+    coefficients = np.atleast_2d(ridge.coef_).T / scale[:, np.newaxis]
+    return np.concatenate([coefficients, [ridge.intercept_ - mean @ coefficients]])
 
 
 def _read(features: _Floats, readout: _Floats) -> _Floats:

@@ -334,6 +334,19 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         n_bins = _BINS if self.n_bins == "auto" else int(self.n_bins)
         return [_layout(kind, shape, self.cell_size_, n_bins) for kind in self._kinds()]
 
+    def _parts(self) -> Iterator[tuple[np.ndarray, list[_Chunk]]]:
+        """Yield each chunk with its bins, which are those of ``fit`` still."""
+        for chunk, bins in zip(self.chunks_, self.bins_, strict=True):
+            parts = self._parts_of(chunk)
+            fitted = {kind: len(n_modes) for kind, (_, n_modes) in bins.items()}
+            now = {k: part.n_bins for k, part in zip(self._kinds(), parts, strict=True)}
+            if now != fitted:
+                raise ValueError(
+                    f"PowerSpectrumTransformer: expected the bins of fit, {fitted} in a chunk, "
+                    f"found parameters of others, {now}; fit again after set_params."
+                )
+            yield chunk, parts
+
     def _n_features_of(self, chunk: np.ndarray) -> int:
         return sum(part.n_bins for part in self._parts_of(chunk))
 
@@ -364,9 +377,8 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
     def _columns(self, block: np.ndarray) -> Iterator[np.ndarray]:
         """Features of some fields, (n, ...), one kind of one chunk after the other."""
         values = torch.from_numpy(np.require(block, np.float64, ["C", "W"]))
-        for chunk in self.chunks_:
+        for chunk, parts in self._parts():
             some = values if values.ndim == 3 else values[..., chunk[0] : chunk[1]]
-            parts = self._parts_of(chunk)
             spectra = self._spectra(some, parts)
             for part, power in zip(parts, spectra, strict=True):
                 k = np.sqrt(np.square(part.k).sum(axis=1))
@@ -419,8 +431,8 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         """
         check_is_fitted(self)
         names = []
-        for number, chunk in enumerate(self.chunks_):
-            each = [name for part in self._parts_of(chunk) for name in part.names]
+        for number, (_, parts) in enumerate(self._parts()):
+            each = [name for part in parts for name in part.names]
             each += ["mean", "variance"] if self.moments else []
             names += [f"chunk{number}_{name}" for name in each]
         return np.array(names, dtype=object)
@@ -463,10 +475,13 @@ def _layout(kind: str, shape: tuple[int, ...], sizes: tuple[float, ...], n_bins:
     means = [np.bincount(place, (column * weights)[seen], len(full)) for column in columns]
     mean = np.column_stack(means) / n_modes[:, None]
     labels = ("kperp", "kpar") if kind == "cylindrical" else ("k",)
-    names = tuple(
-        "_".join(f"{label}{value:.3g}" for label, value in zip(labels, row, strict=True))
-        for row in mean
-    )
+    for digits in range(3, 18):  # as many as tell them apart
+        names = tuple(
+            "_".join(f"{label}{value:.{digits}g}" for label, value in zip(labels, row, strict=True))
+            for row in mean
+        )
+        if len(set(names)) == len(names):
+            break
     return _Chunk(
         shape, torch.from_numpy(bins), torch.from_numpy(weights.copy()), n_modes, mean, names
     )

@@ -270,7 +270,7 @@ def _identity(
     """Say what a pre-training depends on beside the transformer's parameters."""
     begin = start and [digest_of(start.encoder.state_dict()), dataclasses.asdict(start.scaling)]
     return {
-        "objective": [type(objective).__name__, objective.get_params()],
+        "objective": identity_of(objective),
         "pooling": objective.pooled_by(pooling),
         "X": content_of(fields),
         "y": None if labels is None else labels.digest(),

@@ -38,6 +38,17 @@ def test_predictions_beyond_the_range_are_counted_once():
     assert len(warned(lambda: head.score(beyond, np.ones((41, 2))))) == 1
 
 
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0]], ids=str)
+def test_targets_at_the_ends_are_predicted_there(values, tmp_path, rng):
+    y = rng.choice(values, 60)
+    X = y[:, np.newaxis] + 0.05 * rng.normal(size=(60, 3))
+    head = regressor().fit(X, y)
+    head.save(tmp_path / "head.skops")
+    for each in (head, LightconeRegressor.load(tmp_path / "head.skops")):
+        assert not warned(lambda each=each: each.predict(X))
+        assert warned(lambda each=each: each.predict(X + 2))
+
+
 @pytest.mark.parametrize(
     ("unit", "n_outside"),
     [

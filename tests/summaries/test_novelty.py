@@ -135,6 +135,25 @@ def test_units_and_constants_do_not_matter(rng):
     np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-5)
 
 
+def test_what_never_varied_and_does_so_now_was_not_seen(rng):
+    rows = np.pad(rng.normal(size=(400, 3)), ((0, 0), (0, 1)), constant_values=3.0)
+    seen = SeenSummaries.learn(rows)
+    as_ever, other = rows[:1].copy(), rows[:1].copy()
+    other[0, 3] = 4.0  # by one standard deviation of the others
+    assert seen.novelty(as_ever).tail_probability[0] > 0.01
+    assert seen.novelty(other).tail_probability[0] < 1e-3
+
+
+def test_an_offset_of_the_labels_does_not_matter(rng):
+    X = rng.normal(size=(400, 5))
+    labels = X[:, :2] + 0.1 * rng.normal(size=(400, 2))
+    new = 3 * rng.normal(size=(50, 5))
+    plain, shifted = (SeenSummaries.learn(X, None, each) for each in (labels, labels + 1e7))
+    np.testing.assert_allclose(
+        plain.novelty(new).tail_probability, shifted.novelty(new).tail_probability, rtol=1e-3
+    )
+
+
 def test_too_little_to_learn_from(rng):
     assert SeenSummaries.learn(draw(rng, 5)) is None
     assert SeenSummaries.learn(np.ones((50, 3))) is None

@@ -311,3 +311,19 @@ def test_powerbox_finds_the_same(rng):
             bins_upto_boxlen=False,
         )
         np.testing.assert_allclose(ours, np.asarray(theirs.power), rtol=1e-6)
+
+
+def test_names_differ_however_many_bins(rng):
+    X = rng.normal(size=(2, 40, 40, 60))
+    names = spectra(X, cell_size=2.0, spectrum="spherical", n_chunks=1, n_bins=2000)
+    names = names.get_feature_names_out()
+    assert len(set(names)) == len(names) > 400
+
+
+def test_parameters_changed_after_fit_are_said(rng):
+    X = rng.normal(size=(2, *SHAPE))
+    model = spectra(X).set_params(n_bins=2)
+    for call in (lambda: model.transform(X), model.get_feature_names_out):
+        with pytest.raises(ValueError, match="expected the bins of fit.*; fit again after set_par"):
+            call()
+    assert model.fit(X).transform(X).shape[1] == len(model.get_feature_names_out())

@@ -213,6 +213,16 @@ def test_it_resumes_from_where_it_stopped(saved, tmp_path):
     assert apart(weights_of(other), weights_of(whole)) > 0
 
 
+@pytest.mark.parametrize("parts", [dict(scale=2.0), dict(criterion=lambda self: None)], ids=str)
+def test_an_objective_of_ones_own_is_told_by_its_content(parts):
+    fields = ArrayFields(signals())
+    one, other, changed = (
+        type("Mine", (JEPA,), {"scale": 1.0} | more)() for more in ({}, {}, parts)
+    )
+    told = [_identity(each, fields, None, "mean", None) for each in (one, other, changed)]
+    assert told[0] == told[1] != told[2]
+
+
 def test_it_warns_of_nothing_that_has_an_effect(saved):
     _, path = saved
     with warnings.catch_warnings():
