@@ -5,8 +5,9 @@ Quick start: pre-train, freeze, regress
 The way of :class:`~skatr_sk.SKATRTransformer` from real 21cmFAST light cones to parameters:
 pre-train without labels, freeze, and cross-validate a small head on the summaries.
 
-The tables put four summaries side by side, on the same folds: the plain global signal (mean and
-standard deviation of each redshift slice); an encoder with its random initial weights; the same
+The tables put five summaries side by side, on the same folds: the plain global signal (mean and
+standard deviation of each redshift slice); an encoder with its random initial weights; these with
+the whitening of summaries that pre-training ends with, which needs no label either; the same
 encoder pre-trained on these 229 light cones alone; and the weights that come with the package,
 pre-trained on 4000 simulated light cones.
 """
@@ -22,6 +23,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import RidgeCV
@@ -55,7 +57,8 @@ print(f"summarised with the bundled weights in {time.perf_counter() - start:.0f}
 # ------------------------
 # This is how such weights are made, here on the 229 light cones: by a joint-embedding predictive
 # architecture, with the defaults of :class:`~skatr_sk.SKATRTransformer`. It sees every light cone
-# and no label. ``max_epochs=0`` gives the same encoder with its random initial weights.
+# and no label. ``max_epochs=0`` gives the same encoder with its random initial weights, and learns
+# the whitening alone.
 start = time.perf_counter()
 length = {"max_epochs": 1} if FAST else {}
 own = SKATRTransformer(**length, verbose=1, random_state=0).fit(cones.data)
@@ -80,7 +83,8 @@ ridge = TransformedTargetRegressor(
 )
 ways = {
     "global signal": signal,
-    "random weights": untrained.transform(cones.data),
+    "random weights": clone(untrained).set_params(whiten=False).fit_transform(cones.data),
+    "random, whitened": untrained.transform(cones.data),
     "own weights": own.transform(cones.data),
     "mini-lr": summaries,
 }
