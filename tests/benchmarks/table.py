@@ -105,11 +105,8 @@ def _with_unit(value, unit):
     """Seconds as s, ms or us, whichever reads best."""
     if value is None:
         return ""
-    if unit == "s" and value:
-        for factor, smaller in ((1, "s"), (1e3, "ms"), (1e6, "us")):
-            if abs(value) * factor >= 1:
-                break
-        value, unit = value * factor, smaller
+    if unit == "s" and 0 < abs(value) < 1:
+        value, unit = (value * 1e3, "ms") if abs(value) >= 1e-3 else (value * 1e6, "us")
     return f"{value:.3g} {unit}".strip()
 
 
@@ -184,8 +181,8 @@ class Table:
         """When, where and how it was measured."""
         rates = [f"{matrix_rate(kind) / 1e9:.0f}" for kind in (torch.float32, torch.bfloat16)]
         return (
-            f"{date.today()}, {processor()}, torch {torch.__version__}, {N_THREADS} threads; matrix "
-            f"products at {rates[0]} GFLOP/s in float32 and {rates[1]} in bfloat16"
+            f"{date.today()}, {processor()}, torch {torch.__version__}, {N_THREADS} threads; "
+            f"matrix products at {rates[0]} GFLOP/s in float32 and {rates[1]} in bfloat16"
         )
 
     def text(self):
