@@ -166,12 +166,12 @@ class PlainJEPA(nn.Module):
 
     @torch.inference_mode()
     def summaries(self, X, batch_size=32):
-        """Mean tokens of the encoder."""
-        was = self.training
-        self.eval()
-        found = torch.cat([self.encoder(self.patches(x)).mean(1) for x in X.split(batch_size)])
-        self.train(was)
-        return found
+        """Mean tokens of the encoder.
+
+        Without dropout the mode of training says the same, and is twice as fast on a processor:
+        in the other one PyTorch's layers take a path of their own, which has no flash attention.
+        """
+        return torch.cat([self.encoder(self.patches(x)).mean(1) for x in X.split(batch_size)])
 
     def n_hidden(self, n_draws=100):
         """Mean number of hidden patches of a light cone in a step, over the masks."""
