@@ -8,7 +8,6 @@ the moving average. It shares no line with the package.
 
 import copy
 import math
-import time
 from itertools import pairwise
 
 import h5py
@@ -179,10 +178,10 @@ class PlainJEPA(nn.Module):
         return sum(hidden.shape[1] for pairs in draws for _, hidden in pairs) / n_draws
 
 
-def step_seconds(losses):
-    """Mean seconds of a step from the second on, of a loop that yields after each."""
-    ends = [time.perf_counter() for _ in losses]
-    return (ends[-1] - ends[0]) / (len(ends) - 1)
+def step_seconds(ends):
+    """Mean seconds of a step from the second on, of the times at which steps ended."""
+    first, *_, last = ends = list(ends)
+    return (last - first) / (len(ends) - 1)
 
 
 # Heads --------------------------------------------------------------------------------------------

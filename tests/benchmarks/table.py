@@ -39,8 +39,8 @@ def matrix_rate(dtype=torch.float32, n=2048):
     return 2 * n**3 / statistics.median(took[1:])
 
 
-def operations(call):
-    """Floating-point operations of all matrix products in a call, attention included."""
+def counter():
+    """Return a context that counts the operations of all matrix products, attention included."""
 
     def attention(query, key, value, *rest, **options):
         *batch, n_query, dim = query
@@ -52,7 +52,12 @@ def operations(call):
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # not in torch's table
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     mapping = {flash: attention, backward: attention_backward}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counted:
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def operations(call):
+    """Floating-point operations of all matrix products in a call."""
+    with counter() as counted:
         call()
     return counted.get_total_flops()
 
