@@ -6,13 +6,13 @@ residual conditioners of width 128, 360 summaries as the context) in a plain loo
 """
 
 import resource
-import time
 
 import numpy as np
 import torch
 
 from skatr_sk import PosteriorEstimator
 from tests.benchmarks.references import BareFlow
+from tests.benchmarks.table import seconds
 
 N, N_SUMMARY, N_PARAMETERS = 3750, 360, 6
 
@@ -33,33 +33,40 @@ def in_box(y):
 
 
 def test_time_to_the_log_probability_of_the_bare_loop(table, torch_seed):
-    """The default settings against the best of 12 epochs of the bare loop, which then overfits."""
+    """The default settings against 12 epochs of the bare loop, which then overfits.
+
+    The time is that to the best that both reach; what ours lacks to the better one is said apart.
+    """
     X, y = problem()
     X_valid, y_valid = problem(1000, seed=1)
-    bare, bare_seconds, reached = BareFlow(X, in_box(y)), 0.0, []
+    bare, spent, theirs = BareFlow(X, in_box(y)), 0.0, []
     for _ in range(12):
-        start = time.perf_counter()
-        bare.epoch()
-        bare_seconds += time.perf_counter() - start
-        reached.append((float(bare.log_prob(X_valid, in_box(y_valid)).mean()), bare_seconds))
-    best, bare_seconds = max(reached)
+        spent += seconds(bare.epoch)
+        theirs.append((float(bare.log_prob(X_valid, in_box(y_valid)).mean()), spent))
     ours = PosteriorEstimator(prior_bounds=[[-1, 1]] * 6, device="cpu", random_state=0).fit(X, y)
     # The density of the unbounded parameters, as that of the bare loop.
     _, log_jacobian = ours.prior_transform_.to_free(y_valid)
     log_scale = np.log(ours.prior_transform_.scale).sum()
     value = ours.score(X_valid, y_valid) - log_jacobian.mean() - log_scale
-    spent = np.cumsum([row["seconds"] for row in ours.history_])
-    reached = [-row["valid_loss"] - log_scale >= best for row in ours.history_]
-    assert any(reached)
-    assert value >= best
-    table.add(
-        f"posterior with its defaults to the best that bare nflows reaches, {best:.2f} nats",
-        spent[reached.index(True)],
-        bare_seconds,
-        against="bare nflows at batch 32",
+    best = max(reached for reached, _ in theirs)
+    own = [
+        (-row["valid_loss"] - log_scale, at)
+        for row, at in zip(
+            ours.history_, np.cumsum([row["seconds"] for row in ours.history_]), strict=True
+        )
+    ]
+    level = min(best, max(reached for reached, _ in own))
+    name = "posterior with its defaults beside 12 epochs of bare nflows"
+    rows = table.add(
+        f"{name}, to {level:.2f} nats",
+        *(next(at for reached, at in each if reached >= level) for each in (own, theirs)),
+        against="bare nflows",
         limit=0.5,
         in_readme=True,
+        check=False,
     )
+    rows += table.add(f"{name}, what it lacks", best - value, unit="nats", limit=0.0, check=False)
+    table.check(rows)
 
 
 def test_memory_of_sampling_is_bounded(table):
