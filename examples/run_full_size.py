@@ -87,20 +87,30 @@ class Report:
 def run_gpu_tests(seconds):
     """Run the tests that need a GPU: the last line of pytest, and what failed."""
     if not torch.cuda.is_available():
-        return {"result": "no GPU"}
+        return {"result": "no GPU", "passed": True}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(ROOT / "tests")]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return {"result": f"not done after {seconds:.0f} s"}
+        return {"result": f"not done after {seconds:.0f} s", "passed": False}
     lines = done.stdout.strip().splitlines() or [done.stderr]
-    return {"result": lines[-1], "failed": [line for line in lines if line.startswith("FAILED")]}
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return {"result": lines[-1], "passed": done.returncode == 0, "failed": failed}
 
 
 def synchronize():
     """Wait for what the GPU has been asked to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_gigabytes():
+    """Most memory of the GPU that was in use since the last call; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def matrix_rate(n, device, repeats=20):
@@ -205,7 +215,9 @@ def main(arguments=None):
         run = dict(validation_fraction=n_valid / len(X), callbacks=[StepSeconds()], random_state=0)
         return SKATRTransformer.published(**LEARNS, **plan.sizes, **run).fit(X)
 
+    peak_gigabytes()
     trial = pretrain(X[: plan.n_trial], 0)
+    memory = peak_gigabytes()
     step, operations = trial.history_[-1]["step_seconds"], step_operations(trial)
     rate = matrix_rate(plan.matrix, device)
     report.add(
@@ -215,7 +227,14 @@ def main(arguments=None):
         teraflops=operations / step / 1e12,
         teraflops_of_matrices=rate / 1e12,
         share=operations / step / rate,
+        memory_gigabytes=memory,
     )
+
+    trial.set_params(cache=None).transform(X[:batch_size])
+    start = time.perf_counter()
+    trial.transform(X[: plan.n_trial])
+    rate = plan.n_trial / (time.perf_counter() - start)
+    report.add("summaries", per_second=rate)
 
     # Each light cone is simulated when its batch is read, and never again.
     seconds = 1 / made + step / batch_size  # for a light cone
@@ -234,6 +253,7 @@ def main(arguments=None):
     scores = {name: probe(each.transform(X), y) for name, each in encoders.items()}
     report.add("probe", labels=len(X) * 2 // 3, **scores)
     report.add("summary", minutes=(time.perf_counter() - report.start) / 60, **report.stages)
+    return report.stages
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     no_gpu = pytest.mark.skip(reason="needs a CUDA device")
     for item in items:
-        if BENCHMARKS in item.path.parents:
-            item.add_marker("benchmark")
+        if BENCHMARKS in item.path.parents and not item.get_closest_marker("slow"):
+            item.add_marker("benchmark")  # slow ones run where they are asked for
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(no_gpu)
 

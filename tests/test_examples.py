@@ -180,7 +180,16 @@ def test_full_size_in_a_small_size(tmp_path, capsys):
     weights = tmp_path / "full-lr.safetensors"
     load("run_full_size").main([str(weights), "--quick"])
     stages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    names = ["device", "tests", "simulator", "step", "pre-training", "probe", "summary"]
+    names = [
+        "device",
+        "tests",
+        "simulator",
+        "step",
+        "summaries",
+        "pre-training",
+        "probe",
+        "summary",
+    ]
     assert [line["stage"] for line in stages] == names
     assert stages[-1]["step"]["share"] > 0
     assert SKATRTransformer.load(weights).pooling_ == "moments"

@@ -56,7 +56,7 @@ def peak(*arguments):
     return int(re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)[1]) / 1e6
 
 
-def test_full_resolution(tmp_path, capsys):
+def test_full_resolution(tmp_path, table):
     """`transform` below 4 GB, and a step of batch 1 below 8 GB."""
     rng = np.random.default_rng(0)
     path, weights = tmp_path / "cones.h5", tmp_path / "weights.safetensors"
@@ -64,8 +64,5 @@ def test_full_resolution(tmp_path, capsys):
     peak("begin", path, weights)
     for task, limit in LIMITS.items():
         found = peak(task, path, weights)
-        with capsys.disabled():
-            print(
-                f"\n{task} at {' x '.join(map(str, FIELD))} cells: {found:.2f} GB (at most {limit})"
-            )
-        assert found < limit
+        cells = " x ".join(map(str, FIELD))
+        table.add(f"peak memory, {task} at {cells} cells", found, unit="GB", limit=limit)

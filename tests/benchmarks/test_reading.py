@@ -1,14 +1,11 @@
 """Reading light cones from files, beside plain h5py, beside memory, and how much memory it takes.
 
-Figures are ratios of two things timed by turns in one run. The files lie in the page cache, which
-is where differences show: a disk is slower than any of this.
+The files lie in the page cache, which is where differences show: a disk is slower than any of this.
 """
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -19,6 +16,7 @@ from skatr_sk import SKATRTransformer, open_lightcones, save_lightcones
 from skatr_sk.fields import digest
 from skatr_sk.lightcones.digests import seal
 from skatr_sk.summaries import JEPA
+from tests.benchmarks.references import read_in_order
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELD = (28, 28, 470)
@@ -30,16 +28,10 @@ def cones(n, seed=0):
     return (40 * rng.standard_normal((n, *FIELD), dtype=np.float32) - 20).astype(np.float16)
 
 
-def seconds(action):
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 @pytest.mark.parametrize("batch", [4, 64])
-def test_shuffled_reading(tmp_path, capsys, compression, batch):
-    """At least 0.8 of the rate of plain h5py reading the same rows in the order of the file."""
+def test_shuffled_reading(tmp_path, table, compression, batch):
+    """At most 1.25 of the time of plain h5py reading the same rows in the order of the file."""
     n = 512 if compression == "none" else 128
     save_lightcones(tmp_path / "a.h5", cones(n), compression=compression)
     X = open_lightcones(tmp_path / "a.h5").data
@@ -50,24 +42,18 @@ def test_shuffled_reading(tmp_path, capsys, compression, batch):
         for start in range(0, n, batch):
             np.asarray(X[order[start : start + batch]])
 
-    def in_order():
-        with h5py.File(tmp_path / "a.h5") as file:
-            for start in range(0, n, batch):
-                file["brightness_temp"][start : start + batch]
-
-    times = [(seconds(shuffled), seconds(in_order)) for _ in range(7)]
-    ratio = min(t for _, t in times) / min(t for t, _ in times)
-    rate = n * CONE_BYTES / min(t for t, _ in times) / 1e9
-    with capsys.disabled():
-        print(
-            f"\nshuffled batches of {batch}, compression {compression}: {ratio:.2f} of the rate of "
-            f"plain h5py in order (at least 0.80), {rate:.2f} GB/s"
-        )
-    assert ratio >= 0.8
+    table.compare(
+        f"reading {n} light cones in shuffled batches of {batch}, compression {compression}",
+        shuffled,
+        {"h5py in order": lambda: read_in_order(tmp_path / "a.h5", batch)},
+        limit=1.25,
+        pairs=7,
+        in_readme=batch == 64 and compression == "none",
+    )
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_training_from_files(tmp_path, capsys, compression):
+def test_training_from_files(tmp_path, table, compression):
     """An epoch from a file takes at most 1.1 of one from memory."""
     values = cones(32)
     save_lightcones(tmp_path / "a.h5", values, compression=compression)
@@ -84,12 +70,13 @@ def test_training_from_files(tmp_path, capsys, compression):
         )
         return transformer.fit(data).history_[0]["seconds"]
 
-    epoch(values[:4])
-    times = [(epoch(X), epoch(values)) for _ in range(3)]
-    ratio = statistics.median(t for t, _ in times) / statistics.median(t for _, t in times)
-    with capsys.disabled():
-        print(f"\nepoch from a file, compression {compression}: {ratio:.3f} of memory (limit 1.1)")
-    assert ratio <= 1.1
+    table.compare(
+        f"epoch of pre-training from a file, compression {compression}",
+        lambda: epoch(X),
+        {"from memory": lambda: epoch(values)},
+        limit=1.1,
+        pairs=3,
+    )
 
 
 MEASURE = """
@@ -138,7 +125,7 @@ def write_large(path, n):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_memory_does_not_grow_with_the_file(network, tmp_path, capsys):
+def test_memory_does_not_grow_with_the_file(network, tmp_path, table):
     """One epoch and a transform: below 1.5 GB, and no more for four times the cones."""
     parameters, sizes, growth = NETWORKS[network]
     peaks = []
@@ -155,8 +142,10 @@ def test_memory_does_not_grow_with_the_file(network, tmp_path, capsys):
         )
         path.unlink()
         assert done.returncode == 0, done.stderr
-        peaks.append(float(done.stdout))
-        with capsys.disabled():
-            print(f"\n{network} network, {n} cones, {gigabytes} GB: peak {peaks[-1]:.2f} GiB")
-    assert peaks[1] < 1.5 / 1.0737
-    assert peaks[1] <= growth * peaks[0]
+        peaks.append(1.0737 * float(done.stdout))  # of GiB
+    small, large = (f"{n} GB" for n in sizes)
+    what = f"peak memory, an epoch and summaries, {network} network"
+    rows = table.add(f"{what}, file of {large}", peaks[1], unit="GB", limit=1.5, check=False)
+    against = f"file of {small}"
+    options = dict(against=against, unit="GB", limit=growth, check=False)
+    table.check(rows + table.add(f"{what}, file of {large}", *reversed(peaks), **options))

@@ -1,7 +1,6 @@
 """A search over the whole Pipeline beside the same one over the bare head; hashing and storing."""
 
-import statistics
-import time
+import itertools
 
 import numpy as np
 import pytest
@@ -18,18 +17,13 @@ from skatr_sk import (
 from skatr_sk.fields import digest_rows
 from skatr_sk.summaries import cache_info, clear_cache
 from skatr_sk.summaries.cache import compute_once
+from tests.benchmarks.table import seconds
 
 GRID = {"head__hidden_dims": [(360,), (360, 360)], "head__learning_rate": [2e-3, 5e-4, 1e-4]}
 
 
-def seconds(call, *arguments):
-    start = time.perf_counter()
-    call(*arguments)
-    return time.perf_counter() - start
-
-
 @pytest.mark.parametrize(("kept", "cache"), [("in memory", "memory"), ("in files", "folder")])
-def test_search(kept, cache, tmp_path, capsys):
+def test_search(kept, cache, tmp_path, table):
     """6 candidates x 4 folds + refit on the bundled cones: at most 1.15 of doing it by hand."""
     cones = load_lightcones()
     X, y = cones.data.astype(np.float32), cones.target
@@ -47,25 +41,24 @@ def test_search(kept, cache, tmp_path, capsys):
         summaries = SKATRTransformer.load(weights, cache=None, device="cpu").transform(X)
         search(Pipeline([("head", head)]), summaries)
 
-    def together(folder):
+    def together(folder, X):
         skatr = SKATRTransformer(weights=weights, cache=folder, device="cpu")
         search(Pipeline([("skatr", skatr), ("head", head)]), X)
 
-    times = []
-    for run in range(5):  # in turns: what disturbs one of a pair disturbs the other as well
+    runs = itertools.count()
+
+    def anew():
         clear_cache()
-        folder = "memory" if cache == "memory" else tmp_path / f"cache{run}"
-        times.append((seconds(by_hand), seconds(together, folder)))
+        together("memory" if cache == "memory" else tmp_path / f"cache{next(runs)}", X)
         assert cache_info().misses == len(X)
-    ratios = [b / a for a, b in times]
-    ratio = statistics.median(ratios)
-    by_run = ", ".join(f"{each:.2f}" for each in ratios)
-    with capsys.disabled():
-        print(
-            f"\nsearch, cones {kept}, cache: {cache}: {ratio:.3f} of doing it by hand, in some "
-            f"{statistics.median(a for a, _ in times):.0f} s (limit 1.15; run by run {by_run})"
-        )
-    assert ratio <= 1.15
+
+    table.compare(
+        f"search of 6 candidates x 4 folds over frozen weights, light cones {kept}, cache: {cache}",
+        anew,
+        {"by hand": by_hand},
+        limit=1.15,
+        in_readme=cache == "memory",
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,25 +66,23 @@ def test_search(kept, cache, tmp_path, capsys):
     [((14, 14, 90), SKATRTransformer, 64), ((28, 28, 470), SKATRTransformer.published, 8)],
     ids=["14x14x90", "28x28x470"],
 )
-def test_hashing(field_shape, make, n, capsys):
+def test_hashing(field_shape, make, n, table):
     """The key of a light cone costs at most 2 % of its summary."""
     X = np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
     skatr = make(max_epochs=0, cache=None, device="cpu", random_state=0).fit(X[:2])
-    skatr.transform(X[:2])
-    times = [(seconds(digest_rows, X), seconds(skatr.transform, X)) for _ in range(7)]
-    hashing, summaries = (statistics.median(each) for each in zip(*times, strict=True))
-    with capsys.disabled():
-        print(
-            f"\nhashing {field_shape}: {1e3 * hashing / n:.2f} ms a cone, "
-            f"{hashing / summaries:.2%} of its summary (limit 2 %)"
-        )
-    assert hashing <= 0.02 * summaries
+    table.compare(
+        f"key of a light cone of {' x '.join(map(str, field_shape))} cells",
+        lambda: seconds(digest_rows, X) / n,
+        {"its summary": lambda: seconds(skatr.transform, X) / n},
+        limit=0.02,
+        pairs=7,
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "n", "limit"), [((144,), 5000, 1.0), ((490, 144), 500, 5.0)], ids=["pooled", "tokens"]
 )
-def test_folder(shape, n, limit, tmp_path, capsys):
+def test_folder(shape, n, limit, tmp_path, table):
     """Summaries that are written in groups of 16, and read by a process that has none of them."""
     values = np.random.default_rng(0).normal(size=(n, *shape)).astype(np.float32)
     drawn = np.random.default_rng(1).bytes(16 * n)
@@ -103,16 +94,16 @@ def test_folder(shape, n, limit, tmp_path, capsys):
         np.testing.assert_array_equal(found, values)
 
     clear_cache()
-    in_memory = seconds(ask, None)
-    clear_cache()
     written = seconds(ask, tmp_path)
     clear_cache()
     read = seconds(ask, tmp_path)
-    in_memory, written, read = (1e3 * each / n for each in (in_memory, written, read))
-    with capsys.disabled():
-        print(
-            f"\n{n} summaries of shape {shape}: {in_memory:.3f} ms each in memory, {written:.3f} "
-            f"written to a folder, {read:.3f} read from it (limit {limit:.0f} ms)"
+    rows = []
+    for done, took in (("written to", written), ("read from", read)):
+        rows += table.add(
+            f"summary of shape {shape} {done} a folder",
+            took / n,
+            unit="s",
+            limit=limit / 1e3,  # to compute one takes 20 ms and more
+            check=False,
         )
-    # To compute one takes 20 ms and more on two cores.
-    assert max(written, read) < limit
+    table.check(rows)

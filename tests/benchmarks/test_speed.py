@@ -1,108 +1,171 @@
-"""Costs as matmul equivalents: seconds x the rate of a 2048^3 float32 product in the same run.
+"""A step of the pre-training, and summaries, beside a plain loop and the authors' public code.
 
-So that machines compare. `pytest -m benchmark -s tests/benchmarks` prints them beside what the
-authors' public research code needs, measured in the same unit on 2 threads (GFLOP):
-
-    pre-training step, 28 x 28 x 136, patch 7 x 7 x 8, width 96, batch 32       360
-    pre-training step, 28 x 28 x 470, patch 4 x 4 x 10, width 144, batch 4    1,750
-    the same at width 360                                                     3,100
-    summaries of 32 cones of the first kind                                      23
-    epoch of the head, 3750 summaries of 360, MLP 360-360-6, batch 32            52
+The published sizes, in turn in one run. Ours has two masks, a union of blocks of each kind, as
+``SKATRTransformer.published`` has; the plain loop has four, two of each. The public code has four,
+of which each is a single block. So rows follow with equal masks, and for each token predicted.
 """
 
 import statistics
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
 
-from skatr_sk import LightconeRegressor, SKATRTransformer
-from skatr_sk.summaries.masking import LONG, SHORT, sample_masks
-from tests.benchmarks.matmul import matmul_rate, report
+from skatr_sk import SKATRTransformer
+from skatr_sk.summaries.masking import LONG, SHORT, BlockMask, sample_masks
+from tests.benchmarks import public
+from tests.benchmarks.references import TWO, PlainJEPA, step_seconds
+from tests.benchmarks.table import counter, matrix_rate, operations
+
+SIZES = {
+    "28 x 28 x 136, width 96, batch 32": ((28, 28, 136), (7, 7, 8), 96, 32),
+    "28 x 28 x 470, width 144, batch 4": ((28, 28, 470), (4, 4, 10), 144, 4),
+    "28 x 28 x 470, width 360, batch 4": ((28, 28, 470), (4, 4, 10), 360, 4),
+}
+ONE_BLOCK = [BlockMask(n_blocks=1, scale=mask.scale) for mask in (LONG, SHORT)]
 
 
-class StepTimes(Callback):
-    """Seconds from the end of one training step to the end of the next: all that a step costs."""
+class Step(Callback):
+    """Record what a step costs in ``history_``, since callbacks are copied before the training.
 
-    def __init__(self):
-        self.seconds = []
+    The mean seconds from the end of a step to the end of the next; `counted`, the mean operations
+    of all steps.
+    """
+
+    def __init__(self, counted=False):
+        self.counted = counted
 
     def on_epoch_begin(self, net, **kwargs):
-        self.last = None
+        self.ends_, self.operations_ = [], []
 
-    def on_batch_end(self, net, training=None, **kwargs):
-        now = time.perf_counter()
-        if training and self.last is not None:
-            self.seconds.append(now - self.last)
-        self.last = now
+    def on_batch_begin(self, net, **kwargs):
+        self.counter_ = counter() if self.counted else nullcontext()
+        self.counter_.__enter__()
+
+    def on_batch_end(self, net, **kwargs):
+        self.counter_.__exit__(None, None, None)
+        self.ends_.append(time.perf_counter())
+        if self.counted:
+            self.operations_.append(self.counter_.get_total_flops())
+
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("step_seconds", step_seconds(self.ends_))
+        if self.counted:
+            net.history.record("step_operations", float(np.mean(self.operations_)))
 
 
 def cones(n, *field_shape):
     return np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
 
 
-STEPS = {
-    "step 28x28x136 width 96 batch 32": ((28, 28, 136), (7, 7, 8), 96, 32, 7, 360),
-    "step 28x28x470 width 144 batch 4": ((28, 28, 470), (4, 4, 10), 144, 4, 5, 1750),
-    "step 28x28x470 width 360 batch 4": ((28, 28, 470), (4, 4, 10), 360, 4, 5, 3100),
-}
-
-
-def step_seconds(field_shape, patch_size, embed_dim, batch_size, n_steps):
-    """Median seconds of a pre-training step."""
-    times = StepTimes()
-    SKATRTransformer.published(
+def published(X, patch_size, embed_dim, batch_size, masks="multiblock", counted=False):
+    """Pre-train for an epoch as published but for the masks."""
+    skatr = SKATRTransformer.published(
         patch_size=patch_size,
         embed_dim=embed_dim,
         max_epochs=1,
         batch_size=batch_size,
         validation_fraction=0,
-        callbacks=[times],
+        callbacks=[Step(counted)],
         device="cpu",
         random_state=0,
-    ).fit(cones(batch_size * n_steps, *field_shape))
-    return statistics.median(times.seconds)
+    )
+    return skatr.set_params(objective__masks=masks).fit(X)
 
 
-@pytest.mark.parametrize("what", STEPS)
-def test_pretraining_step(what, capsys):
-    *sizes, theirs = STEPS[what]
-    rates = [matmul_rate()]
-    seconds = step_seconds(*sizes)
-    rates.append(matmul_rate())
-    report(capsys, what, seconds, rates, theirs, limit=1 / 3)
+def n_hidden(skatr, n_draws=100):
+    """Mean number of hidden patches of a light cone in a step, over the masks."""
+    generator, grid = torch.Generator().manual_seed(0), skatr.architecture_.grid_shape
+    draws = [skatr.objective.draw(1, grid, generator) for _ in range(n_draws)]
+    return sum(hidden.shape[1] for pairs in draws for _, hidden in pairs) / n_draws
 
 
-def test_transform(capsys, benchmark):
-    X = cones(32, 28, 28, 136)
-    transformer = SKATRTransformer.published(
-        patch_size=(7, 7, 8), embed_dim=96, max_epochs=1, device="cpu", random_state=0
+@pytest.mark.parametrize("what", SIZES)
+def test_pretraining_step(what, table, torch_seed):
+    """At most a quarter of what has four masks, and half at equal masks."""
+    field_shape, patch_size, width, batch_size = SIZES[what]
+    small = field_shape[2] == 136
+    n_steps = 4 if small else 3  # the first is not timed
+    X = cones(n_steps * batch_size, *field_shape)
+    sizes = field_shape, patch_size, width
+    fields = torch.from_numpy(X)
+
+    def ours(masks="multiblock"):
+        return published(X, *sizes[1:], batch_size, masks).history_[0]["step_seconds"]
+
+    def of(loop):
+        return lambda: step_seconds(time.perf_counter() for _ in loop.epoch(fields, batch_size))
+
+    one = published(X, *sizes[1:], batch_size, counted=True)
+    floor = one.history_[0]["step_operations"] / matrix_rate()
+    hidden = batch_size * n_hidden(one)
+
+    loops = {"plain loop, four masks": PlainJEPA(*sizes)}
+    if public.PUBLIC:
+        loops["public code, four masks"] = public.PublicJEPA(*sizes)
+    references = {name: of(loop) for name, loop in loops.items()}
+    if width < 360:
+        references["plain loop, two masks"] = of(PlainJEPA(*sizes, masks=TWO))
+    limits = dict.fromkeys(loops, 0.25) | {"plain loop, two masks": 0.5}
+    options = dict(pairs=3 if small else 2, warm_up=False, check=False)
+    name = f"step of pre-training, {what}"
+    rows = table.compare(
+        f"{name}, two masks", ours, references, limit=limits, floor=floor, in_readme=True, **options
+    )
+    for row in rows:
+        if row.against in loops:
+            of_reference = row.reference / batch_size / loops[row.against].n_hidden()
+            table.add(
+                f"{name}, for each token predicted",
+                row.ours / hidden,
+                of_reference,
+                against=row.against,
+            )
+    if public.PUBLIC and small:
+        equal = {"public code, the same masks": of(public.PublicJEPA(*sizes, n_masks=2))}
+        title = f"{name}, two masks of one block"
+        rows += table.compare(title, lambda: ours(ONE_BLOCK), equal, limit=0.5, **options)
+    table.check(rows)
+
+
+@pytest.mark.parametrize("what", list(SIZES)[:2])
+def test_transform(what, table, torch_seed):
+    """Summaries in float32 arithmetic as the default is, without a cache; at most two thirds."""
+    field_shape, patch_size, width, batch_size = SIZES[what]
+    X = cones(batch_size, *field_shape)
+    skatr = SKATRTransformer.published(
+        patch_size=patch_size,
+        embed_dim=width,
+        max_epochs=0,
+        cache=None,
+        device="cpu",
+        random_state=0,
     ).fit(X[:2])
-    rates = [matmul_rate()]
-    benchmark.pedantic(transformer.transform, args=(X,), rounds=9, warmup_rounds=2)
-    rates.append(matmul_rate())
-    seconds = benchmark.stats.stats.median
-    report(capsys, "transform of 32 cones 28x28x136", seconds, rates, 23, limit=1.0)
+    plain, fields = PlainJEPA(field_shape, patch_size, width), torch.from_numpy(X)
+    references = {"plain loop": lambda: plain.summaries(fields, batch_size)}
+    if public.PUBLIC:
+        summaries = public.public_summaries(field_shape, patch_size, width)
+        references[public.NAME] = lambda: summaries(fields, batch_size)
+    n_tokens = np.prod([n // p for n, p in zip(field_shape, patch_size, strict=True)])
+    table.compare(
+        f"summaries of {batch_size} light cones of {n_tokens} tokens, width {width}",
+        lambda: skatr.transform(X),
+        references,
+        limit=0.67,
+        pairs=9,
+        floor=operations(lambda: skatr.transform(X)) / matrix_rate(),
+        in_readme=True,
+    )
 
 
-def test_head_epoch(capsys):
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(3750, 360)).astype(np.float32), rng.normal(size=(3750, 6))
-    rates = [matmul_rate()]
-    head = LightconeRegressor(
-        hidden_dims=(360,), max_epochs=6, validation_fraction=0, device="cpu", random_state=0
-    ).fit(X, y)
-    rates.append(matmul_rate())
-    seconds = statistics.median(row["seconds"] for row in head.history_[1:])
-    report(capsys, "epoch of the head", seconds, rates, 52, limit=0.5)
-
-
-def test_masks_are_free(capsys):
-    """Sampling the two masks of a step, beside that step."""
-    field_shape, patch_size, embed_dim, batch_size, n_steps, _ = next(iter(STEPS.values()))
-    step = step_seconds(field_shape, patch_size, embed_dim, batch_size, n_steps)
+def test_masks_are_free(table):
+    """Drawing the two masks of a step, beside that step."""
+    field_shape, patch_size, width, batch_size = next(iter(SIZES.values()))
+    X = cones(4 * batch_size, *field_shape)
+    step = published(X, patch_size, width, batch_size).history_[0]["step_seconds"]
     generator = torch.Generator().manual_seed(0)
     grid_shape = tuple(n // p for n, p in zip(field_shape, patch_size, strict=True))
     seconds = []
@@ -111,7 +174,5 @@ def test_masks_are_free(capsys):
         for mask in (SHORT, LONG):
             sample_masks(batch_size, grid_shape, mask, generator=generator)
         seconds.append(time.perf_counter() - start)
-    share = statistics.median(seconds) / step
-    with capsys.disabled():
-        print(f"\nmask sampling: {share:.2%} of a step (limit 2 %)")
-    assert share <= 0.02
+    drawing = statistics.median(seconds)
+    table.add("drawing the masks of a step", drawing, step, against="that step", limit=0.02)
