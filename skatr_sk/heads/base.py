@@ -46,6 +46,7 @@ from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_nev
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
+from skatr_sk.training.lean import LeanTrainer
 from skatr_sk.training.held_out import Given, Rows, check_given
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
@@ -459,7 +460,7 @@ class SummaryHead(BackboneHead):
         # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
         X = X.to(device) if X.ndim == 2 else X
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        options["small"] = X.ndim == 2
+        options["small"], options["trainer"] = X.ndim == 2, LeanTrainer
         members = []
         for number, (split, seed) in enumerate(runs):
             sets = [TensorDataset(X[some], y[some]) for some in map(torch.from_numpy, split)]
