@@ -446,7 +446,8 @@ def fit_end_to_end(
         known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": start.identity}
         options["identity"] = known
     options["identity"] |= known_rows.identity()
-    trained = head._train((build, loss), known_rows.weighted(sets, split), seed, **options)
+    of_both = known_rows.weighted(sets, split)
+    trained, head.history_ = head._train((build, loss), of_both, seed, **options)
     head.backbone_ = start.finish(trained.encoder)
     head.seen_ = _learn_seen(head, start.beside, split, trained.pooling)
     return trained

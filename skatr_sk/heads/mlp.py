@@ -198,6 +198,8 @@ class HeadLoss(nn.Module):
     def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.loss = loss
+        # What several networks have in common that can be trained at once.
+        self.kind = None if callable(loss) else loss
 
     def forward(self, output: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean over rows, each times its weight, and parameters, in float32."""

@@ -33,6 +33,8 @@ class NPELoss(nn.Module):
         super().__init__()
         self.calibration_weight = calibration_weight
         self.calibration = calibration
+        # What several networks have in common that can be trained at once; the penalty draws.
+        self.kind = None if calibration_weight else "likelihood"
 
     def forward(self, output: Conditioned, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the loss of a batch; `target` has shape (n, n_parameters), `weights` (n,)."""

@@ -30,7 +30,7 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead, check_order
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_order
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -264,7 +264,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             least = min(len(some), int(self._resolved(0).batch_size))
             try_network(type(self).__name__, "head", self.head, torch.from_numpy(some), n, least)
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> Steps[None]:
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
@@ -309,7 +309,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self._check_head(fields.shape[1:])
         network = (lambda: built(make_head(fields.shape[-1]), fields.shape[1:])), criterion
         heads: list[Any]
-        heads = self._train_on_summaries(network, (fields, unit), runs, rows)
+        heads = yield from self._train_on_summaries(network, (fields, unit), runs, rows)
         heads = [head if isinstance(head, OwnHead) else head.double() for head in heads]
         if with_ridge:
             self.head_ = self._with_ridge(heads, (fields, unit), runs, rows)

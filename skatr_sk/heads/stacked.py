@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "Linear", "columns", "multiply_add", "parts_of", "stack"]
+__all__ = ["Dropout", "Linear", "columns", "multiply_add", "parts_of", "replace", "stack"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -72,14 +72,19 @@ def stack(networks: Sequence[_Module], generators: Sequence[torch.Generator]) ->
     whole = copy.deepcopy(networks[0])
     for name, _ in list(whole.named_parameters()):
         together = torch.stack([each.get_parameter(name).detach() for each in networks])
-        owner, _, own = name.rpartition(".")
-        setattr(whole.get_submodule(owner), own, nn.Parameter(together))
+        replace(whole, name, together)
     whole.pooling = nn.Identity()  # an axis more is no axis of tokens
     for name, layer in whole.named_modules():
         if isinstance(layer, Dropout):
             rates = [float(each.get_submodule(name).p) for each in networks]  # type: ignore[arg-type]
             layer.streams = list(zip(rates, generators, strict=True))
     return whole
+
+
+def replace(network: nn.Module, name: str, values: Tensor) -> None:
+    """Give a network other weights under a name."""
+    owner, _, own = name.rpartition(".")
+    setattr(network.get_submodule(owner), own, nn.Parameter(values))
 
 
 def parts_of(whole: nn.Module, number: int) -> Iterator[tuple[str, Tensor]]:
