@@ -40,9 +40,10 @@ from skatr_sk.heads.end_to_end import (
     gives_tokens,
 )
 from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.heads.prepared import prepared_state, shared
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
-from skatr_sk.heads.together import Planned, Trained, shared, train_all
+from skatr_sk.heads.together import Planned, Trained, train_all
 from skatr_sk.parameters import PARAMETERS
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.training.batches import Dataset, TensorDataset
@@ -225,6 +226,10 @@ class SummaryHead(BackboneHead):
         NoEffectWarning
             When parameters were given that change nothing beside the others.
         """
+        if groups is None and validation_data is None:
+            if (state := prepared_state(self, (X, y, sample_weight))) is not None:
+                vars(self).update(state)
+                return self
         steps = self._steps(X, y, Given(groups, validation_data, sample_weight))
         with contextlib.suppress(StopIteration):
             steps.send(train_all(next(steps)))

@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +24,12 @@ from skatr_sk.training.lean import AdamW
 from skatr_sk.training.seeds import seeded
 from skatr_sk.training.state import all_finite
 
-__all__ = ["Planned", "Trained", "shared", "sharing", "train_all"]
+__all__ = ["Planned", "Trained", "train_all"]
 
 _LOGGER = logging.getLogger("skatr_sk.heads")
 _MOST_WEIGHTS = 4_000_000  # of networks that train at once: the memory of a step is bounded by it
 _VALIDATED = 256  # rows of each network in one pass of a validation
 _FEW_PRODUCTS = 10_000_000  # multiplications of a forward pass, for which one thread is enough
-_Value = TypeVar("_Value")
 Trained = tuple[nn.Module, list[dict[str, Any]]]  # a network, and its history
 
 
@@ -96,29 +93,6 @@ class Planned:
         """What those have in common that take the same steps."""
         settings = self.settings
         return settings.learning_rate, settings.weight_decay, settings.max_epochs
-
-
-_computed: ContextVar[dict[Any, Any] | None] = ContextVar("computed", default=None)
-
-
-@contextmanager
-def sharing() -> Iterator[None]:
-    """Let the fits inside share what they compute of the same arrays, which must stay alive."""
-    token = _computed.set({})
-    try:
-        yield
-    finally:
-        _computed.reset(token)
-
-
-def shared(key: Any, compute: Callable[[], _Value]) -> _Value:
-    """Compute something, or return what another fit inside :func:`sharing` has found."""
-    known = _computed.get()
-    if known is None:
-        return compute()
-    if key not in known:
-        known[key] = compute()
-    return cast(_Value, known[key])
 
 
 def train_all(planned: Sequence[Planned]) -> list[Trained]:
