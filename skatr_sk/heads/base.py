@@ -49,8 +49,8 @@ from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_nev
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
-from skatr_sk.training.lean import LeanTrainer
 from skatr_sk.training.held_out import Given, Rows, check_given
+from skatr_sk.training.lean import LeanTrainer
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
@@ -80,9 +80,10 @@ HEAD_DOCS = (
     | {
         "members": """
         n_members : int, default=1
-            Networks that are trained one after the other, each with weights, batches and validation
-            rows of its own, so that no row is lost to all. The result is the mean of theirs. Five
-            or so serve best where rows are few, at as many times the cost.
+            Networks, each with weights, batches and validation rows of its own, so that no row is
+            lost to all. The result is the mean of theirs. Five or so serve best where rows are few.
+            They are trained at once, to what each would be alone up to rounding; one after the
+            other with `callbacks`, `checkpoint_dir` or `verbose`.
         """,
         "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
@@ -108,7 +109,8 @@ HEAD_DOCS = (
         """,
         "history": f"""
         {TRAINING_DOCS["history"].strip()} With several members all their epochs follow each
-            other, and ``member``, from 0 on, says whose they are.
+            other, and ``member``, from 0 on, says whose they are; of those that were trained at
+            once ``seconds`` are each one's share.
         """,
     }
 )
@@ -228,7 +230,7 @@ class SummaryHead(BackboneHead):
         """
         if groups is None and validation_data is None:
             if (state := prepared_state(self, (X, y, sample_weight))) is not None:
-                vars(self).update(state)
+                self.__dict__.update(state)
                 return self
         steps = self._steps(X, y, Given(groups, validation_data, sample_weight))
         with contextlib.suppress(StopIteration):
@@ -492,8 +494,7 @@ class SummaryHead(BackboneHead):
                 member=(number, len(runs)),
                 schedule=schedule,
             )
-            seeds = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
-            planned.append(Planned(self, *network, X, y, split, rows, seeds, alone, schedule))
+            planned.append(Planned(self, *network, X, y, split, rows, seed, alone, schedule))
         trained = yield planned
         self.history_ = []
         for number, (_, history) in enumerate(trained):
@@ -511,7 +512,8 @@ class SummaryHead(BackboneHead):
         **options: Any,
     ) -> Trained:
         """Train one member by itself."""
-        sets = [TensorDataset(*(part[some] for part in data)) for some in map(torch.from_numpy, split)]
+        of_both = map(torch.from_numpy, split)
+        sets = [TensorDataset(*(part[some] for part in data)) for some in of_both]
         options["small"], options["trainer"] = data[0].ndim == 2, LeanTrainer
         options["identity"] = {"member": options["member"][0]} | rows.identity()
         if self.checkpoint_dir is not None:

@@ -150,8 +150,9 @@ class ConditionalFlow(nn.Module):
 
     def _blocks(self, context: Context) -> list[tuple[_Coupling, Tensor]]:
         """Blocks, each with what the context gives to its first hidden layer, (width, n)."""
-        blocks = cast("list[_Coupling]", list(self.transform._transforms)[1:])  # type: ignore[arg-type]
-        return [(block, own.mT) for block, own in zip(blocks, context.hidden.unbind(-2), strict=True)]
+        blocks: Any = list(self.transform._transforms)[1:]  # type: ignore[arg-type]
+        hidden = context.hidden.unbind(-2)
+        return [(block, own.mT) for block, own in zip(blocks, hidden, strict=True)]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
 from skatr_sk.heads.stacked import Dropout, Linear
@@ -92,11 +91,7 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def differentiate(
-        self,
-        criterion: HeadLoss,
-        summaries: Tensor,
-        target: Tensor,
-        weights: Tensor | None = None,
+        self, criterion: HeadLoss, summaries: Tensor, target: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Compute loss and output, and leave in the weights the gradients of a training step.
 

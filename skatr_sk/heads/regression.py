@@ -96,8 +96,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     n_members : "auto" or int, default="auto"
-        Networks that are trained one after the other, each with weights, batches and validation
-        rows of its own, and averaged. "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
+        Networks, each with weights, batches and validation rows of its own, that are trained at
+        once (with `callbacks`, `checkpoint_dir` or `verbose` one after the other), and averaged.
+        "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
         a `head`, or a backbone, which takes no more.
     max_epochs : int, default=1000
         Passes over the training rows.

@@ -41,12 +41,12 @@ class HeadSearchCV(GridSearchCV):
     """Search the hyper-parameters of a head on frozen summaries, all candidates and folds at once.
 
     It is :class:`sklearn.model_selection.GridSearchCV`, with its attributes and scores, for a
-    :class:`LightconeRegressor` or :class:`PosteriorEstimator`. Networks of one layout (`hidden_dims`,
-    `batch_size`, ...) are trained together, whatever their `learning_rate`, `weight_decay`,
-    `max_epochs`, `patience` or `dropout` above zero, each with its own seeds: the scores are those of
-    a ``GridSearchCV`` up to the rounding of a training. What cannot be trained together (a
-    `backbone`, a `head` or `loss` of one's own, tokens, `callbacks`, `checkpoint_dir`, `verbose`) is
-    fitted one by one; the logger ``skatr_sk.heads`` says at INFO why.
+    :class:`LightconeRegressor` or :class:`PosteriorEstimator`. Networks of one layout
+    (`hidden_dims`, `batch_size`, ...) are trained together, whatever their `learning_rate`,
+    `weight_decay`, `max_epochs`, `patience` or `dropout` above zero, each with its own seeds: the
+    scores are those of a ``GridSearchCV`` up to the rounding of a training. What cannot be trained
+    together (a `backbone`, a `head` or `loss` of one's own, tokens, `callbacks`, `checkpoint_dir`,
+    `verbose`) is fitted one by one; the logger ``skatr_sk.heads`` says at INFO why.
 
     Parameters
     ----------
@@ -140,7 +140,8 @@ class HeadSearchCV(GridSearchCV):
             with offering(prepared):
                 GridSearchCV.fit(fixed, X, y, **params)
         given = self.get_params(deep=False)
-        vars(self).update({name: v for name, v in vars(fixed).items() if name not in given})
+        learned = {name: v for name, v in vars(fixed).items() if name not in given}
+        self.__dict__.update(learned)
         self.cv_results_["mean_fit_time"] += seconds
         return self
 

@@ -44,7 +44,7 @@ def spline(inputs: Tensor, logits: Tensor, *, inverse: bool = False) -> tuple[Te
     of the bins, and of the slopes at the knots between them. Zeros are the identity.
     """
     n_bins = (logits.shape[-2] + 1) // 3
-    logits = logits.clamp(-MAX_LOGIT, MAX_LOGIT)
+    logits = functional.hardtanh(logits, -MAX_LOGIT, MAX_LOGIT)
     sizes, slopes = logits.tensor_split([2 * n_bins], dim=-2)
     found = _positions(n_bins, logits.dtype, logits.device) @ sizes.exp().unflatten(-2, (2, n_bins))
     knots = found[..., :-1, :] / found[..., -1:, :]

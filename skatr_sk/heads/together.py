@@ -21,7 +21,7 @@ from skatr_sk.heads.stacked import Dropout, parts_of, replace, stack
 from skatr_sk.training.device import autocast, one_thread, resolve_device, uses_autocast
 from skatr_sk.training.held_out import Rows
 from skatr_sk.training.lean import AdamW
-from skatr_sk.training.seeds import seeded
+from skatr_sk.training.seeds import independent_seeds, seeded
 from skatr_sk.training.state import all_finite
 
 __all__ = ["Planned", "Trained", "train_all"]
@@ -44,7 +44,7 @@ class Planned:
     y: Tensor  # their targets, (n, n_parameters)
     split: tuple[np.ndarray, np.ndarray]  # rows that train, and that validate
     rows: Rows
-    seeds: tuple[int, int]  # of the weights, of the order of the batches
+    seed: int
     alone: Callable[[], Trained]  # trains it by itself
     schedule: Callable[[float], float] | None = None
     settings: Any = field(init=False)  # the estimator without "auto"
@@ -105,7 +105,8 @@ def train_all(planned: Sequence[Planned]) -> list[Trained]:
                 _LOGGER.debug("Trained alone because of %s.", one.why_alone)
             continue
         member = _Member(number, one)
-        sizes = {name: v for name, v in member.network.sizes.items() if name != "dropout"}
+        known: dict[str, Any] = member.network.sizes  # type: ignore[assignment]
+        sizes = {name: value for name, value in known.items() if name != "dropout"}
         drops = [layer.drops for layer in member.network.modules() if isinstance(layer, Dropout)]
         groups.setdefault((*one.layout, str(sizes), len(drops)), []).append(member)
     for members in groups.values():
@@ -135,7 +136,7 @@ class _Member:
 
     def __post_init__(self) -> None:
         planned, device = self.planned, resolve_device(self.planned.settings.device)
-        weights_seed, order_seed = planned.seeds
+        weights_seed, order_seed = independent_seeds(planned.seed, 2)
         self.order = torch.Generator().manual_seed(order_seed)
         self.draws = torch.Generator(device)
         with seeded(weights_seed, device):
@@ -314,8 +315,9 @@ class _Stacked:
         rows = [member.shuffled() for member in members]
         losses, numbers = [], []
         for X, y, weights, real in data.batches(members, rows, self.size):
-            for group in self.optimizer.param_groups if schedule is not None else ():
-                group["lr"] = group["peak"] * schedule((self.n_steps + 0.5) / group["n_steps"])
+            if schedule is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["peak"] * schedule((self.n_steps + 0.5) / group["n_steps"])
             losses.append(self._differentiate(X, y, weights))
             self.optimizer.move()
             self.n_steps += 1
@@ -323,10 +325,10 @@ class _Stacked:
         return _means(losses, numbers)
 
     def _differentiate(self, X: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-        by_hand = getattr(self.whole, "differentiate", None)
+        by_hand: Any = getattr(self.whole, "differentiate", None)
         if by_hand is not None and not uses_autocast(self.device, self.precision):
-            loss: Tensor = by_hand(self.criterion, X, y, weights)[0]
-            return loss
+            found: tuple[Tensor, Tensor] = by_hand(self.criterion, X, y, weights)
+            return found[0]
         for weight in self.whole.parameters():
             weight.grad.zero_()  # type: ignore[union-attr]
         loss = self._loss(X, y, weights)

@@ -57,21 +57,27 @@ class AdamW(torch.optim.AdamW):
 
         They are in the state, too, under the names that torch gives them.
         """
-        known = self.__dict__.setdefault("_known", {}).get(number)
+        cache: dict[int, _Moments] = self.__dict__.setdefault("_known", {})
+        known = cache.get(number)
         states = [self.state[weight] for weight in weights]
         if known is not None and len(known[0]) == len(weights):
             if all(own.get("exp_avg") is mean for own, mean in zip(states, known[0], strict=True)):
-                return known  # type: ignore[no-any-return]
+                return known
         for weight, own in zip(weights, states, strict=True):
             if not own:
                 own["step"] = torch.zeros((), device=weight.device)
-                own["exp_avg"], own["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+                own["exp_avg"], own["exp_avg_sq"] = (
+                    torch.zeros_like(weight),
+                    torch.zeros_like(weight),
+                )
         count = torch.stack([own["step"] for own in states])
         for own, step in zip(states, count.unbind(), strict=True):
             own["step"] = step
-        each = ([own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        known = self._known[number] = (*each, count)
-        return known
+        means, squares, steps = (
+            [own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
+        cache[number] = means, squares, steps, count
+        return cache[number]
 
 
 class LeanTrainer(Trainer):
