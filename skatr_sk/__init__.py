@@ -30,7 +30,13 @@ from skatr_sk._checks import (
     UnitsWarning,
 )
 from skatr_sk._version import __version__
-from skatr_sk.heads import LightconeRegressor, PosteriorEstimator, load_model, save_model
+from skatr_sk.heads import (
+    HeadSearchCV,
+    LightconeRegressor,
+    PosteriorEstimator,
+    load_model,
+    save_model,
+)
 from skatr_sk.lightcones import (
     LightconeArray,
     LightconeResampler,
@@ -54,6 +60,7 @@ __all__ = [
     "CollapseWarning",
     "DivergenceWarning",
     "ExtrapolationWarning",
+    "HeadSearchCV",
     "InvalidParameterError",
     "LightconeArray",
     "LightconeRegressor",

@@ -253,7 +253,7 @@ def test_package_keeps_its_layers():
 
 @pytest.mark.slow
 def test_what_is_not_used_is_not_imported():
-    """Though pip installs some of it with nflows."""
+    """Though some of it may be installed."""
     unused = ["accelerate", "dask", "matplotlib", "tensorboard", "torch._dynamo", "umap"]
     code = f"import sys, skatr_sk; print(*[name for name in {unused} if name in sys.modules])"
     command = [sys.executable, "-c", code]

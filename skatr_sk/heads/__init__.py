@@ -3,5 +3,6 @@
 from skatr_sk.heads.posterior import PosteriorEstimator
 from skatr_sk.heads.regression import LightconeRegressor
 from skatr_sk.heads.saving import load_model, save_model
+from skatr_sk.heads.search import HeadSearchCV
 
-__all__ = ["LightconeRegressor", "PosteriorEstimator", "load_model", "save_model"]
+__all__ = ["HeadSearchCV", "LightconeRegressor", "PosteriorEstimator", "load_model", "save_model"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar, cast
@@ -39,14 +40,17 @@ from skatr_sk.heads.end_to_end import (
     gives_tokens,
 )
 from skatr_sk.heads.pooling import POOLINGS
+from skatr_sk.heads.prepared import prepared_state, shared
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
+from skatr_sk.heads.together import Planned, Trained, train_all
 from skatr_sk.parameters import PARAMETERS
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
 from skatr_sk.training.held_out import Given, Rows, check_given
+from skatr_sk.training.lean import LeanTrainer
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
 from skatr_sk.training.trainer import train
@@ -55,6 +59,7 @@ __all__ = [
     "FLOATS",
     "HEAD_DOCS",
     "Run",
+    "Steps",
     "SummaryHead",
     "are_widths",
     "check_logarithms",
@@ -64,6 +69,9 @@ __all__ = [
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _Network = tuple[Callable[[], _Module], torch.nn.Module]  # what builds it, and its loss
+_Returned = TypeVar("_Returned")
+# A fit that hands out networks to be trained, and gets them back with their histories.
+Steps = Generator[list[Planned], list[Trained], _Returned]
 Run = tuple[tuple[NDArray[Any], NDArray[Any]], int]  # rows that train and that validate, seed
 
 HEAD_DOCS = (
@@ -72,9 +80,10 @@ HEAD_DOCS = (
     | {
         "members": """
         n_members : int, default=1
-            Networks that are trained one after the other, each with weights, batches and validation
-            rows of its own, so that no row is lost to all. The result is the mean of theirs. Five
-            or so serve best where rows are few, at as many times the cost.
+            Networks, each with weights, batches and validation rows of its own, so that no row is
+            lost to all. The result is the mean of theirs. Five or so serve best where rows are few.
+            They are trained at once, to what each would be alone up to rounding; one after the
+            other with `callbacks`, `checkpoint_dir` or `verbose`.
         """,
         "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
@@ -100,7 +109,8 @@ HEAD_DOCS = (
         """,
         "history": f"""
         {TRAINING_DOCS["history"].strip()} With several members all their epochs follow each
-            other, and ``member``, from 0 on, says whose they are.
+            other, and ``member``, from 0 on, says whose they are; of those that were trained at
+            once ``seconds`` are each one's share.
         """,
     }
 )
@@ -218,17 +228,26 @@ class SummaryHead(BackboneHead):
         NoEffectWarning
             When parameters were given that change nothing beside the others.
         """
-        with unchanged_on_error(self):
-            self._check_parameters()
-            _compare_columns(y, validation_data)
-            given = Given(groups, validation_data, sample_weight)
-            self._warn_of(given)
-            self._fit(X, y, given)
-            self._check_learned()
-            self._one_dimensional = np.asarray(y).ndim == 1
+        if groups is None and validation_data is None:
+            if (state := prepared_state(self, (X, y, sample_weight))) is not None:
+                self.__dict__.update(state)
+                return self
+        steps = self._steps(X, y, Given(groups, validation_data, sample_weight))
+        with contextlib.suppress(StopIteration):
+            steps.send(train_all(next(steps)))
         return self
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+    def _steps(self, X: ArrayLike, y: ArrayLike, given: Given) -> Steps[None]:
+        """Fit; networks to be trained are handed out, and what was trained is sent back."""
+        with unchanged_on_error(self):
+            self._check_parameters()
+            _compare_columns(y, given.validation_data)
+            self._warn_of(given)
+            yield from self._fit(X, y, given)
+            self._check_learned()
+            self._one_dimensional = np.asarray(y).ndim == 1
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> Steps[None]:
         """Train with parameters that have been checked."""
         raise NotImplementedError
 
@@ -445,31 +464,62 @@ class SummaryHead(BackboneHead):
         data: tuple[Fields, Floats],
         runs: Sequence[Run],
         rows: Rows,
-        **options: Any,
-    ) -> list[_Module]:
-        """Learn the standardisation of summaries, one for all members, and train each of these."""
+        schedule: Callable[[float], float] | None = None,
+    ) -> Steps[list[_Module]]:
+        """Learn the standardisation of summaries, one for all members, and ask to train these."""
         summaries, targets = data
-        self.seen_: SeenSummaries | None = SeenSummaries.learn(_one_each(summaries))
+        array = summaries.read()
+        self.seen_: SeenSummaries | None = shared(
+            ("seen", id(array)), lambda: SeenSummaries.learn(_one_each(summaries))
+        )
         trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
-        self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
-        X = torch.empty(summaries.shape)
-        for some, standardised in self._batches(summaries):
-            X[some] = standardised
         device = resolve_device(self.device)
-        # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
-        X = X.to(device) if X.ndim == 2 else X
+
+        def standardise() -> tuple[Floats, Floats, torch.Tensor]:
+            self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
+            X = torch.empty(summaries.shape)
+            for some, standardised in self._batches(summaries):
+                X[some] = standardised
+            # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
+            return self.summary_mean_, self.summary_scale_, X.to(device) if X.ndim == 2 else X
+
+        key = "X", id(array), trained_on.tobytes(), str(device)
+        self.summary_mean_, self.summary_scale_, X = shared(key, standardise)
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        options["small"] = X.ndim == 2
-        members = []
+        planned = []
         for number, (split, seed) in enumerate(runs):
-            sets = [TensorDataset(X[some], y[some]) for some in map(torch.from_numpy, split)]
-            options["member"] = number, len(runs)
-            options["identity"] = {"member": number} | rows.identity()
-            if self.checkpoint_dir is not None:
-                parts = {f"{i} {k}": t for i, s in enumerate(sets) for k, t in enumerate(s.tensors)}
-                options["identity"]["X and y"] = digest_of(parts)
-            members.append(self._train(network, rows.weighted(sets, split), seed, **options))
-        return members
+            alone = partial(
+                self._train_member,
+                *(network, (X, y), split, rows, seed),
+                member=(number, len(runs)),
+                schedule=schedule,
+            )
+            planned.append(Planned(self, *network, X, y, split, rows, seed, alone, schedule))
+        trained = yield planned
+        self.history_ = []
+        for number, (_, history) in enumerate(trained):
+            own = {"member": number} if len(trained) > 1 else {}
+            self.history_ += [own | row for row in history]
+        return [cast(_Module, module.requires_grad_(False)) for module, _ in trained]
+
+    def _train_member(
+        self,
+        network: _Network[_Module],
+        data: tuple[torch.Tensor, torch.Tensor],
+        split: tuple[NDArray[Any], NDArray[Any]],
+        rows: Rows,
+        seed: int,
+        **options: Any,
+    ) -> Trained:
+        """Train one member by itself."""
+        of_both = map(torch.from_numpy, split)
+        sets = [TensorDataset(*(part[some] for part in data)) for some in of_both]
+        options["small"], options["trainer"] = data[0].ndim == 2, LeanTrainer
+        options["identity"] = {"member": options["member"][0]} | rows.identity()
+        if self.checkpoint_dir is not None:
+            parts = {f"{i} {k}": t for i, s in enumerate(sets) for k, t in enumerate(s.tensors)}
+            options["identity"]["X and y"] = digest_of(parts)
+        return self._train(network, rows.weighted(sets, split), seed, **options)
 
     def _train(
         self,
@@ -478,23 +528,18 @@ class SummaryHead(BackboneHead):
         seed: int,
         *,
         identity: Mapping[str, Any],
-        member: tuple[int, int] = (0, 1),
         **options: Any,
-    ) -> _Module:
-        """Build and train a member, from the first to the last of them; keep their histories.
+    ) -> Trained:
+        """Build and train a network; return it, frozen, and its history.
 
-        `member` says which of how many it is; each has a checkpoint of its own, by the `identity`
-        that :meth:`_checkpoint` takes. `options` go to :func:`train`.
+        Each has a checkpoint of its own, by the `identity` that :meth:`_checkpoint` takes.
+        `options` go to :func:`train`.
         """
         options["checkpoint"] = self._checkpoint(seed, **identity)
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
-        module, history = train(self, *network, train_set, valid_set, member=member, **options)
-        number, n_members = member
-        if n_members > 1:
-            history = [{"member": number} | row for row in history]
-        self.history_: list[dict[str, Any]] = self.history_ + history if number else history
-        return module.requires_grad_(False)
+        module, history = train(self, *network, train_set, valid_set, **options)
+        return module.requires_grad_(False), history
 
     def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
         """Drop the axis of parameters where the targets had none."""

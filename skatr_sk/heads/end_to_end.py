@@ -426,7 +426,7 @@ def fit_end_to_end(
 
     y = torch.from_numpy(targets.astype(np.float32)).to(resolve_device(head.device))
     of_both = zip((fields, start.beside), split, strict=True)
-    sets = [FieldDataset(seen, y, rows) for seen, rows in of_both]
+    sets: list[Any] = [FieldDataset(seen, y, rows) for seen, rows in of_both]
     options["prepare"] = PatchViews(
         fields.shape[1:],
         start.patch_size,
@@ -446,7 +446,8 @@ def fit_end_to_end(
         known = {"X": content_of(fields), "y": digest_of({"y": y}), "backbone": start.identity}
         options["identity"] = known
     options["identity"] |= known_rows.identity()
-    trained = head._train((build, loss), known_rows.weighted(sets, split), seed, **options)
+    sets = known_rows.weighted(sets, split)
+    trained, head.history_ = head._train((build, loss), sets, seed, **options)
     head.backbone_ = start.finish(trained.encoder)
     head.seen_ = _learn_seen(head, start.beside, split, trained.pooling)
     return trained

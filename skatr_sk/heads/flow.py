@@ -1,4 +1,4 @@
-"""The conditional normalising flow, built on nflows, which no other module imports.
+"""The conditional normalising flow.
 
 From the parameters to standard normal noise, in this order: an affine layer, whose shift and lower
 triangular matrix come from the summary, and coupling blocks of monotonic rational-quadratic splines
@@ -6,6 +6,9 @@ triangular matrix come from the summary, and coupling blocks of monotonic ration
 posterior with full covariance. It widens posteriors as narrow as e^-12 of the prior to the range of
 the splines, which bend them where they are not Gaussian. At initialisation every layer is the
 identity.
+
+Its weights may be those of several flows, with an axis of flows first
+(:mod:`~skatr_sk.heads.stacked`): whatever comes in and out then has that axis, too.
 """
 
 from __future__ import annotations
@@ -13,18 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
-from nflows.transforms.base import CompositeTransform, Transform
-from nflows.transforms.coupling import PiecewiseRationalQuadraticCouplingTransform
-from nflows.transforms.splines.rational_quadratic import rational_quadratic_spline
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skatr_sk.heads.pooling import make_pooling
+from skatr_sk.heads.spline import MAX_BINS, Places, log_slope, spline
+from skatr_sk.heads.stacked import Dropout, Linear, columns, multiply_add
 
 __all__ = [
     "MAX_BINS",
@@ -35,21 +36,9 @@ __all__ = [
     "coupling_masks",
 ]
 
-# Splines act between -5 and 5 standard deviations and are the identity beyond.
-_TAIL_BOUND = 5.0
-_SQUARE = {"left": -_TAIL_BOUND, "right": _TAIL_BOUND, "bottom": -_TAIL_BOUND, "top": _TAIL_BOUND}
-_LEAST = 1e-3  # width and height of a bin, in shares of the spline's, and slope at a knot
-_SPLINE = {"min_bin_width": _LEAST, "min_bin_height": _LEAST, "min_derivative": _LEAST}
-MAX_BINS = 500  # the narrowest bins must leave room for the others
-# Unnormalised widths, heights and derivatives stay within it. In exact arithmetic the discriminant
-# of nflows' inverse is (d0 (1 - u) - d1 u)^2 + 4 s^2 u (1 - u) >= 0 for knot slopes d0, d1 and a
-# mean slope s of the bin; in float32 it needs d / s below about 1e6. This bound keeps it below 1e4.
-_MAX_LOGIT = 8.0
 # Adam moves every weight alike: this factor lets the splines move slower than the affine layer, and
 # bend a Gaussian only where the data ask for it.
 _LOGIT_SCALE = 0.05
-# Slope one at the knots: the spline of equal bins is then the identity.
-_UNIT_SLOPE = math.log(math.expm1(1.0 - _LEAST))
 # Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
 _LOG_SCALE, _SLOPE = 12.0, 30.0
 
@@ -104,14 +93,17 @@ class ConditionalFlow(nn.Module):
         self.n_parameters, self.n_blocks = n_parameters, n_blocks
         width = hidden_dims[0]
         self.embedding = nn.Sequential(
-            nn.Linear(n_summary, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width)
+            Linear(n_summary, width), nn.GELU(), Dropout(dropout), Linear(width, width)
         )
-        self.to_hidden = nn.Linear(width, n_blocks * width)
+        self.to_hidden = Linear(width, n_blocks * width)
         n_triangle = n_parameters * (n_parameters + 1) // 2
-        self.to_affine = _zeroed(nn.Linear(width, n_parameters + n_triangle))
+        self.to_affine = _zeroed(Linear(width, n_parameters + n_triangle))
         masks = coupling_masks(n_parameters, n_blocks)
-        blocks = [_Coupling(mask, k, n_bins, hidden_dims) for k, mask in enumerate(masks)]
-        self.transform = CompositeTransform([_Affine(), *blocks])
+        # The names of the weights, in files of before too, count the affine layer as the first.
+        self.transform = nn.Module()
+        self.transform._transforms = nn.ModuleList(
+            [nn.Identity(), *(_Coupling(mask, n_bins, hidden_dims) for mask in masks)]
+        )
 
     def forward(self, summaries: Tensor) -> Conditioned:
         """Condition the flow on standardised summaries or tokens, as :meth:`context` takes them."""
@@ -120,32 +112,47 @@ class ConditionalFlow(nn.Module):
     def context(self, summaries: Tensor) -> Context:
         """Compute what the flow needs of (n, n_summary) or (n, n_tokens, n_summary)."""
         embedded = functional.gelu(self.embedding(self.pooling(summaries)))
-        hidden = self.to_hidden(embedded).unflatten(1, (self.n_blocks, -1))
+        hidden = self.to_hidden(embedded).unflatten(-1, (self.n_blocks, -1))
         affine = self.to_affine(embedded)
         # From here on in the flow's own precision: densities need float32.
         hidden, affine = hidden.to(self.dtype), affine.to(self.dtype)
         n = self.n_parameters
-        shift, entries = affine[:, :n], affine[:, n:]
+        shift, entries = affine.tensor_split([n], dim=-1)
         rows, columns = torch.tril_indices(n, n, device=affine.device)
         # A positive diagonal times a unit triangle, both bounded smoothly: it allows for strong
         # correlations, and float32 can still invert it.
-        scales = (_LOG_SCALE * torch.tanh(entries[:, rows == columns] / _LOG_SCALE)).exp()
+        scales = (_LOG_SCALE * torch.tanh(entries[..., rows == columns] / _LOG_SCALE)).exp()
         slopes = _SLOPE * torch.tanh(entries / _SLOPE)
-        unit = entries.new_zeros(len(entries), n, n)
-        unit[:, rows, columns] = torch.where(rows == columns, torch.ones_like(slopes), slopes)
-        return Context(hidden, shift, scales.unsqueeze(2) * unit)
+        unit = entries.new_zeros(*entries.shape[:-1], n, n)
+        unit[..., rows, columns] = torch.where(rows == columns, torch.ones_like(slopes), slopes)
+        return Context(hidden, shift, scales.unsqueeze(-1) * unit)
 
     def log_prob(self, points: Tensor, context: Context) -> Tensor:
         """Log densities of shape (n, m) at points of shape (n, m, n_parameters)."""
-        noise, log_jacobian = self.transform(points.flatten(0, 1), context)
-        return (self._base(noise) + log_jacobian).unflatten(0, points.shape[:2])
+        bent = (points - context.shift.unsqueeze(-2)) @ context.triangle.mT
+        rows, places = list(columns(bent).unbind(dim=-2)), []
+        for block, hidden in self._blocks(context):
+            places.append(block(rows, hidden, inverse=False))
+        log_prob = self._base(torch.stack(rows, dim=-2)) + _log_jacobian(places)
+        return log_prob.unflatten(-1, points.shape[-3:-1]) + _log_scale(context)
 
     def sample_and_log_prob(self, noise: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Turn normal noise of shape (n, m, n_parameters) into samples and log densities."""
-        flat = noise.flatten(0, 1)
-        points, log_jacobian = self.transform.inverse(flat, context)
-        log_prob = (self._base(flat) - log_jacobian).unflatten(0, noise.shape[:2])
-        return points.unflatten(0, noise.shape[:2]), log_prob
+        start = columns(noise)
+        rows, places = list(start.unbind(dim=-2)), []
+        for block, hidden in reversed(self._blocks(context)):
+            places.append(block(rows, hidden, inverse=True))
+        log_prob = self._base(start) + _log_jacobian(places)
+        bent = torch.stack(rows, dim=-1).unflatten(-2, noise.shape[-3:-1])
+        solved = torch.linalg.solve_triangular(context.triangle, bent.mT, upper=False).mT
+        points = solved + context.shift.unsqueeze(-2)
+        return points, log_prob.unflatten(-1, noise.shape[-3:-1]) + _log_scale(context)
+
+    def _blocks(self, context: Context) -> list[tuple[_Coupling, Tensor]]:
+        """Blocks, each with what the context gives to its first hidden layer, (width, n)."""
+        blocks: Any = list(self.transform._transforms)[1:]  # type: ignore[arg-type]
+        hidden = context.hidden.unbind(-2)
+        return [(block, own.mT) for block, own in zip(blocks, hidden, strict=True)]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,8 +161,8 @@ class ConditionalFlow(nn.Module):
 
     @staticmethod
     def _base(noise: Tensor) -> Tensor:
-        constant = 0.5 * noise.shape[1] * math.log(2 * math.pi)
-        return -0.5 * noise.square().sum(dim=1) - constant
+        constant = 0.5 * noise.shape[-2] * math.log(2 * math.pi)
+        return -0.5 * noise.square().sum(dim=-2) - constant
 
 
 class FlowEnsemble(nn.ModuleList):
@@ -217,84 +224,76 @@ def coupling_masks(n_parameters: int, n_blocks: int) -> list[Tensor]:
     return [1 - digit if k % 2 else digit for k, digit in enumerate(digits)]
 
 
-class _Affine(Transform):
-    """The affine layer; its matrix and shift come from the context."""
+class _Coupling(nn.Module):
+    """A block that bends some parameters by splines, which depend on the others and the context."""
 
-    def forward(self, inputs: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        points = inputs.unflatten(0, (len(context.shift), -1)) - context.shift.unsqueeze(1)
-        return (points @ context.triangle.mT).flatten(0, 1), self._log_scale(inputs, context)
+    def __init__(self, mask: Tensor, n_bins: int, hidden_dims: Sequence[int]) -> None:
+        super().__init__()
+        bends = [bool(bent) for bent in mask]
+        self.kept = [i for i, bent in enumerate(bends) if not bent]
+        self.bent = [i for i, bent in enumerate(bends) if bent]
+        self.register_buffer("identity_features", torch.tensor(self.kept, dtype=torch.int64))
+        self.register_buffer("transform_features", torch.tensor(self.bent, dtype=torch.int64))
+        n_logits = len(self.bent) * (3 * n_bins - 1)
+        self.transform_net = _Conditioner(len(self.kept), n_logits, hidden_dims)
 
-    def inverse(self, inputs: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        points = inputs.unflatten(0, (len(context.shift), -1))
-        solved = torch.linalg.solve_triangular(context.triangle, points.mT, upper=False).mT
-        flat = (solved + context.shift.unsqueeze(1)).flatten(0, 1)
-        return flat, -self._log_scale(inputs, context)
-
-    @staticmethod
-    def _log_scale(inputs: Tensor, context: Context) -> Tensor:
-        log_scale = context.triangle.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-        return log_scale.repeat_interleave(len(inputs) // len(log_scale))
-
-
-class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
-    """A block of splines, bounded so that no assertion of nflows fails."""
-
-    def __init__(self, mask: Tensor, number: int, n_bins: int, hidden_dims: Sequence[int]) -> None:
-        build = partial(_Conditioner, number=number, hidden_dims=hidden_dims)
-        super().__init__(
-            mask, build, num_bins=n_bins, tails="linear", tail_bound=_TAIL_BOUND, **_SPLINE
+    def forward(self, rows: list[Tensor], hidden: Tensor, *, inverse: bool) -> Places:
+        """Bend some of the rows (n_points,) of parameters in place, or bend them back."""
+        kept = torch.stack([rows[i] for i in self.kept], dim=-2) if self.kept else None
+        logits = self.transform_net(kept, hidden, rows[0].shape[-1])
+        inputs = torch.stack([rows[i] for i in self.bent], dim=-2)
+        outputs, places = spline(
+            inputs, logits.unflatten(-2, (len(self.bent), -1)), inverse=inverse
         )
-
-    def _piecewise_cdf(
-        self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        bad = torch.isnan(inputs) | ~torch.isfinite(transform_params.detach().sum(dim=-1))
-        if bad.any():  # it lies in no bin, and nflows would look beyond the last one
-            parameters = transform_params.masked_fill(bad.unsqueeze(-1), 0.0)
-            found = self._piecewise_cdf(inputs.masked_fill(bad, 0.0), parameters, inverse)
-            return found[0].masked_fill(bad, torch.nan), found[1].masked_fill(bad, torch.nan)
-        logits = (_LOGIT_SCALE * transform_params).clamp(-_MAX_LOGIT, _MAX_LOGIT)
-        widths, heights, slopes = logits.tensor_split([self.num_bins, 2 * self.num_bins], dim=-1)
-        slopes = functional.pad(slopes, (1, 1)) + _UNIT_SLOPE
-        # All values go through the spline, those outside clamped to its edge, and these get their
-        # own value back in the end: that is cheaper than to select those inside.
-        clamped = inputs.clamp(-_TAIL_BOUND, _TAIL_BOUND)
-        outputs, log_jacobian = rational_quadratic_spline(
-            clamped, widths, heights, slopes, inverse=inverse, **_SQUARE, **_SPLINE
-        )
-        if inverse and not torch.isfinite(log_jacobian).all():
-            # In float32 a root can lie so far outside its bin that the slope there is negative,
-            # though the point itself is right: take the slopes of the forward direction.
-            log_jacobian = -self._piecewise_cdf(outputs, transform_params)[1]
-        inside = inputs.abs() < _TAIL_BOUND
-        return torch.where(inside, outputs, inputs), log_jacobian * inside
+        for i, row in zip(self.bent, outputs.unbind(dim=-2), strict=True):
+            rows[i] = row
+        return places
 
 
 class _Conditioner(nn.Module):
     """Spline parameters of a block from the parameters that it reads and from the context."""
 
-    def __init__(self, n_in: int, n_out: int, number: int, hidden_dims: Sequence[int]) -> None:
+    def __init__(self, n_in: int, n_out: int, hidden_dims: Sequence[int]) -> None:
         super().__init__()
-        self.number = number
         # A single parameter reads no other, and all its samples share the context's spline.
-        self.first = nn.Linear(n_in, hidden_dims[0], bias=False) if n_in else None
-        layers: list[nn.Module] = [nn.ReLU(inplace=True)]
+        self.first = Linear(n_in, hidden_dims[0], bias=False) if n_in else None
+        layers: list[nn.Module] = [nn.ReLU()]
         for inside, outside in pairwise(hidden_dims):
-            layers += [nn.Linear(inside, outside), nn.ReLU(inplace=True)]
-        self.rest = nn.Sequential(*layers, _zeroed(nn.Linear(hidden_dims[-1], n_out)))
+            layers += [Linear(inside, outside), nn.ReLU()]
+        self.rest = nn.Sequential(*layers, _zeroed(Linear(hidden_dims[-1], n_out)))
 
-    def forward(self, inputs: Tensor, context: Context) -> Tensor:
-        hidden = context.hidden[:, self.number].unsqueeze(1)
-        if self.first is None:
-            n_samples = len(inputs) // len(hidden)
-            # A copy, for the activations that follow write into it.
-            output: Tensor = self.rest(hidden.clone()).expand(-1, n_samples, -1)
+    def forward(self, kept: Tensor | None, hidden: Tensor, n_points: int) -> Tensor:
+        """Return logits (n_out, n_points) from (n_in, n_points) and the context's (width, n)."""
+        n = hidden.shape[-1]
+        if self.first is None or kept is None:
+            inside = hidden.relu()
+        elif n in (1, n_points):
+            inside = multiply_add(hidden, self.first.weight, kept).relu_()
         else:
-            output = self.rest(hidden + self.first(inputs).unflatten(0, (len(hidden), -1)))
-        return output.flatten(0, 1)
+            inside = (self.first.weight @ kept).unflatten(-1, (n, -1)) + hidden.unsqueeze(-1)
+            inside = inside.flatten(-2).relu_()
+        *layers, last = (layer for layer in self.rest if isinstance(layer, Linear))
+        for layer in layers:
+            inside = multiply_add(layer.bias.unsqueeze(-1), layer.weight, inside).relu_()
+        logits = multiply_add(last.bias.unsqueeze(-1), last.weight, inside, _LOGIT_SCALE)
+        if kept is None:
+            logits = logits.unsqueeze(-1).expand(*logits.shape, n_points // n).flatten(-2)
+        return logits
 
 
-def _zeroed(layer: nn.Linear) -> nn.Linear:
+def _log_jacobian(places: Sequence[Places]) -> Tensor:
+    """Sum of the log slopes of all splines, in their forward direction, for each point."""
+    return log_slope(Places(*(torch.cat(part, dim=-2) for part in zip(*places, strict=True)))).sum(
+        dim=-2
+    )
+
+
+def _log_scale(context: Context) -> Tensor:
+    """Logarithm of the determinant of the affine layer, (n, 1)."""
+    return context.triangle.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1, keepdim=True)
+
+
+def _zeroed(layer: Linear) -> Linear:
     """Start a layer at zero, so that what follows starts as the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -33,11 +33,14 @@ class NPELoss(nn.Module):
         super().__init__()
         self.calibration_weight = calibration_weight
         self.calibration = calibration
+        # What several networks have in common that can be trained at once; the penalty draws.
+        self.kind = None if calibration_weight else "likelihood"
 
     def forward(self, output: Conditioned, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the loss of a batch; `target` has shape (n, n_parameters), `weights` (n,)."""
-        log_truth = output.flow.log_prob(target.unsqueeze(1), output.context)
-        loss = -(log_truth if weights is None else weights[:, None] * log_truth).mean()
+        log_truth = output.flow.log_prob(target.unsqueeze(-2), output.context)
+        counted = log_truth if weights is None else weights.unsqueeze(-1) * log_truth
+        loss = -counted.mean(dim=(-2, -1))
         if not self.calibration_weight:
             return loss
         shape = (len(target), _N_SAMPLES, target.shape[1])

@@ -44,6 +44,7 @@ from skatr_sk.heads import export
 from skatr_sk.heads.base import (
     FLOATS,
     HEAD_DOCS,
+    Steps,
     SummaryHead,
     are_widths,
     check_logarithms,
@@ -312,7 +313,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         if self.calibration_weight == 0:
             warn_without_effect(self, {"calibration"}, "calibration_weight=0")
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> Steps[None]:
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         pooling = self._pooling_of(fields)
@@ -345,7 +346,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             flows = [cast(ConditionalFlow, together.head)]
         else:
             alone = partial(build, fields.shape[-1]), loss
-            flows = self._train_on_summaries(alone, data, runs, rows, schedule=schedule)
+            flows = yield from self._train_on_summaries(alone, data, runs, rows, schedule=schedule)
         self._warn_of_short_training(int(resolved.max_epochs))
         self.net_ = FlowEnsemble(flows)
         self.prior_transform_, self.prior_bounds_ = transform, transform.bounds.copy()

@@ -30,7 +30,7 @@ from skatr_sk._checks import (
     warn_without_effect,
 )
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, SummaryHead, check_order
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_order
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import share_at_ends, warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -96,8 +96,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
     n_members : "auto" or int, default="auto"
-        Networks that are trained one after the other, each with weights, batches and validation
-        rows of its own, and averaged. "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
+        Networks, each with weights, batches and validation rows of its own, that are trained at
+        once (with `callbacks`, `checkpoint_dir` or `verbose` one after the other), and averaged.
+        "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
         a `head`, or a backbone, which takes no more.
     max_epochs : int, default=1000
         Passes over the training rows.
@@ -268,7 +269,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             least = min(len(some), int(self._resolved(0).batch_size))
             try_network(type(self).__name__, "head", self.head, torch.from_numpy(some), n, least)
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, given: Given) -> Steps[None]:
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
@@ -313,7 +314,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         self._check_head(fields.shape[1:])
         network = (lambda: built(make_head(fields.shape[-1]), fields.shape[1:])), criterion
         heads: list[Any]
-        heads = self._train_on_summaries(network, (fields, unit), runs, rows)
+        heads = yield from self._train_on_summaries(network, (fields, unit), runs, rows)
         heads = [head if isinstance(head, OwnHead) else head.double() for head in heads]
         if with_ridge:
             self.head_ = self._with_ridge(heads, (fields, unit), runs, rows)

@@ -24,6 +24,7 @@ __all__ = [
     "resolve_device",
     "return_memory",
     "torch_defaults",
+    "uses_autocast",
 ]
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -67,8 +68,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Run what follows in bfloat16 where ``precision`` says so; "auto" means on CUDA only."""
-    enabled = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    enabled = uses_autocast(device, precision)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def uses_autocast(device: torch.device, precision: str) -> bool:
+    """Whether :func:`autocast` computes in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
 class _Switch(NamedTuple):

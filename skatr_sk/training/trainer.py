@@ -58,6 +58,8 @@ class Trainer(NeuralNet):
     by the names of weights, where they are not one. The rest is skorch's.
     """
 
+    weights_by: type[torch.optim.Optimizer] = torch.optim.AdamW
+
     def __init__(
         self,
         *args: Any,
@@ -234,6 +236,7 @@ def train(
     member: tuple[int, int] = (0, 1),
     shares: Callable[[_Module], Mapping[str, float]] | None = None,
     wait: int = 0,
+    trainer: type[Trainer] = Trainer,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -253,7 +256,7 @@ def train(
     vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
     says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
     of the learning rate by the names of weights; the others have all of it. The patience begins
-    after `wait` epochs.
+    after `wait` epochs. `trainer` is the class that trains.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
@@ -277,10 +280,10 @@ def train(
     batch_size = int(estimator.batch_size)  # torch refuses numpy's, which a search hands in
     with Signals(wanted=checkpoint is not None) as signals, seeded(seeds[0], device):
         module = build()
-        net = Trainer(
+        net = trainer(
             module,
             criterion,
-            optimizer=torch.optim.AdamW,
+            optimizer=trainer.weights_by,
             optimizer__weight_decay=estimator.weight_decay,
             optimizer__fused=True,
             lr=estimator.learning_rate,

@@ -25,7 +25,7 @@ def test_what_the_network_gives(torch_seed):
 
 def test_no_hidden_layer_is_a_linear_model(torch_seed):
     linear = Head(4, (), 3, gaussian=False, bounded=False, dropout=0.0)
-    assert [type(layer) for layer in linear.layers] == [torch.nn.Linear]
+    assert len(linear.layers) == 1 and isinstance(linear.layers[0], torch.nn.Linear)
     a, b = torch.randn(2, 5, 4)
     torch.testing.assert_close(linear(a) + linear(b), linear(a + b) + linear(torch.zeros(5, 4)))
 
@@ -106,3 +106,34 @@ def test_a_parameter_without_width_is_kept():
     unit = scaling.to_unit(parameters)
     np.testing.assert_array_equal(unit, [[0.5, 0], [1, 0]])
     np.testing.assert_array_equal(scaling.from_unit(unit), parameters)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("bounded", "cut"), [(False, True), (True, False)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_by_hand_are_those_of_autograd(loss, bounded, cut, weighted, torch_seed):
+    summaries, target = 3 * torch.randn(32, 4).double(), torch.rand(32, 3).double()
+    weights = (torch.rand(32).double(),) if weighted else ()
+    made = Head(
+        4, (8, 6), 3, gaussian=loss == "gaussian", bounded=bounded, dropout=0.3, cut=cut
+    ).double()
+    made.layers[-1].weight.data *= 20  # some log sigmas beyond their range
+    criterion = HeadLoss(loss)
+    torch.manual_seed(1)
+    wanted = criterion.double()(made(summaries), target, *weights)
+    wanted.backward()
+    gradients = [weight.grad for weight in made.parameters()]
+    made.zero_grad()
+    for _ in range(2):  # new memory, and that of the last gradients
+        torch.manual_seed(1)
+        found, _ = made.differentiate(criterion, summaries, target, *weights)
+        torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-6)
+        for own, weight in zip(gradients, made.parameters(), strict=True):
+            torch.testing.assert_close(weight.grad, own, rtol=1e-3, atol=1e-5)
+
+
+def test_only_autograd_knows_the_slope_of_a_loss_of_the_user_and_of_tokens(torch_seed):
+    own = HeadLoss(torch.nn.functional.l1_loss)
+    assert head().differentiate(own, torch.randn(5, 4), torch.rand(5, 3)) is None
+    tokens = torch.randn(5, 7, 4)
+    assert head().differentiate(HeadLoss("l1"), tokens, torch.rand(5, 3)) is None

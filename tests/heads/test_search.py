@@ -1,0 +1,113 @@
+"""HeadSearchCV: the scores of GridSearchCV, trained at once, and one by one where it must be."""
+
+import logging
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skatr_sk import HeadSearchCV, LightconeRegressor, PosteriorEstimator
+from skatr_sk.training import trainer
+from tests.training.runs import Act
+
+REGRESSOR = LightconeRegressor(hidden_dims=(16,), max_epochs=20, patience=5, random_state=0)
+GRID = {"learning_rate": [1e-5, 1e-2], "hidden_dims": [(16,), (8, 8)], "dropout": [0.0, 0.2]}
+POSTERIOR = PosteriorEstimator(max_epochs=4, n_blocks=1, hidden_dims=(8,), random_state=0)
+CASES = {
+    "regressors": (REGRESSOR, GRID),
+    "with ridge": (LightconeRegressor(max_epochs=5, random_state=0), {"weight_decay": [0.0, 1.0]}),
+    "posteriors": (POSTERIOR, {"learning_rate": [1e-5, 1e-2], "n_members": [1, 2]}),
+}
+
+
+def draw(n=101):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 6)).astype(np.float32)
+    return X, np.tanh(X[:, :2]) + 0.05 * rng.normal(size=(n, 2))
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Networks that were trained by themselves."""
+    found, train = [], trainer.Trainer.fit_loop
+    monkeypatch.setattr(
+        trainer.Trainer,
+        "fit_loop",
+        lambda net, *args, **kwargs: found.append(net) or train(net, *args, **kwargs),
+    )
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", CASES)
+def test_scores_are_those_of_a_grid_search(kind, weighted, alone):
+    X, y = draw()
+    given = {"sample_weight": np.random.default_rng(1).uniform(0.5, 2, len(X))} if weighted else {}
+    head, grid = CASES[kind]
+    options = dict(cv=KFold(3, shuffle=True, random_state=0), return_train_score=True)
+    found = HeadSearchCV(head, grid, refit=False, **options).fit(X, y, **given)
+    assert not alone  # nothing was trained by itself
+    wanted = GridSearchCV(head, grid, refit=False, **options).fit(X, y, **given)
+    assert found.cv_results_["params"] == wanted.cv_results_["params"]
+    for name in ("mean_test_score", "split0_test_score", "mean_train_score"):
+        np.testing.assert_allclose(
+            found.cv_results_[name], wanted.cv_results_[name], rtol=0.01, atol=0.01
+        )
+    assert found.best_params_ == wanted.best_params_
+    assert (found.cv_results_["mean_fit_time"] > 0).all()
+
+
+def test_it_is_the_best_estimator():
+    X, y = draw()
+    search = HeadSearchCV(REGRESSOR, {"learning_rate": [1e-5, 1e-2]}, cv=3)
+    assert clone(search).get_params(deep=False).keys() == search.get_params(deep=False).keys()
+    pipe = make_pipeline(StandardScaler(), search).fit(X, y)
+    assert search.best_params_ == {"learning_rate": 1e-2} and search.n_splits_ == 3
+    assert search.cv == 3 and search.estimator is REGRESSOR
+    np.testing.assert_array_equal(
+        pipe.predict(X), search.best_estimator_.predict(pipe[0].transform(X))
+    )
+    assert pipe.score(X, y) > 0.5
+
+
+def test_splits_are_drawn_once(alone):
+    X, y = draw()
+    search = HeadSearchCV(REGRESSOR, {"weight_decay": [0.0, 0.1]}, cv=KFold(2, shuffle=True))
+    search.set_params(refit=False).fit(X, y)
+    assert not alone
+
+
+@pytest.mark.parametrize(
+    ("head", "grid", "why"),
+    [
+        (REGRESSOR, {"callbacks": [[Act("epoch", lambda net: None)]]}, "itself: callbacks"),
+        (REGRESSOR, {"backbone": ["cnn"]}, "itself: a backbone"),
+        (Ridge(), {"alpha": [1.0]}, "one by one: the estimator is a Ridge"),
+    ],
+    ids=["callbacks", "backbone", "another"],
+)
+@pytest.mark.filterwarnings("ignore::skatr_sk.NoEffectWarning")
+def test_what_is_fitted_one_by_one_is_named(head, grid, why, caplog):
+    X, y = draw(40)
+    if "backbone" in grid:
+        head = LightconeRegressor(max_epochs=1, random_state=0)
+    with caplog.at_level(logging.INFO, logger="skatr_sk.heads"):
+        search = HeadSearchCV(head, grid, cv=2, error_score="raise").fit(X, y)
+    assert why in caplog.text
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_a_candidate_that_fails_costs_no_other(alone):
+    X, y = draw(60)
+    search = HeadSearchCV(REGRESSOR, {"learning_rate": [-1.0, 1e-2]}, cv=2, refit=False)
+    with pytest.warns(UserWarning, match="2 fits failed"):
+        search.fit(X, y)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [True, False]
+    assert not alone
+    with pytest.raises(ValueError, match="learning_rate: expected"):
+        search.set_params(error_score="raise").fit(X, y)
