@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,14 @@ _OURS = {"epoch", "train_loss", "valid_loss", "seconds", "kept", "member"}
 # What skorch records of an epoch and the history leaves out, or has in a place of its own.
 _SKORCH_ONLY = {"batches", "dur", "epoch", "train_batch_count", "train_loss_best"}
 _SKORCH_ONLY |= {"valid_batch_count", "valid_loss_best"}
+
+
+class _AdamW(torch.optim.AdamW):
+    """AdamW without what hides it from torch's compiler, which importing takes seconds."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class Trainer(NeuralNet):
@@ -280,7 +289,7 @@ def train(
         net = Trainer(
             module,
             criterion,
-            optimizer=torch.optim.AdamW,
+            optimizer=_AdamW,
             optimizer__weight_decay=estimator.weight_decay,
             optimizer__fused=True,
             lr=estimator.learning_rate,
