@@ -243,6 +243,7 @@ def train(
     member: tuple[int, int] = (0, 1),
     shares: Callable[[_Module], Mapping[str, float]] | None = None,
     wait: int = 0,
+    precision: str | None = None,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -262,7 +263,7 @@ def train(
     vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
     says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
     of the learning rate by the names of weights; the others have all of it. The patience begins
-    after `wait` epochs.
+    after `wait` epochs. `precision` says what the estimator's stands for, where it is not the rule.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
@@ -303,7 +304,7 @@ def train(
             ],
             verbose=0,
             device=str(device),
-            precision=estimator.precision,
+            precision=precision or estimator.precision,
             prepare=prepare,
             shuffle_seed=seeds[1],
             n_workers=int(n_workers),
