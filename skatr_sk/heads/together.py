@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.stacked import Dropout, parts_of, replace, stack
-from skatr_sk.training.device import autocast, one_thread, resolve_device, uses_autocast
+from skatr_sk.training.device import autocast, one_thread, resolve_device, resolve_precision
 from skatr_sk.training.held_out import Rows
 from skatr_sk.training.lean import AdamW
 from skatr_sk.training.seeds import independent_seeds, seeded
@@ -326,7 +326,7 @@ class _Stacked:
 
     def _differentiate(self, X: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
         by_hand: Any = getattr(self.whole, "differentiate", None)
-        if by_hand is not None and not uses_autocast(self.device, self.precision):
+        if by_hand is not None and resolve_precision(self.precision, self.device) == "float32":
             found: tuple[Tensor, Tensor] = by_hand(self.criterion, X, y, weights)
             return found[0]
         for weight in self.whole.parameters():

@@ -39,8 +39,10 @@ class MomentEmbedding(nn.Module):
         mean = patches.mean(dim=-1, keepdim=True)
         patches = patches - mean
         deviation = patches.square().mean(dim=-1, keepdim=True).sqrt() + self.softening
-        moments = torch.cat([mean, deviation.log()], dim=-1)
-        return self.texture(patches / deviation) + self.moments(moments)
+        tokens = self.texture(patches / deviation)
+        # Light cones differ by little of these two: never in bfloat16.
+        with torch.autocast(patches.device.type, enabled=False):
+            return tokens + self.moments(torch.cat([mean, deviation.log()], dim=-1))
 
 
 class SliceMeans(nn.Module):
@@ -72,7 +74,8 @@ class SliceMeans(nn.Module):
             means = (sky * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         n_sky = sky.shape[1]
         rest = cells - means.repeat(1, n_sky, 1).unsqueeze(-2)
-        return rest.flatten(-2), self.embed(means).repeat(1, n_sky, 1)
+        with torch.autocast(means.device.type, enabled=False):
+            return rest.flatten(-2), self.embed(means).repeat(1, n_sky, 1)
 
 
 FLUCTUATIONS = "fluctuations"  # about the mean of each slice, which has tokens of its own

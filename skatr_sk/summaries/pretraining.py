@@ -162,6 +162,7 @@ def pretrain(
         callbacks=callbacks,
         checkpoint=checkpoint,
         n_workers=transformer.n_workers,
+        precision=architecture.precision(transformer.precision, resolve_device(transformer.device)),
     )
     kept = [row for row in history if row["kept"]]
     if kept:
@@ -246,7 +247,7 @@ def learn_from_summaries(
         voxels=frozen.architecture.voxels,
         pooling=frozen.pooling if frozen.pooling != "tokens" else "mean",
         device=device,
-        autocast=autocast(device, transformer.precision),
+        autocast=autocast(device, frozen.architecture.precision(transformer.precision, device)),
     )
     seen = summarised(encoder, fields, rows=rows)
     if whiten:

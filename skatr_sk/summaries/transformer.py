@@ -206,7 +206,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Processes that read light cones from files ahead of the training. 0 is a thread, which is
         enough unless they are compressed and the training is fast.
     {device}
-    {precision}
+    precision : {"auto", "float32", "bf16"}, default="auto"
+        "auto" is bfloat16 autocast on CUDA and, for encoders of at least 256 tokens that are 64
+        wide or wider, on processors that multiply its matrices (Intel's AMX); float32 elsewhere.
+        Summaries in bfloat16 differ from those in float32 by about a hundredth of their standard
+        deviation over light cones, which changes the R2 of a ridge regression by less than .001.
     {callbacks}
     {verbose}
     {random_state}
@@ -837,7 +841,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             X = onto_grid_of(frozen, X)
         fields = check_fields(self, X, reset=False)
         device = resolve_device(self.device)
-        precision = autocast(device, self.precision)
+        precision = autocast(device, frozen.architecture.precision(self.precision, device))
         return summarise(frozen, fields, device, precision, self.cache, verbose=self.verbose)
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "pa
 # Of fields of more patches the activations of a step are not kept for its gradient but computed
 # anew. The published sizes have 2303 patches at low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
+_WIDE_ENOUGH = 65_536  # numbers of a head: its gradient in bfloat16 is the faster one from here on
 _VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
 
 
@@ -108,6 +110,35 @@ class PositionCode(nn.Module):
         return functional.pad(code, (0, self.dim - code.shape[1]))
 
 
+class _WholeGradient(torch.autograd.Function):
+    """Attention in bfloat16 with a gradient that is computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        *lowered, log_sums = ctx.saved_tensors
+        whole = (each.float() for each in (gradient, *lowered))
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return tuple(each.to(gradient.dtype) for each in backward(*whole, log_sums, 0.0, False))
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of queries to keys and values, all (n, n_heads, n_tokens, head_dim).
+
+    On a processor the gradient of few or narrow tokens is faster in float32: the kernel multiplies
+    them in blocks that are too small to gain from bfloat16 what rounding them costs.
+    """
+    lowered = q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled()
+    if lowered and q.shape[-2] * q.shape[-1] < _WIDE_ENOUGH:
+        return _WholeGradient.apply(q, k, v)  # type: ignore[no-any-return]
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
 class Block(nn.Module):
     """One pre-norm transformer block: attention and MLP, each on a residual branch.
 
@@ -128,9 +159,9 @@ class Block(nn.Module):
         """Map tokens of shape (n, n_tokens, dim) to the same shape."""
         n, n_tokens, dim = tokens.shape
         qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        tokens = tokens + self.out(mixed.transpose(1, 2).reshape(n, n_tokens, dim))
+        q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # a gradient of one piece
+        mixed = _attention(q, k, v).transpose(1, 2).reshape(n, n_tokens, dim)
+        tokens = tokens + self.out(mixed)
         return tokens + self.mlp(self.norm_mlp(tokens))
 
 

@@ -49,6 +49,7 @@ from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.whitening import Whitening
+from skatr_sk.training.device import resolve_precision
 
 __all__ = [
     "BUNDLED",
@@ -130,6 +131,10 @@ class Architecture:
     def patch_depth(self) -> int:
         """Voxels of a patch along the line of sight; 1 of maps, which have none."""
         return 1 if len(self.patch_size) == 2 else (self.voxels or self.patch_size)[-1]
+
+    def precision(self, given: str, device: torch.device) -> str:
+        """Turn a parameter ``precision`` into "float32" or "bf16" with these sizes."""
+        return resolve_precision(given, device, n_tokens=self.n_tokens, width=self.embed_dim)
 
     def check_embedding(self, problems: Problems) -> None:
         """Note where there is no sky for the means that the embedding takes."""

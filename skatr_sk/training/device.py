@@ -22,12 +22,13 @@ __all__ = [
     "device_mend",
     "one_thread",
     "resolve_device",
+    "resolve_precision",
     "return_memory",
     "torch_defaults",
-    "uses_autocast",
 ]
 
 PRECISIONS = ("auto", "float32", "bf16")
+_FEWEST_TOKENS, _LEAST_WIDTH = 256, 64  # for bfloat16 to be chosen on a CPU
 DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
 
 
@@ -66,15 +67,26 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def resolve_precision(
+    precision: str, device: torch.device, *, n_tokens: int = 0, width: int = 0
+) -> str:
+    """Turn ``precision`` into "float32" or "bf16"; what "auto" is follows from sizes alone.
+
+    It is bf16 on CUDA and, for transformers over tokens of some number and width, on processors
+    that multiply matrices of it (Intel's AMX). There float32 was up to 1.3 times faster for fewer
+    or narrower tokens, bf16 1.2 times (steps) to 1.9 times (summaries) for the others.
+    """
+    if precision != "auto":
+        return precision
+    has_matrices = getattr(torch.cpu, "_is_amx_tile_supported", bool)  # torch 2.4 does not know
+    pays = n_tokens >= _FEWEST_TOKENS and width >= _LEAST_WIDTH and has_matrices()
+    return "bf16" if device.type == "cuda" or (device.type == "cpu" and pays) else "float32"
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Run what follows in bfloat16 where ``precision`` says so; "auto" means on CUDA only."""
-    enabled = uses_autocast(device, precision)
+    enabled = resolve_precision(precision, device) == "bf16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def uses_autocast(device: torch.device, precision: str) -> bool:
-    """Whether :func:`autocast` computes in bfloat16."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
 
 
 class _Switch(NamedTuple):

@@ -10,8 +10,8 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from skatr_sk.training.callbacks import Schedule
-from skatr_sk.training.device import uses_autocast
-from skatr_sk.training.trainer import Trainer
+from skatr_sk.training.device import resolve_precision
+from skatr_sk.training.trainer import Trainer, UncompiledAdamW
 
 __all__ = ["AdamW", "LeanTrainer"]
 
@@ -19,7 +19,7 @@ _Moments = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 _OF_BATCHES = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(UncompiledAdamW):
     """torch's fused AdamW, which looks its weights and moments up once and not in every step."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -147,7 +147,10 @@ class LeanTrainer(Trainer):
             self._set_training(True)
         X, y = batch
         by_hand = getattr(module, "differentiate", None)
-        if by_hand is not None and not uses_autocast(torch.device(self.device), self.precision):
+        if (
+            by_hand is not None
+            and resolve_precision(self.precision, torch.device(self.device)) == "float32"
+        ):
             rows, *weights = X if isinstance(X, tuple) else (X,)
             device = self.device
             moved = (one.to(device, non_blocking=True) for one in (rows, y, *weights))

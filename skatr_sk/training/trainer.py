@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.interrupts import Signals
 from skatr_sk.training.seeds import seeded
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Trainer", "UncompiledAdamW", "train"]
 
 _LOGGER = logging.getLogger("skatr_sk.training")
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -48,6 +49,14 @@ _SKORCH_ONLY = {"batches", "dur", "epoch", "train_batch_count", "train_loss_best
 _SKORCH_ONLY |= {"valid_batch_count", "valid_loss_best"}
 
 
+class UncompiledAdamW(torch.optim.AdamW):
+    """AdamW without what hides it from torch's compiler, which importing takes seconds."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 class Trainer(NeuralNet):
     """The trainer: skorch's loop with whole batches, autocast, seeds, resume and clear failures.
 
@@ -58,7 +67,7 @@ class Trainer(NeuralNet):
     by the names of weights, where they are not one. The rest is skorch's.
     """
 
-    weights_by: type[torch.optim.Optimizer] = torch.optim.AdamW
+    weights_by: type[torch.optim.Optimizer] = UncompiledAdamW
 
     def __init__(
         self,
@@ -237,6 +246,7 @@ def train(
     shares: Callable[[_Module], Mapping[str, float]] | None = None,
     wait: int = 0,
     trainer: type[Trainer] = Trainer,
+    precision: str | None = None,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -256,7 +266,8 @@ def train(
     vector and the module an MLP: on a CPU a step that is cheap enough runs in one thread. `member`
     says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
     of the learning rate by the names of weights; the others have all of it. The patience begins
-    after `wait` epochs. `trainer` is the class that trains.
+    after `wait` epochs. `trainer` is the class that trains, and `precision` what the estimator's
+    stands for, where it is not the rule.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
@@ -297,7 +308,7 @@ def train(
             ],
             verbose=0,
             device=str(device),
-            precision=estimator.precision,
+            precision=precision or estimator.precision,
             prepare=prepare,
             shuffle_seed=seeds[1],
             n_workers=int(n_workers),

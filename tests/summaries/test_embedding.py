@@ -24,6 +24,23 @@ def moments_of(patches):
     return torch.cat([mean, patches.var(dim=-1, keepdim=True, correction=0).sqrt().log()], dim=-1)
 
 
+def test_mean_and_deviation_are_not_rounded_to_bf16(torch_seed):
+    """The brightness of light cones differs by less than its three digits tell."""
+    embedding, apart = MomentEmbedding(8, 16), SliceMeans(depth=2, n_slices=1, dim=7)
+    torch.nn.init.zeros_(embedding.texture.weight)
+    patches = 5 + torch.randn(2, 3, 8) / 100
+    brighter = patches + 0.001  # the next number of bfloat16 after 5 is 5.03
+
+    def steps():
+        return embedding(brighter) - embedding(patches), apart(brighter)[1] - apart(patches)[1]
+
+    whole = steps()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lowered = steps()
+    torch.testing.assert_close(lowered, whole, rtol=0, atol=1e-5)
+    assert all(step.abs().max() > 1e-4 for step in whole)
+
+
 def test_gradients_of_constant_patches_are_finite(torch_seed):
     """A reionised patch has zero variance, where the derivative of the square root diverges."""
     embedding = MomentEmbedding(8, 16)

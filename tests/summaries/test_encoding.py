@@ -418,7 +418,7 @@ def test_summaries_that_are_not_finite_name_their_rows(cache):
 def test_files_in_kelvin_are_looked_at_in_transform(cones, tmp_path):
     """As in `fit`, at what is read first; what is given in the file is not in doubt."""
     X, _ = cones
-    skatr = SKATRTransformer(weights="mini-lr", cache=None).fit(X)
+    skatr = SKATRTransformer(weights="mini-lr", precision="float32", cache=None).fit(X)
     wanted = skatr.transform(X)
     np.save(tmp_path / "kelvin.npy", X / 1000)
     for transform in (skatr.transform, SKATRTransformer(weights="mini-lr").fit_transform):

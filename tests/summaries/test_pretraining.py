@@ -16,6 +16,7 @@ from skatr_sk import (
     NoEffectWarning,
     SimulatedLightcones,
     SKATRTransformer,
+    make_lightcones,
 )
 from skatr_sk.fields import ArrayFields
 from skatr_sk.summaries import JEPA, Reconstruction, Supervised, VICReg
@@ -75,6 +76,24 @@ def test_a_run_of_a_single_step_learns():
 
 
 # What a run depends on -------------------------------------------------------------------------
+
+
+def test_auto_trains_and_summarises_wide_tokens_in_bf16_where_that_is_faster(monkeypatch):
+    """The same numbers as by name, in steps as in summaries."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
+    fields = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+    options = dict(patch_size=1, embed_dim=64, depth=1, batch_size=4, max_epochs=1, device="cpu")
+    options |= dict(embedding="linear", validation_fraction=0, cache=None, random_state=0)
+    fitted = {
+        given: SKATRTransformer(**options, precision=given).fit(fields)
+        for given in ("auto", "bf16", "float32")
+    }
+    found = {given: weights_of(skatr) for given, skatr in fitted.items()}
+    assert apart(found["auto"], found["bf16"]) == 0 < apart(found["auto"], found["float32"])
+    skatr = fitted["auto"]
+    lowered = skatr.transform(fields)
+    assert np.array_equal(lowered, skatr.set_params(precision="bf16").transform(fields))
+    assert not np.array_equal(lowered, skatr.set_params(precision="float32").transform(fields))
 
 
 def identity(objective, seed=0, **parameters):
@@ -360,6 +379,19 @@ def test_protections_keep_the_rank_and_the_peace():
 
 
 CONES = SimulatedLightcones(6, field_shape=(4, 4, 30), redshift_min=15, random_state=0)
+
+
+@pytest.mark.slow
+def test_bf16_keeps_the_probe_score():
+    """In summaries of bundled weights and in a pre-training, on simulated light cones."""
+    X, y = make_lightcones(240, field_shape=(14, 14, 90), block=2, random_state=0)
+    options = dict(max_epochs=2, validation_fraction=0, cache=None, device="cpu", random_state=0)
+    for given, most in (({"weights": "mini-lr"}, 0.002), (options, 0.02)):
+        scores = [
+            ridge_probe(SKATRTransformer(**given, precision=precision).fit_transform(X), y).mean()
+            for precision in ("float32", "bf16")
+        ]
+        assert abs(scores[0] - scores[1]) < most, scores
 
 
 def of_cones(**parameters):

@@ -259,3 +259,18 @@ def test_attention_needs_no_memory_for_pairs_of_tokens(torch_seed):
     with Watch(), torch.no_grad():
         Block(8, 2, 1.0)(draw(1, 6000, 8))
     assert max(tracked) < 6000 * 8 * 4
+
+
+@pytest.mark.parametrize("wide", [1, 1_000_000])
+def test_attention_in_bf16_has_the_gradient_of_float32(wide, monkeypatch):
+    """That of its rounded inputs, whichever precision computes it."""
+    monkeypatch.setattr(vit, "_WIDE_ENOUGH", wide)
+    inputs, weight = draw(3, 2, 4, 70, 24).bfloat16(), draw(2, 4, 70, 24, seed=1)
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32):
+        q, k, v = leaves = [each.to(dtype).requires_grad_() for each in inputs]
+        (vit._attention(q, k, v).float() * weight).sum().backward()
+        gradients.append(torch.stack([leaf.grad.float() for leaf in leaves]))
+    lowered, whole = gradients
+    assert (lowered - whole).abs().max() < 0.02 * whole.abs().max()
+    assert (lowered - whole).norm() < 0.01 * whole.norm()

@@ -16,6 +16,7 @@ from skatr_sk.training.device import (
     device_mend,
     one_thread,
     resolve_device,
+    resolve_precision,
     return_memory,
     torch_defaults,
 )
@@ -54,6 +55,25 @@ def test_mends_of_a_device():
 def test_precision_on_a_cpu(precision, dtype):
     with autocast(CPU, precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize("has_matrices", [True, False])
+def test_auto_is_bf16_for_many_wide_tokens_where_a_processor_multiplies_it(
+    has_matrices, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_matrices, raising=False)
+    lowered = "bf16" if has_matrices else "float32"
+    assert resolve_precision("auto", CPU, n_tokens=256, width=64) == lowered
+    assert resolve_precision("float32", CPU, n_tokens=256, width=64) == "float32"
+    for sizes in ({"n_tokens": 255, "width": 96}, {"n_tokens": 900, "width": 63}, {}):
+        assert resolve_precision("auto", CPU, **sizes) == "float32"
+        assert resolve_precision("bf16", CPU, **sizes) == "bf16"
+        assert resolve_precision("auto", torch.device("cuda"), **sizes) == "bf16"
+
+
+def test_torch_that_does_not_know_of_matrices_computes_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert resolve_precision("auto", CPU, n_tokens=900, width=96) == "float32"
 
 
 def test_bf16_trains_and_summarises_in_float32():

@@ -198,8 +198,8 @@ class MaskedObjective(Objective):
     def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
         """Build the predictor of targets of some width."""
         width = int(self.predictor_dim)
-        # Narrower heads than 24 spend their time in softmax, not in products.
-        n_heads = max((h for h in range(1, width // 24 + 1) if width % h == 0), default=1)
+        # Narrower heads than 48 spend their time in softmax, not in products.
+        n_heads = max((h for h in range(1, width // 48 + 1) if width % h == 0), default=1)
         return Predictor(
             architecture.embed_dim,
             target_dim,
