@@ -10,22 +10,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS, SliceMeans
 from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
 
-# Of fields of more patches the activations of a step are not kept for its gradient but computed
-# anew. The published sizes have 2303 patches at low, and 10,000 at full resolution.
+# Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations of
+# a step are not kept for its gradient but computed anew. The published sizes have 2303 patches at
+# low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
 _WIDE_ENOUGH = 65_536  # numbers of a head: its gradient in bfloat16 is the faster one from here on
+_MOST_KEPT_ON_CPU = 2_000_000
+_CPU_TOKENS = 8192  # that a CPU computes anew at a time
 _VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
 
 
@@ -172,17 +180,35 @@ def _kept_small(function: Callable[[Tensor], Tensor], value: Tensor, recompute: 
     return checkpoint(function, value, use_reentrant=False, preserve_rng_state=False)
 
 
-def through(blocks: nn.Sequential, tokens: Tensor, *, recompute: bool) -> Tensor:
-    """Pass tokens through blocks; with `recompute` only what enters each is kept for the gradient.
+def _but_attention(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Compute anew all but attention, which takes most of the time and none of the memory."""
+    attends = "scaled_dot_product" in str(op)
+    return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
 
-    Gradient checkpointing (Chen et al., arXiv:1604.06174): the memory of a single block for one
-    more forward pass. The numbers are the same.
+
+def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
+    """Pass tokens (n, n_tokens, dim) of fields of some patches through blocks.
+
+    Where there are many, only what enters each block, and what its attention gives, is kept for the
+    gradient, and the rest computed anew, some fields at a time: selective gradient checkpointing
+    (Chen et al., arXiv:1604.06174; Korthikanti et al., arXiv:2205.05198, section 5). The numbers
+    are the same within rounding.
     """
-    if not recompute:
+    on_cpu = tokens.device.type == "cpu"
+    many = n_patches > _MOST_KEPT or (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU)
+    if not (many and torch.is_grad_enabled() and tokens.requires_grad):
         return blocks(tokens)
-    for block in blocks:
-        tokens = _kept_small(block, tokens, tokens.requires_grad)
-    return tokens
+    rows = max(1, _CPU_TOKENS // tokens.shape[1]) if on_cpu else len(tokens)
+    contexts = partial(create_selective_checkpoint_contexts, _but_attention)
+
+    def lean(some: Tensor) -> Tensor:
+        for block in blocks:
+            some = checkpoint(
+                block, some, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+            )
+        return some
+
+    return torch.cat([lean(some) for some in tokens.split(rows)])
 
 
 class Encoder(nn.Module):
@@ -224,7 +250,6 @@ class Encoder(nn.Module):
         gathered and embedded some at a time.
         """
         code = self.position()
-        recompute = len(code) > _MOST_KEPT
         if self.slice_means is not None:
             patches, means = self.slice_means(patches, index)
             code = code + means
@@ -239,7 +264,7 @@ class Encoder(nn.Module):
 
         embeddings = [_kept_small(embedded, part, len(parts) > 1) for part in parts]
         tokens = embeddings[0] if len(parts) == 1 else torch.cat(embeddings, dim=1)
-        return self.norm(through(self.blocks, tokens + code, recompute=recompute))
+        return self.norm(through(self.blocks, tokens + code, patches.shape[1]))
 
 
 class Predictor(nn.Module):
@@ -283,5 +308,5 @@ class Predictor(nn.Module):
         seen = self.embed(context) + gather_tokens(code, context_index)
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=1)
-        tokens = through(self.blocks, tokens, recompute=len(code) > _MOST_KEPT)
+        tokens = through(self.blocks, tokens, len(code))
         return self.out(self.norm(tokens[:, context.shape[1] :]))

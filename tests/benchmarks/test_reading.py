@@ -96,7 +96,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 # its files are smaller; those of many GB show with a small one. Its steps draw masks of different
 # sizes, and the largest of more steps is larger.
 NETWORKS = {
-    "default": ({"batch_size": 32}, (0.2, 0.8), 1.1),
+    "default": ({}, (0.1, 0.4), 1.15),
     "small": (
         {
             "patch_size": (7, 7, 47), "embed_dim": 16, "depth": 1, "n_heads": 2,
