@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger("skatr_sk.training")
-_TRIM_SECONDS = 1.0
+_TRIM_SECONDS = 10.0
 _CLOCKED_SECONDS = 1.0  # of steps that are timed before the minutes are told
 
 
@@ -117,10 +117,10 @@ class StopTraining(KeyboardInterrupt):
 
 
 class ReturnMemory(Callback):
-    """Give freed memory back after a step on the CPU, at most once in a second.
+    """Give freed memory back after a step on the CPU, at most once in ten seconds.
 
-    Masks make each step's tensors of other sizes. A step of a second has allocated so much that the
-    some 50 ms are little; fast steps are small, and left in peace.
+    Masks make each step's tensors of other sizes. To return the memory and to get it anew takes a
+    step some 0.1 s: once a second, that was a tenth of the time.
     """
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:

@@ -71,7 +71,7 @@ def test_schedule_sets_the_rate_of_each_step():
 # Memory ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("seconds", "n"), [(1.5, 6), (0.4, 2)])
+@pytest.mark.parametrize(("seconds", "n"), [(15.0, 6), (4.0, 2)])
 def test_long_steps_give_memory_back(seconds, n, monkeypatch):
     """After each of 6 steps, or after every third."""
     returned = []
