@@ -48,6 +48,8 @@ TORCH_ONLY = {
     "skatr_sk.heads.flow",
     "skatr_sk.heads.mlp",
     "skatr_sk.heads.ridge",
+    "skatr_sk.heads.spline",
+    "skatr_sk.heads.stacked",
 }
 # Whoever has two arrays can use the metrics.
 NO_TORCH = {"skatr_sk.evaluation.metrics"}

@@ -4,6 +4,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skatr_sk import (
+    HeadSearchCV,
     LightconeRegressor,
     LightconeResampler,
     NoiseTransformer,
@@ -42,7 +43,8 @@ def not_expected_to_hold(estimator):
     """A repeated row is in two batches and on two sides of the split, a heavy one is in one."""
     why = "networks are trained by batches in random order"
     name = "check_sample_weight_equivalence_on_dense_data"
-    takes_weights = isinstance(estimator, LightconeRegressor | PosteriorEstimator)
+    heads = LightconeRegressor | PosteriorEstimator | HeadSearchCV
+    takes_weights = isinstance(estimator, heads)
     return {name: why} if takes_weights else {}
 
 
@@ -54,6 +56,7 @@ def not_expected_to_hold(estimator):
         small_transformer(),
         small_regressor(),
         small_posterior(),
+        HeadSearchCV(small_regressor(), {"weight_decay": [0.0, 1e-3]}, cv=2),
         LightconeResampler(factor=0.5),
         NoiseTransformer(noise=0.5),
         PowerSpectrumTransformer(),

@@ -84,6 +84,8 @@ class Head(nn.Module):
 
     def _within(self, output: Tensor) -> Tensor:
         """Bring means into (0, 1) and log sigmas into their range, where these are bounded."""
+        if not (self.bounded or self.gaussian):
+            return output
         mean, log_sigma = output.tensor_split([self.n_parameters], dim=-1)
         if self.bounded:
             mean = mean.sigmoid()
@@ -101,31 +103,36 @@ class Head(nn.Module):
         """
         if callable(criterion.loss) or not self._takes(summaries):
             return None
-        known: list[Tensor] = []  # of each layer, what its slope depends on
+        # Of each linear layer what it sees, of the others what their slope is.
+        known: list[tuple[nn.Module, Tensor]] = []
         inside = summaries
         for layer in self.layers:
-            before, factors = inside, layer.factors(inside) if isinstance(layer, Dropout) else None
-            inside = layer(inside) if factors is None else inside * factors
-            rectified = isinstance(layer, nn.ReLU)
-            known.append(inside.sign() if rectified else before if factors is None else factors)
+            if isinstance(layer, Linear):
+                known.append((layer, inside))
+                inside = layer.forward(inside)
+            elif isinstance(layer, nn.ReLU):
+                known.append((layer, inside.relu_().sign()))
+            elif isinstance(layer, Dropout):
+                known.append((layer, layer.factors(inside)))
+                inside = inside * known[-1][1]
+            else:  # the cut of summaries, of which nobody asks the slope
+                inside = layer(inside)
         output = self._within(inside)
         loss, slope = criterion.differentiate(output, target, weights)
-        mean, log_sigma = output.tensor_split([self.n_parameters], dim=-1)
+        n = self.n_parameters
         if self.bounded:
-            slope[..., : self.n_parameters] *= mean * (1 - mean)
+            slope[..., :n] *= output[..., :n] * (1 - output[..., :n])
         if self.gaussian:
-            slope[..., self.n_parameters :] *= log_sigma == inside[..., self.n_parameters :]
-        layers = list(self.layers)
-        first = next(layer for layer in layers if isinstance(layer, Linear))
-        for layer, own in zip(reversed(layers), reversed(known), strict=True):
+            slope[..., n:] *= output[..., n:] == inside[..., n:]
+        first, _ = known[0]
+        for layer, own in reversed(known):
             if not isinstance(layer, Linear):
-                slope = slope * own
+                slope.mul_(own)
                 continue
             _leave(layer.weight, torch.matmul, slope.mT, own)
             _leave(layer.bias, torch.sum, slope, -2)
-            if layer is first:
-                break
-            slope = slope @ layer.weight
+            if layer is not first:
+                slope = slope @ layer.weight
         return loss, output
 
     def _takes(self, summaries: Tensor) -> bool:
@@ -209,7 +216,8 @@ class HeadLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return one of `LOSSES`, and its slope by each number of the output."""
         each, slope = self._each(output, target, weights)
-        return each.mean(dim=(-2, -1)), slope / target.shape[-2:].numel()
+        n = target.shape[-2:].numel()
+        return each.sum(dim=(-2, -1)).div_(n), slope.div_(n)
 
     def _each(
         self, output: Tensor, target: Tensor, weights: Tensor | None

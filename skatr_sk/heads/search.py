@@ -171,7 +171,7 @@ class HeadSearchCV(GridSearchCV):
             try:
                 each.steps.send([next(trained) for _ in each.planned])
             except StopIteration:
-                own = each.head.get_params(deep=False)
+                own = each.head.get_params(deep=False).keys() | {"_callback_fit_ctx"}
                 state = {name: v for name, v in vars(each.head).items() if name not in own}
                 prepared.add(each.fold, each.identity, state)
             except (ArithmeticError, ValueError) as error:

@@ -108,11 +108,13 @@ def train_all(planned: Sequence[Planned]) -> list[Trained]:
         known: dict[str, Any] = member.network.sizes  # type: ignore[assignment]
         sizes = {name: value for name, value in known.items() if name != "dropout"}
         drops = [layer.drops for layer in member.network.modules() if isinstance(layer, Dropout)]
-        groups.setdefault((*one.layout, str(sizes), len(drops)), []).append(member)
+        # Rows that fill up a batch draw, too: with dropout members have as many rows.
+        n_train = member.sizes[0] if any(drops) else 0
+        groups.setdefault((*one.layout, str(sizes), len(drops), n_train), []).append(member)
     for members in groups.values():
         for some in _parts(members):
-            found = _train_together(some) if len(some) > 1 else None
-            if found is None and len(some) > 1:
+            found = _train_together(some)
+            if found is None:
                 _LOGGER.info("%d networks are trained one by one: some diverged.", len(some))
             trained |= found or {}
     return [trained.get(number) or one.alone() for number, one in enumerate(planned)]

@@ -272,7 +272,7 @@ class SklearnProgress(Callback):
         number, n_members = member
         if not hasattr(estimator, "_init_callback_context"):
             return []
-        if number == 0:
+        if number == 0 or not hasattr(estimator, "_callback_fit_ctx"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # an experimental interface
                 estimator._init_callback_context(max_subtasks=max_epochs * n_members)

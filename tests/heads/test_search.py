@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -77,8 +78,9 @@ def test_it_is_the_best_estimator():
 
 def test_splits_are_drawn_once(alone):
     X, y = draw()
-    search = HeadSearchCV(REGRESSOR, {"weight_decay": [0.0, 0.1]}, cv=KFold(2, shuffle=True))
-    search.set_params(refit=False).fit(X, y)
+    search = HeadSearchCV(REGRESSOR, {"weight_decay": [0.0, 0.1]}, cv=2)
+    drawn = KFold(2, shuffle=True, random_state=np.random.RandomState(0))  # anew in each call
+    search.set_params(refit=False, cv=drawn).fit(X, y)
     assert not alone
 
 
@@ -102,10 +104,11 @@ def test_what_is_fitted_one_by_one_is_named(head, grid, why, caplog):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_candidate_that_fails_costs_no_other(alone):
     X, y = draw(60)
     search = HeadSearchCV(REGRESSOR, {"learning_rate": [-1.0, 1e-2]}, cv=2, refit=False)
-    with pytest.warns(UserWarning, match="2 fits failed"):
+    with pytest.warns(FitFailedWarning, match="2 fits failed"):
         search.fit(X, y)
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [True, False]
     assert not alone

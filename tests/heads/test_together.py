@@ -121,5 +121,5 @@ def test_large_networks_take_turns(monkeypatch, counted):
     whole = LightconeRegressor(**SMALL | dict(n_members=5)).fit(X, y)
     monkeypatch.setattr(together, "_MOST_WEIGHTS", 1)
     parts = LightconeRegressor(**SMALL | dict(n_members=5)).fit(X, y)
-    assert counted == [5, 2, 2, 1] or counted == [5, 2, 2]
+    assert counted == [5, 2, 2, 1]
     np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-3, atol=1e-4)
