@@ -27,9 +27,9 @@ from skatr_sk.summaries.pooling import count_slices
 
 __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
 
-# Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations of
-# a step are not kept for its gradient but computed anew. The published sizes have 2303 patches at
-# low, and 10,000 at full resolution.
+# Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
+# of a step are not kept for its gradient but computed anew. The published sizes have 2303 patches
+# at low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
 _MOST_KEPT_ON_CPU = 2_000_000
 _CPU_TOKENS = 8192  # that a CPU computes anew at a time
