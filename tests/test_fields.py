@@ -520,3 +520,23 @@ def test_the_line_of_sight_is_the_last_axis():
         check_fields(known, np.moveaxis(X, -1, 1), reset=False)
     with pytest.raises(ValueError, match=r"a single channel goes away with numpy\.squeeze"):
         check_fields(known, X[:, None], reset=False)
+
+
+def test_digests_are_looked_up_by_content(monkeypatch):
+    """Of another array with the same values, and not of one that was changed in place."""
+    computed = []
+    plain = module._blake2b
+    monkeypatch.setattr(module, "_known", {})
+    monkeypatch.setattr(module, "_blake2b", lambda content: computed.append(1) or plain(content))
+    values = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float16)
+    expected = [digest(row) for row in values]
+    computed.clear()
+    assert ArrayFields(values).digests() == expected and len(computed) == 5
+    again = values[::-1].astype(np.float64)
+    assert ArrayFields(again).digests() == expected[::-1] and len(computed) == 5
+    again[0, 0, 0] += 1
+    changed = ArrayFields(again).digests()
+    assert changed[0] not in expected and changed[1:] == expected[-2::-1] and len(computed) == 6
+    monkeypatch.setattr(module, "_MOST_KNOWN", 3)
+    ArrayFields(values + 1).digests()
+    assert len(module._known) <= 3

@@ -60,11 +60,15 @@ _LN_K = (math.log(1e-5), math.log(1e5), 1200)  # 1/Mpc
 _LN_R = (math.log(1e-3), math.log(700.0), 160)  # Mpc
 
 
-def _neutrinos(a: Tensor) -> Tensor:
-    """Energy density of neutrinos over that of photons at a = 1 + z (arXiv:1001.4538, eq. 26)."""
+def _relativistic(a: Tensor) -> Tensor:
+    """Energy density of photons and neutrinos over that of photons at a = 1 + z.
+
+    arXiv:1001.4538, eq. 26.
+    """
     t_over_cmb = (4 / 11) ** (1 / 3)
     x = _NEUTRINO_MASS * EV / (BOLTZMANN * T_CMB * t_over_cmb * a)
-    return 7 / 8 * t_over_cmb**4 * _N_EFF / 3 * (2 + (1 + (0.3173 * x) ** 1.83) ** (1 / 1.83))
+    two_massless = 2 + (1 + (0.3173 * x) ** 1.83) ** (1 / 1.83)
+    return 1 + 7 / 8 * t_over_cmb**4 * _N_EFF / 3 * two_massless
 
 
 def match_axes(values: Tensor, like: Tensor) -> Tensor:
@@ -84,6 +88,8 @@ class Background:
         self.omega_m = omega_m.double()
         self.hubble = torch.as_tensor(hubble, dtype=torch.float64, device=omega_m.device)
         self.hubble = self.hubble.expand(len(omega_m))
+        self._photons = _PHOTONS * T_CMB**4 / self.hubble**2
+        self._vacuum = 1 - self.omega_m - self._photons * _relativistic(torch.ones_like(omega_m))
         # dz / H = (1 + z) dx / H is smooth on a grid of x, and Simpson's rule good to 1e-9.
         x = torch.arange(2 * _N_X - 1, dtype=torch.float64, device=omega_m.device) * (_X_STEP / 2)
         z = torch.expm1(x)[None]
@@ -94,10 +100,11 @@ class Background:
 
     def expansion(self, z: Tensor) -> Tensor:
         """Hubble rate over that of today."""
-        omega_m, a = match_axes(self.omega_m, z), 1 + z
-        photons = _PHOTONS * T_CMB**4 / match_axes(self.hubble, z) ** 2
-        vacuum = 1 - omega_m - photons * (1 + _neutrinos(torch.ones_like(photons)))
-        return (omega_m * a**3 + photons * (1 + _neutrinos(a)) * a**4 + vacuum).sqrt()
+        omega_m, photons, vacuum = (
+            match_axes(each, z) for each in (self.omega_m, self._photons, self._vacuum)
+        )
+        a = 1 + z
+        return (omega_m * a**3 + photons * _relativistic(a) * a**4 + vacuum).sqrt()
 
     def matter_fraction(self, z: Tensor) -> Tensor:
         """Omega_m at a redshift."""
@@ -177,6 +184,11 @@ def top_hat(x: Tensor) -> Tensor:
     return 3 * (torch.sin(x) - x * torch.cos(x)) / x**3
 
 
+def _suppressed(omega_m: Tensor) -> Tensor:
+    """Growth factor over 1 / (1 + z) at a matter density over the critical one of its time."""
+    return 2.5 * omega_m / (1 / 70 + omega_m * (209 - omega_m) / 140 + omega_m ** (4 / 7))
+
+
 class Cosmology(Background):
     """A batch of n universes with Planck's Hubble constant, and the matter in them.
 
@@ -190,6 +202,7 @@ class Cosmology(Background):
     def __init__(self, omega_m: Tensor, m_wdm: Tensor) -> None:
         super().__init__(omega_m)
         self.m_wdm = m_wdm.double()
+        self._growth_today = _suppressed(self.omega_m)
         ln_k = torch.linspace(*_LN_K, dtype=torch.float64, device=omega_m.device)
         ln_r = torch.linspace(*_LN_R, dtype=torch.float64, device=omega_m.device)
         self._k_step, self._r_step = float(ln_k[1] - ln_k[0]), float(ln_r[1] - ln_r[0])
@@ -244,9 +257,8 @@ class Cosmology(Background):
 
     def growth(self, z: Tensor) -> Tensor:
         """Linear growth factor, 1 today."""
-        omegas = match_axes(self.omega_m, z), self.matter_fraction(z)
-        today, then = (2.5 * o / (1 / 70 + o * (209 - o) / 140 + o ** (4 / 7)) for o in omegas)
-        return then / (today * (1 + z))
+        growth, today = _suppressed(self.matter_fraction(z)), match_axes(self._growth_today, z)
+        return growth / (today * (1 + z))
 
     def growth_slope(self, z: Tensor) -> Tensor:
         """Derivative of the growth factor with respect to redshift; negative."""

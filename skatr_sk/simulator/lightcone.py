@@ -10,7 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skatr_sk.simulator.collapsed_fraction import Haloes, press_schechter, sheth_tormen
+from skatr_sk.simulator.collapsed_fraction import (
+    DELTA_CRITICAL,
+    Haloes,
+    press_schechter,
+    sheth_tormen,
+)
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology, match_axes
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
@@ -100,7 +105,7 @@ class _Universe:
         """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
         at_z = torch.full_like(self._zeta, z)[:, None]
         growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
-        nu = self._haloes.nu(at_z)[:, 0]
+        nu = DELTA_CRITICAL / (sigma_min * growth)
         photons = self._zeta * sheth_tormen(nu)  # that ionise, per atom
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skatr_sk.fields import ArrayFields, Fields, check_finite_rows, warn_implausible
+from skatr_sk.fields import ArrayFields, Fields, check_finite_rows, digest_once, warn_implausible
 from skatr_sk.summaries.cache import compute_once, recall_in
 from skatr_sk.summaries.patches import scaled_patches
 from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
@@ -115,11 +114,11 @@ def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
         "pooling": frozen.pooling,
         "precision": "bf16" if lowered else "float32",
     }
-    space = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
+    content = [json.dumps(parts, sort_keys=True).encode()]
     for name, values in sorted(frozen.tensors().items()):
-        space.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        space.update(values.numpy().tobytes())
-    return space.digest()
+        content.append(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        content.append(values.numpy().tobytes())
+    return digest_once(b"".join(content))
 
 
 def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import itertools
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +77,7 @@ __all__ = [
 
 BUNDLED = ("mini-lr", "mini-lr-labels")  # names of the weights that come with the package
 _TOKEN_BUDGET = 1024
+_SETTLED = 2 * 10**9  # ns after a change, before which another may leave a file's times as they are
 _FORMAT = 2
 _DIGESTED = 2  # the first format that has a digest; files of format 1 are read without
 WEIGHTS_KEY = "skatr_sk"
@@ -435,6 +439,9 @@ def write_encoder(path: str | os.PathLike[str], frozen: FrozenEncoder) -> None:
 def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     """Read and check what :func:`write_encoder` wrote, or weights of a name in `BUNDLED`.
 
+    A file that has not changed is not read again: what was read of it last is copied. It has the
+    same size, inode and times, and these were older than clocks of file systems are coarse.
+
     An OSError says when there is no file that may be read, a ValueError when it is truncated, no
     safetensors, not from this package, of a newer format, has another digest than its bytes or
     numbers out of range, or its tensors do not fit its own header.
@@ -446,6 +453,16 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             f"weights: expected a file or one of the bundled names {', '.join(BUNDLED)}, found no "
             f"file at {os.fspath(path)!r}."
         )
+    found = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
+    stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    settled = time.time_ns() - max(stamp[-2:]) > _SETTLED
+    read = _read_once if settled else _read_once.__wrapped__
+    return copy.deepcopy(read(os.fspath(path), stamp))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(path: str, stamp: tuple[int, ...]) -> FrozenEncoder:
+    """Read a file with this stamp."""
     options: Any = {"newest": _FORMAT, "digested": _DIGESTED}
     options["elsewhere"] = {MODEL_KEY: " It holds a model: use skatr_sk.load_model."}
     save = "SKATRTransformer.save"

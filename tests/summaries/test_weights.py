@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 import skatr_sk
 from skatr_sk import SKATRTransformer, _files, load_lightcones
 from skatr_sk._tensors import write_tensors
-from skatr_sk.summaries import JEPA, pretraining
+from skatr_sk.summaries import JEPA, pretraining, weights
 from skatr_sk.summaries.weights import BUNDLED, auto_patch_size, patch_size_for, read_encoder
 
 FOLDER = Path(skatr_sk.__file__).parent / "summaries" / "weights"
@@ -570,3 +570,26 @@ def test_a_name_that_is_not_bundled():
 def test_light_cones_of_another_grid(rng):
     with pytest.raises(ValueError, match=r"\(14, 14, 90\)"):
         SKATRTransformer(weights="mini-lr").fit(rng.normal(scale=30, size=(2, 14, 14, 94)))
+
+
+def test_a_file_that_has_not_changed_is_read_once(path, fitted, monkeypatch):
+    """What comes back is a copy; a file with other times, or that changed just now, is read."""
+    read = []
+    plain = weights.TensorFile.read
+    monkeypatch.setattr(weights.TensorFile, "read", lambda self: read.append(1) or plain(self))
+    read_encoder(path)
+    read_encoder(path)
+    assert len(read) == 2  # written just now: another writer may leave the same times
+    monkeypatch.setattr(weights, "_SETTLED", -(10**18))
+    first = read_encoder(path)
+    with torch.no_grad():
+        first.encoder.norm.weight.zero_()
+    first.history.clear()
+    second = read_encoder(path)
+    assert len(read) == 3 and second.history
+    torch.testing.assert_close(second.encoder.norm.weight, fitted.encoder_.norm.weight)
+    other = SKATRTransformer(**SMALL | {"random_state": 1}, patch_size=(2, 3)).fit(fields())
+    other.save(path)
+    found = read_encoder(path).encoder.norm.weight
+    torch.testing.assert_close(found, other.encoder_.norm.weight)
+    assert len(read) == 4
