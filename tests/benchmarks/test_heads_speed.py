@@ -1,43 +1,27 @@
-"""Heads and flows beside plain loops, in turns, in one run: ratios of medians, on two threads.
-
-With SKATR_PUBLIC the flow is timed beside the authors', without it beside bare nflows.
-"""
+"""Heads and flows beside plain loops and bare libraries, in turn, on two threads."""
 
 import statistics
-import time
 
 import numpy as np
 import pytest
-import torch
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from skatr_sk import HeadSearchCV, LightconeRegressor, PosteriorEstimator
-from tests.benchmarks.reference_heads import BOX, flow_epoch, plain_head, public_flow, summaries
-from tests.benchmarks.test_posterior_speed import bare_flow
+from tests.benchmarks.public import PublicFlow, public_head, with_public
+from tests.benchmarks.references import BareFlow, PlainHead, sklearn_head
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning"),
     pytest.mark.filterwarnings("ignore::skatr_sk.ExtrapolationWarning"),
 ]
+BOX = np.tile([0.0, 1.0], (6, 1))
 
 
-def clock(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def in_turns(ours, theirs, n):
-    """Medians of both, timed n times in turns after a first time of each."""
-    pairs = [(ours(), theirs()) for _ in range(n + 1)][1:]
-    return [statistics.median(part) for part in zip(*pairs, strict=True)]
-
-
-def say(capsys, what, ours, theirs, limit):
-    with capsys.disabled():
-        print(f"\n{what}: {ours:.4f} / {theirs:.4f} s, {ours / theirs:.2f} (limit {limit})")
-    assert ours / theirs <= limit
+def summaries(n=3750):
+    """Summaries that know nothing of the parameters: the time is that of the steps."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 360)).astype(np.float32), rng.uniform(size=(n, 6))
 
 
 def epoch_of(head, X, y):
@@ -46,20 +30,26 @@ def epoch_of(head, X, y):
     return statistics.median(row["seconds"] for row in history[1:])
 
 
-def test_epoch_of_a_head(torch_seed, capsys):
+def test_epoch_of_a_head(torch_seed, table):
     X, y = summaries()
     head = LightconeRegressor(
         hidden_dims=(360,), max_epochs=4, validation_fraction=0, random_state=0, device="cpu"
     )
-    plain = plain_head(X, y)
-    times = in_turns(lambda: epoch_of(head, X, y), lambda: clock(plain), 5)
-    say(capsys, "epoch of a head, beside a plain loop", *times, 0.4)
+    references = {"plain loop": PlainHead(X, y).epoch, "MLPRegressor": sklearn_head(X, y)}
+    table.compare(
+        "epoch of a head, MLP 360-360-6, 3,750 rows in batches of 32",
+        lambda: epoch_of(head, X, y),
+        with_public(references, lambda: public_head(X, y)),
+        limit={"plain loop": 0.4, "public code": 0.4},
+        in_readme=True,
+    )
 
 
 @pytest.fixture(scope="module")
-def other():
-    flow = public_flow()
-    return ("the authors'", flow) if flow is not None else ("bare nflows", bare_flow())
+def flows():
+    X, y = summaries()
+    both = {"bare nflows": BareFlow(X, y)}
+    return with_public(both, lambda: PublicFlow(X, y))
 
 
 @pytest.fixture(scope="module")
@@ -70,38 +60,38 @@ def posterior():
     )  # fmt: skip
 
 
-def test_epoch_of_a_flow(torch_seed, other, posterior, capsys):
+def test_epoch_of_a_flow(torch_seed, flows, posterior, table):
     X, y = summaries()
-    whose, flow = other
-    epoch = flow_epoch(flow.train(), X, (y - 0.5) / 0.29)
-    times = in_turns(lambda: epoch_of(posterior, X, y), lambda: clock(epoch), 2)
-    say(capsys, f"epoch of a flow, beside {whose}", *times, 0.7)
+    table.compare(
+        "epoch of a flow of 6 blocks of 128, 3,750 rows in batches of 32",
+        lambda: epoch_of(posterior, X, y),
+        {name: flow.epoch for name, flow in flows.items()},
+        limit={"public code": 0.7},
+        pairs=2,
+        warm_up=False,
+        in_readme=True,
+    )
 
 
-def test_samples(torch_seed, other, posterior, capsys):
+def test_samples(torch_seed, flows, posterior, table):
     X, y = summaries()
-    whose, flow = other
     fitted = posterior.set_params(max_epochs=1).fit(X, y)
-    rows = torch.from_numpy(X[:10]).unsqueeze(1)
-
-    def theirs():
-        with torch.inference_mode():
-            for row in rows:
-                if hasattr(flow, "sample_batch"):
-                    flow.sample_batch(row.expand(5000, -1))
-                else:
-                    flow.sample(5000, context=row)
-
-    times = in_turns(
-        lambda: clock(lambda: fitted.sample(X[:10], 5000, random_state=0)), lambda: clock(theirs), 5
+    rows = table.compare(
+        "5,000 samples of 10 posteriors",
+        lambda: fitted.sample(X[:10], 5000, random_state=0),
+        {name: lambda flow=flow: flow.sample(X[:10], 5000) for name, flow in flows.items()},
+        limit={"public code": 0.6},
+        in_readme=True,
+        check=False,
     )
-    say(capsys, f"5,000 samples for 10 light cones, beside {whose}", *times, 0.6)
-    times = in_turns(
-        lambda: clock(lambda: fitted.predict(X[:100])),
-        lambda: clock(lambda: fitted.sample(X[:100], 1000, random_state=0)),
-        5,
+    rows += table.compare(
+        "predict of 100 posteriors",
+        lambda: fitted.predict(X[:100]),
+        {"sample(X, 1000)": lambda: fitted.sample(X[:100], 1000, random_state=0)},
+        limit=1.0,
+        check=False,
     )
-    say(capsys, "predict, beside sampling 1,000 draws", *times, 1.0)
+    table.check(rows)
 
 
 REGRESSOR = LightconeRegressor(hidden_dims=(128, 128), max_epochs=3, patience=None, random_state=0)
@@ -111,25 +101,27 @@ POSTERIOR = PosteriorEstimator(
 
 
 @pytest.mark.parametrize("head", [REGRESSOR, POSTERIOR], ids=["regressors", "posteriors"])
-def test_ensembles(head, capsys):
+def test_ensembles(head, table):
     X, y = summaries()
-    five = LightconeRegressor if head is REGRESSOR else PosteriorEstimator
-    five = five(**head.get_params(deep=False) | {"n_members": 5})
-    times = in_turns(
-        lambda: clock(lambda: five.fit(X, y)), lambda: clock(lambda: head.fit(X, y)), 3
+    five = type(head)(**head.get_params(deep=False) | {"n_members": 5})
+    table.compare(
+        f"five {type(head).__name__}s at once",
+        lambda: five.fit(X, y),
+        {"one": lambda: head.fit(X, y)},
+        limit=2.0,
+        pairs=3,
+        in_readme=True,
     )
-    say(capsys, f"an ensemble of five {type(head).__name__}, beside one", *times, 2.0)
 
 
 class Listener(Callback):
-    """Hears of every step, as the trainer alone spoke of them all before: fits go one by one."""
+    """Hears of every step, so that candidates are fitted one by one and in skorch's own loop."""
 
     def on_batch_end(self, net, **kwargs):
         pass
 
 
-def test_search(capsys):
-    """24 candidates on 4 folds; the second figure is beside fits that tell callbacks each step."""
+def test_search_of_heads(table):
     X, y = summaries(400)
     grid = {
         "learning_rate": np.geomspace(1e-4, 1e-2, 6).tolist(),
@@ -138,12 +130,15 @@ def test_search(capsys):
     head = LightconeRegressor(hidden_dims=(32,), max_epochs=20, patience=None, random_state=0)
     loud = LightconeRegressor(**head.get_params(deep=False) | {"callbacks": [Listener()]})
     options = {"cv": 4, "refit": False}
-    times = in_turns(
-        lambda: clock(lambda: HeadSearchCV(head, grid, **options).fit(X, y)),
-        lambda: clock(lambda: GridSearchCV(head, grid, **options).fit(X, y)),
-        1,
+    table.compare(
+        "24 candidates for a head x 4 folds at once (HeadSearchCV)",
+        lambda: HeadSearchCV(head, grid, **options).fit(X, y),
+        {
+            "GridSearchCV": lambda: GridSearchCV(head, grid, **options).fit(X, y),
+            "GridSearchCV with callbacks": lambda: GridSearchCV(loud, grid, **options).fit(X, y),
+        },
+        limit={"GridSearchCV": 0.25},
+        pairs=1,
+        warm_up=False,
+        in_readme=True,
     )
-    before = clock(lambda: GridSearchCV(loud, grid, **options).fit(X, y))
-    with capsys.disabled():
-        print(f"\na search, beside fits that are watched: {times[0] / before:.2f}")
-    say(capsys, "24 candidates on 4 folds at once, beside one by one", *times, 0.25)

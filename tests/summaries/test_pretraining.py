@@ -232,7 +232,9 @@ def test_it_resumes_from_where_it_stopped(saved, tmp_path):
     assert apart(weights_of(other), weights_of(whole)) > 0
 
 
-@pytest.mark.parametrize("parts", [dict(scale=2.0), dict(criterion=lambda self: None)], ids=str)
+@pytest.mark.parametrize(
+    "parts", [dict(scale=2.0), dict(criterion=lambda self: None)], ids=["attribute", "method"]
+)
 def test_an_objective_of_ones_own_is_told_by_its_content(parts):
     fields = ArrayFields(signals())
     one, other, changed = (
