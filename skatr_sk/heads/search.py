@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.metaestimators import _safe_split
 
 from skatr_sk.heads.base import Steps, SummaryHead
@@ -144,6 +144,11 @@ class HeadSearchCV(GridSearchCV):
         self.__dict__.update(learned)
         self.cv_results_["mean_fit_time"] += seconds
         return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags = copy.copy(get_tags(self.estimator).target_tags)
+        return tags
 
     @torch_defaults()
     def _prepare(
