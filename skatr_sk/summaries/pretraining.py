@@ -125,12 +125,15 @@ def pretrain(
     if processes is not None:
         callbacks.append(Share(processes))
     checkpoint = None
+    # Of "auto" it is a matter of the processor, and a run that goes on elsewhere is another run.
+    precision = architecture.precision(transformer.precision, resolve_device(transformer.device))
     if transformer.checkpoint_dir is not None:
         identity = _identity(objective, fields, labels, pooling, start) | rows_of_fit.identity()
         if augmentation.change is not None:
             identity["augment"] = augmentation.identity
         if embedding_only:
             identity["trained"] = "embedding"
+        identity["computed in"] = precision
         checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:
@@ -162,7 +165,7 @@ def pretrain(
         callbacks=callbacks,
         checkpoint=checkpoint,
         n_workers=transformer.n_workers,
-        precision=architecture.precision(transformer.precision, resolve_device(transformer.device)),
+        precision=precision,
     )
     kept = [row for row in history if row["kept"]]
     if kept:
