@@ -233,7 +233,8 @@ class SummaryHead(BackboneHead):
                 self.__dict__.update(state)
                 return self
         steps = self._steps(X, y, Given(groups, validation_data, sample_weight))
-        with contextlib.suppress(StopIteration):
+        # Closed where the training fails, for then it gives back what was fitted before.
+        with contextlib.closing(steps), contextlib.suppress(StopIteration):
             steps.send(train_all(next(steps)))
         return self
 
@@ -498,7 +499,7 @@ class SummaryHead(BackboneHead):
         trained = yield planned
         self.history_ = []
         for number, (_, history) in enumerate(trained):
-            own = {"member": number} if len(trained) > 1 else {}
+            own: dict[str, Any] = {"member": number} if len(trained) > 1 else {}
             self.history_ += [own | row for row in history]
         return [cast(_Module, module.requires_grad_(False)) for module, _ in trained]
 

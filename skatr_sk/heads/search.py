@@ -130,6 +130,8 @@ class HeadSearchCV(GridSearchCV):
         -------
         self
         """
+        if y is None:
+            raise ValueError("HeadSearchCV requires y to be passed, but the target y is None.")
         X, y = indexable(X, y)
         # Drawn once: a splitter without a seed would draw other folds for the scores.
         splits = list(check_cv(self.cv, y).split(X, y, params.get("groups")))

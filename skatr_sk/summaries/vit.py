@@ -194,9 +194,10 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     (Chen et al., arXiv:1604.06174; Korthikanti et al., arXiv:2205.05198, section 5). The numbers
     are the same within rounding.
     """
+    if not (torch.is_grad_enabled() and tokens.requires_grad):
+        return blocks(tokens)
     on_cpu = tokens.device.type == "cpu"
-    many = n_patches > _MOST_KEPT or (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU)
-    if not (many and torch.is_grad_enabled() and tokens.requires_grad):
+    if n_patches <= _MOST_KEPT and not (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU):
         return blocks(tokens)
     rows = max(1, _CPU_TOKENS // tokens.shape[1]) if on_cpu else len(tokens)
     contexts = partial(create_selective_checkpoint_contexts, _but_attention)

@@ -158,13 +158,13 @@ class LeanTrainer(Trainer):
         module = self.module_
         if not module.training:
             self._set_training(True)
-        X, y = batch
+        inputs, y = batch
         by_hand = getattr(module, "differentiate", None)
         if (
             by_hand is not None
             and resolve_precision(self.precision, torch.device(self.device)) == "float32"
         ):
-            rows, *weights = X if isinstance(X, tuple) else (X,)
+            rows, *weights = inputs if isinstance(inputs, tuple) else (inputs,)
             device = self.device
             moved = (one.to(device, non_blocking=True) for one in (rows, y, *weights))
             found = by_hand(self.criterion_, *moved)
@@ -172,7 +172,7 @@ class LeanTrainer(Trainer):
                 return {"loss": found[0], "y_pred": found[1]}
         for weight in self.weights_:
             weight.grad = None
-        y_pred = self.infer(X)
-        loss = self.get_loss(y_pred, y, X=X, training=True)
+        y_pred = self.infer(inputs)
+        loss = self.get_loss(y_pred, y, X=inputs, training=True)
         loss.backward()
         return {"loss": loss, "y_pred": y_pred}
