@@ -40,7 +40,7 @@ from skatr_sk.heads.end_to_end import (
     gives_tokens,
 )
 from skatr_sk.heads.pooling import POOLINGS
-from skatr_sk.heads.prepared import prepared_state, shared
+from skatr_sk.heads.prepared import prepared_state, shared, shared_key
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.heads.together import Planned, Trained, train_all
@@ -469,9 +469,9 @@ class SummaryHead(BackboneHead):
     ) -> Steps[list[_Module]]:
         """Learn the standardisation of summaries, one for all members, and ask to train these."""
         summaries, targets = data
-        array = summaries.read()
+        content = shared_key(summaries.read)
         self.seen_: SeenSummaries | None = shared(
-            ("seen", id(array)), lambda: SeenSummaries.learn(_one_each(summaries))
+            ("seen", content), lambda: SeenSummaries.learn(_one_each(summaries))
         )
         trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
         device = resolve_device(self.device)
@@ -484,7 +484,7 @@ class SummaryHead(BackboneHead):
             # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
             return self.summary_mean_, self.summary_scale_, X.to(device) if X.ndim == 2 else X
 
-        key = "X", id(array), trained_on.tobytes(), str(device)
+        key = "X", content, trained_on.tobytes(), str(device)
         self.summary_mean_, self.summary_scale_, X = shared(key, standardise)
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         planned = []

@@ -8,8 +8,10 @@ from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import torch
 
 from skatr_sk.training.identity import identity_of
+from skatr_sk.training.state import digest_of
 
 __all__ = [
     "Fold",
@@ -18,6 +20,7 @@ __all__ = [
     "offering",
     "prepared_state",
     "shared",
+    "shared_key",
     "sharing",
 ]
 
@@ -28,12 +31,19 @@ _computed: ContextVar[dict[Any, Any] | None] = ContextVar("computed", default=No
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Let the fits inside share what they compute of the same arrays, which must stay alive."""
+    """Let the fits inside share what they compute of the same numbers."""
     token = _computed.set({})
     try:
         yield
     finally:
         _computed.reset(token)
+
+
+def shared_key(read: Callable[[], np.ndarray]) -> str:
+    """Return a digest of the numbers that are read, where it is asked for; "" elsewhere."""
+    if _computed.get() is None:
+        return ""
+    return digest_of({"X": torch.from_numpy(np.ascontiguousarray(read()))})
 
 
 def shared(key: Any, compute: Callable[[], _Value]) -> _Value:

@@ -249,9 +249,12 @@ class _Writer:
         known = _classes()
         if kind is not known.get(name):
             names = ", ".join(sorted(known))
+            what = (
+                "its best_estimator_" if hasattr(estimator, "best_estimator_") else "it by itself"
+            )
             raise _Unheld(
                 f"{place}: expected an estimator that a file can hold ({names}), found "
-                f"{kind.__module__}.{kind.__qualname__}; save it by itself, or take joblib.dump."
+                f"{kind.__module__}.{kind.__qualname__}; save {what}, or take joblib.dump."
             )
         parameters = {}
         for key, value in estimator.get_params(deep=False).items():

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +15,11 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _num_samples
 
 from skatr_sk.heads.base import Steps, SummaryHead
 from skatr_sk.heads.prepared import Fold, Prepared, identity_of_parameters, offering, sharing
-from skatr_sk.heads.together import Planned, train_all
+from skatr_sk.heads.together import Planned, Trained, train_those_together
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given
 
@@ -133,14 +134,19 @@ class HeadSearchCV(GridSearchCV):
         if y is None:
             raise ValueError("HeadSearchCV requires y to be passed, but the target y is None.")
         X, y = indexable(X, y)
+        weights = params.get("sample_weight")
+        if weights is not None and np.shape(weights) != (_num_samples(X),):
+            raise ValueError(
+                f"sample_weight: expected shape ({_num_samples(X)},), found {np.shape(weights)}."
+            )
         # Drawn once: a splitter without a seed would draw other folds for the scores.
         splits = list(check_cv(self.cv, y).split(X, y, params.get("groups")))
         fixed = copy.copy(self)
-        fixed.cv = splits
+        fixed.cv, fixed.n_jobs = splits, 1  # what was prepared is offered to this process
         with sharing():
             prepared, seconds = self._prepare(X, y, splits, params)
-            with offering(prepared):
-                GridSearchCV.fit(fixed, X, y, **params)
+        with offering(prepared):
+            GridSearchCV.fit(fixed, X, y, **params)
         given = self.get_params(deep=False)
         learned = {name: v for name, v in vars(fixed).items() if name not in given}
         self.__dict__.update(learned)
@@ -173,10 +179,15 @@ class HeadSearchCV(GridSearchCV):
             begun += found
         if why := self._why_not(params):
             _LOGGER.info("HeadSearchCV fits one by one: %s.", why)
-        trained = iter(train_all([one for each in begun for one in each.planned]))
+        trained = train_those_together([one for each in begun for one in each.planned])
+        places = iter(range(sum(len(each.planned) for each in begun)))
         for each in begun:
+            of_each = [trained.get(next(places)) for _ in each.planned]
+            if None in of_each:  # GridSearchCV fits and scores it
+                each.steps.close()
+                continue
             try:
-                each.steps.send([next(trained) for _ in each.planned])
+                each.steps.send(cast("list[Trained]", of_each))
             except StopIteration:
                 own = each.head.get_params(deep=False).keys() | {"_callback_fit_ctx"}
                 state = {name: v for name, v in vars(each.head).items() if name not in own}

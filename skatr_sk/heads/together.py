@@ -22,9 +22,8 @@ from skatr_sk.training.device import autocast, one_thread, resolve_device, resol
 from skatr_sk.training.held_out import Rows
 from skatr_sk.training.lean import AdamW
 from skatr_sk.training.seeds import independent_seeds, seeded
-from skatr_sk.training.state import all_finite
 
-__all__ = ["Planned", "Trained", "train_all"]
+__all__ = ["Planned", "Trained", "train_all", "train_those_together"]
 
 _LOGGER = logging.getLogger("skatr_sk.heads")
 _MOST_WEIGHTS = 4_000_000  # of networks that train at once: the memory of a step is bounded by it
@@ -97,6 +96,15 @@ class Planned:
 
 def train_all(planned: Sequence[Planned]) -> list[Trained]:
     """Train networks, together where that is possible, and return them in their order."""
+    trained = train_those_together(planned)
+    return [trained.get(number) or one.alone() for number, one in enumerate(planned)]
+
+
+def train_those_together(planned: Sequence[Planned]) -> dict[int, Trained]:
+    """Train the networks that can be trained with others, and return them by their places.
+
+    Those with numbers that are not finite are left out too.
+    """
     trained: dict[int, Trained] = {}
     groups: dict[Any, list[_Member]] = {}
     for number, one in enumerate(planned):
@@ -114,10 +122,10 @@ def train_all(planned: Sequence[Planned]) -> list[Trained]:
     for members in groups.values():
         for some in _parts(members):
             found = _train_together(some)
-            if found is None:
-                _LOGGER.info("%d networks are trained one by one: some diverged.", len(some))
-            trained |= found or {}
-    return [trained.get(number) or one.alone() for number, one in enumerate(planned)]
+            if len(found) < len(some):
+                _LOGGER.info("%d networks diverged.", len(some) - len(found))
+            trained |= found
+    return trained
 
 
 def _parts(members: list[_Member]) -> Iterator[list[_Member]]:
@@ -184,9 +192,9 @@ class _Member:
         return self.network.cpu().eval(), history
 
 
-def _train_together(members: list[_Member]) -> dict[int, Trained] | None:
-    """Train members of one layout; None where some numbers are not finite, and nothing is done."""
-    first, trained = members[0].planned, {}
+def _train_together(members: list[_Member]) -> dict[int, Trained]:
+    """Train members of one layout, and return those whose numbers are finite."""
+    first, trained = members[0].planned, dict[int, Trained]()
     device = resolve_device(first.settings.device)
     stacked, data = _Stacked(members, device), _Data(members)
     few = first.settings.batch_size * stacked.n_weights < _FEW_PRODUCTS
@@ -197,11 +205,12 @@ def _train_together(members: list[_Member]) -> dict[int, Trained] | None:
             if members[0].sizes[1]:
                 losses.append(stacked.validate(members, data))
             of_each = np.stack(losses, axis=1)
-            if not (np.isfinite(of_each).all() and stacked.is_finite()):
-                return None
+            finite = np.isfinite(of_each).all(axis=1) & stacked.are_finite()
             seconds = (time.perf_counter() - start) / len(members)
             left = []
             for number, (member, own) in enumerate(zip(members, of_each.tolist(), strict=True)):
+                if not finite[number]:
+                    continue
                 if member.ends(own, seconds, dict(parts_of(stacked.whole, number))):
                     trained[member.number] = member.finish()
                 else:
@@ -354,9 +363,11 @@ class _Stacked:
             numbers.append(real)
         return _means(losses, numbers)
 
-    def is_finite(self) -> bool:
-        """Whether all that the steps have changed is finite."""
-        return all_finite([*self.whole.parameters(), *self.moments[0], *self.moments[1]])
+    def are_finite(self) -> np.ndarray:
+        """Whether all that the steps have changed is finite, of each member."""
+        changed = [*self.whole.parameters(), *self.moments[0], *self.moments[1]]
+        finite = [torch.isfinite(part.detach()).flatten(1).all(dim=1) for part in changed]
+        return np.asarray(torch.stack(finite).all(dim=0).cpu())
 
     def keep(self, left: list[int], members: Sequence[_Member]) -> None:
         """Go on with some of the members."""

@@ -5,13 +5,14 @@ import logging
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skatr_sk import HeadSearchCV, LightconeRegressor, PosteriorEstimator
+from skatr_sk import HeadSearchCV, LightconeRegressor, PosteriorEstimator, save_model
 from skatr_sk.training import trainer
 from tests.training.runs import Act
 
@@ -114,3 +115,58 @@ def test_a_candidate_that_fails_costs_no_other(alone):
     assert not alone
     with pytest.raises(ValueError, match="learning_rate: expected"):
         search.set_params(error_score="raise").fit(X, y)
+
+
+def l1_of_rows(predicted, target):
+    return (predicted - target).abs().mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        TransformedTargetRegressor(
+            LightconeRegressor(max_epochs=4, random_state=0), transformer=StandardScaler()
+        ),
+        LightconeRegressor(
+            hidden_dims=(8,), max_epochs=4, validation_fraction=0, patience=None, random_state=0,
+            loss=l1_of_rows,
+        ),
+    ],
+    ids=["inside another", "own loss"],
+)  # fmt: skip
+def test_what_is_fitted_one_by_one_sees_its_own_fold(head, rng):
+    X = rng.normal(size=(90, 4))
+    y = X @ [1.0, 2.0, 0.5, 0.0]
+    name = "learning_rate" if hasattr(head, "learning_rate") else "regressor__learning_rate"
+    searches = [
+        kind(head, {name: [1e-3, 1e-2]}, cv=3).fit(X, y) for kind in (GridSearchCV, HeadSearchCV)
+    ]
+    one, other = (search.cv_results_["mean_test_score"] for search in searches)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_candidate_that_diverges_takes_no_other_along(rng):
+    X = rng.normal(size=(90, 4))
+    y = X @ [1.0, 2.0, 0.5, 0.0]
+    head = LightconeRegressor(hidden_dims=(8,), max_epochs=5, random_state=0, loss="l2")
+    grid = {"learning_rate": [1e-3, 1e35, 1e-2]}
+    with pytest.warns(FitFailedWarning):
+        search = HeadSearchCV(head, grid, cv=3).fit(X, y)
+    first, second, third = search.cv_results_["mean_test_score"]
+    assert np.isnan(second)
+    alone = GridSearchCV(head, {"learning_rate": [1e-3, 1e-2]}, cv=3).fit(X, y)
+    np.testing.assert_allclose([first, third], alone.cv_results_["mean_test_score"], rtol=1e-4)
+
+
+def test_weights_of_another_length_are_named(rng):
+    search = HeadSearchCV(LightconeRegressor(), {"weight_decay": [0.0, 1e-3]})
+    with pytest.raises(ValueError, match=r"sample_weight: expected shape \(20,\), found \(5,\)"):
+        search.fit(rng.normal(size=(20, 2)), rng.normal(size=20), sample_weight=np.ones(5))
+
+
+def test_a_search_says_what_of_it_a_file_holds(rng, tmp_path):
+    head = LightconeRegressor(hidden_dims=(4,), max_epochs=1, random_state=0)
+    search = HeadSearchCV(head, {"weight_decay": [0.0]}, cv=2)
+    search.fit(rng.normal(size=(20, 2)), rng.normal(size=20))
+    with pytest.raises(ValueError, match="save its best_estimator_"):
+        save_model(search, tmp_path / "model")
