@@ -135,18 +135,19 @@ def arriving_light(
     grid = grid[first : last + 2]
     tables = xray_tables(torch.maximum(shells.transparent, E_0[:, None]))[..., first : last + 2]
     tables = tables * xray_photons(z, E_0, log10_L_X)[:, None, None, None]
+    # The lowest column, then the steps to the next: linear interpolation is a sum of them.
+    tables = tables.diff(dim=-1, prepend=torch.zeros_like(tables[..., :1]))
     heat, ions, alpha = tables.unbind(2)
     alpha = alpha * (SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
     stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
     stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
     stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
     # In kelvin, heat is within the range of float32.
-    weights = torch.cat([heat / BOLTZMANN, ions, alpha, stars], dim=2).transpose(1, 2)
+    xrays = torch.stack([heat / BOLTZMANN, ions, alpha], dim=3).flatten(2)
+    weights = torch.cat([stars, xrays], dim=2).transpose(1, 2)
     sums = weights.to(collapsing.dtype) @ collapsing.flatten(2)
     sums = sums.unflatten(2, collapsing.shape[2:])
-    by_xrays = sums[:, :-2].unflatten(1, (3, -1))
-    low = (torch.bucketize(x, grid) - 1).clamp(min=0)
-    share = ((x - grid[low]) / (grid[low + 1] - grid[low]))[:, None]
-    low = low[:, None, None].expand(-1, 3, -1, *x.shape[1:])
-    low_end, high_end = by_xrays.gather(2, low)[:, :, 0], by_xrays.gather(2, low + 1)[:, :, 0]
-    return Light(*torch.lerp(low_end, high_end, share).unbind(1), *sums[:, -2:].unbind(1))
+    by_stars, by_xrays, *steps = sums.split([2, *[3] * len(grid)], dim=1)
+    for step, low, high in zip(steps, grid[:-1], grid[1:], strict=True):
+        by_xrays.addcmul_(step, ((x - low) / (high - low)).clamp_(0, 1)[:, None])
+    return Light(*by_xrays.unbind(1), *by_stars.unbind(1))

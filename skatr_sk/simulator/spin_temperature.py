@@ -66,8 +66,10 @@ def _collisions(z: float, delta: Tensor, T_k: Tensor, x_e: Tensor) -> Tensor:
     Liszt 2001 (astro-ph/0103246).
     """
     t = T_k.clamp(1, 1e4)
-    hydrogen = 3.1e-11 * t**0.357 * torch.exp(-32 / t)
-    free = 10 ** (-9.607 + 0.5 * t.log10() * torch.exp(-(t.log10() ** 4.5) / 1800))
+    ln_t = t.log()
+    hydrogen = 3.1e-11 * torch.exp(0.357 * ln_t - 32 / t)
+    lg_t = ln_t / math.log(10)
+    free = 10**-9.607 * torch.exp(0.5 * ln_t * torch.exp(lg_t**4 * lg_t.sqrt() / -1800))
     rate = (1 - x_e) * hydrogen + x_e / HYDROGEN * free  # cm^3/s, for each nucleus
     density = HYDROGEN * BARYONS * (1 + z) ** 3
     return (1 + delta) * rate * (density * _T_21 / (_A_10 * T_CMB * (1 + z)))
@@ -92,12 +94,14 @@ def _spin_temperature(
     mixed = -0.401403 * inverse + 0.336463 * inverse**2
     colour = inverse - 0.405535 * inverse**2
     total = cmb / t_cmb + collisions * inverse
-    T_s = torch.full_like(delta, t_cmb)
+    coldness = torch.full_like(delta, 1 / t_cmb)  # 1 / T_s
+    first, second, slope = coupling * plain, coupling * mixed, 0.405535 * inverse
+    others = cmb + collisions
     for _ in range(5):  # to 0.01 mK; each brings a factor of eight
-        alpha = coupling * (plain + mixed / T_s)
-        colours = alpha * (colour + 0.405535 * inverse / T_s)
-        T_s = (cmb + alpha + collisions) / (total + colours)
-    return T_s.abs()
+        alpha = torch.addcmul(first, second, coldness)
+        colours = torch.addcmul(colour, slope, coldness)
+        coldness = torch.addcmul(total, alpha, colours).div_(alpha.add_(others))
+    return 1 / coldness.abs_()
 
 
 def evolve(
