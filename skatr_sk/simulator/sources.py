@@ -23,12 +23,11 @@ from skatr_sk.simulator.cosmology import (
     HUBBLE_RATE,
     MPC,
     SPEED_OF_LIGHT,
-    Cosmology,
     match_axes,
 )
 from skatr_sk.simulator.initial_conditions import CELL_RADIUS
 from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_series
-from skatr_sk.simulator.xrays import X_E, transparent_energy, xray_photons, xray_tables
+from skatr_sk.simulator.xrays import X_E, Paths, paths_to, xray_photons, xray_tables
 
 __all__ = ["Light", "Shells", "arriving_light", "collapse_in", "shell_radii", "shells_around"]
 
@@ -44,33 +43,48 @@ def shell_radii(cell: float) -> list[float]:
 
 
 class Shells(NamedTuple):
-    """Shells around a point, at the time when their light set out; each of shape (n, n_shells)."""
+    """Shells around points at n_z redshifts, at the time when their light set out.
 
-    z: Tensor  # of the middle
-    width: Tensor  # in redshift, positive
-    transparent: Tensor  # energy in eV, at the point, above which most photons arrive
-
-
-def shells_around(
-    haloes: Haloes, z: float, radii: list[float], x_e: Tensor, efficiency: Tensor
-) -> Shells:
-    """Shells of given radii in Mpc around a point at redshift z.
-
-    X-rays pass gas that is ionised to a share x_e outside bubbles. The bubbles' share of the volume
-    is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,).
+    Each of shape (n, n_z, n_shells, ...), or without n_z, around points at one redshift.
     """
-    edges = [torch.full_like(x_e, z)]
+
+    growth: Tensor  # growth factor
+    sigma_min: Tensor  # standard deviation of the density today on the scale of the smallest haloes
+    scale: Tensor  # of the matter that collapses, over (1 + z)
+    stars: Tensor  # continuum and injected flux of this matter, (..., 2)
+    paths: Paths
+
+    def at(self, i: int) -> Shells:
+        """Those around points at one of the redshifts."""
+        growth, sigma_min, scale, stars = (values[:, i] for values in self[:4])
+        return Shells(growth, sigma_min, scale, stars, self.paths.at(i))
+
+
+def shells_around(haloes: Haloes, z: Tensor, radii: list[float], sigma_scale: Tensor) -> Shells:
+    """Shells of given radii in Mpc around points at redshifts (n, n_z).
+
+    `sigma_scale` (n, n_shells) is the standard deviation of the density within them today.
+    """
+    cosmology, edges = haloes.cosmology, [z]
     for inner, outer in itertools.pairwise([0.0, *radii]):
-        per_mpc = MPC * HUBBLE_RATE * haloes.cosmology.expansion(edges[-1]) / SPEED_OF_LIGHT
+        per_mpc = MPC * HUBBLE_RATE * cosmology.expansion(edges[-1]) / SPEED_OF_LIGHT
         edges.append(edges[-1] + (outer - inner) * per_mpc)
-    inside, outside = torch.stack(edges[:-1], 1), torch.stack(edges[1:], 1)
+    inside, outside = torch.stack(edges[:-1], -1), torch.stack(edges[1:], -1)
     middle = (inside + outside) / 2
-    transparent = transparent_energy(haloes, z, middle, x_e, efficiency)
-    return Shells(middle, outside - inside, transparent)
+    sigma_min, growth = haloes.sigma(middle), cosmology.growth(middle)
+    width = (2 * (sigma_min**2 - sigma_scale[:, None] ** 2).clamp(min=1e-12)).sqrt()
+    steepness = -DELTA_CRITICAL * cosmology.growth_slope(middle) / (growth**2 * width)
+    collapsed = sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
+    scale = 2 / math.sqrt(math.pi) * (outside - inside) / (1 + middle) * collapsed * steepness
+    z = z[..., None]
+    stars = torch.stack(lyman_series(z, middle), dim=-1)
+    stars = stars * ((1 + z) * (1 + middle))[..., None] ** 2
+    stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
+    return Shells(growth, sigma_min, scale, stars, paths_to(haloes, z[..., 0], middle))
 
 
 def collapse_in(
-    shells: Shells, haloes: Haloes, density: Iterable[Tensor], sigma_scale: Tensor, lit: Tensor
+    shells: Shells, density: Iterable[Tensor], sigma_scale: Tensor, lit: Tensor
 ) -> Tensor:
     """Matter that collapses in each shell over its light travel time, over (1 + z).
 
@@ -79,12 +93,7 @@ def collapse_in(
     theory; `lit` (n,) says whether there are any galaxies. The result (n, n_shells, ...) is a share
     of the mean density; its mean on every scale follows Sheth and Tormen.
     """
-    cosmology, z = haloes.cosmology, shells.z
-    sigma_min, growth = haloes.sigma(z), cosmology.growth(z)
-    width = (2 * (sigma_min**2 - sigma_scale**2).clamp(min=1e-12)).sqrt()
-    steepness = -DELTA_CRITICAL * cosmology.growth_slope(z) / (growth**2 * width)
-    scale = shells.width / (1 + z) * sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
-    scale = scale * 2 / math.sqrt(math.pi) * steepness
+    growth, sigma_min, scale = shells[:3]
     collapsing: list[Tensor] = []
     done = 0
     for contrast in density:
@@ -112,9 +121,10 @@ class Light(NamedTuple):
 
 
 def arriving_light(
-    cosmology: Cosmology,
     z: float,
+    rate: Tensor,
     shells: Shells,
+    transparent: Tensor,
     collapsing: Tensor,
     E_0: Tensor,
     log10_L_X: Tensor,
@@ -123,28 +133,26 @@ def arriving_light(
     """Sum the light of all shells around points at z, as one matrix product.
 
     The share of matter that collapses in each shell has shape (n, n_shells, ...) and is zero where
-    there is no light; E_0 and L_X are those of :func:`~skatr_sk.simulator.xrays.xray_photons`, of
-    shape (n,); x_e, of shape (n, ...), is the ionised fraction of the gas that takes it up.
+    there is no light; X-rays arrive above the energies `transparent` (n, n_shells), in eV; `rate`
+    (n,) is the Hubble rate in 1/s; E_0 and L_X (n,) are those of
+    :func:`~skatr_sk.simulator.xrays.xray_photons`; x_e, of shape (n, ...), is the ionised fraction
+    of the gas that takes it up.
     """
-    at_z = torch.full((len(E_0), 1), z, dtype=torch.float64, device=E_0.device)
-    rate = HUBBLE_RATE * cosmology.expansion(at_z)[..., None]
     # Only the columns of the tables for the ionised fractions that occur.
     grid = X_E.to(x_e)
     x = x_e.clamp(float(grid[0]) * 1.001, float(grid[-1]) * 0.999)
     first, last = (torch.bucketize(torch.stack(torch.aminmax(x)), grid) - 1).tolist()
     grid = grid[first : last + 2]
-    tables = xray_tables(torch.maximum(shells.transparent, E_0[:, None]))[..., first : last + 2]
+    tables = xray_tables(torch.maximum(transparent, E_0[:, None]))[..., first : last + 2]
     tables = tables * xray_photons(z, E_0, log10_L_X)[:, None, None, None]
     # The lowest column, then the steps to the next: linear interpolation is a sum of them.
     tables = tables.diff(dim=-1, prepend=torch.zeros_like(tables[..., :1]))
     heat, ions, alpha = tables.unbind(2)
-    alpha = alpha * (SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3 / rate)
-    stars = torch.stack(lyman_series(at_z, shells.z), dim=2)
-    stars = stars * ((1 + z) * (1 + shells.z))[..., None] ** 2
-    stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
+    per_photon = SPEED_OF_LIGHT / (4 * math.pi * LYMAN_ALPHA) * BARYONS * (1 + z) ** 3
+    alpha = alpha * (per_photon / rate.view(-1, 1, 1))
     # In kelvin, heat is within the range of float32.
     xrays = torch.stack([heat / BOLTZMANN, ions, alpha], dim=3).flatten(2)
-    weights = torch.cat([stars, xrays], dim=2).transpose(1, 2)
+    weights = torch.cat([shells.stars, xrays], dim=2).transpose(1, 2)
     sums = weights.to(collapsing.dtype) @ collapsing.flatten(2)
     sums = sums.unflatten(2, collapsing.shape[2:])
     by_stars, by_xrays, *steps = sums.split([2, *[3] * len(grid)], dim=1)

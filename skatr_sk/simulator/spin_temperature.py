@@ -19,7 +19,6 @@ from skatr_sk.simulator.cosmology import (
     PROTON_MASS,
     SPEED_OF_LIGHT,
     T_CMB,
-    Cosmology,
     match_axes,
 )
 from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_heat
@@ -105,7 +104,14 @@ def _spin_temperature(
 
 
 def evolve(
-    gas: Gas, cosmology: Cosmology, z: float, z_before: float, density: Tensor, light: Light
+    gas: Gas,
+    z: float,
+    z_before: float,
+    hubble_rate: Tensor,
+    growth: Tensor,
+    slope: Tensor,
+    density: Tensor,
+    light: Light,
 ) -> Gas:
     """Take the gas from one redshift to the next, by one explicit step.
 
@@ -113,16 +119,14 @@ def evolve(
     Furlanetto and Cen 2011, arXiv:1003.3878, section 3), heating by the microwave background
     (Venumadhav et al. 2018, arXiv:1804.02406) and by Lyman alpha photons (Reis, Fialkov and
     Barkana 2021, arXiv:2101.01777). The gas is that at `z_before`, the light arrives at `z`, and
-    the linear density contrast of the cells (n, ...) is extrapolated to today.
+    the linear density contrast of the cells (n, ...) is extrapolated to today. Hubble rate in 1/s,
+    growth factor and its derivative with respect to redshift are those at `z`, of shape (n,).
     """
 
     def cells(values: Tensor) -> Tensor:
         return match_axes(values.to(density.dtype), density)
 
-    at_z = torch.full_like(cosmology.omega_m, z)
-    hubble_rate = HUBBLE_RATE * cosmology.expansion(at_z)
-    rate, growth = cells(hubble_rate), cells(cosmology.growth(at_z))
-    slope = cells(cosmology.growth_slope(at_z))
+    rate, growth, slope = cells(hubble_rate), cells(growth), cells(slope)
     time_step = cells((z_before - z) / (hubble_rate * (1 + z)))  # s
     dz = z - z_before
     delta = density * growth
