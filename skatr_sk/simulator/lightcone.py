@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,9 +75,9 @@ class _Plan:
     def __init__(self, shape: tuple[int, int, int], cell_size: float, device: torch.device) -> None:
         self.grid = grid = Grid(shape, cell_size, device)
         self.shells, self.bubbles = shell_radii(cell_size), bubble_radii(cell_size)
-        cell = torch.ones_like(grid.mu_squared)  # is not smoothed
-        shells = [cell, *(grid.top_hat(radius) for radius in self.shells[1:])]
-        bubbles = [*(grid.sharp(radius) for radius in self.bubbles[:-1]), cell]
+        # A cell, the first shell and the last bubble, is not smoothed.
+        shells = [grid.top_hat(radius) for radius in self.shells[1:]]
+        bubbles = [grid.sharp(radius) for radius in self.bubbles[:-1]]
         self.shell_filters, self.bubble_filters = grid.groups(shells), grid.groups(bubbles)
 
 
@@ -118,17 +119,19 @@ class _Universe:
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
         modes, n_z = torch.fft.rfftn(density, dim=(1, 2, 3)), density.shape[3]
         plan = self._plan
+        cell = [density[:, None]]
         around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            gas = self._next_gas(self._gas, i, density, around)
+            gas = self._next_gas(self._gas, i, density, itertools.chain(cell, around))
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
             inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
             sigmas = self._sigma_min[:, i], self._bubble_sigma
-            bubbles = neutral_fraction(inside, growth, *sigmas, photons, gas.x_e)
+            every = itertools.chain(inside, cell)
+            bubbles = neutral_fraction(every, growth, *sigmas, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas = gas
         slope = (1 + z) * self._slope[:, i]  # of growth today: negative
