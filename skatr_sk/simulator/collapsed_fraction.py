@@ -51,7 +51,7 @@ def conditional_fraction(
     scale = (2 * excess.clamp(min=1e-12)).rsqrt()
     barrier = DELTA_CRITICAL / growth * scale
     barrier, scale = (match_axes(t.to(density.dtype), density) for t in (barrier, scale))
-    peak = torch.addcmul(barrier, density, -scale)
+    peak = (density * -scale).add_(barrier)  # with factors that broadcast, addcmul is slow
     f_coll = torch.erfc(peak)
     if (excess <= 0).any():
         f_coll = f_coll * match_axes((excess > 0).to(density.dtype), density)

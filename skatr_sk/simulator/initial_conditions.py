@@ -178,8 +178,8 @@ def _overlaps(moves: Tensor, reach: int) -> Tensor:
     shares = moves.new_zeros(2 * reach + 1, *moves.shape)
     if reach == 1:  # what passes a cell's centre on either side goes there, and the rest stays
         for cloud in clouds:
-            shares[0].add_((moves + cloud).clamp_(max=0), alpha=-1 / _FINE)
             shares[2].add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
+        torch.sub(shares[2], moves, out=shares[0]).clamp_(min=0)
         torch.add(shares[0], shares[2], out=shares[1]).neg_().add_(1)
         return shares
     for share, offset in zip(shares, range(-reach, reach + 1), strict=True):

@@ -105,7 +105,7 @@ def collapse_in(
         share = torch.where((mean > 0) & lit[:, None], share, 0)
         factors = (share, share * growth[:, some])
         share, rise = (match_axes(t.to(contrast.dtype), contrast) for t in factors)
-        matter = torch.addcmul(share, contrast, rise)  # share * (1 + growth * contrast)
+        matter = (contrast * rise).add_(share)  # share * (1 + growth * contrast)
         collapsing.append(peak.square_().neg_().exp_().mul_(matter))
     return torch.cat(collapsing, dim=1)
 

@@ -68,7 +68,8 @@ def _collisions(z: float, delta: Tensor, T_k: Tensor, x_e: Tensor) -> Tensor:
     ln_t = t.log()
     hydrogen = 3.1e-11 * torch.exp(0.357 * ln_t - 32 / t)
     lg_t = ln_t / math.log(10)
-    free = 10**-9.607 * torch.exp(0.5 * ln_t * torch.exp(lg_t**4 * lg_t.sqrt() / -1800))
+    power = torch.exp(lg_t.square().square_() * lg_t.sqrt() / -1800)
+    free = 10**-9.607 * torch.exp(0.5 * ln_t * power)
     rate = (1 - x_e) * hydrogen + x_e / HYDROGEN * free  # cm^3/s, for each nucleus
     density = HYDROGEN * BARYONS * (1 + z) ** 3
     return (1 + delta) * rate * (density * _T_21 / (_A_10 * T_CMB * (1 + z)))
@@ -86,7 +87,8 @@ def _spin_temperature(
     inverse = 1 / T_k
     collisions = _collisions(z, delta, T_k, x_e)
     depth = 1e-7 * _LYMAN_DEPTH * HYDROGEN * BARYONS * (1 + z) ** 3 / rate
-    xi = (depth * (1 + delta) * (1 - x_e) * inverse**2) ** (1 / 3)
+    # Powers are faster as exponentials.
+    xi = (depth * (1 + delta) * (1 - x_e) * inverse**2).log_().div_(3).exp_()
     strength = 8 * math.pi * _LYMAN_CM**2 * _LYMAN_WIDTH * _T_21 / (9 * _A_10 * t_cmb)
     coupling = strength * flux / (1 + xi * (2.98394 + xi * (1.53583 + xi * 3.85289)))
     plain = 1 - 0.0631789 * inverse + 0.115995 * inverse**2
@@ -135,7 +137,7 @@ def evolve(
     t_cmb = T_CMB * (1 + z)
 
     # Ionisation; recombination is case A, a power law of 4.2e-13 cm^3/s at 10^4 K.
-    recombination = 4.2e-13 * (t.clamp(min=1) / 1e4) ** -0.7
+    recombination = 4.2e-13 * 1e4**0.7 * t.clamp(min=1).log_().mul_(-0.7).exp_()
     recombined = recombination * _CLUMPING * HYDROGEN * x_e**2 * baryons * (1 + delta)
     dx = (light.ions - recombined) * time_step
     # The microwave background couples less to a line that is thick.
