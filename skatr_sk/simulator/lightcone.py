@@ -14,6 +14,7 @@ from torch import Tensor
 from skatr_sk.simulator.collapsed_fraction import (
     DELTA_CRITICAL,
     Haloes,
+    barriers,
     press_schechter,
     sheth_tormen,
 )
@@ -93,19 +94,20 @@ class _Universe:
         self.cosmology = Cosmology(omega_m, m_wdm)
         beginning = self._plan.grid, self.cosmology, noise, box.linear, box.redshift_min
         self._initial = InitialConditions(*beginning)
-        self._shell_sigma = self._sigma(self._plan.shells)
-        self._bubble_sigma = self._sigma(self._plan.bubbles)
         # All that no cell changes, at once for all redshifts; each (n, n_nodes, ...).
         self.nodes = node_redshifts(box.redshift_min)
         z = torch.tensor(self.nodes, dtype=torch.float64, device=zeta.device).expand(len(zeta), -1)
         haloes = Haloes(self.cosmology, 10**log10_t_vir)
         self._rate = HUBBLE_RATE * self.cosmology.expansion(z)
         self._growth, self._slope = self.cosmology.growth(z), self.cosmology.growth_slope(z)
-        self._sigma_min = haloes.sigma(z)
-        nu = DELTA_CRITICAL / (self._sigma_min * self._growth)
+        sigma_min = haloes.sigma(z)
+        nu = DELTA_CRITICAL / (sigma_min * self._growth)
         self._photons = zeta[:, None] * sheth_tormen(nu)  # that ionise, per atom
         self._f_coll = press_schechter(nu)
-        self._shells = shells_around(haloes, z, self._plan.shells, self._shell_sigma)
+        shells, bubbles = (self._sigma(radii) for radii in (self._plan.shells, self._plan.bubbles))
+        self._shells = shells_around(haloes, z, self._plan.shells, shells)
+        times = self._growth[..., None], sigma_min[..., None]
+        self._barriers = barriers(*times, bubbles[:, None])
         self._gas: Gas | None = None
 
     def _sigma(self, radii: list[float]) -> Tensor:
@@ -129,9 +131,9 @@ class _Universe:
         touched = photons > _UNTOUCHED
         if touched.any():
             inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
-            sigmas = self._sigma_min[:, i], self._bubble_sigma
+            barrier, fall = (each[:, i] for each in self._barriers)
             every = itertools.chain(inside, cell)
-            bubbles = neutral_fraction(every, growth, *sigmas, photons, gas.x_e)
+            bubbles = neutral_fraction(every, barrier, fall, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas = gas
         slope = (1 + z) * self._slope[:, i]  # of growth today: negative
@@ -148,7 +150,7 @@ class _Universe:
         partly = (photons / (1 - x_e) < 1) & (f_coll > 0)
         self._efficiency = torch.where(partly, share, self._efficiency)
         transparent = transparent_energy(shells.paths, x_e, self._efficiency)
-        collapsing = collapse_in(shells, around, self._shell_sigma, f_coll > _DARK)
+        collapsing = collapse_in(shells, around, f_coll > _DARK)
         light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
         # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
         n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())

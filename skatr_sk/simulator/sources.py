@@ -14,6 +14,7 @@ from skatr_sk.simulator.collapsed_fraction import (
     DELTA_CRITICAL,
     F_STAR,
     Haloes,
+    barriers,
     conditional_fraction,
     sheth_tormen,
 )
@@ -49,15 +50,16 @@ class Shells(NamedTuple):
     """
 
     growth: Tensor  # growth factor
-    sigma_min: Tensor  # standard deviation of the density today on the scale of the smallest haloes
+    barrier: Tensor  # to collapse, with the next
+    fall: Tensor
     scale: Tensor  # of the matter that collapses, over (1 + z)
     stars: Tensor  # continuum and injected flux of this matter, (..., 2)
     paths: Paths
 
     def at(self, i: int) -> Shells:
         """Those around points at one of the redshifts."""
-        growth, sigma_min, scale, stars = (values[:, i] for values in self[:4])
-        return Shells(growth, sigma_min, scale, stars, self.paths.at(i))
+        growth, barrier, fall, scale, stars = (values[:, i] for values in self[:5])
+        return Shells(growth, barrier, fall, scale, stars, self.paths.at(i))
 
 
 def shells_around(haloes: Haloes, z: Tensor, radii: list[float], sigma_scale: Tensor) -> Shells:
@@ -72,34 +74,32 @@ def shells_around(haloes: Haloes, z: Tensor, radii: list[float], sigma_scale: Te
     inside, outside = torch.stack(edges[:-1], -1), torch.stack(edges[1:], -1)
     middle = (inside + outside) / 2
     sigma_min, growth = haloes.sigma(middle), cosmology.growth(middle)
-    width = (2 * (sigma_min**2 - sigma_scale[:, None] ** 2).clamp(min=1e-12)).sqrt()
-    steepness = -DELTA_CRITICAL * cosmology.growth_slope(middle) / (growth**2 * width)
+    barrier, fall = barriers(growth, sigma_min, sigma_scale[:, None])
+    steepness = -DELTA_CRITICAL * cosmology.growth_slope(middle) / growth**2 * fall
     collapsed = sheth_tormen(DELTA_CRITICAL / (sigma_min * growth))
     scale = 2 / math.sqrt(math.pi) * (outside - inside) / (1 + middle) * collapsed * steepness
     z = z[..., None]
     stars = torch.stack(lyman_series(z, middle), dim=-1)
     stars = stars * ((1 + z) * (1 + middle))[..., None] ** 2
     stars = stars * (F_STAR * SPEED_OF_LIGHT * BARYONS / (4 * math.pi))
-    return Shells(growth, sigma_min, scale, stars, paths_to(haloes, z[..., 0], middle))
+    paths = paths_to(haloes, z[..., 0], middle)
+    return Shells(growth, barrier, fall, scale, stars, paths)
 
 
-def collapse_in(
-    shells: Shells, density: Iterable[Tensor], sigma_scale: Tensor, lit: Tensor
-) -> Tensor:
+def collapse_in(shells: Shells, density: Iterable[Tensor], lit: Tensor) -> Tensor:
     """Matter that collapses in each shell over its light travel time, over (1 + z).
 
     `density` gives the linear contrast (n, some shells, ...) of today within the radii of some
-    shells after the others, and `sigma_scale` (n, n_shells) is its standard deviation in the linear
-    theory; `lit` (n,) says whether there are any galaxies. The result (n, n_shells, ...) is a share
-    of the mean density; its mean on every scale follows Sheth and Tormen.
+    shells after the others; `lit` (n,) says whether there are any galaxies. The result
+    (n, n_shells, ...) is a share of the mean density; its mean on every scale follows Sheth and
+    Tormen.
     """
-    growth, sigma_min, scale = shells[:3]
+    growth, barrier, fall, scale = shells[:4]
     collapsing: list[Tensor] = []
     done = 0
     for contrast in density:
         some = slice(done, done := done + contrast.shape[1])
-        scales = growth[:, some], sigma_min[:, some], sigma_scale[:, some]
-        f_coll, peak = conditional_fraction(contrast, *scales)
+        f_coll, peak = conditional_fraction(contrast, barrier[:, some], fall[:, some])
         mean = f_coll.flatten(2).mean(2)
         share = scale[:, some] / mean.clamp(min=1e-30)
         share = torch.where((mean > 0) & lit[:, None], share, 0)
