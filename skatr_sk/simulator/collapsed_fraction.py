@@ -10,8 +10,8 @@ from torch import Tensor
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, Cosmology, match_axes
 
 __all__ = [
-    "DELTA_CRITICAL", "F_STAR", "Haloes", "conditional_fraction", "jeans_mass", "press_schechter",
-    "sheth_tormen",
+    "DELTA_CRITICAL", "F_STAR", "Haloes", "barriers", "conditional_fraction", "jeans_mass",
+    "press_schechter", "sheth_tormen",
 ]  # fmt: skip
 
 DELTA_CRITICAL = 1.68  # linear density contrast of what collapses
@@ -37,25 +37,27 @@ def press_schechter(nu: Tensor) -> Tensor:
     return torch.erfc(nu / math.sqrt(2))
 
 
-def conditional_fraction(
-    density: Tensor, growth: Tensor, sigma_min: Tensor, sigma_scale: Tensor
-) -> tuple[Tensor, Tensor]:
+def barriers(growth: Tensor, sigma_min: Tensor, sigma_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Peak height that collapses in regions of the mean density, and how it falls with density.
+
+    Growth factors and standard deviations today, in spheres of the smallest halo's mass and of the
+    regions' size, have shapes that broadcast. No halo is in a region smaller than it.
+    """
+    excess = sigma_min**2 - sigma_scale**2
+    fall = (2 * excess.clamp(min=1e-12)).rsqrt()
+    return torch.where(excess > 0, DELTA_CRITICAL / growth * fall, math.inf), fall
+
+
+def conditional_fraction(density: Tensor, barrier: Tensor, fall: Tensor) -> tuple[Tensor, Tensor]:
     """Collapsed fraction of regions, and the argument of erfc in it, of the shape of `density`.
 
     Extended Press-Schechter (Bond et al. 1991, Lacey and Cole 1993). The linear density contrasts
-    (n, n_scales, ...), extrapolated to today, are those of regions of some scales; growth factors
-    and standard deviations today, in spheres of the smallest halo's mass and of the regions' size,
-    have shape (n, n_scales). The fraction is zero where regions are smaller than the halo.
+    (n, n_scales, ...), extrapolated to today, are those of regions of some scales, whose
+    :func:`barriers` have shape (n, n_scales).
     """
-    excess = sigma_min**2 - sigma_scale**2
-    scale = (2 * excess.clamp(min=1e-12)).rsqrt()
-    barrier = DELTA_CRITICAL / growth * scale
-    barrier, scale = (match_axes(t.to(density.dtype), density) for t in (barrier, scale))
-    peak = torch.addcmul(barrier, density, -scale)
-    f_coll = torch.erfc(peak)
-    if (excess <= 0).any():
-        f_coll = f_coll * match_axes((excess > 0).to(density.dtype), density)
-    return f_coll, peak
+    barrier, fall = (match_axes(t.to(density.dtype), density) for t in (barrier, fall))
+    peak = (density * -fall).add_(barrier)  # with factors that broadcast, addcmul is slow
+    return torch.erfc(peak), peak
 
 
 def jeans_mass(cosmology: Cosmology) -> Tensor:

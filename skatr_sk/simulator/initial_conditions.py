@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -134,41 +135,58 @@ class InitialConditions:
 def _spread(mass: Tensor, moves: Tensor) -> Tensor:
     """Share masses (n, *grid) out to cells that they overlap when moved by (3, n, *grid) cells."""
     n, *sizes = mass.shape
-    reach, shares = _overlaps(moves)
-    # Into a box with margins, which are then folded back: space is periodic.
-    total = mass.new_zeros(n, *[size + 2 * reach for size in sizes])
+    reach = _reach(moves)
+    # Into a box with margins, which are then folded back: space is periodic. Because the margins
+    # begin without mass, a whole box of masses moves by shifts along one axis of memory.
+    mass, moves = (torch.nn.functional.pad(field, [reach] * 6) for field in (mass, moves))
+    shares = _overlaps(moves, reach)
+    strides = mass.stride()[1:]
+    farthest, n_cells = reach * sum(strides), mass.numel()
+    flat = mass.new_zeros(n_cells + 2 * farthest)
     offsets = range(2 * reach + 1)
     for i in offsets:
         along_x = mass * shares[i, 0]
         for j in offsets:
             along_xy = along_x * shares[j, 1]
             for k in offsets:
-                window = tuple(slice(o, o + s) for o, s in zip((i, j, k), sizes, strict=True))
-                total[:, *window].addcmul_(along_xy, shares[k, 2])
+                start = i * strides[0] + j * strides[1] + k
+                flat[start : start + n_cells].addcmul_(along_xy.view(-1), shares[k, 2].view(-1))
+    total = flat[farthest : farthest + n_cells].view_as(mass)
     for axis, size in enumerate(sizes, start=1):
         inner = total.narrow(axis, reach, size).clone()
         # The margin before comes in again at the end, however small the box.
-        steps = torch.arange(reach, device=mass.device)
         for start, first in ((0, -reach), (size + reach, 0)):
-            inner.index_add_(axis, (steps + first) % size, total.narrow(axis, start, reach))
+            for step in range(reach):
+                inner.select(axis, (first + step) % size).add_(total.select(axis, start + step))
         total = inner
     return total
 
 
-def _overlaps(moves: Tensor) -> tuple[int, Tensor]:
+def _reach(moves: Tensor) -> int:
+    """How many cells on either side can get a share of cubes that move."""
+    half = (_FINE - 1) / (2 * _FINE)
+    return max(1, math.ceil(float(moves.abs().amax()) + half))
+
+
+def _overlaps(moves: Tensor, reach: int) -> Tensor:
     """Along each axis, the shares that the cells around get of cubes moved by `moves` cells.
 
-    A cube, a cell wide, is `_FINE` clouds along each axis, each as wide as a cell. Returns how many
-    cells on either side can get a share, and the shares, of shape (2 * reach + 1, *moves.shape).
+    A cube, a cell wide, is `_FINE` clouds along each axis, each as wide as a cell. The shares have
+    shape (2 * reach + 1, *moves.shape).
     """
-    half = (_FINE - 1) / (2 * _FINE)
-    reach = max(1, math.ceil(float(moves.abs().amax()) + half))
+    clouds = [(i - (_FINE - 1) / 2) / _FINE for i in range(_FINE)]
     shares = moves.new_zeros(2 * reach + 1, *moves.shape)
+    if reach == 1:  # what passes a cell's centre on either side goes there, and the rest stays
+        for cloud in clouds:
+            shares[2].add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
+        torch.sub(shares[2], moves, out=shares[0]).clamp_(min=0)
+        torch.add(shares[0], shares[2], out=shares[1]).neg_().add_(1)
+        return shares
     for share, offset in zip(shares, range(-reach, reach + 1), strict=True):
-        for i in range(_FINE):
-            distance = (moves + (i / _FINE - half - offset)).abs_()
+        for cloud in clouds:
+            distance = (moves + (cloud - offset)).abs_()
             share += distance.neg_().add_(1).clamp_(min=0)
-    return reach, shares.div_(_FINE)
+    return shares.div_(_FINE)
 
 
 def smooth(modes: Tensor, filters: Tensor, n_z: int) -> Tensor:
@@ -176,7 +194,17 @@ def smooth(modes: Tensor, filters: Tensor, n_z: int) -> Tensor:
 
     The last axis of the filters (n_filters, *rfft shape) may end where no more modes pass.
     """
-    few = torch.view_as_real(modes[..., : filters.shape[-1]])
-    # Real times real: a product with complex modes would first make the filters complex.
-    passed = torch.view_as_complex(few[:, None] * filters[..., None])
-    return torch.fft.irfft(torch.fft.ifft2(passed, dim=(2, 3)), n=n_z, dim=4)
+    n_modes = filters.shape[-1]
+    planes = torch.fft.ifft2(modes[:, None, ..., :n_modes] * filters, dim=(2, 3))
+    parts = torch.view_as_real(planes).permute(0, 1, 4, 5, 2, 3).flatten(0, 1)
+    # On an axis that short, a matrix product is faster than an FFT.
+    along = parts.flatten(3).flatten(1, 2).mT @ _waves(n_modes, n_z, modes.device)
+    return along.view(*planes.shape[:-1], n_z)
+
+
+@functools.lru_cache(maxsize=64)
+def _waves(n_modes: int, n_z: int, device: torch.device) -> Tensor:
+    """Inverse Fourier transform of the first modes' real and imaginary parts, to real values."""
+    one = torch.eye(n_modes, dtype=torch.complex128)
+    parts = torch.stack([torch.fft.irfft(each, n=n_z) for each in (one, 1j * one)], dim=1)
+    return parts.flatten(0, 1).to(device, torch.float32)

@@ -30,12 +30,7 @@ def bubble_radii(cell: float) -> list[float]:
 
 
 def neutral_fraction(
-    density: Iterable[Tensor],
-    growth: Tensor,
-    sigma_min: Tensor,
-    sigma_scale: Tensor,
-    mean: Tensor,
-    x_e: Tensor,
+    density: Iterable[Tensor], barrier: Tensor, fall: Tensor, mean: Tensor, x_e: Tensor
 ) -> Tensor:
     """Neutral fraction of hydrogen in every cell.
 
@@ -44,17 +39,14 @@ def neutral_fraction(
     Mesinger, Furlanetto and Cen 2011, arXiv:1003.3878). Else its own stars ionise it in part.
 
     `density` gives today's linear contrast (n, some radii, ...) on some scales after the others,
-    that of the cell last, and `sigma_scale` (n, n_radii) is its standard deviation; `sigma_min`
-    (n,) is that on the scale of the smallest haloes. `growth` (n,) is the growth factor, `mean`
-    (n,) the number of ionising photons per atom of the universe, after Sheth and Tormen. X-rays
-    have ionised `x_e` (n, ...).
+    that of the cell last; `barrier` and `fall` (n, n_radii) are their
+    :func:`~skatr_sk.simulator.collapsed_fraction.barriers`. The number of ionising photons per atom
+    of the universe, after Sheth and Tormen, is `mean` (n,). X-rays have ionised `x_e` (n, ...).
     """
-    growth, sigma_min = (t[:, None].expand_as(sigma_scale) for t in (growth, sigma_min))
     neutral, photons, most, done = 1 - x_e, x_e[:, None], torch.zeros_like(x_e), 0
     for contrast in density:
         some = slice(done, done := done + contrast.shape[1])
-        scales = growth[:, some], sigma_min[:, some], sigma_scale[:, some]
-        photons, _ = conditional_fraction(contrast, *scales)
+        photons, _ = conditional_fraction(contrast, barrier[:, some], fall[:, some])
         # On every scale the photons average to `mean` over the box.
         found = photons.flatten(2).mean(2).clamp(min=1e-7)
         photons *= match_axes(mean[:, None].to(found.dtype) / found, photons)

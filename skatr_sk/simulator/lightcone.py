@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from torch import Tensor
 from skatr_sk.simulator.collapsed_fraction import (
     DELTA_CRITICAL,
     Haloes,
+    barriers,
     press_schechter,
     sheth_tormen,
 )
-from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_B, T_CMB, Cosmology, match_axes
+from skatr_sk.simulator.cosmology import HUBBLE, HUBBLE_RATE, OMEGA_B, T_CMB, Cosmology, match_axes
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
 from skatr_sk.simulator.sources import (
@@ -27,6 +29,7 @@ from skatr_sk.simulator.sources import (
     shells_around,
 )
 from skatr_sk.simulator.spin_temperature import Gas, evolve, first_gas
+from skatr_sk.simulator.xrays import transparent_energy
 
 __all__ = ["FARTHEST", "Box", "Lightcones", "brightness_lightcones", "node_redshifts"]
 
@@ -73,9 +76,9 @@ class _Plan:
     def __init__(self, shape: tuple[int, int, int], cell_size: float, device: torch.device) -> None:
         self.grid = grid = Grid(shape, cell_size, device)
         self.shells, self.bubbles = shell_radii(cell_size), bubble_radii(cell_size)
-        cell = torch.ones_like(grid.mu_squared)  # is not smoothed
-        shells = [cell, *(grid.top_hat(radius) for radius in self.shells[1:])]
-        bubbles = [*(grid.sharp(radius) for radius in self.bubbles[:-1]), cell]
+        # A cell, the first shell and the last bubble, is not smoothed.
+        shells = [grid.top_hat(radius) for radius in self.shells[1:]]
+        bubbles = [grid.sharp(radius) for radius in self.bubbles[:-1]]
         self.shell_filters, self.bubble_filters = grid.groups(shells), grid.groups(bubbles)
 
 
@@ -84,76 +87,77 @@ class _Universe:
 
     def __init__(self, parameters: Tensor, noise: Tensor, box: Box) -> None:
         m_wdm, omega_m, E_0, log10_L_X, log10_t_vir, zeta = parameters.double().unbind(1)
-        self._xrays, self._zeta = (E_0, log10_L_X), zeta
-        self._plan = _Plan(box.periodic, box.cell_size, parameters.device)
-        self.cosmology = Cosmology(omega_m, m_wdm)
-        self._haloes = Haloes(self.cosmology, 10**log10_t_vir)
-        beginning = self._plan.grid, self.cosmology, noise, box.linear, box.redshift_min
-        self._initial = InitialConditions(*beginning)
-        self._shell_sigma = self._sigma(self._plan.shells)
-        self._bubble_sigma = self._sigma(self._plan.bubbles)
+        self._xrays = E_0, log10_L_X
         # Ionised share of the volume over the collapsed fraction, until all is ionised.
         self._efficiency = torch.zeros_like(zeta)
+        self._plan = _Plan(box.periodic, box.cell_size, parameters.device)
+        self.cosmology = Cosmology(omega_m, m_wdm)
+        beginning = self._plan.grid, self.cosmology, noise, box.linear, box.redshift_min
+        self._initial = InitialConditions(*beginning)
+        # All that no cell changes, at once for all redshifts; each (n, n_nodes, ...).
+        self.nodes = node_redshifts(box.redshift_min)
+        z = torch.tensor(self.nodes, dtype=torch.float64, device=zeta.device).expand(len(zeta), -1)
+        haloes = Haloes(self.cosmology, 10**log10_t_vir)
+        self._rate = HUBBLE_RATE * self.cosmology.expansion(z)
+        self._growth, self._slope = self.cosmology.growth(z), self.cosmology.growth_slope(z)
+        sigma_min = haloes.sigma(z)
+        nu = DELTA_CRITICAL / (sigma_min * self._growth)
+        self._photons = zeta[:, None] * sheth_tormen(nu)  # that ionise, per atom
+        self._f_coll = press_schechter(nu)
+        shells, bubbles = (self._sigma(radii) for radii in (self._plan.shells, self._plan.bubbles))
+        self._shells = shells_around(haloes, z, self._plan.shells, shells)
+        times = self._growth[..., None], sigma_min[..., None]
+        self._barriers = barriers(*times, bubbles[:, None])
         self._gas: Gas | None = None
-        self._z = math.inf
 
     def _sigma(self, radii: list[float]) -> Tensor:
-        values = torch.tensor(radii, dtype=torch.float64, device=self._zeta.device)
-        return self.cosmology.sigma(values.expand(len(self._zeta), -1))
+        values = torch.tensor(radii, dtype=torch.float64, device=self._efficiency.device)
+        return self.cosmology.sigma(values.expand(len(self._efficiency), -1))
 
-    def advance(self, z: float) -> tuple[Tensor, Tensor]:
-        """Go to the next redshift; return brightness, mK, and neutral fraction of every cell."""
-        at_z = torch.full_like(self._zeta, z)[:, None]
-        growth, sigma_min = self.cosmology.growth(at_z)[:, 0], self._haloes.sigma(at_z)[:, 0]
-        nu = DELTA_CRITICAL / (sigma_min * growth)
-        photons = self._zeta * sheth_tormen(nu)  # that ionise, per atom
+    def advance(self, i: int) -> tuple[Tensor, Tensor]:
+        """Go to the next node, i; return brightness, mK, and neutral fraction of every cell."""
+        z, growth, photons = self.nodes[i], self._growth[:, i], self._photons[:, i]
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
         modes, n_z = torch.fft.rfftn(density, dim=(1, 2, 3)), density.shape[3]
         plan = self._plan
+        cell = [density[:, None]]
         around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
-            gas = self._next_gas(self._gas, z, density, around, photons, press_schechter(nu))
+            gas = self._next_gas(self._gas, i, density, itertools.chain(cell, around))
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
             inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
-            sigmas = sigma_min, self._bubble_sigma
-            bubbles = neutral_fraction(inside, growth, *sigmas, photons, gas.x_e)
+            barrier, fall = (each[:, i] for each in self._barriers)
+            every = itertools.chain(inside, cell)
+            bubbles = neutral_fraction(every, barrier, fall, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
-        self._gas, self._z = gas, z
-        slope = (1 + z) * self.cosmology.growth_slope(at_z)[:, 0]  # of growth today: negative
+        self._gas = gas
+        slope = (1 + z) * self._slope[:, i]  # of growth today: negative
         along = smooth(modes, plan.grid.mu_squared[None], n_z)[:, 0]
         gradient = match_axes(slope.float(), delta) * along
         return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
 
-    def _next_gas(
-        self,
-        gas: Gas,
-        z: float,
-        density: Tensor,
-        around: Iterable[Tensor],
-        photons: Tensor,
-        f_coll: Tensor,
-    ) -> Gas:
-        """Gas at the next redshift, under the light of all shells around.
-
-        The collapsed fraction is that of Press and Schechter.
-        """
+    def _next_gas(self, gas: Gas, i: int, density: Tensor, around: Iterable[Tensor]) -> Gas:
+        """Gas at node i, of that at the node before, under the light of all shells around."""
+        z, rate, shells = self.nodes[i], self._rate[:, i], self._shells.at(i)
+        photons, f_coll = self._photons[:, i], self._f_coll[:, i]
         x_e = gas.x_e.mean((1, 2, 3)).double()
         share = photons / f_coll.clamp(min=1e-300)
         partly = (photons / (1 - x_e) < 1) & (f_coll > 0)
         self._efficiency = torch.where(partly, share, self._efficiency)
-        shells = shells_around(self._haloes, z, self._plan.shells, x_e, self._efficiency)
-        collapsing = collapse_in(shells, self._haloes, around, self._shell_sigma, f_coll > _DARK)
-        light = arriving_light(self.cosmology, z, shells, collapsing, *self._xrays, gas.x_e)
+        transparent = transparent_energy(shells.paths, x_e, self._efficiency)
+        collapsing = collapse_in(shells, around, f_coll > _DARK)
+        light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
         # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
         n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())
         pieces = (field.split(n_planes, dim=1) for field in (density, *gas, *light))
+        then = z, self.nodes[i - 1], rate, self._growth[:, i], self._slope[:, i]
         parts = [
-            evolve(Gas(*some[:3]), self.cosmology, z, self._z, piece, Light(*some[3:]))
+            evolve(Gas(*some[:3]), *then, piece, Light(*some[3:]))
             for piece, *some in zip(*pieces, strict=True)
         ]
         return Gas(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
@@ -179,15 +183,15 @@ def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightc
     universe = _Universe(parameters, noise, box)
     boxes: list[Tensor] = []
     neutral: list[Tensor] = []
-    nodes = node_redshifts(box.redshift_min)
-    for z in nodes:
+    for i in range(len(universe.nodes)):
         if neutral and not neutral[-1].any():  # once all is ionised it stays so, and dark
             brightness = x_HI = torch.zeros_like(boxes[-1])
         else:
-            brightness, x_HI = universe.advance(z)
+            brightness, x_HI = universe.advance(i)
         boxes.append(brightness)
         neutral.append(x_HI.mean((1, 2, 3)))
-    return Lightcones(_through(boxes, nodes, universe.cosmology, box), torch.stack(neutral, dim=1))
+    cones = _through(boxes, universe.nodes, universe.cosmology, box)
+    return Lightcones(cones, torch.stack(neutral, dim=1))
 
 
 def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box: Box) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -45,15 +47,16 @@ _LYMAN_HEAT = (
 
 def _shifted(shells: Tensor) -> Tensor:
     """Give each shell the value of the next nearer one; the nearest gets zero."""
-    return torch.nn.functional.pad(shells[:, :-1], (1, 0))
+    return torch.nn.functional.pad(shells[..., :-1], (1, 0))
 
 
 def lyman_series(z: Tensor, z_shells: Tensor) -> tuple[Tensor, Tensor]:
-    """Photons per baryon in stars and Hz that reach Lyman alpha at z (n, 1) from shells around.
+    """Photons per baryon in stars and Hz that reach Lyman alpha at z (..., 1) from shells around.
 
-    The redshifts of shells (n, n_shells) grow outwards. The results have their shape: photons that
-    redshift into Lyman alpha ("continuum"), and those of cascades from higher lines ("injected").
-    Where the horizon of Lyman alpha falls between two shells, the outer one counts in part.
+    The redshifts of shells (..., n_shells) grow outwards. The results have their shape: photons
+    that redshift into Lyman alpha ("continuum"), and those of cascades from higher lines
+    ("injected"). Where the horizon of Lyman alpha falls between two shells, the outer one counts in
+    part.
     """
     device = z.device
     n = torch.arange(2.0, 25.0, dtype=torch.float64, device=device)
@@ -81,12 +84,23 @@ def lyman_heat(T_k: Tensor, T_s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     k = T_k.clamp(1.5, 1000).log10() - 1
     s = T_s.clamp(2, 160).log10() - 1
     g = tau.clamp(4e4, 5e6).log10() - 5.7
-    one = torch.ones_like(k)
-    powers_k, powers_s, powers_g = ((one, v, v * v, v * v * v) for v in (k, s, g))
-    ln_energy, ratio = torch.zeros_like(k), torch.zeros_like(k)
-    for (i, j, m), a, b in _LYMAN_HEAT:
-        term = powers_k[i] * powers_s[j] * powers_g[m]
-        ln_energy.add_(term, alpha=a)
-        ratio.add_(term, alpha=b)
-    continuum = 1e-16 * ln_energy.exp()
-    return continuum, ratio * continuum
+    s2, g2 = s * s, g * g
+    powers = torch.stack([torch.ones_like(s), g, g2, s, s * g, s * g2, s2, s2 * g, s2 * s])
+    sums = _heat_of_powers().to(powers) @ powers.flatten(1)
+    # A polynomial in k, whose coefficients are the sums, from the highest power.
+    result = sums.view(4, 2, *k.shape)
+    total = result[3]
+    for coefficients in (result[2], result[1], result[0]):
+        total = torch.addcmul(coefficients, total, k)
+    continuum = total[0].exp_().mul_(1e-16)
+    return continuum, total[1].mul_(continuum)
+
+
+@functools.cache
+def _heat_of_powers() -> Tensor:
+    """The fit's coefficients: rows for powers of T_k and the two results, columns for the rest."""
+    rest = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (3, 0))
+    table = torch.zeros(4, 2, len(rest), dtype=torch.float64)
+    for (i, j, m), *both in _LYMAN_HEAT:
+        table[i, :, rest.index((j, m))] = torch.tensor(both, dtype=torch.float64)
+    return table.flatten(0, 1)

@@ -19,7 +19,6 @@ from skatr_sk.simulator.cosmology import (
     PROTON_MASS,
     SPEED_OF_LIGHT,
     T_CMB,
-    Cosmology,
     match_axes,
 )
 from skatr_sk.simulator.lyman_alpha import LYMAN_ALPHA, lyman_heat
@@ -66,8 +65,11 @@ def _collisions(z: float, delta: Tensor, T_k: Tensor, x_e: Tensor) -> Tensor:
     Liszt 2001 (astro-ph/0103246).
     """
     t = T_k.clamp(1, 1e4)
-    hydrogen = 3.1e-11 * t**0.357 * torch.exp(-32 / t)
-    free = 10 ** (-9.607 + 0.5 * t.log10() * torch.exp(-(t.log10() ** 4.5) / 1800))
+    ln_t = t.log()
+    hydrogen = 3.1e-11 * torch.exp(0.357 * ln_t - 32 / t)
+    lg_t = ln_t / math.log(10)
+    power = torch.exp(lg_t.square().square_() * lg_t.sqrt() / -1800)
+    free = 10**-9.607 * torch.exp(0.5 * ln_t * power)
     rate = (1 - x_e) * hydrogen + x_e / HYDROGEN * free  # cm^3/s, for each nucleus
     density = HYDROGEN * BARYONS * (1 + z) ** 3
     return (1 + delta) * rate * (density * _T_21 / (_A_10 * T_CMB * (1 + z)))
@@ -85,23 +87,33 @@ def _spin_temperature(
     inverse = 1 / T_k
     collisions = _collisions(z, delta, T_k, x_e)
     depth = 1e-7 * _LYMAN_DEPTH * HYDROGEN * BARYONS * (1 + z) ** 3 / rate
-    xi = (depth * (1 + delta) * (1 - x_e) * inverse**2) ** (1 / 3)
+    # Powers are faster as exponentials.
+    xi = (depth * (1 + delta) * (1 - x_e) * inverse**2).log_().div_(3).exp_()
     strength = 8 * math.pi * _LYMAN_CM**2 * _LYMAN_WIDTH * _T_21 / (9 * _A_10 * t_cmb)
     coupling = strength * flux / (1 + xi * (2.98394 + xi * (1.53583 + xi * 3.85289)))
     plain = 1 - 0.0631789 * inverse + 0.115995 * inverse**2
     mixed = -0.401403 * inverse + 0.336463 * inverse**2
     colour = inverse - 0.405535 * inverse**2
     total = cmb / t_cmb + collisions * inverse
-    T_s = torch.full_like(delta, t_cmb)
+    coldness = torch.full_like(delta, 1 / t_cmb)  # 1 / T_s
+    first, second, slope = coupling * plain, coupling * mixed, 0.405535 * inverse
+    others = cmb + collisions
     for _ in range(5):  # to 0.01 mK; each brings a factor of eight
-        alpha = coupling * (plain + mixed / T_s)
-        colours = alpha * (colour + 0.405535 * inverse / T_s)
-        T_s = (cmb + alpha + collisions) / (total + colours)
-    return T_s.abs()
+        alpha = torch.addcmul(first, second, coldness)
+        colours = torch.addcmul(colour, slope, coldness)
+        coldness = torch.addcmul(total, alpha, colours).div_(alpha.add_(others))
+    return 1 / coldness.abs_()
 
 
 def evolve(
-    gas: Gas, cosmology: Cosmology, z: float, z_before: float, density: Tensor, light: Light
+    gas: Gas,
+    z: float,
+    z_before: float,
+    hubble_rate: Tensor,
+    growth: Tensor,
+    slope: Tensor,
+    density: Tensor,
+    light: Light,
 ) -> Gas:
     """Take the gas from one redshift to the next, by one explicit step.
 
@@ -109,16 +121,14 @@ def evolve(
     Furlanetto and Cen 2011, arXiv:1003.3878, section 3), heating by the microwave background
     (Venumadhav et al. 2018, arXiv:1804.02406) and by Lyman alpha photons (Reis, Fialkov and
     Barkana 2021, arXiv:2101.01777). The gas is that at `z_before`, the light arrives at `z`, and
-    the linear density contrast of the cells (n, ...) is extrapolated to today.
+    the linear density contrast of the cells (n, ...) is extrapolated to today. Hubble rate in 1/s,
+    growth factor and its derivative with respect to redshift are those at `z`, of shape (n,).
     """
 
     def cells(values: Tensor) -> Tensor:
         return match_axes(values.to(density.dtype), density)
 
-    at_z = torch.full_like(cosmology.omega_m, z)
-    hubble_rate = HUBBLE_RATE * cosmology.expansion(at_z)
-    rate, growth = cells(hubble_rate), cells(cosmology.growth(at_z))
-    slope = cells(cosmology.growth_slope(at_z))
+    rate, growth, slope = cells(hubble_rate), cells(growth), cells(slope)
     time_step = cells((z_before - z) / (hubble_rate * (1 + z)))  # s
     dz = z - z_before
     delta = density * growth
@@ -127,7 +137,7 @@ def evolve(
     t_cmb = T_CMB * (1 + z)
 
     # Ionisation; recombination is case A, a power law of 4.2e-13 cm^3/s at 10^4 K.
-    recombination = 4.2e-13 * (t.clamp(min=1) / 1e4) ** -0.7
+    recombination = 4.2e-13 * 1e4**0.7 * t.clamp(min=1).log_().mul_(-0.7).exp_()
     recombined = recombination * _CLUMPING * HYDROGEN * x_e**2 * baryons * (1 + delta)
     dx = (light.ions - recombined) * time_step
     # The microwave background couples less to a line that is thick.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +25,15 @@ from skatr_sk.simulator.cosmology import (
     interpolate,
 )
 
-__all__ = ["X_E", "cross_section", "transparent_energy", "xray_photons", "xray_tables"]
+__all__ = [
+    "X_E", "Paths", "cross_section", "paths_to", "transparent_energy", "xray_photons",
+    "xray_tables",
+]  # fmt: skip
 
 X_E = torch.tensor([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 0.6, 0.9, 0.999])  # of tables
 _LN_ENERGY = (math.log(50.0), math.log(1e4), 400)  # eV, of tables
 _LN_ENERGY_TAU = (math.log(80.0), math.log(1e4), 48)  # eV, of optical depths
+_LN_ENERGY_SIGMA = (math.log(80.0), math.log(1e5), 2000)  # eV, where photons set out
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
 _BAND_TOP = 2000.0  # eV: L_X is the luminosity between E_0 and here
 _YEAR = 3.15569e7  # s
@@ -118,25 +123,55 @@ def xray_photons(z: float, E_0: Tensor, log10_L_X: Tensor) -> Tensor:
     return per_star * SPEED_OF_LIGHT * stars * (1 + z) ** 4
 
 
-def transparent_energy(
-    haloes: Haloes, z: float, z_shells: Tensor, x_e: Tensor, efficiency: Tensor
-) -> Tensor:
-    """Energy in eV, at redshift z, of X-rays whose optical depth to each shell is one.
+class Paths(NamedTuple):
+    """Ways to shells, at nodes of an integral, each of shape (n, ..., n_shells, n_nodes)."""
 
-    Redshifts of shells and result have shape (n, n_shells); x_e and efficiency are those of
-    :func:`~skatr_sk.simulator.sources.shells_around`.
+    f_coll: Tensor  # after Press and Schechter
+    column: Tensor  # cm^-2, of all nuclei
+    neutral: Tensor  # cm^2, cross sections for energies that arrive, along another axis: x_e = 0
+    ionised: Tensor  # x_e = 1
+
+    def at(self, i: int) -> Paths:
+        """Those to the shells around points at one of some redshifts."""
+        return Paths(*(values[:, i] for values in self))
+
+
+def paths_to(haloes: Haloes, z: Tensor, z_shells: Tensor) -> Paths:
+    """Paths from redshifts (n, n_z) to shells around at (n, n_z, n_shells)."""
+    nodes, weights = _NODES.to(z.device), _WEIGHTS.to(z.device)
+    z = z[..., None, None]
+    half = (z_shells[..., None] - z) / 2
+    between = z + half * (1 + nodes)
+    per_z = SPEED_OF_LIGHT / (HUBBLE_RATE * haloes.cosmology.expansion(between) * (1 + between))
+    column = per_z * BARYONS * (1 + between) ** 3 * half * weights
+    ln_energy = torch.linspace(*_LN_ENERGY_TAU, dtype=torch.float64, device=z.device)
+    set_out = ln_energy + ((1 + between) / (1 + z)).log()[..., None]
+    start, stop, n = _LN_ENERGY_SIGMA
+    tables = _ln_cross_sections().to(z.device)[:, None]
+    sigmas = (interpolate(set_out[None], start, (stop - start) / (n - 1), t) for t in tables)
+    return Paths(press_schechter(haloes.nu(between)), column, *(t[0].exp() for t in sigmas))
+
+
+@functools.cache
+def _ln_cross_sections() -> Tensor:
+    """Cross sections of :func:`cross_section` for x_e of 0 and 1, good to 1e-5 between nodes."""
+    energy = torch.linspace(*_LN_ENERGY_SIGMA, dtype=torch.float64).exp()
+    return cross_section(energy, torch.tensor([[0.0], [1.0]], dtype=torch.float64)).log()
+
+
+def transparent_energy(paths: Paths, x_e: Tensor, efficiency: Tensor) -> Tensor:
+    """Energy in eV, on arrival, of X-rays whose optical depth to each shell is one.
+
+    X-rays pass gas that is ionised to a share x_e outside bubbles. The bubbles' share of the volume
+    is `efficiency` times the collapsed fraction of Press and Schechter. Both have shape (n,), the
+    paths and the result (n, n_shells, ...).
     """
-    nodes, weights = _NODES.to(z_shells.device), _WEIGHTS.to(z_shells.device)
-    half = (z_shells - z)[..., None] / 2
-    between = z + half * (1 + nodes)  # (n, n_shells, n_nodes)
-    f_coll = press_schechter(haloes.nu(between))
-    neutral = 1 - efficiency.view(-1, 1, 1) * f_coll / (1 - x_e.view(-1, 1, 1))
-    path = SPEED_OF_LIGHT / (HUBBLE_RATE * haloes.cosmology.expansion(between) * (1 + between))
-    column = path * BARYONS * (1 + between) ** 3 * neutral.clamp(min=1e-4) * half * weights
-    ln_energy = torch.linspace(*_LN_ENERGY_TAU, dtype=torch.float64, device=z_shells.device)
-    arriving = ln_energy.exp() * ((1 + between) / (1 + z))[..., None]
-    sigma = cross_section(arriving, x_e.view(-1, 1, 1, 1))
-    ln_tau = (column[..., None] * sigma).sum(2).log()  # falls with energy
+    x_e, efficiency = x_e.view(-1, 1, 1), efficiency.view(-1, 1, 1)
+    neutral = 1 - efficiency / (1 - x_e) * paths.f_coll
+    column = paths.column * neutral.clamp(min=1e-4)
+    sigma = torch.lerp(paths.neutral, paths.ionised, x_e[..., None])
+    ln_tau = (column[..., None, :] @ sigma)[..., 0, :].log()  # falls with energy
+    ln_energy = torch.linspace(*_LN_ENERGY_TAU, dtype=torch.float64, device=x_e.device)
     above = (ln_tau > 0).sum(-1, keepdim=True).clamp(1, len(ln_energy) - 1)
     high, low = ln_tau.gather(-1, above), ln_tau.gather(-1, above - 1)
     share = (low / (low - high)).clamp(0, 1)

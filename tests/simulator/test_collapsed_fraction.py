@@ -9,6 +9,7 @@ from scipy.special import erfc
 
 from skatr_sk.simulator.collapsed_fraction import (
     DELTA_CRITICAL,
+    barriers,
     conditional_fraction,
     jeans_mass,
     sheth_tormen,
@@ -33,14 +34,14 @@ def test_conditional_fractions_average_to_the_unconditional_one():
     sigma_min, sigma_scale, growth = 3.0, 1.2, 0.15
     density = torch.linspace(-8, 8, 4001, dtype=torch.float64) * sigma_scale
     weight = torch.exp(-(density**2) / (2 * sigma_scale**2))
-    fraction, _ = conditional_fraction(
-        density[None, None], *map(at, (growth, sigma_min, sigma_scale))
-    )
+    both = barriers(*map(at, (growth, sigma_min, sigma_scale)))
+    fraction, _ = conditional_fraction(density[None, None], *both)
     mean = (fraction[0, 0] * weight).sum() / weight.sum()
     expected = erfc(DELTA_CRITICAL / growth / (math.sqrt(2) * sigma_min))
     assert mean.item() == pytest.approx(expected, rel=1e-5)
     # Regions smaller than the halo hold none.
-    assert not conditional_fraction(density[None, None], at(growth), at(1.0), at(1.2))[0].any()
+    small = barriers(at(growth), at(1.0), at(1.2))
+    assert not conditional_fraction(density[None, None], *small)[0].any()
 
 
 def test_warm_dark_matter_keeps_small_haloes_from_forming():
