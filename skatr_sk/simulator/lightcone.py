@@ -19,7 +19,7 @@ from skatr_sk.simulator.collapsed_fraction import (
     sheth_tormen,
 )
 from skatr_sk.simulator.cosmology import HUBBLE, HUBBLE_RATE, OMEGA_B, T_CMB, Cosmology, match_axes
-from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
+from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth, to_modes
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
 from skatr_sk.simulator.sources import (
     Light,
@@ -119,7 +119,7 @@ class _Universe:
         z, growth, photons = self.nodes[i], self._growth[:, i], self._photons[:, i]
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
-        modes, n_z = torch.fft.rfftn(density, dim=(1, 2, 3)), density.shape[3]
+        modes, n_z = to_modes(density), density.shape[3]
         plan = self._plan
         cell = [density[:, None]]
         around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
