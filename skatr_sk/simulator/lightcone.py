@@ -149,9 +149,13 @@ class _Universe:
         share = photons / f_coll.clamp(min=1e-300)
         partly = (photons / (1 - x_e) < 1) & (f_coll > 0)
         self._efficiency = torch.where(partly, share, self._efficiency)
-        transparent = transparent_energy(shells.paths, x_e, self._efficiency)
-        collapsing = collapse_in(shells, around, f_coll > _DARK)
-        light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
+        lit = f_coll > _DARK
+        if lit.any():
+            transparent = transparent_energy(shells.paths, x_e, self._efficiency)
+            collapsing = collapse_in(shells, around, lit)
+            light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
+        else:
+            light = Light(*[torch.zeros_like(density)] * len(Light._fields))
         # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
         n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())
         pieces = (field.split(n_planes, dim=1) for field in (density, *gas, *light))
