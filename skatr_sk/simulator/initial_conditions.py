@@ -175,13 +175,13 @@ def _overlaps(moves: Tensor, reach: int) -> Tensor:
     shape (2 * reach + 1, *moves.shape).
     """
     clouds = [(i - (_FINE - 1) / 2) / _FINE for i in range(_FINE)]
-    shares = moves.new_zeros(2 * reach + 1, *moves.shape)
     if reach == 1:  # what passes a cell's centre on either side goes there, and the rest stays
+        after = torch.zeros_like(moves)
         for cloud in clouds:
-            shares[2].add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
-        torch.sub(shares[2], moves, out=shares[0]).clamp_(min=0)
-        torch.add(shares[0], shares[2], out=shares[1]).neg_().add_(1)
-        return shares
+            after.add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
+        before = (after - moves).clamp_(min=0)
+        return torch.stack([before, 1 - before - after, after])
+    shares = moves.new_zeros(2 * reach + 1, *moves.shape)
     for share, offset in zip(shares, range(-reach, reach + 1), strict=True):
         for cloud in clouds:
             distance = (moves + (cloud - offset)).abs_()
