@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skatr_sk.simulator.cosmology import Cosmology, match_axes, top_hat
 
-__all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth"]
+__all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth", "to_modes"]
 
 CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
@@ -175,18 +175,25 @@ def _overlaps(moves: Tensor, reach: int) -> Tensor:
     shape (2 * reach + 1, *moves.shape).
     """
     clouds = [(i - (_FINE - 1) / 2) / _FINE for i in range(_FINE)]
-    shares = moves.new_zeros(2 * reach + 1, *moves.shape)
     if reach == 1:  # what passes a cell's centre on either side goes there, and the rest stays
+        after = torch.zeros_like(moves)
         for cloud in clouds:
-            shares[2].add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
-        torch.sub(shares[2], moves, out=shares[0]).clamp_(min=0)
-        torch.add(shares[0], shares[2], out=shares[1]).neg_().add_(1)
-        return shares
+            after.add_((moves + cloud).clamp_(min=0), alpha=1 / _FINE)
+        before = (after - moves).clamp_(min=0)
+        return torch.stack([before, 1 - before - after, after])
+    shares = moves.new_zeros(2 * reach + 1, *moves.shape)
     for share, offset in zip(shares, range(-reach, reach + 1), strict=True):
         for cloud in clouds:
             distance = (moves + (cloud - offset)).abs_()
             share += distance.neg_().add_(1).clamp_(min=0)
     return shares.div_(_FINE)
+
+
+def to_modes(density: Tensor) -> Tensor:
+    """Fourier transform of real densities (n, n_x, n_y, n_z), as that of ``torch.fft.rfftn``."""
+    n_z = density.shape[3]
+    along = density @ _to_waves(n_z, density.device)  # faster than an FFT on a short axis
+    return torch.fft.fft2(torch.view_as_complex(along.unflatten(3, (-1, 2))), dim=(1, 2))
 
 
 def smooth(modes: Tensor, filters: Tensor, n_z: int) -> Tensor:
@@ -200,6 +207,13 @@ def smooth(modes: Tensor, filters: Tensor, n_z: int) -> Tensor:
     # On an axis that short, a matrix product is faster than an FFT.
     along = parts.flatten(3).flatten(1, 2).mT @ _waves(n_modes, n_z, modes.device)
     return along.view(*planes.shape[:-1], n_z)
+
+
+@functools.lru_cache(maxsize=64)
+def _to_waves(n_z: int, device: torch.device) -> Tensor:
+    """Fourier transform of real values, to real and imaginary parts of the modes in turn."""
+    modes = torch.fft.rfft(torch.eye(n_z, dtype=torch.float64))
+    return torch.view_as_real(modes).flatten(1).to(device, torch.float32)
 
 
 @functools.lru_cache(maxsize=64)

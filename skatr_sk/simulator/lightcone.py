@@ -19,7 +19,7 @@ from skatr_sk.simulator.collapsed_fraction import (
     sheth_tormen,
 )
 from skatr_sk.simulator.cosmology import HUBBLE, HUBBLE_RATE, OMEGA_B, T_CMB, Cosmology, match_axes
-from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
+from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth, to_modes
 from skatr_sk.simulator.ionisation import bubble_radii, neutral_fraction
 from skatr_sk.simulator.sources import (
     Light,
@@ -119,7 +119,7 @@ class _Universe:
         z, growth, photons = self.nodes[i], self._growth[:, i], self._photons[:, i]
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
-        modes, n_z = torch.fft.rfftn(density, dim=(1, 2, 3)), density.shape[3]
+        modes, n_z = to_modes(density), density.shape[3]
         plan = self._plan
         cell = [density[:, None]]
         around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
@@ -149,9 +149,13 @@ class _Universe:
         share = photons / f_coll.clamp(min=1e-300)
         partly = (photons / (1 - x_e) < 1) & (f_coll > 0)
         self._efficiency = torch.where(partly, share, self._efficiency)
-        transparent = transparent_energy(shells.paths, x_e, self._efficiency)
-        collapsing = collapse_in(shells, around, f_coll > _DARK)
-        light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
+        lit = f_coll > _DARK
+        if lit.any():
+            transparent = transparent_energy(shells.paths, x_e, self._efficiency)
+            collapsing = collapse_in(shells, around, lit)
+            light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
+        else:
+            light = Light(*[torch.zeros_like(density)] * len(Light._fields))
         # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
         n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())
         pieces = (field.split(n_planes, dim=1) for field in (density, *gas, *light))

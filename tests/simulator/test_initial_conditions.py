@@ -7,7 +7,7 @@ import torch
 
 from skatr_sk.simulator import initial_conditions
 from skatr_sk.simulator.cosmology import Cosmology
-from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth
+from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth, to_modes
 
 
 def matter(linear, n=6, cells=24, size=200 / 28):
@@ -72,6 +72,7 @@ def test_filters_in_groups_are_filters_one_by_one(monkeypatch):
     grid = Grid((12, 12, 12), 200 / 28, torch.device("cpu"))
     density = torch.randn(2, 12, 12, 12, generator=torch.Generator().manual_seed(0))
     modes = torch.fft.rfftn(density, dim=(1, 2, 3))
+    torch.testing.assert_close(to_modes(density), modes, rtol=1e-4, atol=1e-4)
     filters = [grid.sharp(60.0), grid.sharp(9.0), grid.top_hat(20.0)]
     expected = [torch.fft.irfftn(modes * each, s=(12, 12, 12), dim=(1, 2, 3)) for each in filters]
     for at_once in (1, 2 * 12**3, 10**6):
