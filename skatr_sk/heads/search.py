@@ -147,6 +147,7 @@ class HeadSearchCV(GridSearchCV):
             prepared, seconds = self._prepare(X, y, splits, params)
         with offering(prepared):
             GridSearchCV.fit(fixed, X, y, **params)
+        fixed.n_jobs = self.n_jobs
         given = self.get_params(deep=False)
         learned = {name: v for name, v in vars(fixed).items() if name not in given}
         self.__dict__.update(learned)
