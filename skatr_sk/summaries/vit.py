@@ -186,6 +186,14 @@ def _but_attention(context: Any, op: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _uncached(block: nn.Module, tokens: Tensor) -> Tensor:
+    """Pass tokens through a block; weights are cast each time, so that it can be done anew."""
+    kind = tokens.device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, dtype, enabled, cache_enabled=False):
+        return block(tokens)  # type: ignore[no-any-return]
+
+
 def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     """Pass tokens (n, n_tokens, dim) of fields of some patches through blocks.
 
@@ -205,7 +213,12 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     def lean(some: Tensor) -> Tensor:
         for block in blocks:
             some = checkpoint(
-                block, some, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+                _uncached,
+                block,
+                some,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=contexts,
             )
         return some
 

@@ -262,6 +262,25 @@ def test_large_fields_are_embedded_in_parts_and_recomputed_to_the_same(
             torch.testing.assert_close(these[name], values, rtol=1e-4, atol=1e-6)
 
 
+def test_blocks_are_done_anew_in_bfloat16_too(torch_seed, monkeypatch):
+    """Weights that autocast has cast already, or not yet, are cast alike both times."""
+    encoder = Encoder(5, (6, 6), embed_dim=16, depth=2, n_heads=2, mlp_ratio=2.0)
+    patches = draw(4, 36, 5)
+
+    def gradients():
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = encoder(patches).square().mean()
+        loss.backward()
+        return [weight.grad.clone() for weight in encoder.parameters()]
+
+    expected = gradients()
+    monkeypatch.setattr(vit, "_MOST_KEPT_ON_CPU", 8)
+    monkeypatch.setattr(vit, "_CPU_TOKENS", 36)
+    for found, wanted in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0.05, atol=1e-3)
+
+
 def test_attention_needs_no_memory_for_pairs_of_tokens(torch_seed):
     """Of 6,000 tokens the pairs alone would take 144 MB for each head."""
     tracked = []
