@@ -85,6 +85,7 @@ import numpy as np
 import torch
 torch.set_num_threads(2)
 from skatr_sk import SKATRTransformer, open_lightcones
+from skatr_sk.summaries import JEPA
 
 X = open_lightcones(sys.argv[1]).data
 transformer = SKATRTransformer(max_epochs=1, device="cpu", random_state=0, **eval(sys.argv[2]))
