@@ -30,6 +30,7 @@ except ImportError:  # Windows
 __all__ = [
     "NO_ROOM",
     "CutShort",
+    "Stamp",
     "check_regular",
     "check_room",
     "check_writable",
@@ -38,6 +39,7 @@ __all__ = [
     "remove_leftovers",
     "room_error",
     "said_of",
+    "stamp_of",
     "write_whole",
 ]
 
@@ -54,6 +56,17 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # Temporary folders: of which computer, and a random name that nobody can have foreseen.
 _TEMPORARY = re.compile(r"\.skatr_sk-([0-9a-f]{8})-[0-9a-f]{16}")
 _ABANDONED = 24 * 3600.0  # seconds without a change, where no lock tells
+
+
+# Size, time of the last change in nanoseconds, and inode: a file that keeps these is the same, as
+# far as it can be told. Then the time when anything of the inode changed, its name or its mode too:
+# a file that was written anew within a second may keep the others, but not this one.
+Stamp = tuple[int, int, int, int]
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Stamp of a file in this state."""
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:

@@ -24,7 +24,7 @@ _MEND = "train on a wider range, or ask novelty(X) whether such light cones were
 
 def share_at_ends(unit: Floats) -> Floats:
     """Share of targets (n, n_parameters), scaled to [0, 1], that are at an end or beyond."""
-    return np.asarray((np.maximum(-unit, unit - 1) >= -_AT_AN_END).mean(axis=0))
+    return np.asarray((_beyond(unit) >= -_AT_AN_END).mean(axis=0))
 
 
 def warn_beyond(
@@ -35,7 +35,7 @@ def warn_beyond(
     `what` is the range that was scaled so; a column of NaN has none. `at_ends` is the share of the
     training targets that were at an end: where it was large, only what is far beyond counts.
     """
-    beyond = np.nan_to_num(np.maximum(-unit, unit - 1), nan=-np.inf, posinf=np.inf)
+    beyond = np.nan_to_num(_beyond(unit), nan=-np.inf, posinf=np.inf)
     usual = False if at_ends is None else at_ends > _USUAL
     outside = beyond >= np.where(usual, _FAR, -_AT_AN_END)
     farthest = beyond.max(initial=-np.inf)
@@ -69,6 +69,11 @@ def warn_at_the_edges(owner: str, piled: NDArray[np.bool_], names: Sequence[str]
             f"edge; these extrapolate: {_MEND}.",
             ExtrapolationWarning,
         )
+
+
+def _beyond(unit: Floats) -> Floats:
+    """How far beyond [0, 1]; negative inside."""
+    return np.maximum(-unit, unit - 1)
 
 
 def _many(rows: NDArray[np.bool_]) -> bool:

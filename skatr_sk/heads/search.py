@@ -174,16 +174,15 @@ class HeadSearchCV(GridSearchCV):
         ]
         prepared, begun = Prepared(folds), list[_Begun]()
         candidates, begin = list(ParameterGrid(self.param_grid)), time.perf_counter()
-        for parameters in candidates:
-            found = [] if self._why_not(params) else list(self._begin(parameters, folds))
-            counts.append(len(found))
-            begun += found
         if why := self._why_not(params):
             _LOGGER.info("HeadSearchCV fits one by one: %s.", why)
-        trained = train_those_together([one for each in begun for one in each.planned])
-        places = iter(range(sum(len(each.planned) for each in begun)))
+        for parameters in candidates:
+            found = [] if why else list(self._begin(parameters, folds))
+            counts.append(len(found))
+            begun += found
+        trained = iter(train_those_together([one for each in begun for one in each.planned]))
         for each in begun:
-            of_each = [trained.get(next(places)) for _ in each.planned]
+            of_each = [next(trained) for _ in each.planned]
             if None in of_each:  # GridSearchCV fits and scores it
                 each.steps.close()
                 continue

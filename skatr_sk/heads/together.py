@@ -96,14 +96,14 @@ class Planned:
 
 def train_all(planned: Sequence[Planned]) -> list[Trained]:
     """Train networks, together where that is possible, and return them in their order."""
-    trained = train_those_together(planned)
-    return [trained.get(number) or one.alone() for number, one in enumerate(planned)]
+    found = zip(planned, train_those_together(planned), strict=True)
+    return [trained or one.alone() for one, trained in found]
 
 
-def train_those_together(planned: Sequence[Planned]) -> dict[int, Trained]:
-    """Train the networks that can be trained with others, and return them by their places.
+def train_those_together(planned: Sequence[Planned]) -> list[Trained | None]:
+    """Train the networks that can be trained with others; None stands for the others.
 
-    Those with numbers that are not finite are left out too.
+    Those with numbers that are not finite are among them.
     """
     trained: dict[int, Trained] = {}
     groups: dict[Any, list[_Member]] = {}
@@ -125,7 +125,7 @@ def train_those_together(planned: Sequence[Planned]) -> dict[int, Trained]:
             if len(found) < len(some):
                 _LOGGER.info("%d networks diverged.", len(some) - len(found))
             trained |= found
-    return trained
+    return [trained.get(number) for number in range(len(planned))]
 
 
 def _parts(members: list[_Member]) -> Iterator[list[_Member]]:

@@ -27,9 +27,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from skatr_sk._files import Stamp, stamp_of
 from skatr_sk.fields import Recall, digest, digest_rows
 from skatr_sk.lightcones.guarded import write_hdf5
-from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source, Stamp, stamp_of
+from skatr_sk.lightcones.sources import BRIGHTNESS, FileRows, Source
 
 __all__ = ["CHANGED", "INDEX", "RowDigests", "create_index", "find_index", "pack", "seal"]
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from skatr_sk._files import Stamp, stamp_of
 from skatr_sk.lightcones.npy import fill, find_members, member, open_archive, read_array
 from skatr_sk.lightcones.repair import find_bad, repair
 
@@ -28,18 +29,11 @@ __all__ = [
     "NpySource",
     "NpzSource",
     "Source",
-    "Stamp",
     "close_files",
     "explain",
     "float_type",
     "raise_if_out_of_handles",
-    "stamp_of",
 ]
-
-# Size, time of the last change in nanoseconds, and inode: a file that keeps these is the same, as
-# far as it can be told. Then the time when anything of the inode changed, its name or its mode too:
-# a file that was written anew within a second may keep the others, but not this one.
-Stamp = tuple[int, int, int, int]
 
 BRIGHTNESS = "brightness_temp"  # the dataset in files of this package and of 21cmFAST
 _PART_BYTES = 2**26  # read at a time in a pass over many rows
@@ -127,11 +121,6 @@ def close_files() -> None:
     >>> close_files()
     """
     OPEN_FILES.close()
-
-
-def stamp_of(found: os.stat_result) -> Stamp:
-    """Stamp of a file in this state."""
-    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
 
 
 def explain(error: Exception) -> str:

@@ -220,11 +220,11 @@ class _Ellipsoid(NamedTuple):
     def learn(cls, rows: _Floats) -> Self:
         mean, scale = rows.mean(axis=0), rows.std(axis=0)
         varies = scale > 1e-6 * np.abs(rows).max(axis=0)
-        # What never varied and does so now was not seen.
-        others = np.sqrt(_RIDGE) * np.median(scale[varies]) if varies.any() else 0.0
-        scale = np.where(varies, scale, np.maximum(others, 1e-3 * np.abs(mean) * varies.any()))
-        inverse_scale = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-        inverse_scale = np.where(varies, 1, -1) * inverse_scale
+        inverse_scale = np.zeros_like(scale)
+        if varies.any():  # what never varied and does so now was not seen
+            others = np.sqrt(_RIDGE) * np.median(scale[varies])
+            inverse_scale = -1 / np.maximum(others, 1e-3 * np.abs(mean))
+            inverse_scale[varies] = 1 / scale[varies]
         centred = (rows - mean) * inverse_scale
         n_axes = min(_MOST_AXES, len(rows) // _ROWS_AN_AXIS, rows.shape[1])
         # Of the two Gram matrices the smaller one.

@@ -29,6 +29,7 @@ from skatr_sk._checks import (
     nearest_divisors,
     spell,
 )
+from skatr_sk._files import stamp_of
 from skatr_sk._tensors import (
     HISTORY,
     MOST_LAYERS,
@@ -454,10 +455,9 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
             f"file at {os.fspath(path)!r}."
         )
     found = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
-    stamp = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    settled = time.time_ns() - max(stamp[-2:]) > _SETTLED
+    settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED
     read = _read_once if settled else _read_once.__wrapped__
-    return copy.deepcopy(read(os.fspath(path), stamp))
+    return copy.deepcopy(read(os.fspath(path), (found.st_dev, *stamp_of(found))))
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from skatr_sk.training.trainer import Trainer, UncompiledAdamW
 __all__ = ["AdamW", "LeanTrainer"]
 
 _Moments = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
-_FEW = 8  # weights, as many as three hidden layers have
 _OF_BATCHES = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -102,18 +100,9 @@ class LeanTrainer(Trainer):
         )
         self.weights_ = [weight for _, weight in self.get_all_learnable_params()]
         self.schedules_ = [one for _, one in self.callbacks_ if isinstance(one, Schedule)]
+        whole = resolve_precision(self.precision, torch.device(self.device)) == "float32"
+        self.by_hand_ = getattr(self.module_, "differentiate", None) if whole else None
         return self
-
-    @property
-    def steps_done(self) -> int:
-        """Steps up to the current one; from the history, so that a resumed run goes on."""
-        return (len(self.history) - 1) * self.n_batches_ + len(self._batches)
-
-    @property
-    def _batches(self) -> list[dict[str, Any]]:
-        """What the history has of the batches of this epoch."""
-        found: list[dict[str, Any]] = list.__getitem__(self.history, -1)["batches"]
-        return found
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
@@ -138,20 +127,9 @@ class LeanTrainer(Trainer):
 
     def _step(self, batch: Any) -> Tensor:
         loss: Tensor = self.train_step_single(batch)["loss"]
-        if self._is_sound(loss) or self.guard.admits(self, loss):
+        if self.guard.admits(self, loss):
             self.optimizer_.move()
         return loss
-
-    def _is_sound(self, loss: Tensor) -> bool:
-        """Whether a step is finite for sure, of few weights: sooner said than by the guard."""
-        gradients = [weight.grad for weight in self.weights_ if weight.grad is not None]
-        if len(gradients) > _FEW:
-            return False
-        flat = (gradient.flatten() for gradient in gradients)
-        sound = math.isfinite(loss.item() + sum(float(each.dot(each)) for each in flat))
-        if sound:
-            self.guard.in_a_row_ = 0
-        return sound
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute loss and gradients."""
@@ -159,15 +137,11 @@ class LeanTrainer(Trainer):
         if not module.training:
             self._set_training(True)
         inputs, y = batch
-        by_hand = getattr(module, "differentiate", None)
-        if (
-            by_hand is not None
-            and resolve_precision(self.precision, torch.device(self.device)) == "float32"
-        ):
+        if self.by_hand_ is not None:
             rows, *weights = inputs if isinstance(inputs, tuple) else (inputs,)
             device = self.device
             moved = (one.to(device, non_blocking=True) for one in (rows, y, *weights))
-            found = by_hand(self.criterion_, *moved)
+            found = self.by_hand_(self.criterion_, *moved)
             if found is not None:
                 return {"loss": found[0], "y_pred": found[1]}
         for weight in self.weights_:

@@ -138,7 +138,13 @@ class Trainer(NeuralNet):
     @property
     def steps_done(self) -> int:
         """Steps up to the current one; from the history, so that a resumed run goes on."""
-        return (len(self.history) - 1) * self.n_batches_ + len(self.history[-1, "batches"])
+        return (len(self.history) - 1) * self.n_batches_ + len(self._batches)
+
+    @property
+    def _batches(self) -> list[dict[str, Any]]:
+        """What the history has of the batches of this epoch; past its own index, which is slow."""
+        found: list[dict[str, Any]] = list.__getitem__(self.history, -1)["batches"]
+        return found
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
         """Run the module on a batch, prepared, at the precision of the run."""
@@ -169,7 +175,7 @@ class Trainer(NeuralNet):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Leave steps that were skipped out of the epoch's mean, before that is taken."""
-        self.guard.leave_out(self.history.to_list()[-1]["batches"])
+        self.guard.leave_out(self._batches)
         super().on_epoch_end(net, **kwargs)
 
     def get_default_callbacks(self) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skatr_sk._files import stamp_of
 from skatr_sk.fields import misplaced_axis
 from skatr_sk.lightcones.formats.metadata import (
     Fault,
@@ -34,7 +35,7 @@ from skatr_sk.lightcones.npy import (
     read_array,
     read_header,
 )
-from skatr_sk.lightcones.sources import NpySource, NpzSource, Source, stamp_of
+from skatr_sk.lightcones.sources import NpySource, NpzSource, Source
 
 __all__ = ["look_into_npy", "look_into_npz"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from h5py import h5a
 
 from skatr_sk._checks import listed
+from skatr_sk._files import stamp_of
 from skatr_sk.lightcones.digests import find_index
 from skatr_sk.lightcones.formats.hdf5 import attribute, datasets, find, said_of_cells
 from skatr_sk.lightcones.formats.metadata import (
@@ -21,7 +22,7 @@ from skatr_sk.lightcones.formats.metadata import (
     take_unit,
 )
 from skatr_sk.lightcones.formats.tables import find_cells, is_one_cone, take_what_lies_beside
-from skatr_sk.lightcones.sources import Hdf5Source, stamp_of
+from skatr_sk.lightcones.sources import Hdf5Source
 from skatr_sk.parameters import PARAMETER_NAMES
 
 __all__ = ["look_into_stack"]

@@ -18,6 +18,7 @@ import numpy as np
 from h5py import h5g
 
 from skatr_sk._checks import listed
+from skatr_sk._files import stamp_of
 from skatr_sk.lightcones.formats.hdf5 import Stored, attribute, find, said_of_cells, scalars
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
@@ -29,7 +30,7 @@ from skatr_sk.lightcones.formats.metadata import (
     take_unit,
 )
 from skatr_sk.lightcones.formats.tables import sight_comes_first
-from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source, stamp_of
+from skatr_sk.lightcones.sources import BRIGHTNESS, Hdf5Source
 from skatr_sk.parameters import PARAMETER_UNITS, PARAMETERS
 from skatr_sk.simulator.cosmology import HUBBLE, OMEGA_M, comoving_distances, redshifts_at
 
