@@ -9,13 +9,13 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from skatr_sk.summaries.vit import Encoder
+from tests.benchmarks.table import seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 GRIDS = {2500: (10, 10, 25), 5000: (10, 20, 25), 10_000: (20, 20, 25)}
@@ -40,42 +40,39 @@ def one_pass(n_tokens, gradient):
 
 
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "with gradient"])
-def test_time(gradient, capsys, torch_seed):
+def test_time(gradient, request, table, torch_seed):
     """At most four times as long for twice the tokens."""
     passes = {n: one_pass(n, gradient) for n in GRIDS}
     times = {n: [] for n in GRIDS}
     for turn in range(4):
         for n, run in passes.items():
-            start = time.perf_counter()
-            run()
+            took = seconds(run)
             if turn:
-                times[n].append(time.perf_counter() - start)
-    seconds = {n: statistics.median(each) for n, each in times.items()}
+                times[n].append(took)
     ratios = [
         statistics.median(b / a for a, b in zip(times[n], times[2 * n], strict=True))
         for n in (2500, 5000)
     ]
-    with capsys.disabled():
-        said = ", ".join(f"{n} tokens {t:.2f} s" for n, t in seconds.items())
-        print(f"\n{said}: times {ratios[0]:.2f} and {ratios[1]:.2f} for twice as many (limit 4.2)")
+    what = f"encoder at 10,000 tokens, {request.node.callspec.id}"
+    one, two = (statistics.median(times[n]) for n in (5000, 10_000))
+    table.add(what, two, one, against="at 5,000", limit=4.2, check=False)
     assert max(ratios) < 4.2
 
 
-# The peak of the process since it began: ru_maxrss has that of the parent in it.
 PEAK = """
-import re, sys
-from pathlib import Path
+import sys
 import torch
 torch.set_num_threads(2)
 from tests.benchmarks.test_attention import one_pass
+from tests.memory import memory
 one_pass(int(sys.argv[1]), sys.argv[2] == "True")()
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e3)
+print(memory("VmHWM") / 1e6)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the peak")
 @pytest.mark.parametrize("gradient", [False, True], ids=["forward", "with gradient"])
-def test_memory(gradient, capsys):
+def test_memory(gradient, request, table):
     """The memory that 5,000 tokens more take is at most 2.2 times that of 2,500 more."""
     command = [sys.executable, "-c", PEAK]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -84,9 +81,7 @@ def test_memory(gradient, capsys):
         for n in GRIDS
     ]
     rises = peaks[1] - peaks[0], peaks[2] - peaks[1]
-    with capsys.disabled():
-        said = ", ".join(f"{n} tokens {peak:.0f} MB" for n, peak in zip(GRIDS, peaks, strict=True))
-        print(
-            f"\n{said}: the last rise over the first {rises[1] / max(rises[0], 1):.2f} (linear: 2)"
-        )
+    what = f"memory that the last 5,000 of 10,000 tokens add, {request.node.callspec.id}"
+    first = max(rises[0], 20)
+    table.add(what, rises[1], first, against="the 2,500 before", unit="MB", limit=2.2, check=False)
     assert rises[1] < 2.2 * max(rises[0], 20)

@@ -80,18 +80,19 @@ def test_training_from_files(tmp_path, table, compression):
 
 
 MEASURE = """
-import resource, sys
+import sys
 import numpy as np
 import torch
 torch.set_num_threads(2)
 from skatr_sk import SKATRTransformer, open_lightcones
 from skatr_sk.summaries import JEPA
+from tests.memory import memory
 
 X = open_lightcones(sys.argv[1]).data
 transformer = SKATRTransformer(max_epochs=1, device="cpu", random_state=0, **eval(sys.argv[2]))
 summaries = transformer.fit(X).transform(X)
 assert summaries.shape[0] == len(X) and np.isfinite(summaries).all()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(memory("VmHWM") / 1e9)
 """
 # The default network takes its memory for the activations of a step, and 0.1 s for a cone, so that
 # its files are smaller; those of many GB show with a small one. Its steps draw masks of different
@@ -143,7 +144,7 @@ def test_memory_does_not_grow_with_the_file(network, tmp_path, table):
         )
         path.unlink()
         assert done.returncode == 0, done.stderr
-        peaks.append(1.0737 * float(done.stdout))  # of GiB
+        peaks.append(float(done.stdout))
     small, large = (f"{n} GB" for n in sizes)
     what = f"peak memory, an epoch and summaries, {network} network"
     rows = table.add(f"{what}, file of {large}", peaks[1], unit="GB", limit=1.5, check=False)

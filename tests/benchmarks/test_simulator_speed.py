@@ -7,6 +7,7 @@ ones were made. It is not run again here, and so is no reference.
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from skatr_sk import SimulatedLightcones
 from tests.benchmarks.table import seconds
 
+ROOT = Path(__file__).resolve().parents[2]
 N_CONES = 12
 
 
@@ -29,26 +31,27 @@ def test_light_cone_on_one_core(table):
 
 
 _PEAK = """
-import resource, sys
+import sys
 import torch
 from skatr_sk import SimulatedLightcones
+from tests.memory import memory
 torch.set_num_threads(1)
 cones = SimulatedLightcones(100_000, random_state=0)
 for i in range(int(sys.argv[1])):
     cones[i]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(memory("VmHWM"))
 """
 
 
 def test_memory_does_not_grow_with_what_is_read(table):
     peaks = [
-        int(subprocess.check_output([sys.executable, "-c", _PEAK, str(n)], text=True))
+        int(subprocess.check_output([sys.executable, "-c", _PEAK, str(n)], cwd=ROOT, text=True))
         for n in (2, 20)
     ]
     table.add(
         "peak memory after 20 simulated light cones",
-        peaks[1] / 1e6,
-        peaks[0] / 1e6,
+        peaks[1] / 1e9,
+        peaks[0] / 1e9,
         against="after 2",
         unit="GB",
         limit=1.1,

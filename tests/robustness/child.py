@@ -19,6 +19,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from tests.memory import memory
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CPU_SECONDS, MEGABYTES = 2, 400
@@ -50,18 +52,10 @@ class Server:
         self.process.wait()
 
 
-def _memory(name):
-    """A line of /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    return 0
-
-
 def _limit():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    most = _memory("VmData") + MEGABYTES * 2**20
+    most = memory("VmData") + MEGABYTES * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     signal.alarm(WALL_SECONDS)
 
@@ -81,9 +75,9 @@ def _in_a_fork(load, path):
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        before = _memory("VmRSS")
+        before = memory("VmRSS")
         answer = _answer(load, path)
-        answer["megabytes"] = (_memory("VmHWM") - before) / 2**20
+        answer["megabytes"] = (memory("VmHWM") - before) / 2**20
         with os.fdopen(writing, "w") as stream:
             json.dump(answer, stream)
         os._exit(0)
