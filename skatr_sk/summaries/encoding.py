@@ -33,7 +33,7 @@ MEMORY = "memory"  # a cache that is no folder
 # activations of a block stay in its caches.
 _CPU_TOKENS = 8192
 _GPU_TOKENS = 262_144
-_NUMERICS = 1  # to be raised when the same weights begin to give other summaries
+_NUMERICS = 2  # to be raised when the same weights begin to give other summaries
 _BATCHES_READ = 4  # batches of a file that are claimed at a time, so that reading can run ahead
 
 
@@ -81,7 +81,7 @@ def summarise(
         folder = None if cache == MEMORY else cache
         keys = fields.digests(recall=None if folder is None else recall_in(folder))
         width = pooled_dim(architecture.embed_dim, frozen.pooling)
-        batch_size = _fields_at_a_time(architecture.n_tokens, device)
+        batch_size = _fields_at_a_time(n, architecture.n_tokens, device)
         summaries = compute_once(
             keys,
             compute,
@@ -121,8 +121,10 @@ def _space(frozen: FrozenEncoder, device: torch.device, autocast: Any) -> bytes:
     return digest_once(b"".join(content))
 
 
-def _fields_at_a_time(n_tokens: int, device: torch.device) -> int:
-    return max(1, (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS) // n_tokens)
+def _fields_at_a_time(n: int, n_tokens: int, device: torch.device) -> int:
+    """Size of equal batches of `n` fields: a few left for the last one would waste its products."""
+    most = (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS) / n_tokens
+    return max(1, math.ceil(n / max(1, round(n / most)))) if most > 1 else 1
 
 
 @torch.inference_mode()
@@ -152,10 +154,10 @@ def encode(
     """
     grid_shape = [n // p for n, p in zip(fields.shape[1:], patch_size, strict=True)]
     n_tokens, n_slices = math.prod(grid_shape), count_slices(grid_shape)
-    batch_size = batch_size or _fields_at_a_time(n_tokens, device)
+    dataset = FieldDataset(fields, rows=rows)
+    batch_size = batch_size or _fields_at_a_time(len(dataset), n_tokens, device)
     parts: list[torch.Tensor] = []
     with autocast:
-        dataset = FieldDataset(fields, rows=rows)
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             if look and not (parts or fields.in_memory):
                 warn_implausible(ArrayFields(batch.numpy()), only_a_look=True)

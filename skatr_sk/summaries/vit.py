@@ -31,6 +31,7 @@ __all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "pa
 # of a step are not kept for its gradient but computed anew. The published sizes have 2303 patches
 # at low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
+_MOST_SCORES = 12_000_000  # of all queries and keys of a batch that are kept for the gradient
 _WIDE_ENOUGH = 65_536  # numbers of a head: its gradient in bfloat16 is the faster one from here on
 _MOST_KEPT_ON_CPU = 2_000_000
 _CPU_TOKENS = 8192  # that a CPU computes anew at a time
@@ -135,15 +136,29 @@ class _WholeGradient(torch.autograd.Function):
         return tuple(each.to(gradient.dtype) for each in backward(*whole, log_sums, 0.0, False))
 
 
+def _kept_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention that keeps its softmax for the gradient."""
+    with torch.autocast(q.device.type, enabled=False):  # it would take the softmax in float32
+        queries, keys, values = (each.reshape(-1, *each.shape[2:]) for each in (q, k, v))
+        scale = q.shape[-1] ** -0.5
+        scores = torch.baddbmm(q.new_zeros(()), queries, keys.mT, beta=0, alpha=scale)
+        return torch.bmm(scores.softmax(-1), values).view(q.shape)
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of queries to keys and values, all (n, n_heads, n_tokens, head_dim).
 
-    On a processor the gradient of few or narrow tokens is faster in float32: the kernel multiplies
-    them in blocks that are too small to gain from bfloat16 what rounding them costs.
+    On a processor the gradient of flash attention is slow in bfloat16: its kernel multiplies few or
+    narrow tokens in blocks that are too small to gain from it what rounding them costs. Where the
+    softmax is small it is kept instead, which takes two thirds of the time, and else the gradient
+    of few or narrow tokens is computed in float32.
     """
-    lowered = q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled()
-    if lowered and q.shape[-2] * q.shape[-1] < _WIDE_ENOUGH:
-        return _WholeGradient.apply(q, k, v)  # type: ignore[no-any-return]
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+        n_tokens, width = q.shape[-2:]
+        if q.shape[:-1].numel() * n_tokens <= _MOST_SCORES:
+            return _kept_scores(q, k, v)
+        if n_tokens * width < _WIDE_ENOUGH:
+            return _WholeGradient.apply(q, k, v)  # type: ignore[no-any-return]
     return functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -201,10 +216,16 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     gradient, and the rest computed anew, some fields at a time: selective gradient checkpointing
     (Chen et al., arXiv:1604.06174; Korthikanti et al., arXiv:2205.05198, section 5). The numbers
     are the same within rounding.
+
+    Where products are in bfloat16 the tokens between the blocks are too: else a third of the time
+    goes into casting them to and fro.
     """
+    kind = tokens.device.type
+    if torch.is_autocast_enabled(kind):
+        tokens = tokens.to(torch.get_autocast_dtype(kind))
     if not (torch.is_grad_enabled() and tokens.requires_grad):
         return blocks(tokens)
-    on_cpu = tokens.device.type == "cpu"
+    on_cpu = kind == "cpu"
     if n_patches <= _MOST_KEPT and not (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU):
         return blocks(tokens)
     rows = max(1, _CPU_TOKENS // tokens.shape[1]) if on_cpu else len(tokens)
@@ -278,7 +299,7 @@ class Encoder(nn.Module):
 
         embeddings = [_kept_small(embedded, part, len(parts) > 1) for part in parts]
         tokens = embeddings[0] if len(parts) == 1 else torch.cat(embeddings, dim=1)
-        return self.norm(through(self.blocks, tokens + code, patches.shape[1]))
+        return self.norm(through(self.blocks, tokens + code, patches.shape[1]).float())
 
 
 class Predictor(nn.Module):
