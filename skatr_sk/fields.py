@@ -448,13 +448,14 @@ def warn_implausible(fields: Fields, *, only_a_look: bool = False) -> None:
     all_of_them = fields.in_memory and not only_a_look
     n = fields.shape[0] if all_of_them else min(fields.shape[0], _LOOKED_AT)
     flat = fields.read(slice(0, n)).reshape(n, -1)
-    constant = np.flatnonzero(flat.max(axis=1) == flat.min(axis=1))
+    lowest, highest = flat.min(axis=1), flat.max(axis=1)
+    constant = np.flatnonzero(lowest == highest)
     if constant.size:
         warn(
             f"X has {constant.size} of {n} constant fields (first rows: {listed(constant)}); there "
             "is nothing to learn from them. Check how they were made or read."
         )
-    largest = float(np.abs(flat).max())
+    largest = max(-float(lowest.min()), float(highest.max()))
     if largest > BEYOND_PHYSICS:
         beyond = np.abs(flat) > BEYOND_PHYSICS
         rows = np.flatnonzero(beyond.any(axis=1))

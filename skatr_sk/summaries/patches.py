@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,13 +38,14 @@ def scaled_patches(
     mean = None
     if scaling is not None and scaling.subtract_mean:  # over the whole sky, before it is cut
         mean = fields.mean(dim=(1, 2), keepdim=True, dtype=torch.float32)
-    elementwise = Tensor.float if scaling is None else replace(scaling, subtract_mean=False)
 
     def patches_of(slab: Tensor) -> Tensor:
         slab = slab if mean is None else slab.float() - mean
         if voxels is None:
-            return patchify(elementwise(slab), patch_size)
-        return patchify(elementwise(_averaged(slab, patch_size, voxels)), voxels)
+            patches = patchify(slab, patch_size).float()
+        else:
+            patches = patchify(_averaged(slab, patch_size, voxels), voxels)
+        return patches if scaling is None else scaling.scale_(patches)
 
     n_cells, side = math.prod(fields.shape[1:]), patch_size[0]
     if n_cells <= _SLAB_CELLS:

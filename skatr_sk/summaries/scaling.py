@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skatr_sk.fields import BEYOND_PHYSICS, ArrayFields, Fields, as_fields
@@ -57,14 +58,17 @@ class BrightnessScaling:
 
     def __call__(self, fields: Tensor) -> Tensor:
         """Scale fields (n, *field_shape) in mK to float32."""
-        fields = fields.float()
+        fields = fields.to(torch.float32, copy=True)
         if self.subtract_mean:
-            fields = fields - fields.mean(dim=(1, 2), keepdim=True)
+            fields -= fields.mean(dim=(1, 2), keepdim=True)
+        return self.scale_(fields)
+
+    def scale_(self, values: Tensor) -> Tensor:
+        """Scale values in mK, of float32 and any shape, in their place; no mean is subtracted."""
         if self.softening is not None:
-            magnitude = fields.abs().div_(self.softening)
-            scaled = magnitude.log1p_().mul_(fields.sign())  # ONNX has no copysign
-            return scaled.sub_(self.offset).div_(self.scale)
-        return (fields - self.offset).div_(self.scale)
+            sign = values.sign()  # ONNX has no copysign
+            values.abs_().div_(self.softening).log1p_().mul_(sign)
+        return values.sub_(self.offset).div_(self.scale)
 
     @classmethod
     def from_range(

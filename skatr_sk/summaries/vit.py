@@ -39,7 +39,7 @@ _VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, t
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
-    """Cut fields (n, *field_shape) into patches (n, n_patches, n_voxels).
+    """Cut fields (n, *field_shape) into patches (n, n_patches, n_voxels), which are a copy.
 
     Each patch size divides its axis. Patches are in C order of the patch grid, and so are the
     voxels of a patch.
@@ -48,7 +48,8 @@ def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
     axes = range(1, 1 + len(split))
     n = fields.shape[0]  # len would fix it in an exported program
     cut = fields.reshape(n, *split).permute(0, *axes[::2], *axes[1::2])
-    return cut.reshape(n, -1, math.prod(patch_size))
+    cut = cut.clone(memory_format=torch.contiguous_format)
+    return cut.view(n, -1, math.prod(patch_size))
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
