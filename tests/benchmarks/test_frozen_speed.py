@@ -45,7 +45,7 @@ def test_head_beside_scratch(table):
     seconds_pass = statistics.median(passes)
 
     sizes = dataclasses.asdict(frozen.architecture_) | dict(pooling=frozen.pooling_)
-    del sizes["field_shape"], sizes["voxels"]
+    del sizes["field_shape"], sizes["voxels"], sizes["positions"]
     scratch = LightconeRegressor(
         backbone=SKATRTransformer(**sizes),
         batch_size=16,
