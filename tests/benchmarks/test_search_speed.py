@@ -67,14 +67,14 @@ def test_search(kept, cache, tmp_path, table):
     ids=["14x14x90", "28x28x470"],
 )
 def test_hashing(field_shape, make, n, table):
-    """The key of a light cone costs at most 2 % of its summary."""
+    """The key of a light cone costs at most 5 % of its summary, which is all that a search adds."""
     X = np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
     skatr = make(max_epochs=0, cache=None, device="cpu", random_state=0).fit(X[:2])
     table.compare(
         f"key of a light cone of {' x '.join(map(str, field_shape))} cells",
         lambda: seconds(digest_rows, X) / n,
         {"its summary": lambda: seconds(skatr.transform, X) / n},
-        limit=0.02,
+        limit=0.05,
         pairs=7,
     )
 
