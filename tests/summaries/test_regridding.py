@@ -236,6 +236,22 @@ def test_a_wrong_grid_is_refused_though_its_shape_fits(weights, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("n", "mend"), [(12, r"X\[..., :9\] cuts them"), (7, r"adapted_to\(\(4, 4, 7\)\) of a")]
+)
+def test_arrays_of_the_same_cells_and_another_depth_are_not_stretched(weights, n, mend):
+    X = np.ones((2, 4, 4, n), np.float32) * np.arange(n, dtype=np.float32)
+    both = rf"\(4, 4, 9\) \(cells of 20 x 20 x 50 Mpc.*found \(4, 4, {n}\): cells are as wide"
+    for refuse in (
+        loaded(weights, on_new_grid="resample").fit,
+        loaded(weights, on_new_grid="resample").fit(COARSE).transform,
+    ):
+        with pytest.raises(
+            ValueError, match=rf"{both}.*{mend}.*LightconeResampler\(shape=\(4, 4, 9"
+        ):
+            refuse(X)
+
+
 def test_a_failed_fit_changes_nothing(weights, stored):
     transformer = loaded(weights).fit(ArrayFields(COARSE, COARSE_GRID))
     before = dict(vars(transformer))
