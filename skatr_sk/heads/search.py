@@ -157,7 +157,9 @@ class HeadSearchCV(GridSearchCV):
         return self
 
     def _check_names(self) -> None:
-        """Raise where a name in the grid is none of the estimator's parameters."""
+        """Raise where a name in the grid is none of a head's parameters."""
+        if not isinstance(self.estimator, SummaryHead):
+            return
         own = self.estimator.get_params(deep=False)
         names = {name for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
         wrong = []

@@ -324,31 +324,44 @@ class _Surface(NamedTuple):
         if not n:
             flat, line = np.zeros((0, 0)), np.zeros(0)
             return cls(around, flat, _Ellipsoid(line, line, flat, line))
-        terms, standard = _terms(around.strong(rows, n)), around.standard(rows)
+        strong = around.strong(rows, n)
+        terms = _terms(strong)
         penalty = np.diag([_PENALTY] * (terms.shape[1] - 1) + [0.0])
         solved = np.linalg.solve(terms.T @ terms + penalty, terms.T)
-        bend = solved @ standard
+        bend = solved @ around.standard(rows)
         # As the other rows say of each: in closed form.
         leverage = np.minimum(np.einsum("ij,ji->i", terms, solved), 0.9)
-        beside = (standard - terms @ bend) / (1 - leverage)[:, np.newaxis]
+        beside = around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        beside /= (1 - leverage)[:, np.newaxis]
         off: _Ellipsoid = _Ellipsoid.learn(beside)
         sizes = solved @ _log(off.distance(beside))
         return cls(around, np.column_stack([bend, sizes]), off)
 
     def distance(self, rows: np.ndarray) -> _Floats:
-        """Root mean square deviation of each row, in standard deviations of such rows."""
+        """Root mean square deviation of each row, off the surface and along it.
+
+        Off the surface in standard deviations of rows of the same place.
+        """
         if not len(self.bend):
             return self.around.distance(rows)
-        strong = self.around.strong(rows, _n_directions(len(self.bend) - 1))
-        said = _terms(strong) @ self.bend
-        beside = self.around.standard(rows) - said[:, :-1]
-        return self.off.distance(beside) / np.exp(said[:, -1])
+        bend, sizes = self.bend[:, :-1], self.bend[:, -1]
+        strong = self.around.strong(rows, _n_directions(len(bend) - 1))
+        terms = _terms(strong)
+        beside = self.around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        n_along, n_off = strong.shape[1], int((self.off.inverse_scale > 0).sum())
+        square = n_off * np.square(self.off.distance(beside) / np.exp(terms @ sizes))
+        return np.sqrt((square + np.square(strong).sum(axis=1)) / (n_along + n_off))
 
 
 def _terms(strong: _Floats) -> _Floats:
-    """What the surface is quadratic in, and 1; it is flat beyond what rows were seen."""
-    strong = np.clip(strong, -_INSIDE, _INSIDE)
-    return np.column_stack([strong, _products(strong), np.ones(len(strong))])
+    """What the surface is quadratic in, no farther than rows were seen, and 1."""
+    inside = np.clip(strong, -_INSIDE, _INSIDE)
+    return np.column_stack([inside, _products(inside), np.ones(len(strong))])
+
+
+def _straight_on(strong: _Floats, bend: _Floats) -> _Floats:
+    """How the surface goes on farther out: straight."""
+    return (strong - np.clip(strong, -_INSIDE, _INSIDE)) @ bend[: strong.shape[1]]
 
 
 def _learn_readout(

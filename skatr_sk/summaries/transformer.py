@@ -205,7 +205,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
         do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
         to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
-        deep enough, they are taken to span the same volume.
+        deep enough, they are taken to span the same volume. Arrays of as many cells on the sky as
+        the encoder is for, and another number of slices, are refused, unless these are cubes.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -887,10 +888,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def novelty(self, X: ArrayLike) -> Novelty:
         """Say how far fields lie from those of the training, and how rare that is.
 
-        The distance is that of Mahalanobis between the summary and those of the training [1]_.
+        The distance is that of Mahalanobis between the summary and those of the training [1]_. Of
+        400 or more it is counted from a quadratic surface that they lie near, in deviations of such
+        as are at the same place of it.
         Where the parameters of a hundred fields of the training were known (``fit(X, y)``), those
         that a ridge regression reads from the summary count too: what lies beyond their range is
-        new. Whatever `pooling` and `whiten`, the summaries are those of the training.
+        new. Whatever `pooling` and `whiten`, the summaries are those of the training; `transform`
+        compares them, too.
 
         How far unseen fields of the training kind lie is measured on those that validated, where
         these are fifty or more. Of fewer only the median is taken, where it is farther than that of
@@ -1044,6 +1048,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         ----------
         path : path
             Replaced whole or not at all; its folder must exist.
+
+        Warns
+        -----
+        UserWarning
+            When what :meth:`novelty` compares with was learned of another `pooling` or `whiten`, and
+            is left out.
         """
         check_is_fitted(self)
         self._check_parameters()  # or a file would be replaced by one that nobody can read

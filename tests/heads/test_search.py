@@ -201,13 +201,13 @@ def test_tables_are_trained_at_once_and_become_one_array(table, alone, monkeypat
             {"head__learning_rate": [1e-3], "head__n_members": [1]},
             r"param_grid: expected parameters of LightconeRegressor, found "
             r"\['head__learning_rate', 'head__n_members'\]; "
-            "without steps of a pipeline: 'learning_rate', 'n_members'",
+            "here it is 'learning_rate', 'n_members', for there are no steps",
         ),
         (
             [{"dropout": [0.0]}, {"learning_rat": [1]}],
             "'learning_rat'; did you mean 'learning_rate'",
         ),
-        ({"lightconeregressor__loss": ["l1"]}, "without steps of a pipeline: 'loss'"),
+        ({"lightconeregressor__loss": ["l1"]}, "here it is 'loss', for there are no steps"),
     ],
 )
 def test_names_that_are_no_parameters(grid, message):

@@ -140,7 +140,8 @@ def test_arrays_are_taken_for_cubes_and_it_is_said(weights, expected):
     assert len(said) == 1  # fit with weights learns nothing from them
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.warns(
-        AssumedGridWarning, match="depth is the same, for 30 cubes of 8 Mpc would not"
+        AssumedGridWarning,
+        match="depth is the same, 450 Mpc in slices of 15, for 30 cubes of 8 Mpc",
     ):
         found = transformer.transform(
             FINE[:, :, :, :30].repeat(5, axis=1).repeat(5, axis=2)[:, ::4, ::4]
