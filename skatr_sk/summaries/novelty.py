@@ -43,7 +43,7 @@ _MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
 _PRIOR_UNSEEN = 2  # of fewer: as if so many more had lain no farther than the others
-_FOLDS = 5
+_FOLDS, _PARTS = 5, 100
 _MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
 _RIDGE = 0.01  # of the variance of a feature: nothing is known better than that
@@ -190,15 +190,14 @@ class SeenSummaries:
                 labels = (labels - labels.mean(axis=0)) / _positive(labels.std(axis=0))
                 features = where.features(rows[full])
                 readout, read = _learn_readout(features, labels, turn[full])
-                turn = turn[full]
                 if are_many:
                     read = _read(where.features(unseen), readout)
-                    turn = _turns(len(unseen))
         ends = np.quantile(read, _ENDS, axis=0)
         beyond = np.empty(len(read))
-        for fold in range(_FOLDS):  # no row is judged by ends that it has set itself
-            of_others = np.quantile(read[turn != fold], _ENDS, axis=0)
-            beyond[turn == fold] = _excess(read[turn == fold], of_others)
+        turn = _turns(len(read), _PARTS)
+        for part in range(_PARTS):  # no row is judged by ends that it has set itself
+            of_others = np.quantile(read[turn != part], _ENDS, axis=0)
+            beyond[turn == part] = _excess(read[turn == part], of_others)
         tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
         parts = *where, *tails, known.bend, *known.off
         return cls(*(np.asarray(part, dtype=np.float32) for part in parts))
@@ -223,9 +222,9 @@ class SeenSummaries:
         return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _turns(n: int) -> NDArray[np.int64]:
+def _turns(n: int, n_folds: int = _FOLDS) -> NDArray[np.int64]:
     """Say in which fold each of `n` rows is left out."""
-    return np.random.default_rng(0).permutation(n) % _FOLDS
+    return np.random.default_rng(0).permutation(n) % n_folds
 
 
 def _moved(left_out: _Floats, unseen: _Floats) -> _Floats:

@@ -1052,8 +1052,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Warns
         -----
         UserWarning
-            When what :meth:`novelty` compares with was learned of another `pooling` or `whiten`, and
-            is left out.
+            When what :meth:`novelty` compares with was learned of another `pooling` or `whiten`,
+            and is left out.
         """
         check_is_fitted(self)
         self._check_parameters()  # or a file would be replaced by one that nobody can read

@@ -349,6 +349,13 @@ def test_bundled_weights_with_another_pooling():
     assert len(warned(lambda: skatr.transform(cones / 1000))) == 1
 
 
+@pytest.mark.parametrize("weights", BUNDLED)
+def test_a_single_reversed_light_cone(weights):
+    turned = load_lightcones().data[:30, ..., ::-1].astype(np.float32)
+    skatr = SKATRTransformer(weights=weights).fit(turned)
+    assert (skatr.novelty(turned).tail_probability < 1e-3).mean() > 0.6  # of each by itself
+
+
 def test_it_travels_with_the_weights(fitted, tmp_path):
     new, path = fields(seed=1), tmp_path / "skatr.safetensors"
     expected = fitted.novelty(new)
@@ -443,6 +450,8 @@ def test_what_bundled_weights_call_new(weights):
         rare = [-each.tail_probability for each in (expected, skatr.novelty(X))]
         area = roc_auc_score(np.repeat([0, 1], [len(usual), len(X)]), np.concatenate(rare))
         assert area > 0.95, f"{name}: {area}"
+        if name == "reversed":
+            assert (skatr.novelty(X).tail_probability < 1e-3).mean() > 0.7
         if name != "x-rays":  # just beyond the prior: most calls warn, not all
             assert len(warned(lambda X=X: skatr.transform(X))) == 1, name
     real = load_lightcones().data
