@@ -670,7 +670,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         self._check_parameters()
         options: Any = {"patch_size": patch_size, "cell_size": cell_size, "offset": offset}
-        frozen = adapted(self._frozen(), field_shape, grid=grid, **options)
+        frozen = adapted(self._as_trained(), field_shape, grid=grid, **options)
         other: Self = clone(self).set_params(
             weights=None,
             subtract_mean=frozen.scaling.subtract_mean,
@@ -775,16 +775,22 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self.seen_: SeenSummaries | None = frozen.seen
         _ = self.whitening_  # raises where it was asked for and is not there
 
-    def _frozen(self) -> FrozenEncoder:
-        """Return what was learned, with the pooling that counts now."""
+    def _as_trained(self) -> FrozenEncoder:
+        """Return what was learned, with the pooling that it was learned of."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
-        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
         known: dict[str, Any] = {  # an older file has none
-            "seen": self.seen_ if same else None,  # it is of other summaries otherwise
+            "seen": self.seen_,
             "grid": getattr(self, "grid_in_", None),
             "augmentation": getattr(self, "augmentation_", None),
         }
-        return FrozenEncoder(*learned, self.pooling_, self.whitening_, **known)
+        return FrozenEncoder(*learned, self._pooling_found, self._whitening_found, **known)
+
+    def _frozen(self) -> FrozenEncoder:
+        """Return what was learned, with the pooling that counts now."""
+        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
+        seen = self.seen_ if same else None  # it is of other summaries otherwise
+        asked: dict[str, Any] = {"pooling": self.pooling_, "whitening": self.whitening_}
+        return replace(self._as_trained(), **asked, seen=seen)
 
     @property
     def whitening_(self) -> Whitening | None:
@@ -985,7 +991,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _reference(self) -> FrozenEncoder:
         """Return what gives the summaries that `seen_` is of."""
-        return replace(self._frozen(), pooling=self._pooling_seen, whitening=self._whitening_found)
+        return replace(self._as_trained(), pooling=self._pooling_seen)
 
     if TYPE_CHECKING:  # scikit-learn's own has no types
 

@@ -349,6 +349,14 @@ def test_bundled_weights_with_another_pooling():
     assert len(warned(lambda: skatr.transform(cones / 1000))) == 1
 
 
+def test_adapted_with_another_pooling(fitted):
+    skatr = clone(fitted).fit(fields()).set_params(pooling="mean")
+    finer = skatr.adapted_to((12, 12, 16), cell_size=0.5)
+    new = fields(seed=1).repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
+    assert finer.transform(new).shape == (40, 8) and not warned(lambda: finer.transform(new))
+    assert len(warned(lambda: finer.transform(new / 1000))) == 1
+
+
 @pytest.mark.parametrize("weights", BUNDLED)
 def test_a_single_reversed_light_cone(weights):
     turned = load_lightcones().data[:30, ..., ::-1].astype(np.float32)
