@@ -290,7 +290,8 @@ def onto(
     What is larger is cut: the sky at its end, the line of sight at both. A ValueError says in
     what the fields do not reach as far. Where they do not know their grid, the sky is as wide as
     the wanted one, the nearest slice at the same redshift, and cells are cubes; where these would
-    not be deep enough, fields span the same volume.
+    not be deep enough, fields span the same volume. Where cells are as wide as the wanted ones and
+    no cubes, nothing says what other slices are: a ValueError does.
     """
     rank = len(shape)
     if len(field_shape) != rank:
@@ -328,16 +329,22 @@ def _along_sight(
     size, of = own.cell_size[-1], wanted.cell_size[-1]
     known = own.redshifts is not None and wanted.redshifts is not None
     edges = [edges_of(depths_of(g.redshifts)) for g in (own, wanted)] if known else []
-    if known and (of is None or (size is None and not own.is_even)):
+    width = wanted.cell_size[0]
+    as_wide = size is None and _same_size(cube, width)
+    # Of such cells the depth is likely to be the wanted one, too, but there are other slices.
+    unclear = as_wide and not (_same_size(of, width) and n >= n_wanted)
+    if known and (of is None or (size is None and (unclear or not own.is_even))):
         axis = Axis.between(*edges)
         if axis is None:
             raise ValueError("its slices do not reach as near, or as far")
         return axis, []
+    if unclear and n != n_wanted:
+        raise ValueError(f"cells are as wide, and nothing says where {n} slices lie")
     placed = known or (own.origin is not None and wanted.origin is not None)
     guessed = [] if placed else ["the nearest slice is at the same redshift"]
     mine = cube if size is None else size
-    if of is None or mine is None:
-        return Axis.even(n, n_wanted), [*guessed, "the depth is the same"]
+    if of is None or mine is None or unclear:
+        return Axis.even(n, n_wanted), [*guessed, _same_depth(n, n_wanted, of)]
     # Of the wanted near edge, in Mpc behind its own.
     offset = 0.0
     if own.differs_in_start(wanted):
@@ -355,8 +362,20 @@ def _along_sight(
         axis = Axis.of_sizes(n, mine, n_wanted, of)
     if axis is not None:
         cubes = [f"cells are cubes of {mine:.3g} Mpc"] if size is None else []
+        if cubes and n * mine > (n_wanted + 1) * of:
+            cubes = [f"{cubes[0]}, of which {n_wanted * of / mine:.0f} of {n} slices reach as far"]
         return axis, guessed + cubes
     if size is None and not offset:
         why = f"{n} cubes of {mine:.3g} Mpc would not be as deep"
-        return Axis.even(n, n_wanted), [*guessed, f"the depth is the same, for {why}"]
+        return Axis.even(n, n_wanted), [*guessed, f"{_same_depth(n, n_wanted, of)}, for {why}"]
     raise ValueError(f"it is {n * mine - offset:.5g} Mpc deep, not {n_wanted * of:.5g}")
+
+
+def _same_size(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) <= SAME_SIZE * other
+
+
+def _same_depth(n: int, n_wanted: int, of: float | None) -> str:
+    """Say that n cells are as deep as those that are wanted, and what that makes of one."""
+    each = "" if of is None else f", {n_wanted * of:.4g} Mpc in slices of {n_wanted * of / n:.3g}"
+    return f"the depth is the same{each}"

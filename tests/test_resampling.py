@@ -215,11 +215,38 @@ def test_bare_arrays_are_cubes_or_span_the_same_volume():
     assert guessed == [
         "the sky is as wide, 200 Mpc",
         "the nearest slice is at the same redshift",
-        "cells are cubes of 7.14 Mpc",
+        "cells are cubes of 7.14 Mpc, of which 450 of 470 slices reach as far",
     ]
     resampling, guessed = to_weights(None, (35, 35, 500))
     assert resampling.axes == (*[Axis.even(35, 14)] * 2, Axis.even(500, 90))
-    assert guessed[-1] == ("the depth is the same, for 500 cubes of 5.71 Mpc would not be as deep")
+    assert guessed[-1] == (
+        "the depth is the same, 3214 Mpc in slices of 6.43, for 500 cubes of 5.71 Mpc would not be "
+        "as deep"
+    )
+    deeper = to_weights(None, (28, 28, 600))[1]
+    assert deeper[-1] == "cells are cubes of 7.14 Mpc, of which 450 of 600 slices reach as far"
+
+
+@pytest.mark.parametrize("n", [80, 100, 470])
+def test_other_slices_of_cells_as_wide_are_not_stretched(n):
+    of_sky = Grid((2 * CELL, 2 * CELL, None))
+    for unknown in (None, of_sky):
+        with pytest.raises(ValueError, match=f"cells are as wide, and nothing says where {n} sli"):
+            to_weights(unknown, (14, 14, n))
+    # Redshifts do say it.
+    fine = tuple(redshifts_of(np.linspace(*depths_of([LOW[0], LOW[455]]), n)))
+    resampling, guessed = to_weights(Grid((None,) * 3, fine), (14, 14, n))
+    made = resampling.grid_of(Grid((2 * CELL, 2 * CELL, None), fine), (14, 14, n))
+    np.testing.assert_allclose(made.redshifts, WANTED.redshifts, rtol=1e-4)
+    assert guessed == ["the sky is as wide, 200 Mpc"]
+
+
+def test_cubes_as_wide_are_cubes_where_they_reach_as_far():
+    cubes = Grid((CELL,) * 3, LOW)
+    resampling, guessed = onto(None, (28, 28, 500), cubes, (28, 28, 470))
+    assert resampling.axes[2] == Axis(0, 470) and "470 of 500 slices" in guessed[-1]
+    with pytest.raises(ValueError, match="nothing says where 400 slices lie"):
+        onto(None, (28, 28, 400), cubes, (28, 28, 470))
 
 
 @pytest.mark.parametrize("wanted", [Grid((4.0, 4.0)), Grid((None, 4.0))])

@@ -46,6 +46,7 @@ from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.heads.together import Planned, Trained, train_all
 from skatr_sk.parameters import PARAMETERS
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
+from skatr_sk.summaries.pooling import pool
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
@@ -99,7 +100,7 @@ HEAD_DOCS = (
             network. With a backbone there are none.
         seen_ : SeenSummaries or None
             Where the summaries of ``fit`` lie, or the features of a backbone of the rows that train
-            and validate; of tokens their means. None of fewer than six.
+            and validate; of tokens their means and standard deviations. None of fewer than six.
         field_shape_in_ : tuple of int
             Shape of one row of `X`.
         n_features_in_ : int
@@ -158,8 +159,9 @@ class SummaryHead(BackboneHead):
     def _check_stored(self, problems: Problems) -> None:
         super()._check_stored(problems)
         if (seen := getattr(self, "seen_", None)) is not None:
-            if len(seen.mean) != self._n_summary:
-                problems.add("seen_", f"{self._n_summary} features", len(seen.mean))
+            n, of_tokens = self._n_summary, len(self._shape_seen) == 2
+            if len(seen.mean) != n and not (of_tokens and len(seen.mean) == 2 * n):
+                problems.add("seen_", f"{n} features", len(seen.mean))
         if self._is_whole:
             return
         problems.check(dict.fromkeys(("summary_mean_", "summary_scale_"), FLOATS), self)
@@ -263,10 +265,14 @@ class SummaryHead(BackboneHead):
         raise NotImplementedError
 
     @property
+    def _shape_seen(self) -> tuple[int, ...]:
+        """Shape of what the fitted head sees of a row."""
+        return features_shape(self, self._pooled_by) if self._is_whole else self.field_shape_in_
+
+    @property
     def _n_summary(self) -> int:
-        """Length of what the fitted head sees of a row."""
-        whole = self._is_whole
-        return int((features_shape(self, self._pooled_by) if whole else self.field_shape_in_)[-1])
+        """Length of it, or of one of its tokens."""
+        return int(self._shape_seen[-1])
 
     def _check_learned(self) -> None:
         """Raise where anything that was learned, also without the trainer, is not finite."""
@@ -376,13 +382,15 @@ class SummaryHead(BackboneHead):
             )
         options = {"dtype": (np.float64, np.float32), "ensure_all_finite": False, "allow_nd": True}
         least = 2 if reset else 1
-        checked = validate_data(self, X, reset=reset, ensure_min_samples=least, **options)
-        check_finite_rows(checked, "X", "summaries")
+        found = validate_data(self, X, reset=reset, ensure_min_samples=least, **options)
+        check_finite_rows(found, "X", "summaries")
+        # The fits of a search hold one array of what each of them was given as a table.
+        checked = shared(("checked", shared_key(lambda: found)), lambda: found)
         if reset:
             self.field_shape_in_: tuple[int, ...] = checked.shape[1:]
         summaries = ArrayFields(checked)
         if not fitted and (seen := getattr(self, "seen_", None)) is not None:  # old files have none
-            self._warn_never_seen(seen.novelty(_one_each(summaries)))
+            self._warn_never_seen(seen.novelty(_one_each(summaries, seen)))
         return summaries
 
     def _warn_never_seen(self, found: Novelty) -> None:
@@ -450,7 +458,7 @@ class SummaryHead(BackboneHead):
             for rows in _parts((summaries.shape[0], *features_shape(self, pooling)), size):
                 batch = features(summaries, rows).double()
                 if seen is not None:
-                    found.append(seen.novelty(_one_each(ArrayFields(batch.numpy()))))
+                    found.append(seen.novelty(_one_each(ArrayFields(batch.numpy()), seen)))
                 yield rows, batch
             if found:
                 self._warn_never_seen(Novelty(*map(np.concatenate, zip(*found, strict=True))))
@@ -588,10 +596,18 @@ class SummaryHead(BackboneHead):
         return hasattr(self, "history_")
 
 
-def _one_each(summaries: Fields) -> NDArray[Any]:
-    """Return summaries (n, n_summary) as they are, of tokens their means."""
-    values = summaries.read()
-    return values if values.ndim == 2 else values.mean(axis=1, dtype=np.float64)
+def _one_each(summaries: Fields, seen: SeenSummaries | None = None) -> NDArray[Any]:
+    """Return summaries (n, n_summary) as they are, of tokens their means and deviations.
+
+    What was `seen` in models of before are means alone.
+    """
+    shape = summaries.shape
+    if len(shape) == 2:
+        return summaries.read()
+    only_means = seen is not None and len(seen.mean) == shape[2]
+    pooling = "mean" if only_means else "moments"
+    of_some = (np.array(summaries.read(rows), dtype=np.float64) for rows in _parts(shape))
+    return torch.cat([pool(torch.from_numpy(some), pooling, 1) for some in of_some]).numpy()
 
 
 def _mend_of(targets: Floats, bounds: Floats, outside: NDArray[np.bool_]) -> str:

@@ -511,8 +511,8 @@ def _layers(network: nn.Module) -> Iterator[list[nn.Parameter]]:
 def _learn_seen(
     head: Any, fields: Fields, split: tuple[np.ndarray, np.ndarray], pooling: str
 ) -> SeenSummaries | None:
-    """Learn where the features of rows that have trained and validated lie, of tokens the means."""
-    encoder, pooling = _on_device(head), "mean" if pooling == "tokens" else pooling
+    """Learn where features of rows that have trained and validated lie, of tokens the moments."""
+    encoder, pooling = _on_device(head), "moments" if pooling == "tokens" else pooling
     train_rows, valid_rows = map(enough, split)
     trained = _encode(head, encoder, fields, pooling, rows=train_rows)
     if not len(valid_rows):

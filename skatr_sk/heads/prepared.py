@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from skatr_sk.training.identity import identity_of
 from skatr_sk.training.state import digest_of
@@ -57,10 +58,13 @@ def shared(key: Any, compute: Callable[[], _Value]) -> _Value:
 
 
 class Prepared:
-    """What estimators have learned, by their parameters and the rows that they were fitted on."""
+    """What estimators have learned, by their parameters and the rows that they were fitted on.
 
-    def __init__(self, folds: list[Fold]) -> None:
-        self.folds = folds
+    These are some of all, by their numbers: `trained` has those of each fold.
+    """
+
+    def __init__(self, rows: Fold, trained: Sequence[NDArray[Any]]) -> None:
+        self._rows, self._trained = _arrays(rows), trained
         self._states: dict[tuple[int, str], dict[str, Any]] = {}
 
     def add(self, fold: int, identity: str, state: dict[str, Any]) -> None:
@@ -69,9 +73,21 @@ class Prepared:
 
     def take(self, estimator: Any, rows: Fold) -> dict[str, Any] | None:
         """Hand out, once, what an estimator would learn; None where nobody has fitted it."""
-        of_rows = [k for k, known in enumerate(self.folds) if all(map(_same, known, rows))]
+        if not self._states:
+            return None
+        given = _arrays(rows)
+        of_rows = [
+            k
+            for k, numbers in enumerate(self._trained)
+            if all(_same(own, numbers, some) for own, some in zip(self._rows, given, strict=True))
+        ]
         identity = identity_of_parameters(estimator) if of_rows else ""
         return next((s for k in of_rows if (s := self._states.pop((k, identity), None))), None)
+
+
+def _arrays(rows: Fold) -> list[NDArray[Any] | None]:
+    """Each part of some rows as an array, made once of a table."""
+    return [None if part is None else np.asarray(part) for part in rows]
 
 
 def identity_of_parameters(estimator: Any) -> str:
@@ -80,11 +96,11 @@ def identity_of_parameters(estimator: Any) -> str:
     return identity_of(sorted(given.items()))
 
 
-def _same(known: Any, rows: Any) -> bool:
-    if known is None or rows is None:
-        return known is rows
-    known, rows = np.asarray(known), np.asarray(rows)
-    return known.dtype == rows.dtype and np.array_equal(known, rows)
+def _same(known: NDArray[Any] | None, numbers: NDArray[Any], given: NDArray[Any] | None) -> bool:
+    """Whether the rows of these numbers are those that are given."""
+    if known is None or given is None:
+        return known is given
+    return bool(np.array_equal(known[numbers], given))
 
 
 _offered: ContextVar[Prepared | None] = ContextVar("offered", default=None)

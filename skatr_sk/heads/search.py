@@ -17,6 +17,7 @@ from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _num_samples
 
+from skatr_sk._checks import Problems, spell
 from skatr_sk.heads.base import Steps, SummaryHead
 from skatr_sk.heads.prepared import Fold, Prepared, identity_of_parameters, offering, sharing
 from skatr_sk.heads.together import Planned, Trained, train_those_together
@@ -133,6 +134,7 @@ class HeadSearchCV(GridSearchCV):
         """
         if y is None:
             raise ValueError("HeadSearchCV requires y to be passed, but the target y is None.")
+        self._check_names()
         X, y = indexable(X, y)
         weights = params.get("sample_weight")
         if weights is not None and np.shape(weights) != (_num_samples(X),):
@@ -154,6 +156,29 @@ class HeadSearchCV(GridSearchCV):
         self.cv_results_["mean_fit_time"] += seconds
         return self
 
+    def _check_names(self) -> None:
+        """Raise where a name in the grid is none of a head's parameters."""
+        if not isinstance(self.estimator, SummaryHead):
+            return
+        own = self.estimator.get_params(deep=False)
+        names = {name for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
+        wrong = []
+        for name in sorted(names - own.keys()):
+            # What a parameter has of its own may be set where it has any, or is given beside.
+            of = name.partition("__")[0]
+            if of not in own or not (of in names or hasattr(own[of], "set_params")):
+                wrong.append(name)
+        if wrong:
+            kind = type(self.estimator).__name__
+            meant = [last for name in wrong if (last := name.rpartition("__")[2]) in own]
+            mend = (
+                f"here it is {', '.join(map(repr, meant))}, for there are no steps" if meant else ""
+            )
+            problems = Problems(type(self).__name__)
+            found = wrong[0] if len(wrong) == 1 else wrong
+            problems.add("param_grid", f"parameters of {kind}", found, mend or spell(wrong[0], own))
+            problems.raise_if_any()
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags = copy.copy(get_tags(self.estimator).target_tags)
@@ -172,7 +197,8 @@ class HeadSearchCV(GridSearchCV):
             )
             for train, _ in splits
         ]
-        prepared, begun = Prepared(folds), list[_Begun]()
+        trained_on = [np.asarray(train) for train, _ in splits]
+        prepared, begun = Prepared((X, y, weights), trained_on), list[_Begun]()
         candidates, begin = list(ParameterGrid(self.param_grid)), time.perf_counter()
         if why := self._why_not(params):
             _LOGGER.info("HeadSearchCV fits one by one: %s.", why)

@@ -2,10 +2,14 @@ r"""Was it ever seen? How far summaries lie from those of the training, and how 
 
 The distance is that of Mahalanobis, in a covariance of a few strong directions and one variance for
 all others (Tipping & Bishop, J. R. Stat. Soc. B 61, 611 (1999)): tens of rows do not determine a
-covariance of hundreds of features. How far unseen rows of the training kind lie is measured on rows
-that were held out of the training. Where these are few, rows of the training are left out of the
-covariance in turn. But the encoder was trained on them, so that unseen rows lie farther: their
-distances are multiplied by how much farther the few do.
+covariance of hundreds of features. Hundreds of rows say more. Summaries of simulations of a few
+parameters lie near a curved surface, and what is off it may be well inside the ellipsoid. What a
+quadratic regression on the strongest directions says of a row is therefore subtracted first, and
+the distance is divided by that which rows of the same place have.
+
+How far unseen rows of the training kind lie is measured on rows that were held out of the training.
+Where these are few, rows of the training are left out in turn. But the encoder was trained on them,
+so that unseen rows lie farther: their distances are multiplied by how much farther the few do.
 
 Beyond nine tenths of these rows the logarithm of their distance is taken to fall off exponentially,
 as that of every heavy tail does in the end (Hill, Ann. Stat. 3, 1163 (1975)). Few rows leave its
@@ -20,7 +24,7 @@ uncertain, so that how far rows of the training kind lie beyond them is measured
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -39,7 +43,7 @@ _MOST_ROWS, _MOST_NUMBERS = 2048, 4_000_000  # that it is learned from,
 _FEWEST_ROWS = 6  # and fewest
 _FEWEST_HELD_OUT = 50  # unseen rows that are enough to say how far such lie
 _PRIOR_UNSEEN = 2  # of fewer: as if so many more had lain no farther than the others
-_FOLDS = 5
+_FOLDS, _PARTS = 5, 100
 _MOST_AXES = 48  # strong directions
 _ROWS_AN_AXIS = 4  # at least
 _RIDGE = 0.01  # of the variance of a feature: nothing is known better than that
@@ -49,12 +53,18 @@ _FEWEST_IN_TAIL = 4
 _PRIOR_ROWS, _PRIOR_SLOPE = 4, 10.0
 _KEPT = 128  # quantiles that are kept
 _FEWEST_LABELLED = 100  # rows that parameters are read by, and
-_MULTIPLIED = 12  # directions that are multiplied with each other for it
+_MULTIPLIED = 12  # directions that are multiplied with each other for it, and for the surface
+_FEWEST_CURVED = 400  # rows that say how the surface is curved, and
+_ROWS_A_TERM = 8  # of it, at least
+_AXES_A_CURVED = 4  # strong directions, for each that the surface extends along
+_PENALTY = 10.0  # of its terms, in rows
+_INSIDE = 4.0  # standard deviations, up to which it is followed along strong directions
 _PENALTIES = np.logspace(-1, 6, 15)
 _ENDS = 0.01, 0.05, 0.95, 0.99
 _LEVEL = 1e-3  # share of calls on unseen rows of the training kind that warn by each of two tests
 _RARE = 0.02  # tail probability that most rows of a call do not have by chance
 _CHUNK = 4_000_000  # numbers in double precision at a time
+_SURFACE = "bend", "off_mean", "off_inverse_scale", "off_axes", "off_variances"
 
 
 class Novelty(NamedTuple):
@@ -71,6 +81,11 @@ class Novelty(NamedTuple):
 
     distance: _Floats
     tail_probability: _Floats
+
+
+def _none(n_axes: int) -> Any:
+    """By default, what is of a surface is empty."""
+    return field(default_factory=lambda: np.zeros(n_axes * (0,), dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,13 @@ class SeenSummaries:
         The quantiles .01, .05, .95 and .99 of what is read from unseen rows.
     excesses, excess_tail : ndarrays
         As `distances` and `tail`, of how far what is read lies beyond the ends.
+    bend : ndarray of shape (n_terms + 1, n_summary + 1), float32
+        Coefficients, and constant, by which the standardised features, and the logarithm of how far
+        rows lie from these, are said by the strongest axes and their products, two by two. Empty
+        of few rows, and in statistics of before there was a surface: `distances` are those from
+        the mean then.
+    off_mean, off_inverse_scale, off_axes, off_variances : ndarrays
+        As `mean` and so on, of what features are beside that.
 
     Examples
     --------
@@ -121,6 +143,11 @@ class SeenSummaries:
     ends: np.ndarray
     excesses: np.ndarray
     excess_tail: np.ndarray
+    bend: np.ndarray = _none(2)
+    off_mean: np.ndarray = _none(1)
+    off_inverse_scale: np.ndarray = _none(1)
+    off_axes: np.ndarray = _none(2)
+    off_variances: np.ndarray = _none(1)
 
     @classmethod
     def learn(
@@ -141,48 +168,51 @@ class SeenSummaries:
         rows = _some(rows, most)
         if len(rows) < _FEWEST_ROWS:
             return None
-        where: _Ellipsoid = _Ellipsoid.learn(rows)
+        n_curved = 0 if len(rows) < _FEWEST_CURVED else _n_directions(len(rows) // _ROWS_A_TERM)
+        known: _Surface = _Surface.learn(rows, n_curved)
+        where = known.around
         if not where.inverse_scale.any():
             return None
-        turn, found = _turns(len(rows)), _log(where.distance(unseen))
+        turn, found = _turns(len(rows)), _log(known.distance(unseen))
         are_many = len(unseen) >= _FEWEST_HELD_OUT
         if not are_many:
             left_out = np.empty(len(rows))
             for fold in range(_FOLDS):
-                without = _Ellipsoid.learn(rows[turn != fold])
+                without = _Surface.learn(rows[turn != fold], n_curved)
                 left_out[turn == fold] = without.distance(rows[turn == fold])
             found = _moved(_log(left_out), found)
         n_features = where.features(rows[:1]).shape[1]
         readout, read = np.zeros((n_features + 1, 0)), np.zeros((len(rows), 0))
-        known = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
-        if labels is not None and known.sum() >= _FEWEST_LABELLED:
-            labels = labels[known][:, np.ptp(labels[known], axis=0) > 0]
+        full = np.zeros(0, bool) if labels is None else np.isfinite(labels).all(axis=1)
+        if labels is not None and full.sum() >= _FEWEST_LABELLED:
+            labels = labels[full][:, np.ptp(labels[full], axis=0) > 0]
             if labels.shape[1]:  # in units of their own: only the ends are compared with
                 labels = (labels - labels.mean(axis=0)) / _positive(labels.std(axis=0))
-                features = where.features(rows[known])
-                readout, read = _learn_readout(features, labels, turn[known])
-                turn = turn[known]
+                features = where.features(rows[full])
+                readout, read = _learn_readout(features, labels, turn[full])
                 if are_many:
                     read = _read(where.features(unseen), readout)
-                    turn = _turns(len(unseen))
         ends = np.quantile(read, _ENDS, axis=0)
         beyond = np.empty(len(read))
-        for fold in range(_FOLDS):  # no row is judged by ends that it has set itself
-            of_others = np.quantile(read[turn != fold], _ENDS, axis=0)
-            beyond[turn == fold] = _excess(read[turn == fold], of_others)
+        turn = _turns(len(read), _PARTS)
+        for part in range(_PARTS):  # no row is judged by ends that it has set itself
+            of_others = np.quantile(read[turn != part], _ENDS, axis=0)
+            beyond[turn == part] = _excess(read[turn == part], of_others)
         tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
-        return cls(*(np.asarray(part, dtype=np.float32) for part in (*where, *tails)))
+        parts = *where, *tails, known.bend, *known.off
+        return cls(*(np.asarray(part, dtype=np.float32) for part in parts))
 
     def novelty(self, summaries: np.ndarray) -> Novelty:
         """Distance and tail probability of summaries (n, n_summary)."""
         values = [each.astype(np.float64) for each in vars(self).values()]
         where = _Ellipsoid(*values[:4])
-        distances, tail, readout, ends, excesses, excess_tail = values[4:]
+        distances, tail, readout, ends, excesses, excess_tail = values[4:10]
+        known = _Surface(where, values[10], _Ellipsoid(*values[11:]))
         step = max(1, _CHUNK // max(1, summaries.shape[-1]))
         parts = [(np.empty(0), np.empty(0))]
         for start in range(0, len(summaries), step):
             some = summaries[start : start + step]
-            distance = where.distance(some)
+            distance = known.distance(some)
             probability = _probability(_log(distance), distances, tail)
             if ends.shape[1]:
                 excess = _excess(_read(where.features(some), readout), ends)
@@ -192,9 +222,9 @@ class SeenSummaries:
         return Novelty(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _turns(n: int) -> NDArray[np.int64]:
+def _turns(n: int, n_folds: int = _FOLDS) -> NDArray[np.int64]:
     """Say in which fold each of `n` rows is left out."""
-    return np.random.default_rng(0).permutation(n) % _FOLDS
+    return np.random.default_rng(0).permutation(n) % n_folds
 
 
 def _moved(left_out: _Floats, unseen: _Floats) -> _Floats:
@@ -243,7 +273,7 @@ class _Ellipsoid(NamedTuple):
 
     def distance(self, rows: np.ndarray) -> _Floats:
         """Root mean square deviation of each row, in standard deviations."""
-        standard = (rows - self.mean) * self.inverse_scale
+        standard = self.standard(rows)
         along = np.square(standard @ self.axes.T)
         rest = np.maximum(np.square(standard).sum(axis=1) - along.sum(axis=1), 0.0)
         square = along @ (1 / self.variances[:-1]) + rest / self.variances[-1]
@@ -251,15 +281,86 @@ class _Ellipsoid(NamedTuple):
 
     def features(self, rows: np.ndarray) -> _Floats:
         """Standardised summaries, and the products of the strongest directions, two by two."""
-        standard = (rows - self.mean) * self.inverse_scale
-        n = _n_multiplied(len(self.axes))
-        strong = standard @ self.axes[:n].T / np.sqrt(self.variances[:n])
-        one, other = np.triu_indices(n)
-        return np.concatenate([standard, strong[:, one] * strong[:, other]], axis=1)
+        products = _products(self.strong(rows, _MULTIPLIED))
+        return np.concatenate([self.standard(rows), products], axis=1)
+
+    def standard(self, rows: np.ndarray) -> _Floats:
+        """Return rows in standard deviations."""
+        return (rows - self.mean) * self.inverse_scale
+
+    def strong(self, rows: np.ndarray, n: int) -> _Floats:
+        """Return rows along the `n` strongest directions, or all, in standard deviations."""
+        return self.standard(rows) @ self.axes[:n].T / np.sqrt(self.variances[:-1][:n])
 
 
-def _n_multiplied(n_axes: int) -> int:
-    return min(n_axes, _MULTIPLIED)
+def _products(columns: _Floats) -> _Floats:
+    one, other = np.triu_indices(columns.shape[1])
+    return columns[:, one] * columns[:, other]
+
+
+def _n_terms(n_directions: int) -> int:
+    """Directions, and their products two by two."""
+    return n_directions * (n_directions + 3) // 2
+
+
+def _n_directions(n_terms: int) -> int:
+    """Return of how many directions, and their products, there are at most so many terms."""
+    return max(n for n in range(_MULTIPLIED + 1) if _n_terms(n) <= n_terms)
+
+
+class _Surface(NamedTuple):
+    """The surface that summaries lie near: see `SeenSummaries`."""
+
+    around: _Ellipsoid
+    bend: _Floats
+    off: _Ellipsoid
+
+    @classmethod
+    def learn(cls, rows: _Floats, n_curved: int) -> Self:
+        """Learn it, quadratic in some directions, or the ellipsoid alone."""
+        around: _Ellipsoid = _Ellipsoid.learn(rows)
+        n = min(n_curved, len(around.axes) // _AXES_A_CURVED)
+        if not n:
+            flat, line = np.zeros((0, 0)), np.zeros(0)
+            return cls(around, flat, _Ellipsoid(line, line, flat, line))
+        strong = around.strong(rows, n)
+        terms = _terms(strong)
+        penalty = np.diag([_PENALTY] * (terms.shape[1] - 1) + [0.0])
+        solved = np.linalg.solve(terms.T @ terms + penalty, terms.T)
+        bend = solved @ around.standard(rows)
+        # As the other rows say of each: in closed form.
+        leverage = np.minimum(np.einsum("ij,ji->i", terms, solved), 0.9)
+        beside = around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        beside /= (1 - leverage)[:, np.newaxis]
+        off: _Ellipsoid = _Ellipsoid.learn(beside)
+        sizes = solved @ _log(off.distance(beside))
+        return cls(around, np.column_stack([bend, sizes]), off)
+
+    def distance(self, rows: np.ndarray) -> _Floats:
+        """Root mean square deviation of each row, off the surface and along it.
+
+        Off the surface in standard deviations of rows of the same place.
+        """
+        if not len(self.bend):
+            return self.around.distance(rows)
+        bend, sizes = self.bend[:, :-1], self.bend[:, -1]
+        strong = self.around.strong(rows, _n_directions(len(bend) - 1))
+        terms = _terms(strong)
+        beside = self.around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        n_along, n_off = strong.shape[1], int((self.off.inverse_scale > 0).sum())
+        square = n_off * np.square(self.off.distance(beside) / np.exp(terms @ sizes))
+        return np.sqrt((square + np.square(strong).sum(axis=1)) / (n_along + n_off))
+
+
+def _terms(strong: _Floats) -> _Floats:
+    """What the surface is quadratic in, no farther than rows were seen, and 1."""
+    inside = np.clip(strong, -_INSIDE, _INSIDE)
+    return np.column_stack([inside, _products(inside), np.ones(len(strong))])
+
+
+def _straight_on(strong: _Floats, bend: _Floats) -> _Floats:
+    """How the surface goes on farther out: straight."""
+    return (strong - np.clip(strong, -_INSIDE, _INSIDE)) @ bend[: strong.shape[1]]
 
 
 def _learn_readout(
@@ -337,7 +438,8 @@ def seen_of(found: Any, n_summary: int) -> SeenSummaries | None:
     check_arrays("seen", found, shapes_of_seen({k: np.shape(v) for k, v in parts}, n_summary))
     seen = SeenSummaries(**found)
     rising = seen.distances, seen.excesses, seen.ends
-    if not (seen.variances > 0).all() or any((np.diff(each, axis=0) < 0).any() for each in rising):
+    variances = np.concatenate([seen.variances, seen.off_variances])
+    if not (variances > 0).all() or any((np.diff(each, axis=0) < 0).any() for each in rising):
         raise ValueError("seen: expected variances > 0, and quantiles that do not fall")
     for share, n_tail, excess in (seen.tail, seen.excess_tail):
         if not 0 < share < 1 or n_tail < 1 or excess < 0:
@@ -349,14 +451,17 @@ def shapes_of_seen(
     found: Mapping[str, tuple[int, ...]], n_summary: int
 ) -> dict[str, tuple[int, ...]]:
     """Return what shapes the arrays have to have, by the lengths that some of them have."""
-    n_axes = min(_length(found.get("axes")), n_summary)
-    n = _n_multiplied(n_axes)
+
+    def n_axes(name: str) -> int:
+        return min(_length(found.get(name)), n_summary)
+
+    n = min(n_axes("axes"), _MULTIPLIED)
     n_parameters = _length(found.get("ends", ())[1:])
-    return {
+    shapes: dict[str, tuple[int, ...]] = {
         "mean": (n_summary,),
         "inverse_scale": (n_summary,),
-        "axes": (n_axes, n_summary),
-        "variances": (n_axes + 1,),
+        "axes": (n_axes("axes"), n_summary),
+        "variances": (n_axes("axes") + 1,),
         "distances": (max(_length(found.get("distances")), 1),),
         "tail": (3,),
         "readout": (n_summary + n * (n + 1) // 2 + 1, n_parameters),
@@ -364,6 +469,15 @@ def shapes_of_seen(
         "excesses": (max(_length(found.get("excesses")), 1),),
         "excess_tail": (3,),
     }
+    if "bend" not in found:  # of before there was a surface
+        return shapes
+    if not _length(found["bend"]):
+        surface: list[tuple[int, ...]] = [(0, 0), (0,), (0,), (0, 0), (0,)]
+    else:
+        n_terms = _n_terms(min(_n_directions(_length(found["bend"]) - 1), n_axes("axes")))
+        surface = [(n_terms + 1, n_summary + 1), (n_summary,), (n_summary,)]
+        surface += [(n_axes("off_axes"), n_summary), (n_axes("off_axes") + 1,)]
+    return shapes | dict(zip(_SURFACE, surface, strict=True))
 
 
 def _length(shape: tuple[int, ...] | None) -> int:

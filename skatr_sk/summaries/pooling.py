@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["POOLINGS", "count_slices", "pool", "pooled_dim"]
+__all__ = ["POOLINGS", "count_slices", "pool", "pooled_dim", "pooling_compared", "pooling_seen"]
 
 POOLINGS = ("mean", "max", "moments", "slices", "tokens")
+_PARTS = {"moments": 2, "slices": 3}  # vectors of a summary
 _LEAST_VARIANCE = 1e-12  # of tokens, whose size is one
 
 
@@ -29,7 +30,10 @@ def pool(tokens: Tensor, pooling: str, n_slices: int) -> Tensor:
 
     To (n, dim) by "mean" and "max"; to (n, 2 dim) by "moments"; to (n, 3 dim) by "slices": the
     mean, the standard deviation between the means of the `n_slices`, and that within slices.
+    Several, joined by "+", follow each other.
     """
+    if "+" in pooling:
+        return torch.cat([pool(tokens, each, n_slices) for each in pooling.split("+")], dim=1)
     if pooling == "tokens":
         return tokens
     if pooling == "max":
@@ -51,4 +55,24 @@ def pool(tokens: Tensor, pooling: str, n_slices: int) -> Tensor:
 
 def pooled_dim(embed_dim: int, pooling: str) -> int:
     """Length of a summary, or of a token where these are kept."""
-    return embed_dim * {"moments": 2, "slices": 3}.get(pooling, 1)
+    return embed_dim * sum(_PARTS.get(each, 1) for each in pooling.split("+"))
+
+
+def pooling_seen(pooling: str, n_summary: int, embed_dim: int) -> str:
+    """How summaries are pooled, by their length, that say where those of a `pooling` lie.
+
+    Tokens are not compared themselves; see `pooling_compared`.
+    """
+    known = {pooled_dim(embed_dim, each): each for each in ("mean", *_PARTS)}
+    return known.get(n_summary, "mean") if pooling == "tokens" else pooling
+
+
+def pooling_compared(pooling: str, grid_shape: Sequence[int]) -> str:
+    """How summaries are to be pooled that say where those of a `pooling` lie.
+
+    >>> pooling_compared("tokens", (7, 7, 18)), pooling_compared("mean", (7, 7, 18))
+    ('slices', 'mean')
+    """
+    if pooling != "tokens":
+        return pooling
+    return "slices" if len(grid_shape) == 3 else "moments"

@@ -23,6 +23,7 @@ from skatr_sk.summaries.masking import sample_regions
 from skatr_sk.summaries.novelty import SeenSummaries, enough
 from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.objectives.regions import RegionObjective
+from skatr_sk.summaries.pooling import pooling_compared
 from skatr_sk.summaries.views import PatchViews
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 from skatr_sk.summaries.whitening import Whitening
@@ -248,7 +249,7 @@ def learn_from_summaries(
         scaling=frozen.scaling,
         patch_size=frozen.architecture.patch_size,
         voxels=frozen.architecture.voxels,
-        pooling=frozen.pooling if frozen.pooling != "tokens" else "mean",
+        pooling=pooling_compared(frozen.pooling, grid_shape),
         device=device,
         autocast=autocast(device, frozen.architecture.precision(transformer.precision, device)),
     )

@@ -50,8 +50,7 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
     except ValueError as reason:
         raise ValueError(
             f"X: expected fields that reach as far as those of the weights, {both}: {reason}. "
-            "adapted_to(field_shape, grid=) of a transformer that was fitted on the grid of the "
-            "weights takes these to that of X."
+            f"{_mend(found, wanted, own)}"
         ) from reason
     if assumed and not silent:
         warn(
@@ -61,3 +60,22 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
             AssumedGridWarning,
         )
     return resampled(fields, resampling, grid)
+
+
+def _mend(found: Sequence[int], wanted: Sequence[int], own: Grid | None) -> str:
+    """Say what to do with fields of a shape that do not come onto a grid of a wanted one."""
+    if own is not None or len(found) != len(wanted):
+        return (
+            "adapted_to(field_shape, grid=) of a transformer that was fitted on the grid of the "
+            "weights takes these to that of X."
+        )
+    cut = f"X[..., :{wanted[-1]}] cuts them"
+    if found[-1] < wanted[-1]:
+        cut = (
+            f"adapted_to({tuple(found)}) of a transformer that was fitted on that shape takes them"
+        )
+    return (
+        f"Where the cells are those of the weights, {cut}; where they span the same volume, "
+        f"LightconeResampler(shape={tuple(wanted)}) brings them there; else open files that say "
+        "their grid (cell_mpc, redshifts)."
+    )

@@ -32,6 +32,7 @@ from skatr_sk._checks import (
     is_path,
     shared_docs,
     unchanged_on_error,
+    warn,
     warn_no_effect,
     warn_without_effect,
 )
@@ -45,7 +46,14 @@ from skatr_sk.summaries.labels import check_labels
 from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
-from skatr_sk.summaries.pooling import POOLINGS, count_slices, pool, pooled_dim
+from skatr_sk.summaries.pooling import (
+    POOLINGS,
+    count_slices,
+    pool,
+    pooled_dim,
+    pooling_compared,
+    pooling_seen,
+)
 from skatr_sk.summaries.pretraining import pretrain
 from skatr_sk.summaries.regridding import described, onto_grid_of
 from skatr_sk.summaries.scaling import BrightnessScaling
@@ -60,6 +68,7 @@ from skatr_sk.summaries.weights import (
     architecture_of,
     check_heads,
     check_pooling,
+    n_seen,
     patch_size_for,
     read_encoder,
     scaling_of,
@@ -196,7 +205,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
         do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
         to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
-        deep enough, they are taken to span the same volume.
+        deep enough, they are taken to span the same volume. Arrays of as many cells on the sky as
+        the encoder is for, and another number of slices, are refused, unless these are cubes.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -339,8 +349,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             found, pooling = state.get("_whitening_found"), state["_pooling_found"]
             if pooling in POOLINGS:  # else it is said with all that is wrong
                 state["_whitening_found"] = whitening_of(found, sizes, pooling)
-                n_summary = pooled_dim(sizes.embed_dim, pooling)
-                state["seen_"] = seen_of(state.get("seen_"), n_summary)
+                seen = state.get("seen_")
+                mean: Any = seen.get("mean", ()) if isinstance(seen, dict) else ()
+                state["seen_"] = seen_of(seen, n_seen(sizes, pooling, np.shape(mean)))
         return state
 
     def _auto(self, n_rows: int) -> dict[str, Any]:
@@ -659,7 +670,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         self._check_parameters()
         options: Any = {"patch_size": patch_size, "cell_size": cell_size, "offset": offset}
-        frozen = adapted(self._frozen(), field_shape, grid=grid, **options)
+        frozen = adapted(self._as_trained(), field_shape, grid=grid, **options)
         other: Self = clone(self).set_params(
             weights=None,
             subtract_mean=frozen.scaling.subtract_mean,
@@ -764,16 +775,22 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self.seen_: SeenSummaries | None = frozen.seen
         _ = self.whitening_  # raises where it was asked for and is not there
 
-    def _frozen(self) -> FrozenEncoder:
-        """Return what was learned, with the pooling that counts now."""
+    def _as_trained(self) -> FrozenEncoder:
+        """Return what was learned, with the pooling that it was learned of."""
         learned = self.architecture_, self.scaling_, self.encoder_, self.history_
-        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
         known: dict[str, Any] = {  # an older file has none
-            "seen": self.seen_ if same else None,  # it is of other summaries otherwise
+            "seen": self.seen_,
             "grid": getattr(self, "grid_in_", None),
             "augmentation": getattr(self, "augmentation_", None),
         }
-        return FrozenEncoder(*learned, self.pooling_, self.whitening_, **known)
+        return FrozenEncoder(*learned, self._pooling_found, self._whitening_found, **known)
+
+    def _frozen(self) -> FrozenEncoder:
+        """Return what was learned, with the pooling that counts now."""
+        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
+        seen = self.seen_ if same else None  # it is of other summaries otherwise
+        asked: dict[str, Any] = {"pooling": self.pooling_, "whitening": self.whitening_}
+        return replace(self._as_trained(), **asked, seen=seen)
 
     @property
     def whitening_(self) -> Whitening | None:
@@ -824,8 +841,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         wanted = getattr(self, "_sklearn_output_config", {}).get("transform")
         if (wanted or get_config()["transform_output"]) != "default":
             self._check_columns()
-        summaries = self._summarise(X, self._frozen())
-        comparable = self._comparable(summaries)
+        summaries, comparable = self._summaries(X)
         if comparable is not None and self.seen_ is not None:
             warn_never_seen(
                 f"{type(self).__name__}: X",
@@ -835,6 +851,28 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "novelty(X) tells more",
             )
         return summaries
+
+    def _summaries(self, X: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what `transform` gives, and summaries that `seen_` is of, from the same tokens."""
+        asked = self._frozen()
+        if self.seen_ is None:
+            return self._summarise(X, asked), None
+        if asked.pooling == self._pooling_seen:
+            summaries = comparable = self._summarise(X, asked)
+        elif asked.pooling == "tokens":
+            summaries = self._summarise(X, asked)
+            n_slices = count_slices(self.architecture_.grid_shape)
+            some = torch.from_numpy(summaries).split(_TOKENS_POOLED)
+            pooled = [pool(tokens, self._pooling_seen, n_slices) for tokens in some]
+            comparable = torch.cat(pooled).numpy()
+        else:
+            joined = replace(asked, pooling=f"{asked.pooling}+{self._pooling_seen}")
+            both, width = self._summarise(X, joined), asked.architecture.embed_dim
+            parts = np.split(both, [pooled_dim(width, asked.pooling)], axis=1)
+            summaries, comparable = map(np.ascontiguousarray, parts)
+        if asked.whitening is None and self._whitening_found is not None:
+            comparable = self._whitening_found(comparable)
+        return summaries, comparable
 
     def _summarise(self, X: ArrayLike, frozen: FrozenEncoder) -> np.ndarray:
         if self.on_new_grid == "resample":
@@ -846,30 +884,23 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     @property
     def _pooling_seen(self) -> str:
-        """How the summaries are pooled that `seen_` is of."""
-        return self._pooling_found if self._pooling_found != "tokens" else "mean"
-
-    def _comparable(self, summaries: np.ndarray) -> np.ndarray | None:
-        """Turn what `transform` gives into summaries that `seen_` is of; None where it cannot."""
-        if self.pooling_ == "tokens":
-            n_slices = count_slices(self.architecture_.grid_shape)
-            some = torch.from_numpy(summaries).split(_TOKENS_POOLED)
-            pooled = [pool(tokens, self._pooling_seen, n_slices) for tokens in some]
-            summaries = torch.cat(pooled).numpy()
-        elif self.pooling_ != self._pooling_seen:
-            return None
-        if self.whitening_ is None and self._whitening_found is not None:
-            return self._whitening_found(summaries)
-        return summaries
+        """How the summaries are pooled that `seen_` is of, or is to be."""
+        found, sizes = self._pooling_found, self.architecture_
+        if self.seen_ is None:
+            return pooling_compared(found, sizes.grid_shape)
+        return pooling_seen(found, len(self.seen_.mean), sizes.embed_dim)
 
     @torch_defaults()
     def novelty(self, X: ArrayLike) -> Novelty:
         """Say how far fields lie from those of the training, and how rare that is.
 
-        The distance is that of Mahalanobis between the summary and those of the training [1]_.
+        The distance is that of Mahalanobis between the summary and those of the training [1]_. Of
+        400 or more it is counted from a quadratic surface that they lie near, in deviations of such
+        as are at the same place of it.
         Where the parameters of a hundred fields of the training were known (``fit(X, y)``), those
         that a ridge regression reads from the summary count too: what lies beyond their range is
-        new. Whatever `pooling` and `whiten`, the summaries are those of the training.
+        new. Whatever `pooling` and `whiten`, the summaries are those of the training; `transform`
+        compares them, too.
 
         How far unseen fields of the training kind lie is measured on those that validated, where
         these are fifty or more. Of fewer only the median is taken, where it is farther than that of
@@ -922,7 +953,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "found none that do; learn it by learn_novelty(X) from fields of that kind, or "
                 "fit again, on six fields or more."
             )
-        return self.seen_.novelty(self._summarise(X, self._reference()))
+        # Tokens take memory, and are of no use here.
+        found = None if self.pooling_ == "tokens" else self._summaries(X)[1]
+        return self.seen_.novelty(self._summarise(X, self._reference()) if found is None else found)
 
     @torch_defaults()
     def learn_novelty(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
@@ -958,7 +991,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _reference(self) -> FrozenEncoder:
         """Return what gives the summaries that `seen_` is of."""
-        return replace(self._frozen(), pooling=self._pooling_seen, whitening=self._whitening_found)
+        return replace(self._as_trained(), pooling=self._pooling_seen)
 
     if TYPE_CHECKING:  # scikit-learn's own has no types
 
@@ -1021,11 +1054,26 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         ----------
         path : path
             Replaced whole or not at all; its folder must exist.
+
+        Warns
+        -----
+        UserWarning
+            When what :meth:`novelty` compares with was learned of another `pooling` or `whiten`,
+            and is left out.
         """
         check_is_fitted(self)
         self._check_parameters()  # or a file would be replaced by one that nobody can read
+        frozen = self._frozen()
+        if self.seen_ is not None and frozen.seen is None:
+            warn(
+                f"{type(self).__name__}: what novelty compares with was learned of other summaries "
+                f"(pooling={self._pooling_found!r}, {'not ' * (self._whitening_found is None)}"
+                f"whitened) than those of pooling={self.pooling_!r}, whiten={self.whiten!r}, and "
+                f"is left out of {os.fspath(path)!r}; learn_novelty(X) of what is loaded learns it "
+                "anew, and save_model keeps it."
+            )
         if is_first():
-            write_encoder(path, self._frozen())
+            write_encoder(path, frozen)
 
     @classmethod
     @torch_defaults()

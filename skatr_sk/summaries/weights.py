@@ -49,7 +49,7 @@ from skatr_sk._version import __version__
 from skatr_sk.grid import Grid
 from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS
 from skatr_sk.summaries.novelty import SeenSummaries, seen_of, shapes_of_seen
-from skatr_sk.summaries.pooling import POOLINGS, pooled_dim
+from skatr_sk.summaries.pooling import POOLINGS, pooled_dim, pooling_seen
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.whitening import Whitening
@@ -69,6 +69,7 @@ __all__ = [
     "auto_patch_size",
     "check_heads",
     "check_pooling",
+    "n_seen",
     "patch_size_for",
     "read_encoder",
     "whitening_of",
@@ -268,7 +269,7 @@ class FrozenEncoder:
     history: list[dict[str, Any]]  # of the pre-training
     pooling: str = "mean"  # of the tokens, by its transformer
     whitening: Whitening | None = None  # of what is pooled so
-    seen: SeenSummaries | None = None  # where such summaries lie; of tokens, their means
+    seen: SeenSummaries | None = None  # where such summaries lie; see `pooling_seen`
     grid: Grid | None = None  # of the fields
     augmentation: str | None = None  # of the fields that it was trained on; None where not known
 
@@ -402,6 +403,12 @@ def whitening_of(found: Any, architecture: Architecture, pooling: str) -> Whiten
     return Whitening(**found)
 
 
+def n_seen(architecture: Architecture, pooling: str, shape: tuple[int, ...] | None) -> int:
+    """Length of the summaries that say what was seen, where their mean is of a shape."""
+    width = architecture.embed_dim
+    return pooled_dim(width, pooling_seen(pooling, math.prod(shape or (0,)), width))
+
+
 def _header(frozen: FrozenEncoder) -> dict[str, Any]:
     grid = None if frozen.grid is None else dataclasses.asdict(frozen.grid)
     known = {"grid": grid, "augmentation": frozen.augmentation}
@@ -479,7 +486,7 @@ def _read_once(path: str, stamp: tuple[int, ...]) -> FrozenEncoder:
             wanted |= {_WHITENING + name: Declared("F32", s) for name, s in shapes.items()}
         parts_seen = {n: d for n, d in stored.declared.items() if n.startswith(_SEEN)}
         found = {n.removeprefix(_SEEN): each.shape for n, each in parts_seen.items()}
-        n_summary = pooled_dim(architecture.embed_dim, pooling)
+        n_summary = n_seen(architecture, pooling, found.get("mean"))
         shapes_seen = shapes_of_seen(found, n_summary) if found else {}
         wanted |= {_SEEN + name: Declared("F32", s) for name, s in shapes_seen.items()}
     if wrong := differences(wanted, stored.declared):

@@ -22,10 +22,12 @@ from skatr_sk import (
     load_model,
     save_model,
 )
+from skatr_sk._checks import Problems
 from skatr_sk.evaluation import RecoveryDisplay, posterior_draws
 from skatr_sk.fields import as_fields
 from skatr_sk.heads.end_to_end import encoder_of
 from skatr_sk.heads.ridge import Ridge
+from skatr_sk.summaries.novelty import SeenSummaries
 from tests.training.runs import Act, signals, without_seconds
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(8,), max_epochs=3, batch_size=32)
@@ -406,6 +408,11 @@ def test_tokens_and_few_rows():
     tokens = np.stack([X, X[:, ::-1]], axis=1)
     head = regressor().fit(tokens, y)
     assert not warned(lambda: head.predict(tokens)) and warned(lambda: head.predict(tokens + 100))
+    apart = tokens + 100 * np.array([1, -1])[:, np.newaxis]  # of the same mean
+    assert warned(lambda: head.predict(apart))
+    head.seen_ = SeenSummaries.learn(tokens.mean(axis=1))  # in models of before
+    head._check_stored(Problems("head"))
+    assert not warned(lambda: head.predict(apart)) and warned(lambda: head.predict(tokens + 100))
     few = regressor(validation_fraction=0.3).fit(X[:5], y[:5])
     assert few.seen_ is None and not warned(lambda: few.predict(X + 100))
     eight = regressor().fit(X[:8], y[:8])

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
@@ -12,7 +13,13 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skatr_sk import HeadSearchCV, LightconeRegressor, PosteriorEstimator, save_model
+from skatr_sk import (
+    HeadSearchCV,
+    LightconeRegressor,
+    PosteriorEstimator,
+    SKATRTransformer,
+    save_model,
+)
 from skatr_sk.training import trainer
 from tests.training.runs import Act
 
@@ -156,6 +163,65 @@ def test_a_candidate_that_diverges_takes_no_other_along(rng):
     assert np.isnan(second)
     alone = GridSearchCV(head, {"learning_rate": [1e-3, 1e-2]}, cv=3).fit(X, y)
     np.testing.assert_allclose([first, third], alone.cv_results_["mean_test_score"], rtol=1e-4)
+
+
+TABLES = {
+    "columns": lambda X: pd.DataFrame({name: X[:, k].copy() for k, name in enumerate("abcdef")}),
+    "numbers": lambda X: pd.DataFrame({name: X[:, k].copy() for k, name in enumerate("abcdef")})
+    .astype({"a": "float64", "b": "Float32"}),
+    "half": lambda X: X.astype(np.float16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_are_trained_at_once_and_become_one_array(table, alone, monkeypatch):
+    X, y = draw()
+    X = TABLES[table](X)
+    held, train = [], LightconeRegressor._train_on_summaries
+    monkeypatch.setattr(
+        LightconeRegressor,
+        "_train_on_summaries",
+        lambda self, network, data, *rest: held.append(data[0].read()) or train(
+            self, network, data, *rest
+        ),
+    )  # fmt: skip
+    search = HeadSearchCV(REGRESSOR, {"learning_rate": [1e-3, 1e-2, 1e-1]}, cv=3, refit=False)
+    search.fit(X, pd.DataFrame(y, index=np.arange(len(y)) + 7))
+    assert not alone and len(held) == 9
+    assert len({id(values) for values in held}) == 3  # one for each fold
+    search.set_params(refit=True).fit(X, y)
+    if table != "half":
+        assert search.best_estimator_.feature_names_in_.tolist() == list("abcdef")
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (
+            {"head__learning_rate": [1e-3], "head__n_members": [1]},
+            r"param_grid: expected parameters of LightconeRegressor, found "
+            r"\['head__learning_rate', 'head__n_members'\]; "
+            "here it is 'learning_rate', 'n_members', for there are no steps",
+        ),
+        (
+            [{"dropout": [0.0]}, {"learning_rat": [1]}],
+            "'learning_rat'; did you mean 'learning_rate'",
+        ),
+        ({"lightconeregressor__loss": ["l1"]}, "here it is 'loss', for there are no steps"),
+    ],
+)
+def test_names_that_are_no_parameters(grid, message):
+    with pytest.raises(ValueError, match=message):
+        HeadSearchCV(LightconeRegressor(), grid).fit(*draw(20))
+
+
+def test_parameters_of_parameters(caplog):
+    X, y = np.random.default_rng(0).normal(size=(20, 6, 6, 8)), np.arange(20.0)
+    small = SKATRTransformer(patch_size=2, embed_dim=8, depth=1)
+    head = LightconeRegressor(max_epochs=1, backbone=small, random_state=0)
+    grid = {"backbone__depth": [1, 2]}
+    search = HeadSearchCV(head, grid, cv=2, refit=False, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 2
 
 
 def test_weights_of_another_length_are_named(rng):

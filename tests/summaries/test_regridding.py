@@ -140,7 +140,8 @@ def test_arrays_are_taken_for_cubes_and_it_is_said(weights, expected):
     assert len(said) == 1  # fit with weights learns nothing from them
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.warns(
-        AssumedGridWarning, match="depth is the same, for 30 cubes of 8 Mpc would not"
+        AssumedGridWarning,
+        match="depth is the same, 450 Mpc in slices of 15, for 30 cubes of 8 Mpc",
     ):
         found = transformer.transform(
             FINE[:, :, :, :30].repeat(5, axis=1).repeat(5, axis=2)[:, ::4, ::4]
@@ -234,6 +235,22 @@ def test_a_wrong_grid_is_refused_though_its_shape_fits(weights, tmp_path):
         loaded(weights).fit(COARSE).transform(
             open_lightcones(tmp_path / "a.h5", validate=False).data
         )
+
+
+@pytest.mark.parametrize(
+    ("n", "mend"), [(12, r"X\[..., :9\] cuts them"), (7, r"adapted_to\(\(4, 4, 7\)\) of a")]
+)
+def test_arrays_of_the_same_cells_and_another_depth_are_not_stretched(weights, n, mend):
+    X = np.ones((2, 4, 4, n), np.float32) * np.arange(n, dtype=np.float32)
+    both = rf"\(4, 4, 9\) \(cells of 20 x 20 x 50 Mpc.*found \(4, 4, {n}\): cells are as wide"
+    for refuse in (
+        loaded(weights, on_new_grid="resample").fit,
+        loaded(weights, on_new_grid="resample").fit(COARSE).transform,
+    ):
+        with pytest.raises(
+            ValueError, match=rf"{both}.*{mend}.*LightconeResampler\(shape=\(4, 4, 9"
+        ):
+            refuse(X)
 
 
 def test_a_failed_fit_changes_nothing(weights, stored):
