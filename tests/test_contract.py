@@ -53,11 +53,11 @@ def make(case, **parameters):
     if case.startswith("spectra"):
         return PowerSpectrumTransformer(**dict(n_bins=3) | parameters)
     if case in HEADS:
-        small = dict(hidden_dims=(16,), max_epochs=20, learning_rate=1e-2)
+        small = dict(hidden_dims=(16,), max_epochs=4, learning_rate=1e-2)
         small |= dict(device="cpu", random_state=0)
         if "joint" in case:
             backbone = SKATRTransformer(patch_size=2, embed_dim=12, depth=1, n_heads=2)
-            small |= dict(backbone=backbone, learning_rate=3e-3, max_epochs=3)
+            small |= dict(backbone=backbone, learning_rate=3e-3, max_epochs=2)
         if case == "joint posterior":
             small |= dict(learning_rate=1e-2, max_epochs=2, batch_size=8)
         if "posterior" in case:
