@@ -21,6 +21,7 @@ from tests.lightcones.layouts import thetas, write_v3
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example, tmp_path, monkeypatch):
     """As a script, but in this process, which has imported torch already."""

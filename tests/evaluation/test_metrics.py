@@ -243,11 +243,7 @@ def test_parameter_scorer_makes_columns(problem):
 @pytest.mark.parametrize("refit", ["r2", "neg_mean_absolute_relative_error"])
 def test_parameter_scorer_refits_a_search(problem, refit):
     search = GridSearchCV(
-        Ridge(),
-        {"alpha": [1e6, 1e-3]},
-        scoring=ParameterScorer(["a", "b"]),
-        refit=refit,
-        cv=3,
+        Ridge(), {"alpha": [1e6, 1e-3]}, scoring=ParameterScorer(["a", "b"]), refit=refit, cv=3
     )
     assert search.fit(*problem).best_params_ == {"alpha": 1e-3}
 
