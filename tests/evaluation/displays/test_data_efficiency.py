@@ -1,5 +1,6 @@
 """DataEfficiencyDisplay: its lines, bands and labels, and what it refuses."""
 
+import copy
 import sys
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,9 @@ class Unasked(DummyRegressor):
         raise RuntimeError("fitted in vain")
 
 
-@pytest.fixture
-def problem(rng):
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 3))
     return X, 50 + X @ rng.normal(size=(3, 2)) + rng.normal(size=(40, 2))
 
@@ -35,12 +37,18 @@ def rows(table, **wanted):
     return table["value"][chosen]
 
 
-@pytest.fixture
-def table(problem):
+@pytest.fixture(scope="module")
+def computed(problem):
     estimators = {"ridge": Ridge(), "constant mean": DummyRegressor()}
     return data_efficiency_curve(
         estimators, *problem, [4, 8, 32], n_repeats=2, parameter_names=NAMES, random_state=0
     )
+
+
+@pytest.fixture
+def table(computed):
+    """A copy, which may be spoilt."""
+    return copy.deepcopy(computed)
 
 
 def test_lines_and_bands_are_the_table(table):
