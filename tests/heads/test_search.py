@@ -17,8 +17,11 @@ from skatr_sk.training import trainer
 from tests.training.runs import Act
 
 REGRESSOR = LightconeRegressor(hidden_dims=(16,), max_epochs=12, patience=5, random_state=0)
-# Two networks that are trained with others of their shape, and two without dropout.
-GRID = [{"learning_rate": [1e-5, 1e-2], "dropout": [0.2]}, {"hidden_dims": [(16,), (8, 8)]}]
+# Two learning rates with dropout, and two shapes without; at the higher rate some stop early.
+GRID = [
+    {"learning_rate": [1e-5, 0.1], "dropout": [0.2]},
+    {"learning_rate": [0.1], "hidden_dims": [(16,), (8, 8)]},
+]
 POSTERIOR = PosteriorEstimator(max_epochs=2, n_blocks=1, hidden_dims=(8,), random_state=0)
 CASES = {
     "regressors": (REGRESSOR, GRID),
