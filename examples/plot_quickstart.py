@@ -75,7 +75,7 @@ print(
 # Summaries are computed once: frozen, they do not depend on the fold.
 signal = np.concatenate([cones.data.mean(axis=(1, 2)), cones.data.std(axis=(1, 2))], axis=1)
 head = LightconeRegressor(
-    target_bounds=cones.target_bounds, random_state=0, **({"max_epochs": 5} if FAST else {})
+    target_bounds=cones.target_bounds, random_state=0, **({"max_epochs": 2} if FAST else {})
 )
 # The targets are standardised: otherwise E_0, in hundreds of eV, would alone choose the penalty.
 ridge = TransformedTargetRegressor(

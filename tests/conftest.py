@@ -1,6 +1,7 @@
 """What every test gets: marks handled, a seeded generator, global state guarded, figures closed."""
 
 import copy
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+
+# pytest puts its handlers on every logger that does not propagate, three times a test, and torch
+# has forty of them.
+for _logger in list(logging.root.manager.loggerDict.values()):
+    if isinstance(_logger, logging.Logger) and _logger.name.startswith("torch."):
+        _logger.propagate = True
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 COVERAGE_FLOOR = 95  # % of lines and branches that a full run must reach

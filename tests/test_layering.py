@@ -5,6 +5,7 @@ text, so that the last tests can show that each rule catches what it should.
 """
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -69,6 +70,9 @@ OBJECTIVES = "skatr_sk.summaries.objectives.__init__"
 IMPORT_NAMES = {"scikit-learn": "sklearn"}  # where it is not the distribution's
 
 
+_parse = functools.cache(ast.parse)  # each rule walks the same trees
+
+
 def _required():
     """The packages that are always there: only they may be imported at module level."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -111,7 +115,7 @@ def _imports(name, source, modules):
             for module in resolve(node):
                 yield Import(module, node.lineno, in_function, for_types)
         in_function = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
             for child in node.body:
                 yield from walk(child, in_function, True)
             for child in node.orelse:
@@ -120,7 +124,7 @@ def _imports(name, source, modules):
         for child in ast.iter_child_nodes(node):
             yield from walk(child, in_function, for_types)
 
-    return list(walk(ast.parse(source), False, False))
+    return list(walk(_parse(source), False, False))
 
 
 def _level(module):
@@ -181,7 +185,7 @@ def _optional_problems(imports, required):
 
 def _question_problems(source):
     """Kinds of data, asked with isinstance and the like instead of by the protocol of fields."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parse(source)):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
@@ -205,7 +209,7 @@ def _is_words(node):
 
 def _objective_problems(source):
     """Objectives told apart by their names, instead of asked."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parse(source)):
         sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
         if isinstance(node, ast.Match):
             sides = [node.subject, ast.Constant("")]
@@ -214,8 +218,8 @@ def _objective_problems(source):
 
 
 def _shape_problems(source):
-    body = ast.parse(source).body
-    if ast.get_docstring(ast.parse(source)) is None:
+    body = _parse(source).body
+    if ast.get_docstring(_parse(source)) is None:
         yield 1, "has no docstring"
         return
     for node in body[1:]:

@@ -21,7 +21,7 @@ def small_transformer():
         depth=1,
         n_heads=2,
         objective=JEPA(predictor_dim=8, predictor_depth=1),
-        max_epochs=2,
+        max_epochs=1,
         batch_size=32,
         device="cpu",
     )
@@ -29,13 +29,13 @@ def small_transformer():
 
 def small_regressor():
     return LightconeRegressor(
-        hidden_dims=(16,), max_epochs=60, learning_rate=1e-2, patience=None, device="cpu"
+        hidden_dims=(16,), max_epochs=12, learning_rate=3e-2, patience=None, device="cpu"
     )
 
 
 def small_posterior():
     return PosteriorEstimator(
-        n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=2, patience=None, device="cpu"
+        n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=1, patience=None, device="cpu"
     )
 
 

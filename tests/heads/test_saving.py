@@ -9,7 +9,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io
 import torch
 from safetensors import safe_open
 from sklearn.base import clone
@@ -77,6 +76,7 @@ def skatr(**parameters):
     return SKATRTransformer(**TRAINED | parameters)
 
 
+PRETRAINED = skatr().fit(FIELDS)
 # Estimators with what they are fitted on; all that they give of it is compared.
 CASES = {
     "ridge and networks": (regressor(n_members=2), X, Y),
@@ -93,16 +93,16 @@ CASES = {
         regressor(backbone=SKATRTransformer(patch_size=2, embed_dim=8, depth=1)), FIELDS, Y
     ),
     "backbone and attention": (
-        regressor(backbone=skatr().fit(FIELDS), pooling="attention", max_epochs=1), FIELDS, Y[:, 0]
+        regressor(backbone=PRETRAINED, pooling="attention", max_epochs=1), FIELDS, Y[:, 0]
     ),
     "frozen backbone": (
-        regressor(backbone=FrozenEstimator(skatr().fit(FIELDS)), hidden_dims=(8,)), FIELDS, Y
+        regressor(backbone=FrozenEstimator(PRETRAINED), hidden_dims=(8,)), FIELDS, Y
     ),
     "cnn": (regressor(backbone="cnn"), FIELDS, Y),
     "cnn of signals": (regressor(backbone="cnn", loss="gaussian"), FIELDS[:, 0, 0], Y[:, 0]),
     "posterior": (posterior(), X, TABLE),
     "posterior with backbone and attention": (
-        posterior(backbone=skatr().fit(FIELDS), pooling="attention", frozen_epochs=1), FIELDS, Y
+        posterior(backbone=PRETRAINED, pooling="attention", frozen_epochs=1), FIELDS, Y
     ),
     "posterior with cnn": (posterior(backbone="cnn", prior_bounds="data"), FIELDS, Y),
     "posteriors": (posterior(n_members=2, prior_bounds=[(-9, 9), (-np.inf, np.inf)]), X, Y),
@@ -127,7 +127,7 @@ CASES = {
         FIELDS, Y,
     ),
     "frozen in a pipeline": (
-        make_pipeline(FrozenEstimator(skatr().fit(FIELDS)), "passthrough", PCA(3), posterior()),
+        make_pipeline(FrozenEstimator(PRETRAINED), "passthrough", PCA(3), posterior()),
         FIELDS, Y,
     ),
     "pandas": (
@@ -277,6 +277,8 @@ TRUSTED = {
     + ["instrument in a pipeline", "resampled spectra"],
 )
 def test_skops_holds_what_is_fitted(case, models, tmp_path):
+    import skops.io  # which takes a second, asking all loaded modules for names
+
     fitted, inputs = models(case)
     skops.io.dump(fitted, tmp_path / "model.skops")
     asked = skops.io.get_untrusted_types(file=tmp_path / "model.skops")

@@ -12,11 +12,11 @@ from skatr_sk.fields import as_fields
 from skatr_sk.training.held_out import Rows
 from tests.training.runs import Act
 
-SMALL = dict(hidden_dims=(16, 8), n_members=3, max_epochs=12, random_state=0, device="cpu")
+SMALL = dict(hidden_dims=(16, 8), n_members=3, max_epochs=8, random_state=0, device="cpu")
 HEADS = {
     "l1": lambda **given: LightconeRegressor(**SMALL, **given),
     "with ridge": lambda **given: LightconeRegressor(
-        max_epochs=30, patience=3, random_state=0, **given
+        max_epochs=15, patience=3, random_state=0, **given
     ),
     "gaussian, dropped": lambda **given: LightconeRegressor(
         **SMALL, loss="gaussian", dropout=0.2, patience=2, **given
@@ -25,7 +25,7 @@ HEADS = {
         **SMALL, validation_fraction=0, patience=None, **given
     ),
     "posterior": lambda **given: PosteriorEstimator(
-        **SMALL | dict(max_epochs=4), n_blocks=2, dropout=0.1, **given
+        **SMALL | dict(max_epochs=2), n_blocks=2, dropout=0.1, **given
     ),
 }
 

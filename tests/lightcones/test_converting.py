@@ -1,6 +1,7 @@
 """convert_lightcones: any files into one, resumed where it was interrupted."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -64,14 +65,15 @@ def saved(path, *args, **kwargs):
     if len(parts) == 3:
         {happens}
 converting.save_lightcones = saved
-convert_lightcones(sys.argv[1], sys.argv[2], compression="gzip")
+convert_lightcones(source, path, compression="gzip")
 """
 
 
 def start_converting(source, path, happens):
     """Pipes connect with the process, so that nothing depends on how fast it is."""
+    code = "import sys; source, path = sys.argv[1:]\n" + INTERRUPTED.format(happens=happens)
     return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED.format(happens=happens), str(source), str(path)],
+        [sys.executable, "-c", code, str(source), str(path)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -79,14 +81,16 @@ def start_converting(source, path, happens):
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_what_was_killed_goes_on_and_gives_the_same_file(tmp_path, monkeypatch):
     X = values(n=20, field=(8, 8, 200))
     save_lightcones(tmp_path / "in.h5", X, np.arange(20.0))
-    killed = start_converting(
-        tmp_path / "in.h5", tmp_path / "out.h5", "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    code = INTERRUPTED.format(happens="os.kill(os.getpid(), signal.SIGKILL)")
+    names = dict(source=tmp_path / "in.h5", path=tmp_path / "out.h5")
+    killed = multiprocessing.get_context("fork").Process(target=exec, args=(code, names))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "out.h5").exists()
     parts = tmp_path / "out.h5.parts"
     done = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.h5")}

@@ -19,7 +19,7 @@ from tests.simulator import against_21cmfast
 from tests.simulator.test_lightcone import assert_alike
 from tests.simulator.universes import FIDUCIAL, FINE, FULL_SIZE
 
-SMALL = {"field_shape": (8, 8, 60), "random_state": 3}
+SMALL = {"field_shape": (8, 8, 60), "redshift_min": 12, "random_state": 3}
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_given_parameters_are_used():
 
 
 def test_cold_dark_matter_changes_light_cones_but_no_label():
-    sizes = SMALL | {"field_shape": (8, 8, 300)}
+    sizes = SMALL | {"field_shape": (8, 8, 300), "redshift_min": 5}
     warm, cold = (SimulatedLightcones(4, dark_matter=kind, **sizes) for kind in ("warm", "cold"))
     np.testing.assert_array_equal(warm.target, cold.target)  # m_WDM is drawn
     # As particles of any mass without velocities, with the same initial conditions.

@@ -380,7 +380,7 @@ def test_protections_keep_the_rank_and_the_peace():
 # Light cones that are simulated while the encoder trains on them -------------------------------
 
 
-CONES = SimulatedLightcones(6, field_shape=(4, 4, 30), redshift_min=15, random_state=0)
+CONES = SimulatedLightcones(6, field_shape=(4, 4, 30), redshift_min=25, random_state=0)
 
 
 @pytest.mark.slow

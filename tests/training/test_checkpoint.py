@@ -377,7 +377,7 @@ def test_other_versions_begin_anew(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(random_state=4), dict(learning_rate=1e-4), dict(max_epochs=9), "data"], ids=str
+    "change", [dict(random_state=4), dict(learning_rate=1e-4), dict(max_epochs=5), "data"], ids=str
 )
 def test_a_checkpoint_of_another_run(run, tmp_path, change):
     fitted, path = run

@@ -159,8 +159,7 @@ def estimators(**parameters):
 
 
 @pytest.mark.filterwarnings("ignore:LightconeRegressor|SKATRTransformer:UserWarning")
-@pytest.mark.parametrize("rate", [1e20, 1e38])
-@pytest.mark.parametrize("valid", [0.25, 0.0])
+@pytest.mark.parametrize(("rate", "valid"), [(1e20, 0.25), (1e38, 0.0)])
 def test_a_rate_beyond_all_bounds_is_what_is_blamed(rate, valid):
     X = signals()
     y = X[:, :1].astype(np.float64)

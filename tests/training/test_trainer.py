@@ -156,7 +156,7 @@ def test_threads_that_fit_and_load_at_once_do_not_disturb_each_other(tmp_path):
     loader.start()
     try:
         with ThreadPoolExecutor(2) as pool:
-            fits = [pool.submit(transformer(random_state=1).fit, X) for _ in range(4)]
+            fits = [pool.submit(transformer(random_state=1).fit, X) for _ in range(2)]
             results = [fit.result().transform(X) for fit in fits]
     finally:
         done.set()

@@ -155,7 +155,7 @@ def test_median_and_errors_are_written_above_the_marginals(rng):
 def test_nothing_is_cut_off_or_hidden(rng, n):
     samples = {name: 1e4 + rng.normal(size=(500, n)) for name in ("SKATR", "global signal")}
     display = PosteriorDisplay.from_samples(samples, y_true=[1e4] * n)
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     width, height = display.figure_.canvas.get_width_height()
     texts = [text.get_window_extent() for i in range(n) for text in display.axes_[i, i].texts]
     legend = display.legend_.get_window_extent()

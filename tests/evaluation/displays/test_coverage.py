@@ -17,7 +17,7 @@ def test_coverage_curves_and_band(rng):
     assert len(display.bands_) == 1  # of the same number of cones
     names = [text.get_text() for text in display.legend_.get_texts()]
     assert names == ["99% band if calibrated", "good", "narrow", "calibrated"]
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     beside = display.ax_.get_window_extent().x1  # where it hides no curve
     assert display.legend_.get_window_extent().x0 > beside
     difference = display.plot(kind="difference")

@@ -1,5 +1,6 @@
 """DataEfficiencyDisplay: its lines, bands and labels, and what it refuses."""
 
+import copy
 import sys
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,9 @@ class Unasked(DummyRegressor):
         raise RuntimeError("fitted in vain")
 
 
-@pytest.fixture
-def problem(rng):
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 3))
     return X, 50 + X @ rng.normal(size=(3, 2)) + rng.normal(size=(40, 2))
 
@@ -35,12 +37,18 @@ def rows(table, **wanted):
     return table["value"][chosen]
 
 
-@pytest.fixture
-def table(problem):
+@pytest.fixture(scope="module")
+def computed(problem):
     estimators = {"ridge": Ridge(), "constant mean": DummyRegressor()}
     return data_efficiency_curve(
         estimators, *problem, [4, 8, 32], n_repeats=2, parameter_names=NAMES, random_state=0
     )
+
+
+@pytest.fixture
+def table(computed):
+    """A copy, which may be spoilt."""
+    return copy.deepcopy(computed)
 
 
 def test_lines_and_bands_are_the_table(table):
@@ -75,7 +83,7 @@ def test_labels_scales_and_legend(table):
     assert display.legend_.get_title().get_text().startswith("mean, and one standard deviation")
     markers = {line.get_marker() for line in display.lines_[0]}
     assert len(markers) == 2  # told apart without colours too
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     shown = [label.get_text() for label in display.axes_[0].get_xticklabels()]
     assert shown == ["4", "8", "32"]
     entries = [text.get_text() for text in display.legend_.get_texts()]
@@ -128,7 +136,7 @@ def test_panels_wrap_and_nothing_is_cut_off(rng, n, shape):
     estimators = {name: DummyRegressor() for name in ("SKATR + head", "trained from scratch")}
     display = DataEfficiencyDisplay.from_estimators(estimators, y, y, [4, 16], random_state=0)
     figure = display.figure_
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     corners = [axes.get_position() for axes in display.axes_]
     rows_, columns = ({round(getattr(box, e), 3) for box in corners} for e in ("y0", "x0"))
     assert (len(rows_), len(columns)) == shape

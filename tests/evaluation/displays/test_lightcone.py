@@ -66,7 +66,7 @@ def test_what_a_bunch_knows_is_shown():
     assert display.axes_[1, 1].get_xlabel() == "sky [Mpc]"
     ends = display.axes_[0, 1].images[0].get_extent()
     assert ends == pytest.approx((0, 200, 0, 200))
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     width, height = display.figure_.canvas.get_width_height()
     for axes in (*display.axes_.ravel(), display.colorbar_.ax):
         box = axes.get_tightbbox()

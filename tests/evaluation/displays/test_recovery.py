@@ -35,7 +35,7 @@ def test_six_parameters_make_two_rows_of_three_pairs(recovery):
     display = RecoveryDisplay.from_predictions(*recovery[:2])
     assert display.axes_.shape == (2, 6)
     assert len(display.figure_.axes) == 12
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     main, below = ([axes.get_position() for axes in row] for row in display.axes_)
     assert len({round(box.x0, 3) for box in main}) == 3
     assert len({round(box.y0, 3) for box in main}) == 2
@@ -52,7 +52,6 @@ def test_six_parameters_make_two_rows_of_three_pairs(recovery):
 def test_panels_wrap(rng, n_parameters, shape):
     y = rng.normal(size=(5, n_parameters))
     display = RecoveryDisplay.from_predictions(y, y + 0.1)
-    display.figure_.canvas.draw()
     corners = [axes.get_position() for axes in display.axes_[0]]
     rows = len({round(box.y0, 3) for box in corners})
     assert (rows, len({round(box.x0, 3) for box in corners})) == shape
@@ -128,7 +127,7 @@ def test_nothing_overlaps_or_is_cut_off(recovery):
     display = RecoveryDisplay.from_predictions(
         true, pred, y_std=std, parameter_names=NAMES, bounds=BOUNDS
     )
-    display.figure_.canvas.draw()
+    display.figure_.draw_without_rendering()
     width, height = display.figure_.canvas.get_width_height()
     tight = [axes.get_tightbbox() for axes in display.axes_.ravel()]
     for box in tight:
