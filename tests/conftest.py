@@ -1,6 +1,5 @@
 """What every test gets: marks handled, a seeded generator, global state guarded, figures closed."""
 
-import copy
 import logging
 import os
 import sys
@@ -24,7 +23,6 @@ for _logger in list(logging.root.manager.loggerDict.values()):
         _logger.propagate = True
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
-COVERAGE_FLOOR = 95  # % of lines and branches that a full run must reach
 
 # The same examples everywhere and each time, however slow the machine.
 hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
@@ -32,38 +30,6 @@ hypothesis.settings.load_profile("tests")
 
 # The models of the tests are too small for two threads to pay; benchmarks set their own number.
 torch.set_num_threads(1)
-
-
-def _is_full(config):
-    """Whether all default tests run, and not some files, names or marks."""
-    chosen, defaults = config.option, config.getini("addopts")
-    return (
-        config.args_source is pytest.Config.ArgsSource.TESTPATHS
-        and chosen.markexpr == defaults[defaults.index("-m") + 1]
-        and not any(
-            getattr(chosen, name, None)  # one that a plugin brings may be switched off
-            for name in ("keyword", "deselect", "collectonly", "lf", "stepwise")
-        )
-    )
-
-
-def pytest_configure(config):
-    """Measure coverage in full runs, and hold its floor; a part of the tests reaches little.
-
-    As --cov does, so that only a full run waits for it.
-    """
-    plugins, options = config.pluginmanager, config.option
-    if not plugins.hasplugin("pytest_cov") or plugins.hasplugin("_cov") or options.no_cov:
-        return
-    within = getattr(config, "workerinput", None)  # of a process of pytest-xdist
-    if not (_is_full(config) if within is None else "cov_master_host" in within):
-        return
-    from pytest_cov.plugin import CovPlugin
-
-    options.cov_source, options.cov_fail_under = [True], COVERAGE_FLOOR
-    options.cov_report = {"term": "skip-covered"}
-    measured = CovPlugin(copy.copy(options), plugins, start=within is None)
-    plugins.register(measured, "_cov")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
