@@ -126,7 +126,7 @@ def write_large(path, n):
     seal(path)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["default", pytest.param("small", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_file(network, tmp_path, table):
     """One epoch and a transform: below 1.5 GB, and no more for four times the cones."""
     parameters, sizes, growth = NETWORKS[network]
