@@ -37,7 +37,7 @@ if os.environ.get("SKATR_SK_INTERSPHINX"):
         "torch": ("https://docs.pytorch.org/docs/stable", None),
     }
 else:
-    suppress_warnings = ["ref.ref"]  # labels of scikit-learn's guide, in docstrings we inherit
+    suppress_warnings = ["ref.ref", "ref.term"]  # of scikit-learn's guide, in docstrings we inherit
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
