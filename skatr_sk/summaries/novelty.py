@@ -328,7 +328,8 @@ class _Surface(NamedTuple):
         penalty = np.diag([_PENALTY] * (terms.shape[1] - 1) + [0.0])
         solved = np.linalg.solve(terms.T @ terms + penalty, terms.T)
         # What never varied does so by the rounding of its mean, which is no deviation.
-        standard = np.where(around.inverse_scale > 0, around.standard(rows), 0.0)
+        standard = around.standard(rows)
+        standard[:, around.inverse_scale <= 0] = 0.0
         bend = solved @ standard
         # As the other rows say of each: in closed form.
         leverage = np.minimum(np.einsum("ij,ji->i", terms, solved), 0.9)
