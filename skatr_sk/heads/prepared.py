@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -64,8 +65,13 @@ class Prepared:
     """
 
     def __init__(self, rows: Fold, trained: Sequence[NDArray[Any]]) -> None:
-        self._rows, self._trained = _arrays(rows), trained
+        self._rows, self._trained = rows, trained
         self._states: dict[tuple[int, str], dict[str, Any]] = {}
+
+    @cached_property
+    def _all(self) -> list[NDArray[Any] | None]:
+        """All rows, made of a table, or read from a file, only where some have been trained."""
+        return _arrays(self._rows)
 
     def add(self, fold: int, identity: str, state: dict[str, Any]) -> None:
         """Keep what was learned on a fold, under the identity of the parameters before the fit."""
@@ -79,7 +85,7 @@ class Prepared:
         of_rows = [
             k
             for k, numbers in enumerate(self._trained)
-            if all(_same(own, numbers, some) for own, some in zip(self._rows, given, strict=True))
+            if all(_same(own, numbers, some) for own, some in zip(self._all, given, strict=True))
         ]
         identity = identity_of_parameters(estimator) if of_rows else ""
         return next((s for k in of_rows if (s := self._states.pop((k, identity), None))), None)

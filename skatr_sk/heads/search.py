@@ -163,14 +163,14 @@ class HeadSearchCV(GridSearchCV):
         own = self.estimator.get_params(deep=False)
         names = {name for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
         wrong = []
-        for name in sorted(names - own.keys()):
+        for name in sorted(names - own.keys(), key=str):
             # What a parameter has of its own may be set where it has any, or is given beside.
-            of = name.partition("__")[0]
+            of = str(name).partition("__")[0]
             if of not in own or not (of in names or hasattr(own[of], "set_params")):
                 wrong.append(name)
         if wrong:
             kind = type(self.estimator).__name__
-            meant = [last for name in wrong if (last := name.rpartition("__")[2]) in own]
+            meant = [last for name in wrong if (last := str(name).rpartition("__")[2]) in own]
             mend = (
                 f"here it is {', '.join(map(repr, meant))}, for there are no steps" if meant else ""
             )

@@ -327,10 +327,13 @@ class _Surface(NamedTuple):
         terms = _terms(strong)
         penalty = np.diag([_PENALTY] * (terms.shape[1] - 1) + [0.0])
         solved = np.linalg.solve(terms.T @ terms + penalty, terms.T)
-        bend = solved @ around.standard(rows)
+        # What never varied does so by the rounding of its mean, which is no deviation.
+        standard = around.standard(rows)
+        standard[:, around.inverse_scale <= 0] = 0.0
+        bend = solved @ standard
         # As the other rows say of each: in closed form.
         leverage = np.minimum(np.einsum("ij,ji->i", terms, solved), 0.9)
-        beside = around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        beside = standard - terms @ bend - _straight_on(strong, bend)
         beside /= (1 - leverage)[:, np.newaxis]
         off: _Ellipsoid = _Ellipsoid.learn(beside)
         sizes = solved @ _log(off.distance(beside))

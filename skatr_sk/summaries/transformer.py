@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -787,10 +787,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _frozen(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that counts now."""
-        same = self.pooling_ == self._pooling_found and self.whitening_ is self._whitening_found
-        seen = self.seen_ if same else None  # it is of other summaries otherwise
-        asked: dict[str, Any] = {"pooling": self.pooling_, "whitening": self.whitening_}
-        return replace(self._as_trained(), **asked, seen=seen)
+        seen, pooling = self.seen_, self.pooling_
+        if seen is not None:  # of other summaries?
+            known = pooling_seen(pooling, len(seen.mean), self.architecture_.embed_dim)
+            same = known == self._pooling_seen and self.whitening_ is self._whitening_found
+            seen = seen if same else None
+        asked: dict[str, Any] = {"pooling": pooling, "whitening": self.whitening_, "seen": seen}
+        return replace(self._as_trained(), **asked)
 
     @property
     def whitening_(self) -> Whitening | None:
@@ -884,11 +887,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     @property
     def _pooling_seen(self) -> str:
-        """How the summaries are pooled that `seen_` is of, or is to be."""
-        found, sizes = self._pooling_found, self.architecture_
-        if self.seen_ is None:
-            return pooling_compared(found, sizes.grid_shape)
-        return pooling_seen(found, len(self.seen_.mean), sizes.embed_dim)
+        """How the summaries are pooled that `seen_` is of."""
+        n_summary = len(cast("SeenSummaries", self.seen_).mean)
+        return pooling_seen(self._pooling_found, n_summary, self.architecture_.embed_dim)
 
     @torch_defaults()
     def novelty(self, X: ArrayLike) -> Novelty:
@@ -954,8 +955,10 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 "fit again, on six fields or more."
             )
         # Tokens take memory, and are of no use here.
-        found = None if self.pooling_ == "tokens" else self._summaries(X)[1]
-        return self.seen_.novelty(self._summarise(X, self._reference()) if found is None else found)
+        if self.pooling_ == "tokens":
+            known = replace(self._as_trained(), pooling=self._pooling_seen)
+            return self.seen_.novelty(self._summarise(X, known))
+        return self.seen_.novelty(cast(np.ndarray, self._summaries(X)[1]))
 
     @torch_defaults()
     def learn_novelty(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
@@ -979,7 +982,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_parameters()
-        summaries = self._summarise(X, self._reference())
+        compared = pooling_compared(self._pooling_found, self.architecture_.grid_shape)
+        summaries = self._summarise(X, replace(self._as_trained(), pooling=compared))
         labels = None if y is None else check_labels(y, len(summaries), "learn_novelty").values
         seen = SeenSummaries.learn(summaries, parameters=labels)
         if seen is None:
@@ -988,10 +992,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             )
         self.seen_ = seen
         return self
-
-    def _reference(self) -> FrozenEncoder:
-        """Return what gives the summaries that `seen_` is of."""
-        return replace(self._as_trained(), pooling=self._pooling_seen)
 
     if TYPE_CHECKING:  # scikit-learn's own has no types
 

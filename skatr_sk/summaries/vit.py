@@ -36,6 +36,7 @@ _WIDE_ENOUGH = 65_536  # numbers of a head: its gradient in bfloat16 is the fast
 _MOST_KEPT_ON_CPU = 2_000_000
 _CPU_TOKENS = 8192  # that a CPU computes anew at a time
 _VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6
 
 
 def patchify(fields: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -154,7 +155,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     softmax is small it is kept instead, which takes two thirds of the time, and else the gradient
     of few or narrow tokens is computed in float32.
     """
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+    trained = q.requires_grad and torch.is_grad_enabled() and not _is_exporting()
+    if trained and q.dtype == torch.bfloat16 and q.device.type == "cpu":
         n_tokens, width = q.shape[-2:]
         if q.shape[:-1].numel() * n_tokens <= _MOST_SCORES:
             return _kept_scores(q, k, v)
@@ -221,6 +223,8 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     Where products are in bfloat16 the tokens between the blocks are too: else a third of the time
     goes into casting them to and fro.
     """
+    if _is_exporting():  # a program takes any number of rows, in the precision that it is run in
+        return blocks(tokens)
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind):
         tokens = tokens.to(torch.get_autocast_dtype(kind))

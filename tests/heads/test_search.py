@@ -8,6 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import FitFailedWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -18,6 +19,7 @@ from skatr_sk import (
     LightconeRegressor,
     PosteriorEstimator,
     SKATRTransformer,
+    open_lightcones,
     save_model,
 )
 from skatr_sk.training import trainer
@@ -212,6 +214,7 @@ def test_tables_are_trained_at_once_and_become_one_array(table, alone, monkeypat
             "'learning_rat'; did you mean 'learning_rate'",
         ),
         ({"lightconeregressor__loss": ["l1"]}, "here it is 'loss', for there are no steps"),
+        ({1: [0.1], "dropout": [0.0]}, "found 1$"),
     ],
 )
 def test_names_that_are_no_parameters(grid, message):
@@ -226,6 +229,16 @@ def test_parameters_of_parameters(caplog):
     grid = {"backbone__depth": [1, 2]}
     search = HeadSearchCV(head, grid, cv=2, refit=False, error_score="raise").fit(X, y)
     assert len(search.cv_results_["params"]) == 2
+
+
+def test_files_are_not_read_where_nothing_is_trained_at_once(tmp_path, monkeypatch):
+    np.save(tmp_path / "cones.npy", np.random.default_rng(0).normal(size=(20, 6, 6, 8)))
+    X, y = open_lightcones(tmp_path / "cones.npy").data, np.arange(20.0)
+    monkeypatch.setattr(type(X), "__array__", None)
+    small = SKATRTransformer(patch_size=2, embed_dim=8, depth=1, max_epochs=1, random_state=0)
+    head = LightconeRegressor(max_epochs=1, backbone=FrozenEstimator(small.fit(X)), random_state=0)
+    search = HeadSearchCV(head, {"dropout": [0.0, 0.1]}, cv=2, refit=False, error_score="raise")
+    assert len(search.fit(X, y).cv_results_["params"]) == 2
 
 
 def test_weights_of_another_length_are_named(rng):

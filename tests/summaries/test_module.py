@@ -52,6 +52,16 @@ def test_the_module_gives_what_transform_gives(kind, parameters):
         np.testing.assert_allclose(again.numpy(), expected[:n], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_program_that_is_exported_under_autocast(trained):
+    skatr, X = fitted("cone"), fields("cone")
+    module = skatr.as_module().requires_grad_(trained)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        program = exported(module, X[:4]).module()
+    found = program(torch.from_numpy(X)).detach().numpy()
+    np.testing.assert_allclose(found, skatr.transform(X), rtol=1e-4, atol=1e-5)
+
+
 def test_the_module_is_a_copy():
     skatr, X = fitted("cone"), fields("cone")
     before, module = skatr.transform(X), skatr.as_module()

@@ -136,6 +136,17 @@ def test_units_and_constants_do_not_matter(rng):
     np.testing.assert_allclose(found.distance, expected.distance, rtol=1e-5)
 
 
+@pytest.mark.parametrize("constant", [0.1, 1e-6, 123.456])
+def test_constants_do_not_bend_a_surface(rng, constant):
+    """The rounding of their mean, in float32 in a file, is no deviation."""
+    rows, new = draw(rng, 600), draw(rng, 100)
+    padded = [np.pad(each, ((0, 0), (0, 4)), constant_values=constant) for each in (rows, new)]
+    seen = SeenSummaries.learn(padded[0])
+    assert len(seen.bend)
+    expected = SeenSummaries.learn(rows).novelty(new)
+    np.testing.assert_allclose(seen.novelty(padded[1]).distance, expected.distance, rtol=1e-2)
+
+
 def test_what_never_varied_and_does_so_now_was_not_seen(rng):
     rows = np.pad(rng.normal(size=(400, 3)), ((0, 0), (0, 1)), constant_values=3.0)
     seen = SeenSummaries.learn(rows)
@@ -340,6 +351,18 @@ def test_weights_that_have_seen_means_of_tokens(tmp_path):
     for skatr in loaded:
         np.testing.assert_allclose(skatr.novelty(fields()).distance, expected, rtol=1e-3)
         assert len(warned(lambda skatr=skatr: skatr.transform(fields() / 1000))) == 1
+    tokens.learn_novelty(fields())
+    assert len(tokens.seen_.mean) == 24  # of slices, as a new one
+
+
+@pytest.mark.parametrize(("found", "asked"), [("tokens", "slices"), ("slices", "tokens")])
+def test_weights_keep_it_with_the_pooling_that_it_is_of(tmp_path, found, asked):
+    skatr = SKATRTransformer(**SMALL, pooling=found, whiten=False).fit(fields())
+    expected = skatr.novelty(fields()).distance
+    skatr.set_params(pooling=asked).save(tmp_path / "skatr.safetensors")
+    loaded = SKATRTransformer.load(tmp_path / "skatr.safetensors")
+    assert loaded.pooling_ == asked
+    np.testing.assert_allclose(loaded.novelty(fields()).distance, expected, rtol=1e-4)
 
 
 def test_bundled_weights_with_another_pooling():

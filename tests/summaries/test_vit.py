@@ -311,3 +311,9 @@ def test_attention_in_bf16_has_the_gradient_of_float32(scores, wide, monkeypatch
     lowered, whole = gradients
     assert (lowered - whole).abs().max() < 0.02 * whole.abs().max()
     assert (lowered - whole).norm() < 0.01 * whole.norm()
+
+
+def test_attention_keeps_nothing_where_no_gradient_is_asked_for(monkeypatch):
+    monkeypatch.setattr(vit, "_kept_scores", None)
+    q, k, v = draw(3, 2, 4, 70, 24).bfloat16()
+    vit._attention(q, k, v)
