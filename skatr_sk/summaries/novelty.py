@@ -168,7 +168,9 @@ class SeenSummaries:
         rows = _some(rows, most)
         if len(rows) < _FEWEST_ROWS:
             return None
-        n_curved = 0 if len(rows) < _FEWEST_CURVED else _n_directions(len(rows) // _ROWS_A_TERM)
+        # Fewer rows than features bend to their noise.
+        curved = len(rows) >= max(_FEWEST_CURVED, rows.shape[1])
+        n_curved = _n_directions(len(rows) // _ROWS_A_TERM) if curved else 0
         known: _Surface = _Surface.learn(rows, n_curved)
         where = known.around
         if not where.inverse_scale.any():

@@ -495,3 +495,10 @@ def test_silence_by_the_class(fitted):
         warnings.simplefilter("ignore", NeverSeenWarning)
         fitted.transform(fields(seed=1) * 100)
     assert not [w for w in caught if w.category is NeverSeenWarning]
+
+
+def test_wide_noise_is_calibrated_without_unseen_rows():
+    """More features than rows say nothing of a surface."""
+    generator = np.random.default_rng(0)
+    rows, others = generator.normal(size=(450, 900)), generator.normal(size=(300, 900))
+    assert (SeenSummaries.learn(rows).novelty(others).tail_probability < 0.1).mean() < 0.2
