@@ -500,5 +500,5 @@ def test_silence_by_the_class(fitted):
 def test_wide_noise_is_calibrated_without_unseen_rows():
     """More features than rows say nothing of a surface."""
     generator = np.random.default_rng(0)
-    rows, others = generator.normal(size=(450, 900)), generator.normal(size=(300, 900))
+    rows, others = generator.normal(size=(450, 2000)), generator.normal(size=(300, 2000))
     assert (SeenSummaries.learn(rows).novelty(others).tail_probability < 0.1).mean() < 0.2
