@@ -283,16 +283,17 @@ class _Ellipsoid(NamedTuple):
 
     def features(self, rows: np.ndarray) -> _Floats:
         """Standardised summaries, and the products of the strongest directions, two by two."""
-        products = _products(self.strong(rows, _MULTIPLIED))
-        return np.concatenate([self.standard(rows), products], axis=1)
+        standard = self.standard(rows)
+        products = _products(self.strong(standard, _MULTIPLIED))
+        return np.concatenate([standard, products], axis=1)
 
     def standard(self, rows: np.ndarray) -> _Floats:
         """Return rows in standard deviations."""
         return (rows - self.mean) * self.inverse_scale
 
-    def strong(self, rows: np.ndarray, n: int) -> _Floats:
-        """Return rows along the `n` strongest directions, or all, in standard deviations."""
-        return self.standard(rows) @ self.axes[:n].T / np.sqrt(self.variances[:-1][:n])
+    def strong(self, standard: _Floats, n: int) -> _Floats:
+        """Return standardised rows along the `n` strongest directions, or all, standardised too."""
+        return standard @ self.axes[:n].T / np.sqrt(self.variances[:-1][:n])
 
 
 def _products(columns: _Floats) -> _Floats:
@@ -325,18 +326,17 @@ class _Surface(NamedTuple):
         if not n:
             flat, line = np.zeros((0, 0)), np.zeros(0)
             return cls(around, flat, _Ellipsoid(line, line, flat, line))
-        strong = around.strong(rows, n)
+        standard = around.standard(rows)
+        strong = around.strong(standard, n)
         terms = _terms(strong)
         penalty = np.diag([_PENALTY] * (terms.shape[1] - 1) + [0.0])
         solved = np.linalg.solve(terms.T @ terms + penalty, terms.T)
         # What never varied does so by the rounding of its mean, which is no deviation.
-        standard = around.standard(rows)
         standard[:, around.inverse_scale <= 0] = 0.0
         bend = solved @ standard
         # As the other rows say of each: in closed form.
         leverage = np.minimum(np.einsum("ij,ji->i", terms, solved), 0.9)
-        beside = standard - terms @ bend - _straight_on(strong, bend)
-        beside /= (1 - leverage)[:, np.newaxis]
+        beside = _beside(standard, strong, terms, bend) / (1 - leverage)[:, np.newaxis]
         off: _Ellipsoid = _Ellipsoid.learn(beside)
         sizes = solved @ _log(off.distance(beside))
         return cls(around, np.column_stack([bend, sizes]), off)
@@ -349,9 +349,10 @@ class _Surface(NamedTuple):
         if not len(self.bend):
             return self.around.distance(rows)
         bend, sizes = self.bend[:, :-1], self.bend[:, -1]
-        strong = self.around.strong(rows, _n_directions(len(bend) - 1))
+        standard = self.around.standard(rows)
+        strong = self.around.strong(standard, _n_directions(len(bend) - 1))
         terms = _terms(strong)
-        beside = self.around.standard(rows) - terms @ bend - _straight_on(strong, bend)
+        beside = _beside(standard, strong, terms, bend)
         n_along, n_off = strong.shape[1], int((self.off.inverse_scale > 0).sum())
         square = n_off * np.square(self.off.distance(beside) / np.exp(terms @ sizes))
         return np.sqrt((square + np.square(strong).sum(axis=1)) / (n_along + n_off))
@@ -363,9 +364,10 @@ def _terms(strong: _Floats) -> _Floats:
     return np.column_stack([inside, _products(inside), np.ones(len(strong))])
 
 
-def _straight_on(strong: _Floats, bend: _Floats) -> _Floats:
-    """How the surface goes on farther out: straight."""
-    return (strong - np.clip(strong, -_INSIDE, _INSIDE)) @ bend[: strong.shape[1]]
+def _beside(standard: _Floats, strong: _Floats, terms: _Floats, bend: _Floats) -> _Floats:
+    """What the surface leaves of standardised rows; farther out it goes on straight."""
+    straight_on = (strong - np.clip(strong, -_INSIDE, _INSIDE)) @ bend[: strong.shape[1]]
+    return standard - terms @ bend - straight_on
 
 
 def _learn_readout(
