@@ -157,7 +157,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     trained = q.requires_grad and torch.is_grad_enabled() and not _is_exporting()
     if trained and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        n_tokens, width = q.shape[-2:]
+        n_tokens, width = k.shape[-2:]
         if q.shape[:-1].numel() * n_tokens <= _MOST_SCORES:
             return _kept_scores(q, k, v)
         if n_tokens * width < _WIDE_ENOUGH:
@@ -181,12 +181,17 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens of shape (n, n_tokens, dim) to the same shape."""
+    def forward(self, tokens: Tensor, n_unasked: int = 0) -> Tensor:
+        """Map tokens of shape (n, n_tokens, dim) to the same shape.
+
+        The first `n_unasked` of them are seen by the others, and have no result.
+        """
         n, n_tokens, dim = tokens.shape
         qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
         q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # a gradient of one piece
-        mixed = _attention(q, k, v).transpose(1, 2).reshape(n, n_tokens, dim)
+        if n_unasked:
+            q, tokens = q[:, :, n_unasked:], tokens[:, n_unasked:]
+        mixed = _attention(q, k, v).transpose(1, 2).reshape(tokens.shape)
         tokens = tokens + self.out(mixed)
         return tokens + self.mlp(self.norm_mlp(tokens))
 
@@ -204,16 +209,19 @@ def _but_attention(context: Any, op: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if attends else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _uncached(block: nn.Module, tokens: Tensor) -> Tensor:
+def _uncached(block: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     """Pass tokens through a block; weights are cast each time, so that it can be done anew."""
     kind = tokens.device.type
     enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     with torch.autocast(kind, dtype, enabled, cache_enabled=False):
-        return block(tokens)  # type: ignore[no-any-return]
+        return block(tokens)
 
 
-def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
+def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int, n_unasked: int = 0) -> Tensor:
     """Pass tokens (n, n_tokens, dim) of fields of some patches through blocks.
+
+    The first `n_unasked` of the tokens have no result, and cost nothing in the last block but what
+    the others see of them.
 
     Where there are many, only what enters each block, and what its attention gives, is kept for the
     gradient, and the rest computed anew, some fields at a time: selective gradient checkpointing
@@ -223,24 +231,33 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int) -> Tensor:
     Where products are in bfloat16 the tokens between the blocks are too: else a third of the time
     goes into casting them to and fro.
     """
+    layers: list[Callable[..., Tensor]] = list(blocks)
+    if n_unasked:
+        layers[-1] = partial(layers[-1], n_unasked=n_unasked)
+
+    def as_they_are(tokens: Tensor) -> Tensor:
+        for layer in layers:
+            tokens = layer(tokens)
+        return tokens
+
     if _is_exporting():  # a program takes any number of rows, in the precision that it is run in
-        return blocks(tokens)
+        return as_they_are(tokens)
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind):
         tokens = tokens.to(torch.get_autocast_dtype(kind))
     if not (torch.is_grad_enabled() and tokens.requires_grad):
-        return blocks(tokens)
+        return as_they_are(tokens)
     on_cpu = kind == "cpu"
     if n_patches <= _MOST_KEPT and not (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU):
-        return blocks(tokens)
+        return as_they_are(tokens)
     rows = max(1, _CPU_TOKENS // tokens.shape[1]) if on_cpu else len(tokens)
     contexts = partial(create_selective_checkpoint_contexts, _but_attention)
 
     def lean(some: Tensor) -> Tensor:
-        for block in blocks:
+        for layer in layers:
             some = checkpoint(
                 _uncached,
-                block,
+                layer,
                 some,
                 use_reentrant=False,
                 preserve_rng_state=False,
@@ -348,5 +365,5 @@ class Predictor(nn.Module):
         seen = self.embed(context) + gather_tokens(code, context_index)
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=1)
-        tokens = through(self.blocks, tokens, len(code))
-        return self.out(self.norm(tokens[:, context.shape[1] :]))
+        tokens = through(self.blocks, tokens, len(code), context.shape[1])
+        return self.out(self.norm(tokens))

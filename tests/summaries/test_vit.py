@@ -281,6 +281,34 @@ def test_blocks_are_done_anew_in_bfloat16_too(torch_seed, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.parametrize("lean", [False, True])
+def test_tokens_that_nobody_asks_for_are_seen_and_left_out(lean, torch_seed, monkeypatch):
+    """The others, and all gradients, are what they are where all are asked for."""
+    blocks = torch.nn.Sequential(*(Block(16, 2, 2.0) for _ in range(2)))
+    if lean:
+        monkeypatch.setattr(vit, "_MOST_KEPT", 8)
+    found = {}
+    for n_unasked in (0, 5):
+        tokens = draw(3, 12, 16).requires_grad_()
+        blocks.zero_grad()
+        asked = vit.through(blocks, tokens, 12, n_unasked)
+        assert asked.shape == (3, 12 - n_unasked, 16)
+        asked[:, -7:].square().sum().backward()
+        weights = [weight.grad.clone() for weight in blocks.parameters()]
+        found[n_unasked] = [asked[:, -7:].detach(), tokens.grad, *weights]
+    torch.testing.assert_close(found[5], found[0])
+
+
+def test_the_last_block_of_a_predictor_answers_what_is_asked(torch_seed):
+    predictor = vit.Predictor(8, 8, (4, 4), predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0)
+    sizes = []
+    for block in predictor.blocks:
+        block.mlp.register_forward_hook(lambda _, inputs, out: sizes.append(out.shape[1]))
+    index = torch.arange(16).expand(2, -1)
+    assert predictor(draw(2, 10, 8), index[:, :10], index[:, 10:]).shape == (2, 6, 8)
+    assert sizes == [16, 6]
+
+
 def test_attention_needs_no_memory_for_pairs_of_tokens(torch_seed):
     """Of 6,000 tokens the pairs alone would take 144 MB for each head."""
     tracked = []
