@@ -148,20 +148,24 @@ def field_operations(sizes, objective, pairs):
     """
     dim, narrow = sizes.embed_dim, objective.predictor_dim
 
-    def blocks(n_tokens, dim, depth):
-        of_weights = (8 + 4 * sizes.mlp_ratio) * dim**2  # those of attention and MLP, for a token
-        return depth * n_tokens * (of_weights + 4 * n_tokens * dim)  # and tokens with each other
+    def block(n_tokens, dim, n_asked):
+        # Products with weights: three for each token that is seen, the others for those asked for;
+        # and tokens with each other.
+        of_weights = 6 * n_tokens + (2 + 4 * sizes.mlp_ratio) * n_asked
+        return of_weights * dim**2 + 4 * n_asked * n_tokens * dim
 
     def encoder(n_tokens):
-        return blocks(n_tokens, dim, sizes.depth) + 2 * n_tokens * sizes.n_voxels * dim
+        embedding = 2 * n_tokens * sizes.n_voxels * dim
+        return sizes.depth * block(n_tokens, dim, n_tokens) + embedding
 
-    def predictor(n_tokens):
-        in_and_out = 2 * n_tokens * dim * narrow
-        return blocks(n_tokens, narrow, objective.predictor_depth) + in_and_out
+    def predictor(n_seen, n_hidden):
+        n_tokens = n_seen + n_hidden
+        whole = (objective.predictor_depth - 1) * block(n_tokens, narrow, n_tokens)
+        return whole + block(n_tokens, narrow, n_hidden) + 2 * n_tokens * dim * narrow
 
     # Of the regions come the two first; what else is drawn for them behind.
     *masks, regions = [[index.shape[1] for index in drawn[:2]] for drawn in pairs]
-    trained = sum(encoder(seen) + predictor(seen + hidden) for seen, hidden in masks)
+    trained = sum(encoder(seen) + predictor(seen, hidden) for seen, hidden in masks)
     return 3 * (trained + sum(map(encoder, regions))) + encoder(sizes.n_tokens)
 
 
