@@ -107,7 +107,7 @@ def test_headers_of_numpy(tmp_path, n):
     fuzz(_headers(), lambda data: in_this_process(tmp_path / "fuzzed.npy", data), n)
 
 
-@pytest.mark.parametrize("n", [6, pytest.param(1200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [3, pytest.param(1200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", IN_HDF5)
 def test_hdf5(tmp_path, load, kind, n):
     path = tmp_path / f"fuzzed.{kind}"

@@ -45,7 +45,7 @@ def test_there_are_many():
     assert len(some(2)) > 300
 
 
-@pytest.mark.parametrize("case", some(2))
+@pytest.mark.parametrize("case", some(4))
 def test_one_error_names_the_file(tmp_path, load, case):
     name, write = hostile_lightcones.CASES[case]
     write(tmp_path / name)
