@@ -83,7 +83,10 @@ RECIPES = {
 RECIPES = {name: recipe | dict(validation_fraction=0.02) for name, recipe in RECIPES.items()}
 SIGNAL = "signal"  # mean and standard deviation of each slice: nothing is trained
 NO_MEAN = "-no-mean"  # behind a name: the mean of each slice is subtracted before all else
-NO_MEAN_WAYS = [way + NO_MEAN for way in ("jepa", "random", "random-white", SIGNAL)]
+NO_MEAN_WAYS = [
+    way + NO_MEAN
+    for way in ("jepa", "lejepa", "vicreg", "random", "random-white", SIGNAL, "supervised")
+]
 SCRATCH = "from scratch"  # a vision transformer that is trained on the labels alone
 
 # What is fitted on labels -------------------------------------------------------------------------

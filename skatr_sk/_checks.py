@@ -64,6 +64,7 @@ __all__ = [
     "warn",
     "warn_no_effect",
     "warn_without_effect",
+    "with_object",
 ]
 
 _Class = TypeVar("_Class", bound=type)
@@ -550,6 +551,30 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
         for name, parameter in inspect.signature(type(estimator)).parameters.items()
         if not same(getattr(estimator, name), parameter.default)
     }
+
+
+def with_object(
+    estimator: Any, name: str, standing_for: Callable[[Any], Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what ``set_params`` is to set, where ``name__x`` is a parameter of an object.
+
+    Where the parameter `name` is a word or None, the object that it stands for takes its place; a
+    fault changes nothing.
+    """
+    prefix = f"{name}__"
+    own = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+    if not own:
+        return dict(params)
+    given = params.get(name, getattr(estimator, name))
+    chosen = standing_for(given)
+    if not hasattr(chosen, "set_params"):
+        problems = Problems(type(estimator).__name__)
+        mend = f"set {name} first"
+        problems.add(name, f"an object with the parameter {next(iter(own))!r}", given, mend)
+        problems.raise_if_any()
+    if chosen is not given:
+        chosen.set_params(**own)
+    return {**params, name: chosen}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -35,6 +35,7 @@ from skatr_sk._checks import (
     Rule,
     spell,
     warn_without_effect,
+    with_object,
 )
 from skatr_sk.fields import Fields, warn_implausible
 from skatr_sk.heads.cnn import CNN
@@ -154,6 +155,24 @@ class BackboneHead(TrainedEstimator):
             SKATRTransformer, nn.Module, expected="a SKATRTransformer or a network", optional=True
         ),
     }
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the backbone too.
+
+        Parameters
+        ----------
+        **params
+            ``backbone__depth=2`` sets a parameter of the backbone; where that is "vit", a default
+            :class:`SKATRTransformer` takes its place first.
+
+        Returns
+        -------
+        self
+        """
+        params = with_object(
+            self, "backbone", lambda given: SKATRTransformer() if given == "vit" else given, params
+        )
+        return super().set_params(**params)
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)

@@ -35,6 +35,7 @@ from skatr_sk._checks import (
     warn,
     warn_no_effect,
     warn_without_effect,
+    with_object,
 )
 from skatr_sk._tensors import arrays_of, of_arrays
 from skatr_sk.fields import Fields, check_fields, warn_implausible
@@ -392,15 +393,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -------
         self
         """
-        if any(name.startswith("objective__") for name in params):
-            given = params.get("objective", self.objective)
+
+        def standing_for(given: Any) -> Any:
             check_options(type(self).__name__, {"objective": OBJECTIVE}, {"objective": given})
-            chosen = as_objective(given)
-            if chosen is not given:  # before it takes the name's place: a fault changes nothing
-                prefix = "objective__"
-                own = {k.removeprefix(prefix): v for k, v in params.items() if prefix in k}
-                chosen.set_params(**own)
-            params = params | {"objective": chosen}
+            return as_objective(given)
+
+        params = with_object(self, "objective", standing_for, params)
         return super().set_params(**params)
 
     def _check_together(self, problems: Problems) -> None:

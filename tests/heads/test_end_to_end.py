@@ -745,3 +745,13 @@ def test_nothing_else_is_warned_of(pretrained, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", NoEffectWarning)
             regressor(backbone=backbone, max_epochs=1).fit(X, y)
+
+
+def test_parameters_of_a_named_backbone_are_set_by_name():
+    head = LightconeRegressor(backbone="vit").set_params(backbone__depth=1)
+    assert repr(head.backbone) == "SKATRTransformer(depth=1)"
+    for backbone in (None, "cnn"):
+        head = LightconeRegressor(backbone=backbone)
+        with pytest.raises(ValueError, match=f"'depth', found {backbone!r}; set backbone first"):
+            head.set_params(backbone__depth=1)
+        assert head.backbone == backbone

@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from skatr_sk._checks import (
     shared_docs,
     warn,
     warn_without_effect,
+    with_object,
 )
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
@@ -145,6 +146,22 @@ class JEPA(MaskedObjective):
         "ema_decay near 1, predictor_depth >= 1, normalize_targets=True, slice_targets=True, "
         "regions_weight > 0"
     )
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the regions too.
+
+        Parameters
+        ----------
+        **params
+            ``regions__region=0.3`` sets a parameter of the regions; where these are None,
+            ``LeJEPA()`` takes its place first.
+
+        Returns
+        -------
+        self
+        """
+        params = with_object(self, "regions", lambda given: given or LeJEPA(), params)
+        return super().set_params(**params)
 
     def _regions(self) -> RegionObjective | None:
         seen = self.regions_weight or self.pooled_weight

@@ -349,3 +349,13 @@ def test_maps_are_one_slice():
     objective = JEPA(predictor_dim=8, predictor_depth=1, slice_targets=True, regions_weight=0.1)
     found = SKATRTransformer(objective=objective, **sizes).fit(maps)
     assert np.isfinite(found.transform(maps)).all()
+
+
+def test_parameters_of_default_regions_are_set_by_name():
+    skatr = SKATRTransformer().set_params(objective__regions__region=0.3)
+    assert repr(skatr.objective.regions) == "LeJEPA(region=0.3)"
+    assert JEPA().set_params(regions=VICReg(), regions__region=0.2).regions.region == 0.2
+    jepa = JEPA()
+    with pytest.raises(ValueError, match="Invalid parameter 'no_such' for estimator LeJEPA"):
+        jepa.set_params(regions__no_such=1)
+    assert jepa.regions is None

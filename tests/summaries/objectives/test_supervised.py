@@ -213,6 +213,8 @@ def test_r2_is_of_the_labels_that_vary_and_are_known():
     figures = Supervised().figures(loss)
     assert figures["valid_r2"] == pytest.approx(1 - 0.25 / 2)
     assert Supervised().figures(loss) == {}  # each epoch has its own
+    loss(torch.tensor([[0.9]]), torch.tensor([[0.1]]))  # of a single label there is none
+    assert Supervised().figures(loss) == {}
 
 
 def test_it_learns_a_label(rng):
