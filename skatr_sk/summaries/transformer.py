@@ -160,7 +160,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         before it where they have none.
     max_epochs : int or "auto", default="auto"
         Passes over the training fields. "auto" makes at least 120 steps: it is 1 for more than
-        3,800 fields in batches of 32. 0 keeps the random initial weights: the baseline that every
+        3,800 of these in batches of 32. 0 keeps the random initial weights: the baseline that every
         pre-training must beat.
     batch_size : int, default=32
         Fields in a step; the memory of pre-training grows with it.
