@@ -119,10 +119,10 @@ class _Universe:
         z, growth, photons = self.nodes[i], self._growth[:, i], self._photons[:, i]
         delta = self._initial.density(growth)
         density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
-        modes, n_z = to_modes(density), density.shape[3]
+        modes = to_modes(density)
         plan = self._plan
         cell = [density[:, None]]
-        around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
+        around = (smooth(modes, filters) for filters in plan.shell_filters)
         if self._gas is None:
             gas = first_gas(z, delta)
         else:
@@ -130,14 +130,14 @@ class _Universe:
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
-            inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
+            inside = (smooth(modes, filters) for filters in plan.bubble_filters)
             barrier, fall = (each[:, i] for each in self._barriers)
             every = itertools.chain(inside, cell)
             bubbles = neutral_fraction(every, barrier, fall, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas = gas
         slope = (1 + z) * self._slope[:, i]  # of growth today: negative
-        along = smooth(modes, plan.grid.mu_squared[None], n_z)[:, 0]
+        along = smooth(modes, plan.grid.mu_squared[None])[:, 0]
         gradient = match_axes(slope.float(), delta) * along
         return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
 
@@ -207,9 +207,12 @@ def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box:
     near = torch.searchsorted(-distances, -cells).clamp(1, len(nodes) - 1)
     far_distance, near_distance = distances.gather(1, near - 1), distances.gather(1, near)
     share = (far_distance - cells) / (far_distance - near_distance)
-    layers = torch.stack(boxes, dim=1).permute(0, 1, 4, 2, 3)  # n, node, line of sight, sky, sky
-    depth = torch.arange(cells.shape[1], device=device) % layers.shape[2]
-    row = torch.arange(n, device=device)[:, None]
-    share = share.float()[..., None, None]
-    cones = torch.lerp(layers[row, near - 1, depth], layers[row, near, depth], share)
-    return cones.permute(0, 2, 3, 1).contiguous()
+    # All boxes behind each other, in each of which a light cone goes through one layer after another.
+    depth = boxes[0].shape[3]
+    layers = torch.arange(box.shape[2], device=device) % depth + depth * near
+    every = torch.cat(boxes, dim=3)
+    before, after = (
+        every.gather(3, at[:, None, None].expand(-1, *every.shape[1:3], -1))
+        for at in (layers - depth, layers)
+    )
+    return before.lerp_(after, share.float()[:, None, None])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skatr_sk.simulator import initial_conditions
-from skatr_sk.simulator.cosmology import Cosmology
+from skatr_sk.simulator.cosmology import Cosmology, top_hat
 from skatr_sk.simulator.initial_conditions import Grid, InitialConditions, smooth, to_modes
 
 
@@ -25,15 +25,12 @@ def test_density_has_the_variance_of_the_power_spectrum(linear):
     assert abs(density.mean().item()) < 1e-5  # mass is kept
     # In spheres that hold many cells the grid does not matter.
     radius = 20.0
-    modes = torch.fft.rfftn(density, dim=(1, 2, 3))
-    smoothed = smooth(modes, grid.top_hat(radius)[None], density.shape[3])[:, 0]
+    smoothed = smooth(to_modes(density), grid.top_hat(radius)[None])[:, 0]
     k = grid.k.clamp(min=1e-3)
-    # Modes of the box alone, counted with their mirror images.
+    # Modes of the box alone.
     modes = universe.power(k[None].expand(6, -1, -1, -1))[0] * grid.top_hat(radius) ** 2
-    twice = torch.ones_like(modes)
-    twice[..., 1:-1] = 2
     modes[0, 0, 0] = 0
-    variance = (modes * twice).sum().item() / (24 * grid.cell) ** 3 * growth[0].item() ** 2
+    variance = modes.sum().item() / (24 * grid.cell) ** 3 * growth[0].item() ** 2
     # Clouds as wide as a cell blur even that a little.
     low, high = (0.87, 1.13) if linear else (0.7, 1.05)
     assert low < smoothed.var().item() / variance < high
@@ -69,16 +66,25 @@ def test_moved_masses_stay_whole_in_boxes_of_any_size():
 
 
 def test_filters_in_groups_are_filters_one_by_one(monkeypatch):
-    grid = Grid((12, 12, 12), 200 / 28, torch.device("cpu"))
-    density = torch.randn(2, 12, 12, 12, generator=torch.Generator().manual_seed(0))
-    modes = torch.fft.rfftn(density, dim=(1, 2, 3))
-    torch.testing.assert_close(to_modes(density), modes, rtol=1e-4, atol=1e-4)
-    filters = [grid.sharp(60.0), grid.sharp(9.0), grid.top_hat(20.0)]
-    expected = [torch.fft.irfftn(modes * each, s=(12, 12, 12), dim=(1, 2, 3)) for each in filters]
-    for at_once in (1, 2 * 12**3, 10**6):
+    shape, cell = (12, 11, 12), 200 / 28
+    grid = Grid(shape, cell, torch.device("cpu"))
+    density = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    filters = [grid.sharp(60.0), grid.sharp(9.0), grid.top_hat(20.0), grid.mu_squared]
+    # The same of complex waves.
+    waves = torch.fft.rfftn(density, dim=(1, 2, 3))
+    axes = [torch.fft.fftfreq(12), torch.fft.fftfreq(11), torch.fft.rfftfreq(12)]
+    squares = [(2 * math.pi / cell * axis.double()) ** 2 for axis in axes]
+    k = sum(torch.meshgrid(*squares, indexing="ij")).sqrt()
+    cuts = [(k * radius * (9 * math.pi / 2) ** (-1 / 3) <= 1) for radius in (60.0, 9.0)]
+    complex_filters = [*cuts, top_hat(k * 20.0), squares[2] / k.square().clamp(min=1e-12)]
+    expected = [
+        torch.fft.irfftn(waves * each.float(), s=shape, dim=(1, 2, 3)) for each in complex_filters
+    ]
+    modes, n_cells = to_modes(density), math.prod(shape)
+    for at_once, n_groups in ((1, 4), (2 * n_cells, 2), (10**6, 1)):
         monkeypatch.setattr(initial_conditions, "_CELLS_AT_ONCE", at_once)
         groups = grid.groups(filters)
-        assert len(groups) == {1: 3, 2 * 12**3: 2}.get(at_once, 1)
-        assert groups[0].shape[-1] < 7 or at_once > 10**5  # long waves alone
-        found = torch.cat([smooth(modes, group, 12) for group in groups], dim=1)
+        assert len(groups) == n_groups
+        assert groups[0].shape[-1] < 12 or n_groups == 1  # long waves alone
+        found = torch.cat([smooth(modes, group) for group in groups], dim=1)
         torch.testing.assert_close(found, torch.stack(expected, dim=1))
