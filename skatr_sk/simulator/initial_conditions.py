@@ -16,7 +16,7 @@ __all__ = ["CELL_RADIUS", "Grid", "InitialConditions", "smooth", "to_modes"]
 CELL_RADIUS = (4 * math.pi / 3) ** (-1 / 3)  # of the sphere with the volume of a cubic cell
 _FINE = 3  # the matter is laid out on a grid that is finer by this factor
 _FIRST_Z = 300.0  # where the displacements begin
-_CELLS_AT_ONCE = 100_000  # that are smoothed, which keeps them in the processor's cache
+_CELLS_AT_ONCE = 300_000  # that are smoothed, which keeps them in the processor's cache
 _EMPTIEST = 0.2  # lowest density, over the mean, of matter that does not move
 
 
@@ -79,6 +79,10 @@ class Grid:
         displacement[:, 0, 0, 0] = mass[:, 0, 0, 0] = 0  # a box has the mean of the universe
         return displacement, mass
 
+    def none(self) -> Tensor:
+        """Filter that lets all pass."""
+        return torch.ones_like(self.mu_squared)
+
     def top_hat(self, radius: float) -> Tensor:
         """Filter of a sphere of a radius in Mpc."""
         return top_hat(self.k * radius).float()
@@ -135,13 +139,13 @@ class InitialConditions:
     def _to_cells(self, modes: Tensor) -> Tensor:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
 
-    def density(self, growth: Tensor) -> Tensor:
-        """Density contrast at a growth factor of shape (n,); shape (n, *grid.shape)."""
+    def matter(self, growth: Tensor) -> Tensor:
+        """Density over the mean at a growth factor of shape (n,); shape (n, *grid.shape)."""
         growth = match_axes(growth.to(self._mass.dtype), self._mass)
         if self._linear:
-            return self._mass * growth
+            return 1 + self._mass * growth
         first = match_axes(self._first_growth, self._mass)
-        return _spread(1 + first * self._mass, self._moves * (growth - first)) - 1
+        return _spread(1 + first * self._mass, self._moves * (growth - first))
 
 
 def _spread(mass: Tensor, moves: Tensor) -> Tensor:

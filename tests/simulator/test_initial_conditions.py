@@ -21,7 +21,7 @@ def matter(linear, n=6, cells=24, size=200 / 28):
 def test_density_has_the_variance_of_the_power_spectrum(linear):
     universe, grid, initial = matter(linear)
     growth = universe.growth(torch.full((6, 1), 12.0))[:, 0]
-    density = initial.density(growth)
+    density = initial.matter(growth) - 1
     assert abs(density.mean().item()) < 1e-5  # mass is kept
     # In spheres that hold many cells the grid does not matter.
     radius = 20.0
@@ -40,7 +40,7 @@ def test_density_is_gaussian_at_first_and_skewed_later():
     universe, _, initial = matter(linear=False)
     skewness = []
     for z in (30.0, 5.0):
-        density = initial.density(universe.growth(torch.full((6, 1), z))[:, 0])
+        density = initial.matter(universe.growth(torch.full((6, 1), z))[:, 0]) - 1
         assert density.min() > -1
         skewness.append(((density / density.std()) ** 3).mean().item())
     assert abs(skewness[0]) < 0.4
@@ -51,7 +51,7 @@ def test_density_is_gaussian_at_first_and_skewed_later():
 def test_contrasts_that_grow_leave_matter_in_every_cell(size):
     universe, _, initial = matter(linear=True, size=size)
     first, last = (
-        initial.density(universe.growth(torch.full((6, 1), z))[:, 0]) for z in (30.0, 5.0)
+        initial.matter(universe.growth(torch.full((6, 1), z))[:, 0]) - 1 for z in (30.0, 5.0)
     )
     assert (first / last).std() < 1e-3  # all grow alike
     assert last.mean(dim=(1, 2, 3)).abs().max() < 1e-5 and (1 + last).min() > 0.1
@@ -60,7 +60,7 @@ def test_contrasts_that_grow_leave_matter_in_every_cell(size):
 def test_moved_masses_stay_whole_in_boxes_of_any_size():
     for cells in (1, 2, 3):
         universe, _, initial = matter(linear=False, n=1, cells=cells)
-        density = initial.density(universe.growth(torch.zeros(1, 1))[:, 0])  # today: far moves
+        density = initial.matter(universe.growth(torch.zeros(1, 1))[:, 0]) - 1  # today: far moves
         assert density.shape == (1, cells, cells, cells)
         assert abs(density.mean().item()) < 1e-5
 
