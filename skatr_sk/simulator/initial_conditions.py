@@ -135,26 +135,37 @@ class InitialConditions:
             # Displacement psi with div psi = -delta, in cells, of shape (3, n, *grid.shape).
             moves = [self._to_cells(1j * k * modes) / grid.cell for k in grid.directions]
             self._moves = torch.stack(moves)
+            self._farthest = self._moves.abs().amax((0, 2, 3, 4))  # (n,)
+            self._reach, self._laid_out = 0, [self._mass, self._moves]
 
     def _to_cells(self, modes: Tensor) -> Tensor:
         return torch.fft.irfftn(modes, s=self.grid.shape, dim=(-3, -2, -1))
 
     def matter(self, growth: Tensor) -> Tensor:
         """Density over the mean at a growth factor of shape (n,); shape (n, *grid.shape)."""
-        growth = match_axes(growth.to(self._mass.dtype), self._mass)
+        growth = growth.to(self._mass.dtype)
         if self._linear:
-            return 1 + self._mass * growth
-        first = match_axes(self._first_growth, self._mass)
-        return _spread(1 + first * self._mass, self._moves * (growth - first))
+            return 1 + self._mass * match_axes(growth, self._mass)
+        distance = growth - self._first_growth
+        reach = _reach(distance * self._farthest)
+        if reach != self._reach:
+            # In a box with margins, which begin without mass: :func:`_spread`.
+            mass = 1 + match_axes(self._first_growth, self._mass) * self._mass
+            both = mass, self._moves
+            self._reach = reach
+            self._laid_out = [torch.nn.functional.pad(each, [reach] * 6) for each in both]
+        mass, moves = self._laid_out
+        return _spread(mass, moves * match_axes(distance, mass), reach)
 
 
-def _spread(mass: Tensor, moves: Tensor) -> Tensor:
-    """Share masses (n, *grid) out to cells that they overlap when moved by (3, n, *grid) cells."""
-    n, *sizes = mass.shape
-    reach = _reach(moves)
-    # Into a box with margins, which are then folded back: space is periodic. Because the margins
-    # begin without mass, a whole box of masses moves by shifts along one axis of memory.
-    mass, moves = (torch.nn.functional.pad(field, [reach] * 6) for field in (mass, moves))
+def _spread(mass: Tensor, moves: Tensor, reach: int) -> Tensor:
+    """Share masses (n, *grid) out to cells that they overlap when moved by (3, n, *grid) cells.
+
+    They lie in boxes with margins of `reach` cells on all sides, without mass, which are folded
+    back in the end: space is periodic. So a whole box of masses moves by shifts along one axis of
+    memory.
+    """
+    sizes = [size - 2 * reach for size in mass.shape[1:]]
     shares = [share.flatten(1).unbind() for share in _overlaps(moves, reach)]
     strides = mass.stride()[1:]
     farthest, n_cells = reach * sum(strides), mass.numel()
@@ -178,9 +189,9 @@ def _spread(mass: Tensor, moves: Tensor) -> Tensor:
 
 
 def _reach(moves: Tensor) -> int:
-    """How many cells on either side can get a share of cubes that move."""
+    """How many cells on either side can get a share of cubes that move by at most so many cells."""
     half = (_FINE - 1) / (2 * _FINE)
-    return max(1, math.ceil(float(moves.abs().amax()) + half))
+    return max(1, math.ceil(float(moves.amax()) + half))
 
 
 def _overlaps(moves: Tensor, reach: int) -> list[Tensor]:

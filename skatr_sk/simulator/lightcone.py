@@ -207,7 +207,7 @@ def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box:
     near = torch.searchsorted(-distances, -cells).clamp(1, len(nodes) - 1)
     far_distance, near_distance = distances.gather(1, near - 1), distances.gather(1, near)
     share = (far_distance - cells) / (far_distance - near_distance)
-    # All boxes behind each other, in each of which a light cone goes through one layer after another.
+    # All boxes behind each other; a light cone goes through the layers of each in turn.
     depth = boxes[0].shape[3]
     layers = torch.arange(box.shape[2], device=device) % depth + depth * near
     every = torch.cat(boxes, dim=3)

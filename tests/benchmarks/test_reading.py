@@ -76,6 +76,7 @@ def test_training_from_files(tmp_path, table, compression):
         {"from memory": lambda: epoch(values)},
         limit=1.1,
         pairs=3,
+        warm_up=False,
     )
 
 
