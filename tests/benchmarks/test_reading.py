@@ -95,11 +95,11 @@ summaries = transformer.fit(X).transform(X)
 assert summaries.shape[0] == len(X) and np.isfinite(summaries).all()
 print(memory("VmHWM") / 1e9)
 """
-# The default network takes its memory for the activations of a step, and 0.1 s for a cone, so that
-# its files are smaller; those of many GB show with a small one. Its steps draw masks of different
-# sizes, and the largest of more steps is larger.
+# The default network takes its memory for the activations of a step, and half a second for a cone,
+# so that its files are small, of a batch and four; those of many GB show with a small one. Its
+# steps draw masks of different sizes, and the largest of more steps is larger.
 NETWORKS = {
-    "default": ({}, (0.1, 0.4), 1.15),
+    "default": ({}, (0.03, 0.12), 1.15),
     "small": (
         {
             "patch_size": (7, 7, 47), "embed_dim": 16, "depth": 1, "n_heads": 2,
