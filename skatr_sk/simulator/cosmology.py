@@ -7,6 +7,7 @@ matter density may vary. Units are cgs where none are given.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -184,6 +185,26 @@ def top_hat(x: Tensor) -> Tensor:
     return 3 * (torch.sin(x) - x * torch.cos(x)) / x**3
 
 
+def _step(grid: tuple[float, float, int]) -> float:
+    """Step of an even grid of a start, a stop and a number of nodes."""
+    start, stop, n = grid
+    return (stop - start) / (n - 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _spheres(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Wave numbers k, and the weights of the power at k in the variance of the density in spheres.
+
+    Shapes (n_k,), (n_k, n_r) for spheres of all radii of the table, and (n_k, 1) for 8 Mpc / h.
+    """
+    ln_k, ln_r = (torch.linspace(*grid, dtype=torch.float64) for grid in (_LN_K, _LN_R))
+    k = ln_k.exp()
+    weight = (k**3 / (2 * math.pi**2) * _step(_LN_K))[:, None]
+    radii = ln_r.exp(), torch.tensor([8 / HUBBLE], dtype=torch.float64)
+    spheres, sphere_8 = (weight * top_hat(k[:, None] * radius) ** 2 for radius in radii)
+    return k.to(device), spheres.to(device), sphere_8.to(device)
+
+
 def _suppressed(omega_m: Tensor) -> Tensor:
     """Growth factor over 1 / (1 + z) at a matter density over the critical one of its time."""
     return 2.5 * omega_m / (1 / 70 + omega_m * (209 - omega_m) / 140 + omega_m ** (4 / 7))
@@ -203,15 +224,10 @@ class Cosmology(Background):
         super().__init__(omega_m)
         self.m_wdm = m_wdm.double()
         self._growth_today = _suppressed(self.omega_m)
-        ln_k = torch.linspace(*_LN_K, dtype=torch.float64, device=omega_m.device)
-        ln_r = torch.linspace(*_LN_R, dtype=torch.float64, device=omega_m.device)
-        self._k_step, self._r_step = float(ln_k[1] - ln_k[0]), float(ln_r[1] - ln_r[0])
-        k = ln_k.exp()
+        k, spheres, sphere_8 = _spheres(omega_m.device)
         power = k**_SPECTRAL_INDEX * self._transfer(k) ** 2  # (n, n_k), not normalised
-        weight = k**3 / (2 * math.pi**2) * self._k_step
-        window = top_hat(ln_r.exp()[:, None] * k) ** 2
-        norm = (_SIGMA_8**2 / (power @ (weight * top_hat(8 / HUBBLE * k) ** 2)))[:, None]
-        self._ln_sigma = 0.5 * (norm * (power @ (weight * window).T)).log()
+        norm = _SIGMA_8**2 / (power @ sphere_8)
+        self._ln_sigma = 0.5 * (norm * (power @ spheres)).log()
         self._ln_power = (norm * power).clamp(min=1e-300).log()
 
     def _transfer(self, k: Tensor) -> Tensor:
@@ -244,11 +260,11 @@ class Cosmology(Background):
 
     def power(self, k: Tensor) -> Tensor:
         """Linear power spectrum today, Mpc^3, at wave numbers in 1/Mpc."""
-        return interpolate(k.log(), _LN_K[0], self._k_step, self._ln_power).exp()
+        return interpolate(k.log(), _LN_K[0], _step(_LN_K), self._ln_power).exp()
 
     def sigma(self, radius: Tensor) -> Tensor:
         """Standard deviation today of the linear density in spheres of radii in Mpc."""
-        return interpolate(radius.log(), _LN_R[0], self._r_step, self._ln_sigma).exp()
+        return interpolate(radius.log(), _LN_R[0], _step(_LN_R), self._ln_sigma).exp()
 
     def radius(self, mass: Tensor) -> Tensor:
         """Comoving radius in Mpc of the sphere that holds a mass, in Msun, at the mean density."""

@@ -51,4 +51,4 @@ def neutral_fraction(
         found = photons.flatten(2).mean(2).clamp(min=1e-7)
         photons *= match_axes(mean[:, None].to(found.dtype) / found, photons)
         most = torch.maximum(most, photons.amax(1))
-    return torch.where(most > neutral, 0, (neutral - photons[:, -1]).clamp(0, 1))
+    return (neutral - photons[:, -1]).clamp_(0, 1).masked_fill_(most > neutral, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -77,8 +76,8 @@ class _Plan:
         self.grid = grid = Grid(shape, cell_size, device)
         self.shells, self.bubbles = shell_radii(cell_size), bubble_radii(cell_size)
         # A cell, the first shell and the last bubble, is not smoothed.
-        shells = [grid.top_hat(radius) for radius in self.shells[1:]]
-        bubbles = [grid.sharp(radius) for radius in self.bubbles[:-1]]
+        shells = [grid.none(), *map(grid.top_hat, self.shells[1:])]
+        bubbles = [*map(grid.sharp, self.bubbles[:-1]), grid.none()]
         self.shell_filters, self.bubble_filters = grid.groups(shells), grid.groups(bubbles)
 
 
@@ -117,31 +116,29 @@ class _Universe:
     def advance(self, i: int) -> tuple[Tensor, Tensor]:
         """Go to the next node, i; return brightness, mK, and neutral fraction of every cell."""
         z, growth, photons = self.nodes[i], self._growth[:, i], self._photons[:, i]
-        delta = self._initial.density(growth)
-        density = delta / match_axes(growth.float(), delta)  # of today, if nothing moved
-        modes, n_z = to_modes(density), density.shape[3]
+        matter = self._initial.matter(growth)
+        # The linear contrast of today, if nothing moved.
+        modes = to_modes((matter - 1).div_(match_axes(growth.float(), matter)))
         plan = self._plan
-        cell = [density[:, None]]
-        around = (smooth(modes, filters, n_z) for filters in plan.shell_filters)
         if self._gas is None:
-            gas = first_gas(z, delta)
+            gas = first_gas(z, matter)
         else:
-            gas = self._next_gas(self._gas, i, density, itertools.chain(cell, around))
+            around = (smooth(modes, filters) for filters in plan.shell_filters)
+            gas = self._next_gas(self._gas, i, matter, around)
         x_HI = 1 - gas.x_e
         touched = photons > _UNTOUCHED
         if touched.any():
-            inside = (smooth(modes, filters, n_z) for filters in plan.bubble_filters)
+            inside = (smooth(modes, filters) for filters in plan.bubble_filters)
             barrier, fall = (each[:, i] for each in self._barriers)
-            every = itertools.chain(inside, cell)
-            bubbles = neutral_fraction(every, barrier, fall, photons, gas.x_e)
+            bubbles = neutral_fraction(inside, barrier, fall, photons, gas.x_e)
             x_HI = torch.where(match_axes(touched, x_HI), bubbles, x_HI)
         self._gas = gas
         slope = (1 + z) * self._slope[:, i]  # of growth today: negative
-        along = smooth(modes, plan.grid.mu_squared[None], n_z)[:, 0]
-        gradient = match_axes(slope.float(), delta) * along
-        return self._brightness(z, delta, x_HI, gas.T_s, gradient), x_HI
+        along = smooth(modes, plan.grid.mu_squared[None])[:, 0]
+        gradient = match_axes(slope.float(), matter) * along
+        return self._brightness(z, matter, x_HI, gas.T_s, gradient), x_HI
 
-    def _next_gas(self, gas: Gas, i: int, density: Tensor, around: Iterable[Tensor]) -> Gas:
+    def _next_gas(self, gas: Gas, i: int, matter: Tensor, around: Iterable[Tensor]) -> Gas:
         """Gas at node i, of that at the node before, under the light of all shells around."""
         z, rate, shells = self.nodes[i], self._rate[:, i], self._shells.at(i)
         photons, f_coll = self._photons[:, i], self._f_coll[:, i]
@@ -155,28 +152,31 @@ class _Universe:
             collapsing = collapse_in(shells, around, lit)
             light = arriving_light(z, rate, shells, transparent, collapsing, *self._xrays, gas.x_e)
         else:
-            light = Light(*[torch.zeros_like(density)] * len(Light._fields))
+            light = Light(*[torch.zeros_like(matter)] * len(Light._fields))
         # Some planes of cells at a time, whose intermediate results stay in the processor's cache.
-        n_planes = max(1, _CELLS_AT_ONCE // density[0, 0].numel())
-        pieces = (field.split(n_planes, dim=1) for field in (density, *gas, *light))
+        n_planes = max(1, _CELLS_AT_ONCE // matter[0, 0].numel())
+        pieces = (field.split(n_planes, dim=1) for field in (matter, *gas, *light))
         then = z, self.nodes[i - 1], rate, self._growth[:, i], self._slope[:, i]
         parts = [
             evolve(Gas(*some[:3]), *then, piece, Light(*some[3:]))
             for piece, *some in zip(*pieces, strict=True)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return Gas(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
     def _brightness(
-        self, z: float, delta: Tensor, x_HI: Tensor, T_s: Tensor, gradient: Tensor
+        self, z: float, matter: Tensor, x_HI: Tensor, T_s: Tensor, gradient: Tensor
     ) -> Tensor:
         """Brightness temperature in mK (Mesinger, Furlanetto and Cen 2011, eq. 1).
 
         The gradient is that of the velocity along the line of sight, over the Hubble rate.
         """
         scale = (0.15 / (self.cosmology.omega_m * HUBBLE**2) * (1 + z) / 10).sqrt()
-        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * match_axes(scale.float(), delta)
-        contrast = (1 - T_CMB * (1 + z) / T_s) / (1 + gradient.clamp(-_STEEPEST, _STEEPEST))
-        return scale * x_HI * (1 + delta) * contrast
+        scale = 27 * (OMEGA_B * HUBBLE**2 / 0.023) * match_axes(scale.float(), matter)
+        contrast = T_s.reciprocal().mul_(-T_CMB * (1 + z)).add_(1)
+        stretched = gradient.clamp(-_STEEPEST, _STEEPEST).add_(1)
+        return contrast.div_(stretched).mul_(x_HI).mul_(matter).mul_(scale)
 
 
 def brightness_lightcones(parameters: Tensor, noise: Tensor, box: Box) -> Lightcones:
@@ -207,9 +207,12 @@ def _through(boxes: list[Tensor], nodes: list[float], cosmology: Cosmology, box:
     near = torch.searchsorted(-distances, -cells).clamp(1, len(nodes) - 1)
     far_distance, near_distance = distances.gather(1, near - 1), distances.gather(1, near)
     share = (far_distance - cells) / (far_distance - near_distance)
-    layers = torch.stack(boxes, dim=1).permute(0, 1, 4, 2, 3)  # n, node, line of sight, sky, sky
-    depth = torch.arange(cells.shape[1], device=device) % layers.shape[2]
-    row = torch.arange(n, device=device)[:, None]
-    share = share.float()[..., None, None]
-    cones = torch.lerp(layers[row, near - 1, depth], layers[row, near, depth], share)
-    return cones.permute(0, 2, 3, 1).contiguous()
+    # All boxes behind each other; a light cone goes through the layers of each in turn.
+    depth = boxes[0].shape[3]
+    layers = torch.arange(box.shape[2], device=device) % depth + depth * near
+    every = torch.cat(boxes, dim=3)
+    before, after = (
+        every.gather(3, at[:, None, None].expand(-1, *every.shape[1:3], -1))
+        for at in (layers - depth, layers)
+    )
+    return before.lerp_(after, share.float()[:, None, None])

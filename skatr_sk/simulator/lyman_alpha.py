@@ -81,9 +81,9 @@ def lyman_heat(T_k: Tensor, T_s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
     It depends on kinetic and spin temperature in K and on the optical depth of Lyman alpha.
     """
-    k = T_k.clamp(1.5, 1000).log10() - 1
-    s = T_s.clamp(2, 160).log10() - 1
-    g = tau.clamp(4e4, 5e6).log10() - 5.7
+    k = T_k.clamp(1.5, 1000).log10_().sub_(1)
+    s = T_s.clamp(2, 160).log10_().sub_(1)
+    g = tau.clamp(4e4, 5e6).log10_().sub_(5.7)
     s2, g2 = s * s, g * g
     powers = torch.stack([torch.ones_like(s), g, g2, s, s * g, s * g2, s2, s2 * g, s2 * s])
     sums = _heat_of_powers().to(powers) @ powers.flatten(1)
@@ -93,7 +93,7 @@ def lyman_heat(T_k: Tensor, T_s: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     for coefficients in (result[2], result[1], result[0]):
         total = torch.addcmul(coefficients, total, k)
     continuum = total[0].exp_().mul_(1e-16)
-    return continuum, total[1].mul_(continuum)
+    return continuum, total[1] * continuum
 
 
 @functools.cache

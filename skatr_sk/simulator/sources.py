@@ -107,7 +107,7 @@ def collapse_in(shells: Shells, density: Iterable[Tensor], lit: Tensor) -> Tenso
         share, rise = (match_axes(t.to(contrast.dtype), contrast) for t in factors)
         matter = (contrast * rise).add_(share)  # share * (1 + growth * contrast)
         collapsing.append(peak.square_().neg_().exp_().mul_(matter))
-    return torch.cat(collapsing, dim=1)
+    return collapsing[0] if len(collapsing) == 1 else torch.cat(collapsing, dim=1)
 
 
 class Light(NamedTuple):

@@ -129,7 +129,7 @@ class Paths(NamedTuple):
     f_coll: Tensor  # after Press and Schechter
     column: Tensor  # cm^-2, of all nuclei
     neutral: Tensor  # cm^2, cross sections for energies that arrive, along another axis: x_e = 0
-    ionised: Tensor  # x_e = 1
+    ionised: Tensor  # x_e = 1; both float32
 
     def at(self, i: int) -> Paths:
         """Those to the shells around points at one of some redshifts."""
@@ -145,9 +145,9 @@ def paths_to(haloes: Haloes, z: Tensor, z_shells: Tensor) -> Paths:
     per_z = SPEED_OF_LIGHT / (HUBBLE_RATE * haloes.cosmology.expansion(between) * (1 + between))
     column = per_z * BARYONS * (1 + between) ** 3 * half * weights
     ln_energy = torch.linspace(*_LN_ENERGY_TAU, dtype=torch.float64, device=z.device)
-    set_out = ln_energy + ((1 + between) / (1 + z)).log()[..., None]
+    set_out = ln_energy.float() + ((1 + between) / (1 + z)).log()[..., None].float()
     start, stop, n = _LN_ENERGY_SIGMA
-    tables = _ln_cross_sections().to(z.device)[:, None]
+    tables = _ln_cross_sections().to(set_out)[:, None]
     sigmas = (interpolate(set_out[None], start, (stop - start) / (n - 1), t) for t in tables)
     return Paths(press_schechter(haloes.nu(between)), column, *(t[0].exp() for t in sigmas))
 
@@ -168,9 +168,9 @@ def transparent_energy(paths: Paths, x_e: Tensor, efficiency: Tensor) -> Tensor:
     """
     x_e, efficiency = x_e.view(-1, 1, 1), efficiency.view(-1, 1, 1)
     neutral = 1 - efficiency / (1 - x_e) * paths.f_coll
-    column = paths.column * neutral.clamp(min=1e-4)
-    sigma = torch.lerp(paths.neutral, paths.ionised, x_e[..., None])
-    ln_tau = (column[..., None, :] @ sigma)[..., 0, :].log()  # falls with energy
+    column = (paths.column * neutral.clamp(min=1e-4)).to(paths.neutral)
+    sigma = torch.lerp(paths.neutral, paths.ionised, x_e[..., None].to(paths.neutral))
+    ln_tau = (column[..., None, :] @ sigma)[..., 0, :].double().log()  # falls with energy
     ln_energy = torch.linspace(*_LN_ENERGY_TAU, dtype=torch.float64, device=x_e.device)
     above = (ln_tau > 0).sum(-1, keepdim=True).clamp(1, len(ln_energy) - 1)
     high, low = ln_tau.gather(-1, above), ln_tau.gather(-1, above - 1)

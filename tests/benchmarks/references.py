@@ -178,12 +178,6 @@ class PlainJEPA(nn.Module):
         return sum(hidden.shape[1] for pairs in draws for _, hidden in pairs) / n_draws
 
 
-def step_seconds(ends):
-    """Mean seconds of a step from the second on, of the times at which steps ended."""
-    first, *_, last = ends = list(ends)
-    return (last - first) / (len(ends) - 1)
-
-
 # Heads --------------------------------------------------------------------------------------------
 
 

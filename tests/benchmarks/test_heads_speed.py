@@ -110,6 +110,7 @@ def test_ensembles(head, table):
         {"one": lambda: head.fit(X, y)},
         limit=2.0,
         pairs=3,
+        warm_up=head is REGRESSOR,  # posteriors take seconds
         in_readme=True,
     )
 

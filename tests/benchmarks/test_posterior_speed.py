@@ -33,14 +33,14 @@ def in_box(y):
 
 
 def test_time_to_the_log_probability_of_the_bare_loop(table, torch_seed):
-    """The default settings against 12 epochs of the bare loop, which then overfits.
+    """The default settings against 9 epochs of the bare loop, which then overfits.
 
     The time is that to the best that both reach; what ours lacks to the better one is said apart.
     """
     X, y = problem()
     X_valid, y_valid = problem(1000, seed=1)
     bare, spent, theirs = BareFlow(X, in_box(y)), 0.0, []
-    for _ in range(12):
+    for _ in range(9):
         spent += seconds(bare.epoch)
         theirs.append((float(bare.log_prob(X_valid, in_box(y_valid)).mean()), spent))
     ours = PosteriorEstimator(prior_bounds=[[-1, 1]] * 6, device="cpu", random_state=0).fit(X, y)
@@ -56,7 +56,7 @@ def test_time_to_the_log_probability_of_the_bare_loop(table, torch_seed):
         )
     ]
     level = min(best, max(reached for reached, _ in own))
-    name = "posterior with its defaults beside 12 epochs of bare nflows"
+    name = "posterior with its defaults beside 9 epochs of bare nflows"
     rows = table.add(
         f"{name}, to {level:.2f} nats",
         *(next(at for reached, at in each if reached >= level) for each in (own, theirs)),

@@ -57,6 +57,8 @@ def test_search(kept, cache, tmp_path, table):
         anew,
         {"by hand": by_hand},
         limit=1.05,
+        pairs=3,
+        warm_up=False,
         in_readme=cache == "memory",
     )
 
