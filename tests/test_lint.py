@@ -174,3 +174,11 @@ def test_readme_has_nothing_left_to_fill():
         )
         == []
     )
+
+
+def test_references_of_the_documentation_have_their_label():
+    """Sphinx is told to leave scikit-learn's own alone, which docstrings inherit."""
+    sources = [*ROOT.glob("docs/*.rst"), *ROOT.glob("examples/*"), *ROOT.glob("skatr_sk/**/*.py")]
+    text = "\n".join(path.read_text("utf-8") for path in sources if path.suffix in (".rst", ".py"))
+    labels = re.findall(r"^ *\.\. _([\w-]+):$", text, flags=re.M)
+    assert set(re.findall(r":ref:`(?:[^`<]*<)?([\w-]+)>?`", text)) <= set(labels)
