@@ -35,9 +35,12 @@ class Dataset(Protocol):
 
 
 class TensorDataset(torch.utils.data.TensorDataset):
-    """Rows of two tensors on one device."""
+    """Rows of two tensors, each on its device."""
 
     in_memory = True
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.index_select(0, indices.to(each.device)) for each in self.tensors)
 
 
 class FieldDataset(torch.utils.data.Dataset):
