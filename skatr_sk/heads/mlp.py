@@ -110,9 +110,9 @@ class Head(nn.Module):
         inside = summaries
         for layer in layers:
             if isinstance(layer, Linear):
-                weight, bias = layer.weight, layer.bias
-                known.append(((weight, bias), inside))
-                inside = affine(inside, weight, bias)
+                both = layer.weight, layer.bias
+                known.append((both, inside))
+                inside = affine(inside, *both)
             elif isinstance(layer, nn.ReLU):
                 known.append((None, inside.relu_().sign()))
             elif isinstance(layer, Dropout):

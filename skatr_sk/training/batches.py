@@ -39,8 +39,9 @@ class TensorDataset(torch.utils.data.TensorDataset):
 
     in_memory = True
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return tuple(each.index_select(0, indices.to(each.device)) for each in self.tensors)
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        X, y = (each.index_select(0, indices.to(each.device)) for each in self.tensors)
+        return X, y
 
 
 class FieldDataset(torch.utils.data.Dataset):

@@ -26,7 +26,7 @@ class _Known(NamedTuple):
     means: list[Tensor]  # of gradients
     squares: list[Tensor]
     steps: list[Tensor]
-    count: Tensor  # the steps as one tensor
+    n_steps: Tensor  # the steps as one tensor
 
 
 class AdamW(UncompiledAdamW):
@@ -44,8 +44,8 @@ class AdamW(UncompiledAdamW):
         moving = [[w for w in group["params"] if w.grad is not None] for group in self.param_groups]
         if not any(moving):
             return
-        _, means, squares, steps, count = self._moments([w for some in moving for w in some])
-        count.add_(1)
+        _, means, squares, steps, n_steps = self._moments([w for some in moving for w in some])
+        n_steps.add_(1)
         start = 0
         for group, weights in zip(self.param_groups, moving, strict=True):
             if not weights:
@@ -85,11 +85,13 @@ class AdamW(UncompiledAdamW):
                     torch.zeros_like(weight),
                     torch.zeros_like(weight),
                 )
-        count = torch.stack([own["step"] for own in states])
-        for own, step in zip(states, count.unbind(), strict=True):
+        n_steps = torch.stack([own["step"] for own in states])
+        for own, step in zip(states, n_steps.unbind(), strict=True):
             own["step"] = step
-        names = "exp_avg", "exp_avg_sq", "step"
-        self._known = _Known(weights, *([own[k] for own in states] for k in names), count)
+        means, squares, steps = (
+            [own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step")
+        )
+        self._known = _Known(weights, means, squares, steps, n_steps)
         return self._known
 
 
