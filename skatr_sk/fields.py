@@ -389,6 +389,10 @@ def is_finite(values: np.ndarray) -> bool:
     if values.dtype == np.float16 and values.flags.c_contiguous:
         # numpy compares float16 one by one; the bits of an exponent are all set in NaN and infinity
         return bool(np.bitwise_and(values.view(np.uint16), 0x7C00).max() < 0x7C00)
+    if values.dtype == np.float32:  # a sum is finite only of such, and takes one pass
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum()):
+                return True
     largest = _largest(values.dtype)
     # A NaN makes both comparisons false, and an infinity one of them.
     return float(values.min()) >= -largest and float(values.max()) <= largest

@@ -540,3 +540,10 @@ def test_digests_are_looked_up_by_content(monkeypatch):
     monkeypatch.setattr(module, "_MOST_KNOWN", 3)
     ArrayFields(values + 1).digests()
     assert len(module._known) <= 3
+
+
+def test_finite_numbers_whose_sum_is_not_are_finite():
+    large = np.full((2, 3), 3e38, dtype=np.float32)
+    assert is_finite(large) and is_finite(large * np.float32([1, -1, 1]))
+    large[1, 1] = -np.inf
+    assert not is_finite(large)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skatr_sk.heads.pooling import make_pooling
-from skatr_sk.heads.stacked import Dropout, Linear
+from skatr_sk.heads.stacked import Dropout, Linear, affine
 
 __all__ = [
     "CUT",
@@ -84,12 +84,12 @@ class Head(nn.Module):
 
     def _within(self, output: Tensor) -> Tensor:
         """Bring means into (0, 1) and log sigmas into their range, where these are bounded."""
-        if not (self.bounded or self.gaussian):
-            return output
+        if not self.gaussian:
+            return output.sigmoid() if self.bounded else output
         mean, log_sigma = output.tensor_split([self.n_parameters], dim=-1)
         if self.bounded:
             mean = mean.sigmoid()
-        return torch.cat([mean, log_sigma.clamp(*LOG_SIGMA)], dim=-1) if self.gaussian else mean
+        return torch.cat([mean, log_sigma.clamp(*LOG_SIGMA)], dim=-1)
 
     @torch.no_grad()
     def differentiate(
@@ -101,43 +101,44 @@ class Head(nn.Module):
         None, and nothing is done, for a loss of which only autograd knows the slope, and for
         tokens, whose pooling may be trained.
         """
-        if callable(criterion.loss) or not self._takes(summaries):
+        layers = list(self.layers)
+        # With an axis more the summaries are tokens, unless the weights of several have it too.
+        if callable(criterion.loss) or summaries.ndim != layers[-1].weight.ndim:
             return None
-        # Of each linear layer what it sees, of the others what their slope is.
-        known: list[tuple[nn.Module, Tensor]] = []
+        # Of each linear layer its weights and what it sees, of the others what their slope is.
+        known: list[tuple[tuple[Tensor, Tensor] | None, Tensor]] = []
         inside = summaries
-        for layer in self.layers:
+        for layer in layers:
             if isinstance(layer, Linear):
-                known.append((layer, inside))
-                inside = layer.forward(inside)
+                both = layer.weight, layer.bias
+                known.append((both, inside))
+                inside = affine(inside, *both)
             elif isinstance(layer, nn.ReLU):
-                known.append((layer, inside.relu_().sign()))
+                known.append((None, inside.relu_().sign()))
             elif isinstance(layer, Dropout):
-                known.append((layer, layer.factors(inside)))
+                known.append((None, layer.factors(inside)))
                 inside = inside * known[-1][1]
             else:  # the cut of summaries, of which nobody asks the slope
                 inside = layer(inside)
         output = self._within(inside)
         loss, slope = criterion.differentiate(output, target, weights)
-        n = self.n_parameters
-        if self.bounded:
-            slope[..., :n] *= output[..., :n] * (1 - output[..., :n])
+        mean, of_mean = output, slope
         if self.gaussian:
-            slope[..., n:] *= output[..., n:] == inside[..., n:]
-        first, _ = known[0]
-        for layer, own in reversed(known):
-            if not isinstance(layer, Linear):
-                slope.mul_(own)
+            mean, log_sigma = output.tensor_split([self.n_parameters], dim=-1)
+            of_mean, of_sigma = slope.tensor_split([self.n_parameters], dim=-1)
+            of_sigma.mul_(log_sigma == inside[..., self.n_parameters :])
+        if self.bounded:
+            of_mean.mul_(mean * (1 - mean))
+        for number, (own, seen) in reversed(list(enumerate(known))):
+            if own is None:
+                slope.mul_(seen)
                 continue
-            _leave(layer.weight, torch.matmul, slope.mT, own)
-            _leave(layer.bias, torch.sum, slope, -2)
-            if layer is not first:
-                slope = slope @ layer.weight
+            weight, bias = own
+            _leave(weight, torch.matmul, slope.mT, seen)
+            _leave(bias, torch.sum, slope, -2)
+            if number:
+                slope = slope @ weight
         return loss, output
-
-    def _takes(self, summaries: Tensor) -> bool:
-        """Whether summaries are pooled: the axis more of several networks is no axis of tokens."""
-        return summaries.ndim == self.layers[-1].weight.ndim
 
 
 def _leave(weight: Tensor, compute: Callable[..., Tensor], *arguments: Any) -> None:
@@ -216,21 +217,21 @@ class HeadLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return one of `LOSSES`, and its slope by each number of the output."""
         each, slope = self._each(output, target, weights)
-        n = target.shape[-2:].numel()
-        return each.sum(dim=(-2, -1)).div_(n), slope.div_(n)
+        return each.mean(dim=(-2, -1)), slope.div_(target.shape[-2:].numel())
 
     def _each(
         self, output: Tensor, target: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Loss of each row and parameter, and its slope by the output, times the row's weight."""
-        apart = output[..., : target.shape[-1]] - target
         if self.loss == "l1":
+            apart = output - target
             each, slope = apart.abs(), apart.sign()
         elif self.loss == "l2":
+            apart = output - target
             each, slope = apart.square(), 2 * apart
         else:
-            log_sigma = output[..., target.shape[-1] :]
-            pull = apart * (-log_sigma).exp()
+            mean, log_sigma = output.tensor_split([target.shape[-1]], dim=-1)
+            pull = (mean - target) * (-log_sigma).exp()
             each = log_sigma + 0.5 * pull.square()
             slope = torch.cat([pull * (-log_sigma).exp(), 1 - pull.square()], dim=-1)
         if weights is not None:

@@ -13,19 +13,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "Linear", "columns", "multiply_add", "parts_of", "replace", "stack"]
+__all__ = ["Dropout", "Linear", "affine", "columns", "multiply_add", "parts_of", "replace", "stack"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Map rows (n, n_in), by the weights of one network or of several."""
+    if weight.ndim == 2:
+        return nn.functional.linear(inputs, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(-2), inputs, weight.mT)
+
+
 class Linear(nn.Linear):
-    """Affine map of rows (n, n_in), by the weights of one network or of several."""
+    """Layer of an :func:`affine` map."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map."""
-        if self.weight.ndim == 2:
-            return super().forward(inputs)
-        return torch.baddbmm(self.bias.unsqueeze(-2), inputs, self.weight.mT)
+        return affine(inputs, self.weight, self.bias)
 
 
 class Dropout(nn.Dropout):

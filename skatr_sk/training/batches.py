@@ -35,9 +35,13 @@ class Dataset(Protocol):
 
 
 class TensorDataset(torch.utils.data.TensorDataset):
-    """Rows of two tensors on one device."""
+    """Rows of two tensors, each on its device."""
 
     in_memory = True
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        X, y = (each.index_select(0, indices.to(each.device)) for each in self.tensors)
+        return X, y
 
 
 class FieldDataset(torch.utils.data.Dataset):

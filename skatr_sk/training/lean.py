@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 import torch
 from skorch.callbacks import Callback
@@ -15,12 +16,23 @@ from skatr_sk.training.trainer import Trainer, UncompiledAdamW
 
 __all__ = ["AdamW", "LeanTrainer"]
 
-_Moments = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]
 _OF_BATCHES = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+
+class _Known(NamedTuple):
+    """What the weights of a step have in the state, each list in their order."""
+
+    weights: list[Tensor]
+    means: list[Tensor]  # of gradients
+    squares: list[Tensor]
+    steps: list[Tensor]
+    n_steps: Tensor  # the steps as one tensor
 
 
 class AdamW(UncompiledAdamW):
     """torch's fused AdamW, which looks its weights and moments up once and not in every step."""
+
+    _known: _Known | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take a step by the gradients of the weights; those that have none stay."""
@@ -29,20 +41,24 @@ class AdamW(UncompiledAdamW):
     @torch.no_grad()
     def move(self) -> None:
         """Take a step of which no profiler is told."""
-        for number, group in enumerate(self.param_groups):
-            weights = [weight for weight in group["params"] if weight.grad is not None]
+        moving = [[w for w in group["params"] if w.grad is not None] for group in self.param_groups]
+        if not any(moving):
+            return
+        _, means, squares, steps, n_steps = self._moments([w for some in moving for w in some])
+        n_steps.add_(1)
+        start = 0
+        for group, weights in zip(self.param_groups, moving, strict=True):
             if not weights:
                 continue
-            means, squares, steps, count = self._moments(number, weights)
-            count += 1
+            part = slice(start, start := start + len(weights))
             beta1, beta2 = group["betas"]
             torch._fused_adamw_(
                 weights,
                 [weight.grad for weight in weights],
-                means,
-                squares,
+                means[part],
+                squares[part],
                 [],
-                steps,
+                steps[part],
                 lr=group["lr"],
                 beta1=beta1,
                 beta2=beta2,
@@ -52,17 +68,16 @@ class AdamW(UncompiledAdamW):
                 maximize=False,
             )
 
-    def _moments(self, number: int, weights: list[Tensor]) -> _Moments:
-        """Return means of gradients and of their squares, and the steps, each and as one tensor.
+    def _moments(self, weights: list[Tensor]) -> _Known:
+        """Return what is known of some weights; it is in the state, too, under torch's names.
 
-        They are in the state, too, under the names that torch gives them.
+        The state is only ever replaced as a whole: the first weight says whether it was.
         """
-        cache: dict[int, _Moments] = self.__dict__.setdefault("_known", {})
-        known = cache.get(number)
-        states = [self.state[weight] for weight in weights]
-        if known is not None and len(known[0]) == len(weights):
-            if all(own.get("exp_avg") is mean for own, mean in zip(states, known[0], strict=True)):
+        known, first = self._known, self.state[weights[0]]
+        if known is not None and first.get("exp_avg") is known.means[0]:
+            if len(weights) == len(known.weights) and all(map(is_, weights, known.weights)):
                 return known
+        states = [self.state[weight] for weight in weights]
         for weight, own in zip(weights, states, strict=True):
             if not own:
                 own["step"] = torch.zeros((), device=weight.device)
@@ -70,14 +85,14 @@ class AdamW(UncompiledAdamW):
                     torch.zeros_like(weight),
                     torch.zeros_like(weight),
                 )
-        count = torch.stack([own["step"] for own in states])
-        for own, step in zip(states, count.unbind(), strict=True):
+        n_steps = torch.stack([own["step"] for own in states])
+        for own, step in zip(states, n_steps.unbind(), strict=True):
             own["step"] = step
         means, squares, steps = (
             [own[name] for own in states] for name in ("exp_avg", "exp_avg_sq", "step")
         )
-        cache[number] = means, squares, steps, count
-        return cache[number]
+        self._known = _Known(weights, means, squares, steps, n_steps)
+        return self._known
 
 
 class LeanTrainer(Trainer):

@@ -87,7 +87,8 @@ def compute_once(
 
     def settle(found: Mapping[bytes, np.ndarray]) -> None:
         for key, values in found.items():
-            summaries[rows.pop(key)] = values
+            for row in rows.pop(key):
+                summaries[row] = values
 
     memory = _MEMORY if what == "summaries" else _DIGESTS
     name = space
