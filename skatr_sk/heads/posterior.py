@@ -69,6 +69,7 @@ _LOGGER = logging.getLogger("skatr_sk.heads")
 _STEPS = 3000  # that a training takes
 _WARMUP, _WARMUP_WHOLE = 0.02, 0.1  # share of the steps in which the rate rises
 _FEW = 300  # rows under which single simulations are soon fitted
+_FEW_FOR_EACH = 10  # number of a summary, so are fewer rows than these
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
@@ -123,7 +124,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         the pooling to its own, and "attention" takes its tokens.
     dropout : float or "auto", default="auto"
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). "auto" is
-        0.3 where fewer than 300 rows train, and else 0.
+        0.3 where fewer than 300 rows train, or fewer than ten for each number of a summary, and
+        else 0; with a backbone the former counts alone.
     {members}
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
@@ -141,8 +143,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Of AdamW. "auto" is 2e-3, and 1e-3 with a backbone.
     weight_decay : float or "auto", default="auto"
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
-        most: "auto" is 2,000 over the number of rows that train, and at most 10, where these are
-        fewer than 300, and else 400 over it; with a backbone it is 0.05.
+        most, and long summaries: "auto" is 7 times the length of a summary, but at least 400 and at
+        most 2,000, over the number of rows that train. Where these are fewer than 300 it is 2,000
+        over it, and at most 10; with a backbone it is 0.05.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -300,12 +303,14 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
         few, whole = n_rows < _FEW, self.backbone is not None
+        n_summary = 0 if whole else self.field_shape_in_[-1]
+        decay = 2000 if few else min(max(400, 7 * n_summary), 2000)
         return {
             "batch_size": batch_size,
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
             "learning_rate": 1e-3 if whole else 2e-3,
-            "weight_decay": 0.05 if whole else min((2000 if few else 400) / n_rows, 10.0),
-            "dropout": 0.3 if few else 0.0,
+            "weight_decay": 0.05 if whole else min(decay / n_rows, 10.0),
+            "dropout": 0.3 if few or n_rows < _FEW_FOR_EACH * n_summary else 0.0,
         }
 
     def _warn_without_effect(self) -> None:

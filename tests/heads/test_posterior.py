@@ -826,6 +826,25 @@ def test_a_training_that_ends_too_early_is_warned_of(rng):
         PosteriorEstimator(**short, max_epochs=60, learning_rate=1e-2).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_summary", "decay", "dropout"),
+    [
+        (165, 2, 10.0, 0.3),  # few rows, whatever the summary
+        (250, 288, 8.0, 0.3),
+        (900, 2, 400 / 900, 0.0),
+        (900, 288, 2000 / 900, 0.3),
+        (900, 100, 700 / 900, 0.3),
+        (3600, 288, 2000 / 3600, 0.0),
+    ],
+)
+def test_decay_and_dropout_by_rows_and_summary(n_rows, n_summary, decay, dropout):
+    posterior = PosteriorEstimator()
+    posterior.field_shape_in_ = (n_summary,)
+    resolved = posterior._resolved(n_rows)
+    assert resolved.weight_decay == pytest.approx(decay)
+    assert resolved.dropout == dropout
+
+
 # Two moons -------------------------------------------------------------------------------------
 
 
