@@ -303,7 +303,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         given = batch_size if isinstance(self.batch_size, str) else self.batch_size
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
         few, whole = n_rows < _FEW, self.backbone is not None
-        n_summary = 0 if whole else self.field_shape_in_[-1]
+        n_summary = 0 if whole else getattr(self, "field_shape_in_", (0,))[-1]
         decay = 2000 if few else min(max(400, 7 * n_summary), 2000)
         return {
             "batch_size": batch_size,
