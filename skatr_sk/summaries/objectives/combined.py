@@ -71,7 +71,7 @@ class Combined(_BaseComposition, Objective):
     --------
     >>> from skatr_sk import SKATRTransformer
     >>> from skatr_sk.summaries import JEPA, Combined, Supervised
-    >>> both = Combined(objectives=[("jepa", JEPA()), ("labels", Supervised())], weights=[1, 0.1])
+    >>> both = Combined(objectives=[("jepa", JEPA()), ("labels", Supervised())], weights=[1, 1])
     >>> skatr = SKATRTransformer(objective=both).set_params(objective__jepa__ema_decay=0.9)
     >>> skatr.get_params()["objective__jepa"]
     JEPA(ema_decay=0.9)
