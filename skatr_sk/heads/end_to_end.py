@@ -169,10 +169,7 @@ class BackboneHead(TrainedEstimator):
         -------
         self
         """
-        params = with_object(
-            self, "backbone", lambda given: SKATRTransformer() if given == "vit" else given, params
-        )
-        return super().set_params(**params)
+        return super().set_params(**with_object(self, "backbone", _standing_for, params))
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)
@@ -375,11 +372,14 @@ def gives_tokens(backbone: Any) -> bool:
     return not (isinstance(backbone, nn.Module) or backbone == "cnn")
 
 
+def _standing_for(backbone: Any) -> Any:
+    """Return a default transformer for "vit", and anything else as it is."""
+    return SKATRTransformer() if isinstance(backbone, str) and backbone == "vit" else backbone
+
+
 def _transformer(head: Any, fields: Fields) -> SKATRTransformer:
     """Return the transformer that a checked parameter stands for; a file of weights is loaded."""
-    backbone = head.backbone
-    if isinstance(backbone, str):  # "vit"
-        return SKATRTransformer()
+    backbone = _standing_for(head.backbone)
     given = backbone.estimator if isinstance(backbone, FrozenEstimator) else backbone
     given._check_parameters()
     if given.__sklearn_is_fitted__():

@@ -165,8 +165,7 @@ class SupervisedLoss(nn.Module):
     @torch.no_grad()
     def _add_up(self, predicted: Tensor, y: Tensor, known: Tensor) -> None:
         # In double precision before they are squared: labels that are level are seen to be so.
-        predicted, y = (each.cpu().double() for each in (predicted, y))
+        predicted, y, known = predicted.cpu().double(), y.cpu().double(), known.cpu()
         parts = [torch.ones_like(y), (predicted - y).square(), y, y.square()]
-        self.sums = (
-            self.sums + torch.stack([p.where(known.cpu(), 0.0).sum(dim=0) for p in parts]).numpy()
-        )
+        sums = torch.stack([part.where(known, 0.0).sum(dim=0) for part in parts])
+        self.sums = self.sums + sums.numpy()
