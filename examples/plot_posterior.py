@@ -50,8 +50,6 @@ settings = dict(batch_size=32, max_epochs=2 if FAST else 60, device="cpu", rando
 flow = PosteriorEstimator(
     prior_bounds=cones.target_bounds,
     parameter_names=cones.target_names,
-    learning_rate=1e-3,  # a slow rate and a strong decay, for 180 labels are easily overfitted
-    weight_decay=5.0,
     **settings,
 )
 regressor = LightconeRegressor(target_bounds=cones.target_bounds, patience=15, **settings)

@@ -15,7 +15,7 @@ encoder of SKATR untrained, whitened like it; it has learned its scaling and whi
 light cones, those of the tests too, without labels. Summaries of frozen encoders are computed
 once, and the seconds of a fit are without them: what they take is printed apart. The networks that
 are trained on the light cones themselves take most of the time, some two hours of two cores;
-``--ways`` chooses some. ``examples/plot_comparison.py`` is the same in a quarter of an hour.
+``--ways`` chooses some. ``examples/plot_comparison.py`` is the same in 8 to 15 minutes.
 """
 
 import argparse

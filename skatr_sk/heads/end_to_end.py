@@ -69,6 +69,7 @@ __all__ = [
     "features_shape",
     "fit_end_to_end",
     "gives_tokens",
+    "standing_for",
 ]
 
 # These count of a backbone that is not fitted; the others are of its pre-training.
@@ -169,7 +170,7 @@ class BackboneHead(TrainedEstimator):
         -------
         self
         """
-        return super().set_params(**with_object(self, "backbone", _standing_for, params))
+        return super().set_params(**with_object(self, "backbone", standing_for, params))
 
     def _check_together(self, problems: Problems) -> None:
         super()._check_together(problems)
@@ -372,14 +373,14 @@ def gives_tokens(backbone: Any) -> bool:
     return not (isinstance(backbone, nn.Module) or backbone == "cnn")
 
 
-def _standing_for(backbone: Any) -> Any:
+def standing_for(backbone: Any) -> Any:
     """Return a default transformer for "vit", and anything else as it is."""
     return SKATRTransformer() if isinstance(backbone, str) and backbone == "vit" else backbone
 
 
 def _transformer(head: Any, fields: Fields) -> SKATRTransformer:
     """Return the transformer that a checked parameter stands for; a file of weights is loaded."""
-    backbone = _standing_for(head.backbone)
+    backbone = standing_for(head.backbone)
     given = backbone.estimator if isinstance(backbone, FrozenEstimator) else backbone
     given._check_parameters()
     if given.__sklearn_is_fitted__():

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _num_samples
 
 from skatr_sk._checks import Problems, spell
 from skatr_sk.heads.base import Steps, SummaryHead
+from skatr_sk.heads.end_to_end import standing_for
 from skatr_sk.heads.prepared import Fold, Prepared, identity_of_parameters, offering, sharing
 from skatr_sk.heads.together import Planned, Trained, train_those_together
 from skatr_sk.training.device import torch_defaults
@@ -166,17 +167,18 @@ class HeadSearchCV(GridSearchCV):
         for name in sorted(names - own.keys(), key=str):
             # What a parameter has of its own may be set where it has any, or is given beside.
             of = str(name).partition("__")[0]
-            if of not in own or not (of in names or hasattr(own[of], "set_params")):
+            if of not in own or not (of in names or hasattr(standing_for(own[of]), "set_params")):
                 wrong.append(name)
         if wrong:
             kind = type(self.estimator).__name__
-            meant = [last for name in wrong if (last := str(name).rpartition("__")[2]) in own]
-            mend = (
-                f"here it is {', '.join(map(repr, meant))}, for there are no steps" if meant else ""
-            )
+            lasts = [(name, str(name).rpartition("__")[2]) for name in wrong]
+            meant = ", ".join(repr(last) for _, last in lasts if last in own)
+            mends = [f"here it is {meant}, for there are no steps"] if meant else []
+            mends += [spell(name, own) for name, last in lasts if last not in own]
             problems = Problems(type(self).__name__)
             found = wrong[0] if len(wrong) == 1 else wrong
-            problems.add("param_grid", f"parameters of {kind}", found, mend or spell(wrong[0], own))
+            mend = "; ".join(filter(None, mends))
+            problems.add("param_grid", f"parameters of {kind}", found, mend)
             problems.raise_if_any()
 
     def __sklearn_tags__(self) -> Tags:

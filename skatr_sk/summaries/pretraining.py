@@ -51,6 +51,8 @@ _FEWEST_WATCHED = 128
 _MOST_HELD = 30_000_000  # voxels of fields that are held in memory, for they are read repeatedly
 _MOST_WHITENED = 1024  # fields whose summaries and regions say how to whiten,
 _FEWEST_WHITENED = 16  # and fewest
+_PAIRS_WHITENED = 1024  # of regions, some of the same sky where fields are few,
+_MOST_PAIRS = 8  # of one
 _MOST_SEEN = 512  # whose summaries say where such lie, where none are whitened
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
@@ -233,8 +235,8 @@ def learn_from_summaries(
     device, grid_shape = resolve_device(transformer.device), frozen.architecture.grid_shape
     encoder = frozen.encoder.to(device)
 
-    def region(which: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)  # both draw the same, and take one each
+    def region(which: int, pair: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        generator = torch.Generator().manual_seed(pair)  # both draw the same, and take one each
 
         def tokens(patches: torch.Tensor) -> torch.Tensor:
             drawn = sample_regions(
@@ -255,8 +257,12 @@ def learn_from_summaries(
     )
     seen = summarised(encoder, fields, rows=rows)
     if whiten:
-        regions = (summarised(region(which), fields, rows=rows) for which in (0, 1))
-        frozen = replace(frozen, whitening=Whitening.learn(seen, *regions))
+        pairs = range(min(_MOST_PAIRS, math.ceil(_PAIRS_WHITENED / len(rows))))
+        one, two = (
+            np.concatenate([summarised(region(which, pair), fields, rows=rows) for pair in pairs])
+            for which in (0, 1)
+        )
+        frozen = replace(frozen, whitening=Whitening.learn(seen, one, two))
     others, rows = unseen
     held_out = summarised(encoder, others, rows=rows) if len(rows) else seen[:0]
     encoder.cpu()

@@ -894,8 +894,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Say how far fields lie from those of the training, and how rare that is.
 
         The distance is that of Mahalanobis between the summary and those of the training [1]_. Of
-        400 or more it is counted from a quadratic surface that they lie near, in deviations of such
-        as are at the same place of it.
+        400 or more, and no fewer than a summary has numbers, it is counted from a quadratic surface
+        that they lie near, in deviations of such as are at the same place of it.
         Where the parameters of a hundred fields of the training were known (``fit(X, y)``), those
         that a ridge regression reads from the summary count too: what lies beyond their range is
         new. Whatever `pooling` and `whiten`, the summaries are those of the training; `transform`

@@ -62,7 +62,10 @@ class Whitening:
 
     @classmethod
     def learn(cls, whole: np.ndarray, one: np.ndarray, two: np.ndarray) -> Whitening:
-        """Learn from the summaries (n, n_summary) of `n` >= 2 fields and of two regions of each."""
+        """Learn from the summaries (n, n_summary) of `n` >= 2 fields and of pairs of their regions.
+
+        A pair (n_pairs, n_summary each) is of one sky; a sky may have several.
+        """
         whole, one, two = (np.asarray(each, dtype=np.float64) for each in (whole, one, two))
         mean, scale = whole.mean(axis=0), whole.std(axis=0)
         # A number that does not vary stays as it is: zero, for the mean is subtracted.

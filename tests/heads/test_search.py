@@ -215,6 +215,10 @@ def test_tables_are_trained_at_once_and_become_one_array(table, alone, monkeypat
         ),
         ({"lightconeregressor__loss": ["l1"]}, "here it is 'loss', for there are no steps"),
         ({1: [0.1], "dropout": [0.0]}, "found 1$"),
+        (
+            {"hiden_dims": [(4,)], "head__dropout": [0.0]},
+            "here it is 'dropout', for there are no steps; did you mean 'hidden_dims'",
+        ),
     ],
 )
 def test_names_that_are_no_parameters(grid, message):
@@ -225,10 +229,11 @@ def test_names_that_are_no_parameters(grid, message):
 def test_parameters_of_parameters(caplog):
     X, y = np.random.default_rng(0).normal(size=(20, 6, 6, 8)), np.arange(20.0)
     small = SKATRTransformer(patch_size=2, embed_dim=8, depth=1)
-    head = LightconeRegressor(max_epochs=1, backbone=small, random_state=0)
     grid = {"backbone__depth": [1, 2]}
-    search = HeadSearchCV(head, grid, cv=2, refit=False, error_score="raise").fit(X, y)
-    assert len(search.cv_results_["params"]) == 2
+    for backbone in (small, "vit"):
+        head = LightconeRegressor(max_epochs=1, backbone=backbone, random_state=0)
+        search = HeadSearchCV(head, grid, cv=2, refit=False, error_score="raise").fit(X, y)
+        assert len(search.cv_results_["params"]) == 2
 
 
 def test_files_are_not_read_where_nothing_is_trained_at_once(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Summaries without what the regions of one sky disagree on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -9,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import SKATRTransformer, open_lightcones
-from skatr_sk.summaries import Supervised
+from skatr_sk.summaries import Supervised, pretraining
 from skatr_sk.summaries.weights import Architecture, whitening_of
 from skatr_sk.summaries.whitening import Whitening
 
@@ -98,6 +100,26 @@ def test_it_is_learned_after_the_training_saved_and_left_out_at_will(rng, tmp_pa
     assert SKATRTransformer.load(other).whitening_ is None
     with pytest.raises(ValueError, match="whiten: expected 'auto' or False, for the weights have"):
         SKATRTransformer(weights=other, whiten=True).fit(X)
+
+
+@pytest.mark.parametrize(("wanted", "n_pairs"), [(1024, 8), (40, 2), (22, 1)])
+def test_few_skies_give_several_pairs_of_regions(rng, monkeypatch, wanted, n_pairs):
+    """Of 24 light cones 22 train."""
+    given = []
+
+    def learn(*summaries):
+        given.extend(summaries)
+        return Whitening.learn(*summaries)
+
+    monkeypatch.setattr(pretraining, "_PAIRS_WHITENED", wanted)
+    monkeypatch.setattr(pretraining, "Whitening", SimpleNamespace(learn=learn))
+    SKATRTransformer(**SMALL).fit(draw(rng))
+    whole, one, two = given
+    assert whole.shape == (22, 24) and one.shape == two.shape == (22 * n_pairs, 24)
+    # The pairs of a sky follow each other at a distance of all skies.
+    skies = (one + two).reshape(n_pairs, 22, 24).mean(axis=0)
+    spread = (one + two).reshape(n_pairs, 22, 24) - skies
+    assert spread.std() < skies.std()
 
 
 def test_the_same_of_a_file_as_of_an_array(rng, tmp_path):
