@@ -48,9 +48,7 @@ print(f"summarised in {time.perf_counter() - start:.0f} s")
 # taken from an inner cross-validation: on the rows that it was trained on they would be too small.
 settings = dict(batch_size=32, max_epochs=2 if FAST else 60, device="cpu", random_state=0)
 flow = PosteriorEstimator(
-    prior_bounds=cones.target_bounds,
-    parameter_names=cones.target_names,
-    **settings,
+    prior_bounds=cones.target_bounds, parameter_names=cones.target_names, **settings
 )
 regressor = LightconeRegressor(target_bounds=cones.target_bounds, patience=15, **settings)
 log_prior = -np.log(np.diff(cones.target_bounds, axis=1)).sum()
