@@ -184,7 +184,8 @@ def pretrain(
     wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
     if start is not None and start.pooling == pooling and transformer.whiten:
         unchanged = len(history) == len(start.history) and not embedding_only
-        if not wanted or unchanged:  # none to learn anew, or nothing new
+        as_it_was = start.whitening is not None or isinstance(transformer.whiten, str)
+        if not wanted or (unchanged and as_it_was):  # none to learn anew, or nothing new
             frozen, wanted = replace(frozen, whitening=start.whitening), False
     n_valid = len(valid_rows)
     all_held = len(watched) == n_valid + len(train_rows)

@@ -530,8 +530,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             problems.add(
                 "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
             )
-        if self.whiten is True and frozen.whitening is None:
-            problems.add("whiten", "'auto' or False, for the weights have no whitening", True)
         problems.raise_if_any()
 
     @with_callbacks
@@ -590,7 +588,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 given = Given()
             self._warn_of(given)
             if start is not None:
-                self._adopt(start)
+                self._adopt(start, whole=self._only_loads)
             if start is not None and self._only_loads:
                 warn_implausible(fields, only_a_look=True)
             else:
@@ -744,13 +742,18 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return what is there before the training: what was learned, or weights, or nothing."""
         if self.warm_start and self.__sklearn_is_fitted__():
             if self.weights is None:
-                self._check_same_encoder(self._frozen(), own=True)
-            return self._frozen()
+                self._check_same_encoder(self._as_trained(), own=True)
+            return self._as_trained()
         return None if self.weights is None else read_encoder(self.weights)
 
-    def _adopt(self, frozen: FrozenEncoder) -> None:
-        """Become the transformer of a frozen encoder."""
+    def _adopt(self, frozen: FrozenEncoder, *, whole: bool = True) -> None:
+        """Become the transformer of a frozen encoder; one that is not `whole` has no whitening yet."""
         self._check_same_encoder(frozen)
+        if whole and self.whiten is True and frozen.whitening is None:
+            problems = Problems(type(self).__name__)
+            mend = "learn one with warm_start=True"
+            problems.add("whiten", "'auto' or False, for the weights have no whitening", True, mend)
+            problems.raise_if_any()
         wanted = frozen.architecture.field_shape
         found = getattr(self, "field_shape_in_", wanted)
         own: Grid | None = getattr(self, "grid_in_", None)
@@ -771,7 +774,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._whitening_found: Whitening | None = frozen.whitening
         self.augmentation_: str | None = frozen.augmentation
         self.seen_: SeenSummaries | None = frozen.seen
-        _ = self.whitening_  # raises where it was asked for and is not there
+        if whole:
+            _ = self.whitening_  # raises where it was asked for and is not there
 
     def _as_trained(self) -> FrozenEncoder:
         """Return what was learned, with the pooling that it was learned of."""
@@ -802,7 +806,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if found is None and self.whiten and not isinstance(self.whiten, str):
             raise ValueError(
                 "whiten: expected 'auto' or False where no whitening was learned for "
-                f"pooling={self.pooling_!r}, found True; fit again, or leave it out."
+                f"pooling={self.pooling_!r}, found True; fit again (with warm_start=True and "
+                "max_epochs=0 the encoder stays as it is), or leave it out."
             )
         return found
 

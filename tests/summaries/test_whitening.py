@@ -186,6 +186,28 @@ def test_a_warm_start_keeps_the_whitening_that_it_cannot_learn(rng, tmp_path):
     assert (more.whitening_.matrix != first.whitening_.matrix).any()
 
 
+@pytest.mark.parametrize("n_epochs", [0, 1])
+@pytest.mark.parametrize("kept_in", ["itself", "a file"])
+def test_a_warm_start_learns_the_whitening_that_was_left_out(rng, tmp_path, kept_in, n_epochs):
+    X, parts = draw(rng), SMALL | {"max_epochs": 2}
+    skatr = SKATRTransformer(**parts, whiten=False).fit(X)
+    if kept_in == "a file":
+        skatr.save(path := tmp_path / "w.safetensors")
+        skatr = SKATRTransformer(weights=path, device="cpu", random_state=0)
+    before = skatr.fit(X).transform(X)
+    on = skatr.set_params(warm_start=True, whiten=True, max_epochs=n_epochs).fit(X)
+    np.testing.assert_allclose(on.transform(X).std(axis=0), 1.0, rtol=0.2)
+    if not n_epochs:
+        np.testing.assert_array_equal(on.set_params(whiten=False).transform(X), before)
+
+
+def test_a_warm_start_with_another_pooling_whitens_it(rng):
+    X = draw(rng)
+    skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="moments", warm_start=True)
+    assert skatr.set_params(max_epochs=0).fit(X).transform(X).shape == (24, 16)
+    assert skatr.whitening_.matrix.shape == (16, 16)
+
+
 def test_another_pooling_is_not_whitened(rng):
     X = draw(rng)
     skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="mean")
