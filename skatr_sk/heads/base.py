@@ -412,7 +412,10 @@ class SummaryHead(BackboneHead):
         if given is None:
             return None
         if isinstance(given, str):  # "data"
-            return np.stack([targets.min(axis=0), targets.max(axis=0)], axis=1)
+            # Of a box, n rows leave out a share of 1 / (n + 1) at each end, on average.
+            low, high = targets.min(axis=0), targets.max(axis=0)
+            beyond = (high - low) / max(1, len(targets) - 1)
+            return np.stack([low - beyond, high + beyond], axis=1)
         bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = ~is_inside(targets, *bounds.T)
         if outside.any():

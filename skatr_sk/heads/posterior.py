@@ -108,7 +108,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     prior_bounds : array-like of shape (n_parameters, 2), "data" or None, default=None
         Box of a uniform prior, in the parameters' units. Samples lie inside it and the density
         integrates to one in it. None, or ``(-inf, inf)`` for a single parameter, means no bounds.
-        "data" takes the range of the training parameters: a truth beyond it has no density, so that
+        "data" takes the range of the training parameters, and beyond each end what as many draws
+        from a box leave out, ``1 / (n - 1)`` of it: a truth farther out has no density, so that
         scores on other rows, as in a cross-validation, become -inf. Give the prior where you can.
     parameter_names : sequence of str or None, default=None
         Names of the parameters; None takes the columns of a DataFrame, or "parameter_0", ...

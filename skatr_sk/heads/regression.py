@@ -351,8 +351,11 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 spread = spread / torch.from_numpy(counts).sqrt()[:, None]
             apart, wanted = (found - left_out[rows]) / spread, (unit - left_out)[rows] / spread
             square, product = float(apart.square().sum()), float((apart * wanted).sum())
-            best = product / square if square else 0.5
-            weight = (len(rows) * best + _ROWS_FOR_HALF / 2) / (len(rows) + _ROWS_FOR_HALF)
+            # In these ten rows a network that has gone wild is no farther from the ridge than the
+            # targets from their mean, or they would keep a share of it.
+            more = _ROWS_FOR_HALF * min(square / len(rows), unit.shape[1])
+            if square:
+                weight = (product + more / 2) / (square + more)
         self.network_weight_ = min(max(weight, 0.0), 1.0)
         shares = [self.network_weight_ / len(heads)] * len(heads)
         return HeadMixture([*heads, ridge], [*shares, 1 - self.network_weight_])

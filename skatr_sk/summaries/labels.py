@@ -39,10 +39,12 @@ class Labels:
         mean, deviation = (getattr(known, of)(axis=0).filled(0.0) for of in ("mean", "std"))
         if not (deviation > 0).any():
             n = int((~np.ma.getmaskarray(known)).any(axis=1).sum())
+            level = ", whose labels are all equal" * (n >= _LEAST_LABELLED)
             raise ValueError(
                 f"y: expected at least {_LEAST_LABELLED} light cones that train with labels that "
-                f"differ, found {n} labelled of {len(rows)} that train; NaN counts as unlabelled: "
-                "give more labels, or take an objective that needs none, such as JEPA()."
+                f"differ, found {n} labelled that train, of {len(self.values)}{level}; NaN counts "
+                "as unlabelled: give more labels, or take an objective that needs none, such as "
+                "JEPA()."
             )
         scaled = (self.values - mean) / np.where(deviation > 0, deviation, 1.0)
         return torch.from_numpy(scaled.astype(np.float32))
@@ -61,7 +63,7 @@ def check_labels(y: Any, n: int, learner: str) -> Labels:
     if y is None:
         raise ValueError(
             f"y: expected labels of shape (n,) or (n, n_parameters), from which {learner} learns, "
-            "found None; call fit(X, y), or take an objective that needs none, such as JEPA()."
+            "found None; hand in y, or take an objective that needs none, such as JEPA()."
         )
     y = check_array(
         check_numbers(y, "y"),

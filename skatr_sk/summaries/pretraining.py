@@ -210,7 +210,8 @@ def _is_whitened(
     """Tell whether a transformer's checked parameters want its summaries whitened."""
     if isinstance(transformer.whiten, str):  # "auto"
         possible = architecture.n_sky > 1 and transformer.pooling != "tokens"
-        return possible and not objective.needs_labels and n_rows >= _FEWEST_WHITENED
+        labels_alone = objective.needs_labels and not objective.sees_unlabelled
+        return possible and not labels_alone and n_rows >= _FEWEST_WHITENED
     return bool(transformer.whiten)
 
 

@@ -183,8 +183,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         what they do not share is cosmic variance and noise. Learned without labels after the
         training, from 1024 of its fields at most, for the `pooling` of ``fit``, and part of
         the weights. "auto" is as `weights` were saved, and else True, but False of objectives that
-        learn from labels, which weigh the directions themselves, of signals, which have no sky, of
-        ``pooling="tokens"``, and of fewer than 16 fields. False leaves it out, after ``fit`` too.
+        learn from labels alone, which weigh the directions themselves, of signals, which have no
+        sky, of ``pooling="tokens"``, and of fewer than 16 fields. False leaves it out, after
+        ``fit`` too; True with ``warm_start=True`` learns what was left out.
     brightness_range : (float, float) or None, default=None
         Bounds in mK mapped affinely to [0, 1] ([-120, -1] in [1]_). None learns a symmetric
         logarithm from the training fields, which suits the long tail of absorption.
@@ -511,6 +512,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         problems = Problems(type(self).__name__)
         changed = self.get_params(deep=False) if own else changed_parameters(self)
+        where = "what was fitted" if own else "the weights file"
+        anew = "fit other sizes with warm_start=False"
         for name in ("patch_size", *ENCODER_SIZES, "subtract_mean"):
             owner = frozen.scaling if name == "subtract_mean" else frozen.architecture
             stored = getattr(owner, name)
@@ -518,18 +521,15 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             if name == "patch_size":
                 given = patch_size_for(frozen.architecture.field_shape, given)
             if given != stored:
-                mend = "leave it at its default to take what the file has"
-                where = "the weights file"
-                if own:
-                    mend, where = "fit other sizes with warm_start=False", "what was fitted"
+                mend = anew if own else "leave it at its default to take what the file has"
                 problems.add(name, f"{stored!r} as in {where}", given, mend)
         bounds = self.brightness_range
         same = replace(frozen.scaling, subtract_mean=False)
         if bounds is not None and BrightnessScaling.from_range(*bounds) != same:
             mend = "leave it at None: the scaling is part of the weights"
-            problems.add(
-                "brightness_range", f"{frozen.scaling} as in the weights file", bounds, mend
-            )
+            if own:
+                mend = anew.replace("sizes", "bounds")
+            problems.add("brightness_range", f"{frozen.scaling} as in {where}", bounds, mend)
         problems.raise_if_any()
 
     @with_callbacks
@@ -647,8 +647,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -----
         The whitening, and what :meth:`novelty` compares with, are kept for the same line of sight
         in patches of the same physical size. Elsewhere summaries are distributed otherwise: they
-        are left out, and :meth:`adapt` learns others. Positions beyond those of the training are
-        extrapolated.
+        are left out (``whiten=True`` is refused), and :meth:`adapt` learns others. Positions beyond
+        those of the training are extrapolated.
 
         Examples
         --------
@@ -747,7 +747,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return None if self.weights is None else read_encoder(self.weights)
 
     def _adopt(self, frozen: FrozenEncoder, *, whole: bool = True) -> None:
-        """Become the transformer of a frozen encoder; one that is not `whole` has no whitening yet."""
+        """Become the transformer of a frozen encoder, `whole` or still to get its whitening."""
         self._check_same_encoder(frozen)
         if whole and self.whiten is True and frozen.whitening is None:
             problems = Problems(type(self).__name__)
@@ -1015,7 +1015,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if self.pooling_ == "tokens":
             raise ValueError(
                 "pooling='tokens' gives an array of three axes, which has no columns to name: use "
-                "pooling='mean', 'max' or 'moments', or set_output(transform='default')."
+                "another pooling, such as 'slices' or 'mean', or set_output(transform='default')."
             )
 
     @torch_defaults()

@@ -274,10 +274,25 @@ def test_without_training_the_density_is_the_prior():
 def test_data_bounds():
     X, y = problem_in_units()
     posterior = make(prior_bounds="data").fit(X, y)
-    np.testing.assert_array_equal(posterior.prior_bounds_, np.stack([y.min(0), y.max(0)], axis=1))
-    assert np.isfinite(posterior.log_prob(X, y)).all()  # the extremes lie on the edges
+    beyond = np.ptp(y, axis=0) / (len(y) - 1)
+    box = np.stack([y.min(0) - beyond, y.max(0) + beyond], axis=1)
+    np.testing.assert_allclose(posterior.prior_bounds_, box)
+    assert np.isfinite(posterior.log_prob(X, y)).all()
     samples = posterior.sample(X, 50, random_state=0)
-    assert ((samples > y.min(0)) & (samples < y.max(0))).all()
+    assert ((samples > box[:, 0]) & (samples < box[:, 1])).all()
+
+
+def test_the_ends_of_few_rows_do_not_spoil_the_box_around_them():
+    """Were the least and the greatest row edges of the box, there would be spikes of density."""
+    rng, scores = np.random.default_rng(0), []
+    X, x = rng.normal(size=(2, 230, 4))
+    y = X[:, :1] + 0.3 * x[:, :1]
+    for bounds in ("data", None):
+        posterior = PosteriorEstimator(prior_bounds=bounds, random_state=0, device="cpu")
+        inside = (y[30:] > y[:30].min()) & (y[30:] < y[:30].max())
+        found = posterior.fit(X[:30], y[:30]).log_prob(X[30:], y[30:])[inside[:, 0]]
+        scores.append(found.mean())
+    assert scores[0] > scores[1] - 0.5
 
 
 def test_predictions_are_moments_and_quantiles_of_the_samples(mixed):

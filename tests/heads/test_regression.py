@@ -195,6 +195,17 @@ def test_predictions_are_a_weighted_mean(loss):
     np.testing.assert_allclose(head.predict(X), expected, rtol=1e-10)
 
 
+def test_a_network_that_went_wild_has_no_say():
+    """Ten rows that speak for one half must not keep a share of it in the mean."""
+    X, y = smooth(60)
+    test_X, test_y = smooth(200, seed=1)
+    wild = dict(hidden_dims="auto", random_state=0, max_epochs=5, device="cpu")
+    head = LightconeRegressor(learning_rate=1.0, **wild).fit(X, y)
+    ridge = head.score(test_X, test_y)
+    assert head.network_weight_ < 0.01
+    assert ridge > LightconeRegressor(**wild).fit(X, y).score(test_X, test_y) - 0.3
+
+
 def test_members_are_averaged(rng):
     X, y = smooth()
     y = y + 0.3 * UNITS * rng.normal(size=y.shape)

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import SKATRTransformer, open_lightcones
-from skatr_sk.summaries import Supervised, pretraining
+from skatr_sk.summaries import Combined, Supervised, VICReg, pretraining
 from skatr_sk.summaries.weights import Architecture, whitening_of
 from skatr_sk.summaries.whitening import Whitening
 
@@ -144,6 +144,12 @@ def test_auto_leaves_out_what_cannot_be_whitened(rng, shape, options):
     X = draw(rng, shape)
     skatr = SKATRTransformer(**SMALL, **options).fit(X, np.arange(len(X)))
     assert skatr.whitening_ is None
+
+
+def test_auto_whitens_what_labels_share_with_another_objective(rng):
+    both = Combined(objectives=[("regions", VICReg()), ("labels", Supervised())])
+    skatr = SKATRTransformer(**SMALL, objective=both).fit(draw(rng), np.arange(24))
+    assert skatr.whitening_ is not None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skatr_sk._checks import Instance, Problems, Real, Rule
 from skatr_sk.summaries.objectives.base import Objective
+from skatr_sk.summaries.objectives.supervised import SupervisedLoss
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import Architecture
 
@@ -189,15 +190,17 @@ class Combined(_BaseComposition, Objective):
         means = criterion.means()
         for i, (name, part) in enumerate(self._parts.items()):
             own = part.figures(criterion.parts[i])
-            own |= {f"{when}_loss": float(losses[i]) for when, losses in means.items()}
+            own |= {f"{when}_loss": losses[i] for when, losses in means.items() if i in losses}
             figures |= {f"{name}_{key}": value for key, value in own.items()}
         return figures
 
     def judge(self, kept: Mapping[str, Any]) -> None:
-        """Let each judge its own figures."""
-        for name, part in self._parts.items():
+        """Let each that counts judge its own figures."""
+        weights = [1.0] * len(self._parts) if self.weights is None else self.weights
+        for (name, part), weight in zip(self._parts.items(), weights, strict=True):
             prefix = f"{name}_"
-            part.judge({k[len(prefix) :]: v for k, v in kept.items() if k.startswith(prefix)})
+            if weight:
+                part.judge({k[len(prefix) :]: v for k, v in kept.items() if k.startswith(prefix)})
 
 
 class CombinedNetwork(nn.Module):
@@ -214,7 +217,10 @@ class CombinedNetwork(nn.Module):
 
 
 class CombinedLoss(nn.Module):
-    """Weighted sum of losses; each is added up by itself, in training and in validation."""
+    """Weighted sum of losses; each is added up by itself, in training and in validation.
+
+    The means are over rows, of a loss of labels over those that are known.
+    """
 
     def __init__(self, parts: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
@@ -225,11 +231,25 @@ class CombinedLoss(nn.Module):
     def forward(self, outputs: Sequence[Any], y: Tensor) -> Tensor:
         """Return the loss of a batch."""
         losses = [part(own, y) for part, own in zip(self.parts, outputs, strict=True)]
-        n, sums = self.sums.get(when := "train" if self.training else "valid", [0, 0.0])
-        self.sums[when] = [n + len(y), sums + len(y) * torch.stack(losses).detach()]
+        counts = torch.stack(
+            [
+                part.n_known(y) if isinstance(part, SupervisedLoss) else y.new_tensor(float(len(y)))
+                for part in self.parts
+            ]
+        )
+        n, sums = self.sums.get(when := "train" if self.training else "valid", [0.0, 0.0])
+        self.sums[when] = [n + counts, sums + counts * torch.stack(losses).detach()]
         return torch.stack([w * loss for w, loss in zip(self.weights, losses, strict=True)]).sum()
 
-    def means(self) -> dict[str, Any]:
-        """Return the mean losses since this was last asked, of training and of validation."""
+    def means(self) -> dict[str, dict[int, float]]:
+        """Return the mean losses since this was last asked, of training and of validation.
+
+        By their number; one that has seen no label has none.
+        """
         sums, self.sums = self.sums, {}
-        return {when: (losses / n).tolist() for when, (n, losses) in sums.items()}
+        means = {when: (losses / n).tolist() for when, (n, losses) in sums.items()}
+        known = {when: (n > 0).tolist() for when, (n, _) in sums.items()}
+        return {
+            when: {i: mean for i, mean in enumerate(found) if known[when][i]}
+            for when, found in means.items()
+        }

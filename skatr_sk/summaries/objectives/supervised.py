@@ -162,6 +162,10 @@ class SupervisedLoss(nn.Module):
         predicted, y = predicted.where(known, 0.0), y.where(known, 0.0)
         return self.compare(predicted, y, reduction="sum") / known.sum().clamp(min=1)
 
+    def n_known(self, y: Tensor) -> Tensor:
+        """Return how many labels of a batch are known, over which its loss is a mean."""
+        return (~y.isnan()).sum()
+
     @torch.no_grad()
     def _add_up(self, predicted: Tensor, y: Tensor, known: Tensor) -> None:
         # In double precision before they are squared: labels that are level are seen to be so.

@@ -15,6 +15,7 @@ from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PlaceWarning
 from skatr_sk.summaries import JEPA, Combined, LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.summaries.objectives import Objective
+from skatr_sk.summaries.objectives.combined import CombinedLoss
 from skatr_sk.summaries.objectives.jepa import JEPANetwork
 from skatr_sk.summaries.weights import Architecture
 from tests.gaussian_fields import gaussian_fields, ridge_probe
@@ -212,6 +213,33 @@ def test_unlabelled_rows_teach_the_others(X, y):
         options = dict(brightness_range=(-5, 5), max_epochs=1)
         whole, half = (fitted(objective, X[:n], some[:n], **options) for n in (24, 12))
         assert np.array_equal(whole.transform(X), half.transform(X)) == same
+
+
+def test_losses_are_means_over_the_labels_that_are_known(X, y):
+    """Whichever batches they lie in; where none is known there is no loss of labels."""
+    few, still = np.where(np.arange(len(y))[:, None] < 8, y, np.nan), dict(learning_rate=1e-12)
+    losses = [
+        fitted(both(), X, few, batch_size=n, max_epochs=1, **still).history_[0] for n in (len(X), 2)
+    ]
+    # Batches of another size are standardised otherwise, but these losses differ by no factor.
+    ratio = losses[1]["labels_train_loss"] / losses[0]["labels_train_loss"]
+    assert 0.6 < ratio < 1.6
+    loss = CombinedLoss([Supervised().criterion(), Supervised().criterion()], [1.0, 1.0])
+    zeros, nan = torch.zeros(4, 1), torch.full((4, 1), torch.nan)
+    for labels in (torch.tensor([[1.0], [3.0], [torch.nan], [torch.nan]]), nan, zeros + 6.0):
+        loss([zeros, zeros], labels)
+    assert loss.means()["train"] == {0: pytest.approx(28 / 6), 1: pytest.approx(28 / 6)}
+    loss([zeros, zeros], nan)
+    assert loss.means() == {"train": {}}
+
+
+def test_an_objective_of_no_weight_is_not_judged(X, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PlaceWarning)
+        skatr = SKATRTransformer(objective=both([0, 1]), **SMALL | dict(learning_rate=1e-9))
+        assert "jepa_place_loss" in skatr.fit(X, y).history_[0]
+    with pytest.warns(PlaceWarning):
+        skatr.set_params(objective__weights=[1, 1]).fit(X, y)
 
 
 @pytest.mark.slow

@@ -34,12 +34,24 @@ def supervised(X, y, **parameters):
 @pytest.mark.parametrize(
     ("y", "error", "said"),
     [
-        (None, ValueError, r"y: expected labels of shape .* Supervised learns, found None; call"),
+        (
+            None,
+            ValueError,
+            r"y: expected labels of shape .* Supervised learns, found None; hand in y",
+        ),
         (np.zeros(23), ValueError, r"y: expected shape \(24,\) or .*, found \(23,\)"),
         (np.zeros((24, 2, 2)), ValueError, r"y: expected shape .*, found \(24, 2, 2\)"),
-        (np.full(24, np.nan), ValueError, r"y: expected at least 2 .* found 0 labelled of"),
-        (np.r_[1.0, np.full(23, np.nan)], ValueError, "found [01] labelled of"),
-        (np.ones((24, 2)), ValueError, "y: expected at least 2 light cones .* that differ"),
+        (
+            np.full(24, np.nan),
+            ValueError,
+            r"y: expected at least 2 .* found 0 labelled that train, of 24; ",
+        ),
+        (np.r_[1.0, np.full(23, np.nan)], ValueError, "found [01] labelled that train, of 24; "),
+        (
+            np.ones((24, 2)),
+            ValueError,
+            "that differ, found 22 .* of 24, whose labels are all equal",
+        ),
         (np.r_[np.inf, np.arange(23.0)], ValueError, "y: expected finite values, .* 1 of 24 rows"),
         (np.r_[1e300, np.arange(23.0)], ValueError, "y: expected finite values"),
         (np.array(["a"] * 24), TypeError, "y: expected real numbers, found dtype <U1"),
