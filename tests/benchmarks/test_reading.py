@@ -52,9 +52,9 @@ def test_shuffled_reading(tmp_path, table, compression, batch):
     )
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_training_from_files(tmp_path, table, compression):
-    """An epoch from a file takes at most 1.1 of one from memory."""
+@pytest.mark.parametrize(("compression", "limit"), [("none", 1.1), ("gzip", 1.2)])
+def test_training_from_files(tmp_path, table, compression, limit):
+    """An epoch from a file takes little more than from memory; unpacking takes a thread's time."""
     values = cones(32)
     save_lightcones(tmp_path / "a.h5", values, compression=compression)
     X = open_lightcones(tmp_path / "a.h5").data
@@ -74,7 +74,7 @@ def test_training_from_files(tmp_path, table, compression):
         f"epoch of pre-training from a file, compression {compression}",
         lambda: epoch(X),
         {"from memory": lambda: epoch(values)},
-        limit=1.1,
+        limit=limit,
         pairs=3,
         warm_up=False,
     )
