@@ -412,7 +412,8 @@ class SummaryHead(BackboneHead):
         if given is None:
             return None
         if isinstance(given, str):  # "data"
-            # Of a box, n rows leave out a share of 1 / (n + 1) at each end, on average.
+            # Of a box, n rows leave out a share of 1 / (n + 1) at each end, on average: 1 / (n - 1)
+            # of their range.
             low, high = targets.min(axis=0), targets.max(axis=0)
             beyond = (high - low) / max(1, len(targets) - 1)
             return np.stack([low - beyond, high + beyond], axis=1)

@@ -391,7 +391,9 @@ def _transformer(head: Any, fields: Fields) -> SKATRTransformer:
         return given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)  # unlike there, `augment` counts here
-        return clone(given).set_params(warm_start=False, checkpoint_dir=None).fit(fields)
+        # A whitening stays behind, and need not be there.
+        loaded = {"warm_start": False, "checkpoint_dir": None, "whiten": "auto"}
+        return clone(given).set_params(**loaded).fit(fields)
 
 
 def _given(transformer: SKATRTransformer, field_shape: tuple[int, ...]) -> FrozenEncoder | None:

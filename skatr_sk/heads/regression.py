@@ -346,14 +346,15 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
             validation = (ArrayFields(summaries.read(valid)) for (_, valid), _ in runs)
             found = torch.cat(list(map(self._outputs, heads, validation)))[:, : unit.shape[1]]
             spread = unit.std(dim=0, correction=0)
-            spread = torch.where(spread > 0, spread, torch.inf)  # a constant has no say
+            varied = spread > 0
+            spread = torch.where(varied, spread, torch.inf)  # a constant has no say
             if (counts := known.weights_of(rows)) is not None:
                 spread = spread / torch.from_numpy(counts).sqrt()[:, None]
             apart, wanted = (found - left_out[rows]) / spread, (unit - left_out)[rows] / spread
             square, product = float(apart.square().sum()), float((apart * wanted).sum())
             # In these ten rows a network that has gone wild is no farther from the ridge than the
             # targets from their mean, or they would keep a share of it.
-            more = _ROWS_FOR_HALF * min(square / len(rows), unit.shape[1])
+            more = _ROWS_FOR_HALF * min(square / len(rows), float(varied.sum()))
             if square:
                 weight = (product + more / 2) / (square + more)
         self.network_weight_ = min(max(weight, 0.0), 1.0)

@@ -174,11 +174,13 @@ class HeadSearchCV(GridSearchCV):
             lasts = [(name, str(name).rpartition("__")[2]) for name in wrong]
             meant = ", ".join(repr(last) for _, last in lasts if last in own)
             mends = [f"here it is {meant}, for there are no steps"] if meant else []
-            mends += [spell(name, own) for name, last in lasts if last not in own]
+            near = [(name, spell(name, own)) for name, last in lasts if last not in own]
+            mends += [
+                f"{name!r}: {said}" if len(wrong) > 1 else said for name, said in near if said
+            ]
             problems = Problems(type(self).__name__)
             found = wrong[0] if len(wrong) == 1 else wrong
-            mend = "; ".join(filter(None, mends))
-            problems.add("param_grid", f"parameters of {kind}", found, mend)
+            problems.add("param_grid", f"parameters of {kind}", found, "; ".join(mends))
             problems.raise_if_any()
 
     def __sklearn_tags__(self) -> Tags:

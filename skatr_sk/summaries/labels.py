@@ -39,12 +39,11 @@ class Labels:
         mean, deviation = (getattr(known, of)(axis=0).filled(0.0) for of in ("mean", "std"))
         if not (deviation > 0).any():
             n = int((~np.ma.getmaskarray(known)).any(axis=1).sum())
-            level = ", whose labels are all equal" * (n >= _LEAST_LABELLED)
+            level = ", of which no parameter has two that differ" * (n >= _LEAST_LABELLED)
             raise ValueError(
                 f"y: expected at least {_LEAST_LABELLED} light cones that train with labels that "
-                f"differ, found {n} labelled that train, of {len(self.values)}{level}; NaN counts "
-                "as unlabelled: give more labels, or take an objective that needs none, such as "
-                "JEPA()."
+                f"differ, found {n} labelled of those that train{level}; NaN counts as unlabelled: "
+                "give more labels, or take an objective that needs none, such as JEPA()."
             )
         scaled = (self.values - mean) / np.where(deviation > 0, deviation, 1.0)
         return torch.from_numpy(scaled.astype(np.float32))

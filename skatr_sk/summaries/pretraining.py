@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from skatr_sk._checks import CollapseWarning, warn
+from skatr_sk._checks import CollapseWarning, Problems, warn
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
@@ -50,9 +50,10 @@ _MOST_WATCHED = 512
 _FEWEST_WATCHED = 128
 _MOST_HELD = 30_000_000  # voxels of fields that are held in memory, for they are read repeatedly
 _MOST_WHITENED = 1024  # fields whose summaries and regions say how to whiten,
-_FEWEST_WHITENED = 16  # and fewest
-_PAIRS_WHITENED = 1024  # of regions, some of the same sky where fields are few,
-_MOST_PAIRS = 8  # of one
+_FEWEST_WHITENED = 16  # and fewest by default,
+_LEAST_WHITENED = 4  # and where it is asked for;
+_PAIRS_WHITENED = 1024  # pairs of regions, several of a sky where fields are few,
+_MOST_PAIRS = 8  # and how many of one
 _MOST_SEEN = 512  # whose summaries say where such lie, where none are whitened
 _FEWEST_RANKED = 16  # fields that are enough to speak of a collapse
 _HANDFUL = 3.0  # directions
@@ -109,6 +110,7 @@ def pretrain(
     fraction = transformer.validation_fraction
     train_rows, valid_rows = rows_of_fit.split(fields, fraction, split_seed, seen)
     targets = None if labels is None else labels.standardised(train_rows)
+    wanted = _is_whitened(transformer, objective, architecture, pooling, len(train_rows))
     augmentation = Augmentation(transformer.augment, fields, seed)
     beside = augmentation.beside(fields)  # the steps
     scaling = start.scaling if start else transformer._scaling_for(beside, train_rows)
@@ -181,7 +183,6 @@ def pretrain(
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
     frozen = replace(frozen, augmentation=augmentation.name)
-    wanted = _is_whitened(transformer, objective, architecture, len(train_rows))
     if start is not None and start.pooling == pooling and transformer.whiten:
         unchanged = len(history) == len(start.history) and not embedding_only
         as_it_was = start.whitening is not None or isinstance(transformer.whiten, str)
@@ -205,13 +206,21 @@ def _held(fields: Fields, rows: np.ndarray) -> tuple[Fields, np.ndarray]:
 
 
 def _is_whitened(
-    transformer: SKATRTransformer, objective: Objective, architecture: Architecture, n_rows: int
+    transformer: SKATRTransformer,
+    objective: Objective,
+    architecture: Architecture,
+    pooling: str,
+    n_rows: int,
 ) -> bool:
     """Tell whether a transformer's checked parameters want its summaries whitened."""
     if isinstance(transformer.whiten, str):  # "auto"
-        possible = architecture.n_sky > 1 and transformer.pooling != "tokens"
-        labels_alone = objective.needs_labels and not objective.sees_unlabelled
-        return possible and not labels_alone and n_rows >= _FEWEST_WHITENED
+        possible = architecture.n_sky > 1 and pooling != "tokens"
+        return possible and not objective.labels_alone and n_rows >= _FEWEST_WHITENED
+    if transformer.whiten and n_rows < _LEAST_WHITENED:
+        problems = Problems(type(transformer).__name__)
+        wanted = f"'auto' or False where {n_rows} fields train, for it takes {_LEAST_WHITENED}"
+        problems.add("whiten", wanted, True, "give more fields")
+        problems.raise_if_any()
     return bool(transformer.whiten)
 
 
@@ -259,7 +268,8 @@ def learn_from_summaries(
     )
     seen = summarised(encoder, fields, rows=rows)
     if whiten:
-        pairs = range(min(_MOST_PAIRS, math.ceil(_PAIRS_WHITENED / len(rows))))
+        again = _MOST_PAIRS if fields.in_memory else 1  # each is two passes over the files
+        pairs = range(min(again, math.ceil(_PAIRS_WHITENED / len(rows))))
         one, two = (
             np.concatenate([summarised(region(which, pair), fields, rows=rows) for pair in pairs])
             for which in (0, 1)

@@ -470,11 +470,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if self.subtract_mean and len(field_shape) == 1:
             wanted = "False with signals, which have no sky to take the mean over"
             problems.add("subtract_mean", wanted, self.subtract_mean)
-        if self.whiten is True and self.weights is None:
+        if self.whiten is True and not self._only_loads:
             if architecture.n_sky < 2:
                 wanted = "'auto' or False with fields whose sky has no two patches"
                 problems.add("whiten", wanted, self.whiten)
-            elif self.pooling == "tokens":
+            elif self._pooling_in_training(field_shape, start) == "tokens":
                 problems.add("whiten", "'auto' or False with pooling='tokens'", self.whiten)
         if objective is not None:
             objective.check_sizes(problems, "objective__", architecture)
@@ -729,12 +729,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         with unchanged_on_error(self):
             self._check_parameters()
             if self.on_new_grid == "resample":
-                X = onto_grid_of(self._frozen(), X)
+                X = onto_grid_of(self._as_trained(), X)
             fields = check_fields(self, X, reset=False, min_rows=2)
             given = Given(groups, validation_data)
             if not self._only_loads:
                 self._warn_of(given)
-            start = with_own_embedding(self._frozen())
+            start = with_own_embedding(self._as_trained())
             self._adopt(pretrain(self, fields, y, start, given, embedding_only=True))
         return self
 
@@ -751,7 +751,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._check_same_encoder(frozen)
         if whole and self.whiten is True and frozen.whitening is None:
             problems = Problems(type(self).__name__)
-            mend = "learn one with warm_start=True"
+            mend = "fit or adapt learns one, with weights and warm_start=True the encoder stays"
             problems.add("whiten", "'auto' or False, for the weights have no whitening", True, mend)
             problems.raise_if_any()
         wanted = frozen.architecture.field_shape

@@ -217,7 +217,7 @@ def test_tables_are_trained_at_once_and_become_one_array(table, alone, monkeypat
         ({1: [0.1], "dropout": [0.0]}, "found 1$"),
         (
             {"hiden_dims": [(4,)], "head__dropout": [0.0]},
-            "here it is 'dropout', for there are no steps; did you mean 'hidden_dims'",
+            "'dropout', for there are no steps; 'hiden_dims': did you mean 'hidden_dims'",
         ),
     ],
 )

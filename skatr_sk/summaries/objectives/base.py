@@ -57,6 +57,11 @@ class Objective(BaseEstimator):
         return False
 
     @property
+    def labels_alone(self) -> bool:
+        """Whether it learns from nothing else."""
+        return False
+
+    @property
     def sees_unlabelled(self) -> bool:
         """Whether it learns from rows without any label."""
         return True

@@ -134,6 +134,19 @@ class Combined(_BaseComposition, Objective):
         return any(part.sees_unlabelled for part in self._parts.values())
 
     @property
+    def labels_alone(self) -> bool:
+        """Whether those that have a weight all do."""
+        parts = zip(self._parts.values(), self._weights, strict=True)
+        return all(part.labels_alone for part, weight in parts if weight)
+
+    @property
+    def _weights(self) -> list[float]:
+        """The weights, one for each objective."""
+        return (
+            [1.0] * len(self._parts) if self.weights is None else [float(w) for w in self.weights]
+        )
+
+    @property
     def prevents_collapse(self) -> str:
         """What prevents the collapse of each."""
         return "; ".join(f"{name}: {part.prevents_collapse}" for name, part in self._parts.items())
@@ -176,8 +189,7 @@ class Combined(_BaseComposition, Objective):
     def criterion(self) -> nn.Module:
         """Return the weighted sum of the losses."""
         parts = [part.criterion() for part in self._parts.values()]
-        weights = [1.0] * len(parts) if self.weights is None else [float(w) for w in self.weights]
-        return CombinedLoss(parts, weights)
+        return CombinedLoss(parts, self._weights)
 
     def after_step(self, network: Any, progress: float) -> None:
         """Let each act on its network."""
@@ -196,8 +208,7 @@ class Combined(_BaseComposition, Objective):
 
     def judge(self, kept: Mapping[str, Any]) -> None:
         """Let each that counts judge its own figures."""
-        weights = [1.0] * len(self._parts) if self.weights is None else self.weights
-        for (name, part), weight in zip(self._parts.items(), weights, strict=True):
+        for (name, part), weight in zip(self._parts.items(), self._weights, strict=True):
             prefix = f"{name}_"
             if weight:
                 part.judge({k[len(prefix) :]: v for k, v in kept.items() if k.startswith(prefix)})
@@ -233,7 +244,7 @@ class CombinedLoss(nn.Module):
         losses = [part(own, y) for part, own in zip(self.parts, outputs, strict=True)]
         counts = torch.stack(
             [
-                part.n_known(y) if isinstance(part, SupervisedLoss) else y.new_tensor(float(len(y)))
+                part.n_known(y) if isinstance(part, SupervisedLoss) else y.new_full((), len(y))
                 for part in self.parts
             ]
         )

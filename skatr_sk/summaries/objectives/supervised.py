@@ -68,7 +68,7 @@ class Supervised(Objective):
     loss: str = "l1"
 
     _parameters = {"visible": Real("(0, 1]"), "loss": Choice("l1", "l2")}
-    needs_labels = True
+    needs_labels = labels_alone = True
     sees_unlabelled = False
 
     def draw(self, n: int, grid_shape: Sequence[int], generator: torch.Generator) -> list[Tensor]:
