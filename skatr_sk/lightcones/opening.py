@@ -152,7 +152,8 @@ def open_lightcones(
 
         * ``data``, LightconeArray of shape (n, ...);
         * ``target``, ndarray or DataFrame of shape (n, n_parameters), or None where there are none;
-          one parameter that is stored as a 1-D array comes back as one;
+          one parameter that is stored as a 1-D array comes back as one. NaN is a parameter that
+          is not known: it is no fault, unless in the input of a simulation. Infinite ones are;
         * ``target_names``, ``target_units``, lists of str;
         * ``target_bounds``, ndarray of shape (n_parameters, 2) or None: the prior box, where all
           files name the same;

@@ -129,8 +129,9 @@ def check_rows(
             report.add(source.path, -1 if whole_file else number, fault)
 
     target = np.zeros((len(files), 0)) if cones.target is None else cones.target
-    for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
-        note(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
+    for row in np.flatnonzero(np.isinf(target).any(axis=1)).tolist():
+        expected = "expected finite numbers, or NaN where one is not known"
+        note(row, Fault("parameters", f"{target[row].tolist()}: {expected}"))
     if cones.redshifts is not None:
         odd, doubtful, (start, end) = compare_grids(cones.redshifts, *cosmology)
         for row in np.flatnonzero(odd).tolist():

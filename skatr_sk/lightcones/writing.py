@@ -76,7 +76,7 @@ def save_lightcones(
         labels, redshifts, seeds, cell size and prior box along, and so does what
         :func:`~skatr_sk.lightcones.to_xarray` makes of them; the parameters below go before.
     y : array-like of shape (n, n_parameters) or (n,), optional
-        A DataFrame or Series brings its names along.
+        NaN is a parameter that is not known. A DataFrame or Series brings its names along.
     target_names, target_units : sequence of str, optional
         Of the parameters; default are the names of `y`, or those of the paper's six where there are
         six of their values, in whichever order.
@@ -233,6 +233,9 @@ class Stack:
             )
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
+            elif (rows := np.flatnonzero(np.isinf(target.reshape(n, -1)).any(axis=1))).size:
+                wanted = "finite numbers, or NaN where one is not known"
+                problems.add("y", wanted, f"{target[rows[0]].tolist()} in row {rows[0]}")
             for what, expected, found in faults:
                 problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
