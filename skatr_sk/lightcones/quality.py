@@ -110,12 +110,15 @@ def check_rows(
     report: Report,
     repaired: Report,
     notes: list[str],
+    *,
+    of_one_size: bool = False,
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
     `cones` is what `combine` returns, and `cosmology` what `cosmology_of` does. With `validate`
     "fast" the cells of some rows are read, with "full" those of all; beyond `limit` they are bad.
-    `report` takes faults, `repaired` what no longer is one, and `notes` what may be right.
+    `of_one_size` are slices where all files say their size. `report` takes faults, `repaired` what
+    no longer is one, and `notes` what may be right.
     """
     digests: RowDigests = cones.data._digests
     files = digests.files
@@ -138,6 +141,8 @@ def check_rows(
             ends = "from {:.3f} to {:.3f}".format(*cones.redshifts[row, [0, -1]])
             expected = f"rising from {start:.3f} to about {end:.3f}, as those of most"
             note(row, Fault("grid", f"redshifts {ends}; expected {expected}"))
+        if of_one_size:  # redshifts differ as the Omega_m does that the file does not tell
+            doubtful &= np.isfinite(cosmology[0])
         if doubtful.any():
             source, number = files.origin(row := int(np.argmax(doubtful)))
             notes.append(
