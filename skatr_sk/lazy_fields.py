@@ -60,6 +60,10 @@ class LazyFields:
         """Stand for each row in 16 bytes without reading it, if that can be."""
         return self.digests(rows)
 
+    def _row_redshifts(self) -> np.ndarray | None:
+        """Redshifts of the slices of each field, (n, n_z), where they are known by themselves."""
+        return None
+
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return fields, all finite, in the asked order; without `rows` all of them."""
         raise NotImplementedError
@@ -234,6 +238,13 @@ class DerivedFields(LazyFields):
                     self._fields.read([number])  # which says in which file it is
             check_finite_rows(values)
         return values
+
+    def _row_redshifts(self) -> np.ndarray | None:
+        fields = self._fields
+        known = fields._row_redshifts() if isinstance(fields, LazyFields) else None
+        if known is not None and isinstance(self._derive, _Part):
+            return known[self._rows][:, slice(*self._derive.cells[-1])]
+        return None if known is None or self._grid != fields.grid else known[self._rows]
 
     def _identities(self, rows: Rows) -> list[bytes]:
         known = getattr(self._fields, "_identities", self._fields.digests)

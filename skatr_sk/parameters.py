@@ -69,34 +69,38 @@ def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
     """Names of six columns (n, 6) without names, by their values; None where they are others.
 
     Public data sets have the paper's parameters in two orders: ``E_0`` before ``log10_L_X``, as the
-    paper, and after it. A ValueError says where the values do not tell.
+    paper, and after it. A ValueError says where the values do not tell. NaN is a value that is not
+    known: where ``Omega_m`` and ``log10_T_vir`` are, one of the other two tells, and with neither
+    the order of the paper is as good as the other.
 
     >>> name_columns(np.array([[3.0, 0.3, 40.5, 500.0, 4.7, 30.0]]))[2:4]
     ('log10_L_X', 'E_0')
     """
+    known = [values[np.isfinite(values[:, column]), column] for column in range(len(PARAMETERS))]
 
     def within(column: int, bounds: tuple[float, float]) -> bool:
-        found = values[:, column]
-        found = found[np.isfinite(found)]
-        return bool(len(found)) and bool(((bounds[0] <= found) & (found <= bounds[1])).all())
+        return bool(((bounds[0] <= known[column]) & (known[column] <= bounds[1])).all())
 
     order = list(PARAMETER_NAMES)
     e_0, l_x = order.index("E_0"), order.index("log10_L_X")
     above = (np.nextafter(_LOG_L_X[1], np.inf), np.inf)
     omega_m, t_vir = order.index("Omega_m"), order.index("log10_T_vir")
-    swapped = within(e_0, _LOG_L_X) and within(l_x, above)
-    if swapped or (within(l_x, _LOG_L_X) and within(e_0, above)):
-        for column, bounds in ((omega_m, _OMEGA_M), (t_vir, _LOG_T_VIR)):
-            if np.isfinite(values[:, column]).any() and not within(column, bounds):
+    others = ((omega_m, _OMEGA_M), (t_vir, _LOG_T_VIR))
+    sure = all(len(known[column]) and within(column, bounds) for column, bounds in others)
+    right = within(l_x, _LOG_L_X) and within(e_0, above)
+    swapped = not right and within(e_0, _LOG_L_X) and within(l_x, above)
+    if (right or swapped) and (sure or (len(known[e_0]) and len(known[l_x]))):
+        for column, bounds in others:
+            if not within(column, bounds):
                 raise ValueError(
                     f"six labels without names, of which column {column} begins with "
-                    f"{values[0, column]:.6g}: expected {order[column]} there, from {bounds[0]:g} "
+                    f"{known[column][0]:.6g}: expected {order[column]} there, from {bounds[0]:g} "
                     f"to {bounds[1]:g}; name the columns with parameters=[...]"
                 )
         if swapped:
             order[e_0], order[l_x] = order[l_x], order[e_0]
         return tuple(order)
-    if within(omega_m, _OMEGA_M) and within(t_vir, _LOG_T_VIR):
+    if sure:
         first = values[0, [e_0, l_x]].tolist()
         raise ValueError(
             f"six labels without names, of which the third and fourth begin with {first}: expected "

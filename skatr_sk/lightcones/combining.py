@@ -24,12 +24,13 @@ def name_labels(
     """Name labels that have no names: six by their values, others by what is `asked` or numbers.
 
     Files whose six labels are the paper's parameters in an order that cannot be told are left out.
+    Labels that are all NaN, unknown, have the names that most other files of as many offer.
     """
     details: list[str | None] = []
     moved, strange = list[str](), list[str]()
     for file in files:
         details.append(None)
-        if file.bare is None:
+        if file.bare is None or np.isnan(file.bare).all():
             continue
         width = file.bare.shape[1]
         names: Sequence[str] | None = None
@@ -38,9 +39,7 @@ def name_labels(
             names = name_columns(file.bare) if width == len(PARAMETER_NAMES) else None
         except ValueError as error:
             told = str(error)
-        numbered = [f"parameter_{k}" for k in range(width)]
-        fits = asked is not None and len(asked) == width and set(asked) != set(numbered)
-        if asked is not None and fits and set(asked) != set(names or ()):
+        if asked is not None and _renames(file, asked) and set(asked) != set(names or ()):
             names = list(asked)
         elif told is not None:
             details[-1] = told
@@ -49,13 +48,19 @@ def name_labels(
             strange.append(file.source.path)
         elif names is not None and tuple(names) != PARAMETER_NAMES:
             moved.append(file.source.path)
-        names = list(names or numbered)
-        units = file.bare_units or [PARAMETER_UNITS.get(name, "") for name in names]
-        file.parameters = dict(zip(names, file.bare.T, strict=True))
-        file.units = dict(zip(names, units, strict=True))
+        _name(file, list(names or file.offered))
         # In the order of the paper, whatever that of the file.
-        six = set(names) == set(PARAMETER_NAMES) and asked is None
-        file.offered = PARAMETER_NAMES if six else tuple(names)
+        six = set(file.parameters) == set(PARAMETER_NAMES) and asked is None
+        file.offered = PARAMETER_NAMES if six else tuple(file.parameters)
+    unknown = [file.bare is not None and bool(np.isnan(file.bare).all()) for file in files]
+    each = list(zip(files, details, unknown, strict=True))
+    known = [file for file, detail, nothing in each if detail is None and not nothing]
+    for width in {len(file.offered) for file, _, nothing in each if nothing}:
+        alike = [file for file in known if len(file.offered) == width]
+        usual = most_common([file.offered for file in alike], alike)
+        for file in [f for f, _, nothing in each if nothing and len(f.offered) == width]:
+            names = asked if usual is None and asked and _renames(file, asked) else usual
+            _name(file, names or file.offered)
     if moved:
         notes.append(
             f"the labels in {listed(moved, shown=1)} have no names, and by their values log10_L_X "
@@ -67,6 +72,20 @@ def name_labels(
             "not the paper's parameters in its units; parameters=[...] names them"
         )
     return report.leave_out(files, "parameters", details)
+
+
+def _renames(file: FileMetadata, asked: Sequence[str]) -> bool:
+    """Whether the names that are asked for can be those of labels that have numbers as yet."""
+    return len(asked) == len(file.offered) and set(asked) != set(file.offered)
+
+
+def _name(file: FileMetadata, names: Sequence[str]) -> None:
+    """Give the labels of a file, which have none, their names."""
+    values = np.zeros((0, len(names))) if file.bare is None else file.bare
+    units = file.bare_units or [PARAMETER_UNITS.get(name, "") for name in names]
+    file.parameters = dict(zip(names, values.T, strict=True))
+    file.units = dict(zip(names, units, strict=True))
+    file.offered = tuple(names)
 
 
 def choose_parameters(
@@ -104,7 +123,11 @@ def choose_parameters(
         lacking = ", ".join(name for name in names if name not in there)
         has = listed(sorted(file.parameters)) or "no parameters"
         rest = ", which most have" if asked is None else f"; it has {has}"
-        details.append(f"no {lacking}{rest}" if lacking else None)
+        wrong = f"no {lacking}{rest}" if lacking else None
+        if file.writer and not lacking:  # labels may be unknown; the input of a simulation is not
+            unknown = [name for name in names if np.isnan(file.parameters[name]).any()]
+            wrong = f"{', '.join(unknown)}: NaN in the input of a simulation" if unknown else None
+        details.append(wrong)
     kept = report.leave_out(files, "parameters", details)
     for name in names:
         units = [file.units.get(name, "") for file in kept]

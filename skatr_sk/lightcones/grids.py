@@ -37,7 +37,10 @@ def grid_of(
     begins = {file.begins for file in files}
     origin, start = (begins.pop() if len(begins) == 1 else None) or (None, 0.0)
     if redshifts is None:
-        return Grid(tuple(sizes), None, origin, start) if any(sizes) or origin else None
+        known = {file.typical for file in files}
+        typical = known.pop() if len(known) == 1 else None
+        known_at_all = any(sizes) or origin or typical
+        return Grid(tuple(sizes), typical, origin, start) if known_at_all else None
     if redshifts.shape[1] > 1 and sizes[-1] is None:
         sizes[-1] = _slice_size(redshifts, *cosmology)
     middle = np.median(redshifts, axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from skatr_sk._checks import require
 from skatr_sk.fields import from_xarray
+from skatr_sk.grid import Grid
 
 __all__ = ["from_labelled", "is_labelled", "to_xarray"]
 
@@ -30,7 +31,8 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     `xarray.DataArray` of shape (n, n_x, n_y, n_z)
         Of the dimensions ``lightcone, x, y, z``, without those of the sky that maps and signals
         lack, in mK. Its coordinates are ``redshift``, ``seed`` and each parameter by its name, as
-        far as they are known, with their units; the cell size is the attribute ``cell_mpc``.
+        far as they are known (redshifts of a typical cone where those of each are not), with their
+        units; the cell size is the attribute ``cell_mpc``.
         :func:`~skatr_sk.save_lightcones` takes it back, and so does any `X`.
 
     Raises
@@ -52,7 +54,10 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     sky = {1: (), 2: _SKY}.get(n_axes, (*_SKY, _SIGHT))
     dims = (_ROW, *(sky or (_SIGHT,)))
     coords: dict[str, Any] = {}
-    if (grid := cones.get("redshifts")) is not None and dims[-1] == _SIGHT:
+    known: Grid | None = cones.get("grid")
+    typical = None if known is None or not known.fits(values.shape[1:]) else known.redshifts
+    grid = typical if cones.get("redshifts") is None else cones["redshifts"]
+    if grid is not None and dims[-1] == _SIGHT:
         grid = np.asarray(grid)
         same = grid.ndim == 1 or (grid == grid[0]).all()
         coords[_REDSHIFT] = (
@@ -65,7 +70,7 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
         each = zip(cones["target_names"], columns, cones["target_units"], strict=True)
         coords |= {name: (_ROW, column, {"units": unit}) for name, column, unit in each}
     attributes: dict[str, Any] = {"units": "mK"}
-    if (known := cones.get("grid")) is not None and None not in known.cell_size:
+    if known is not None and None not in known.cell_size:
         attributes["cell_mpc"] = list(known.cell_size)
     return xarray.DataArray(values, coords, dims, "brightness_temp", attributes)
 

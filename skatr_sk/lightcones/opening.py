@@ -152,7 +152,8 @@ def open_lightcones(
 
         * ``data``, LightconeArray of shape (n, ...);
         * ``target``, ndarray or DataFrame of shape (n, n_parameters), or None where there are none;
-          one parameter that is stored as a 1-D array comes back as one;
+          one parameter that is stored as a 1-D array comes back as one. NaN is a parameter that
+          is not known: it is no fault, unless in the input of a simulation. Infinite ones are;
         * ``target_names``, ``target_units``, lists of str;
         * ``target_bounds``, ndarray of shape (n_parameters, 2) or None: the prior box, where all
           files name the same;
@@ -230,7 +231,9 @@ def open_lightcones(
     cones = combine(files, names, notes)
     try:
         cosmology = cosmology_of(files)
-        good = check_rows(cones, cosmology, validate, limit, report, repaired, notes)
+        sized = all(file.cell_size and file.cell_size[-1] for file in files)
+        given = cones, cosmology, validate, limit, report, repaired, notes
+        good = check_rows(*given, of_one_size=sized)
     finally:
         close_files()  # whoever mends what is wrong must be able to write
     if report:
@@ -383,6 +386,8 @@ def _as_stored(
     turned, kelvin = list[str](), list[str]()
     for file in files:
         grid = file.redshifts
+        if grid is None and file.typical is not None:
+            grid = np.array([file.typical])
         rank, falls, rises = len(file.source.field_shape), False, False
         if grid is not None and grid.shape[1] > 1:
             falls, rises = (bool((s * np.diff(grid, axis=1) > 0).all()) for s in (-1.0, 1.0))
@@ -395,7 +400,7 @@ def _as_stored(
         scale = _KELVIN if (units or file.unit) == "K" else 1.0
         file.source = file.source.seen_as(flip=far_first, scale=scale)
         if far_first:
-            file.redshifts = None if grid is None else grid[:, ::-1]
+            file.redshifts = None if file.redshifts is None else file.redshifts[:, ::-1]
             turned += [] if flip else [file.source.path]
         if scale != 1 and units is None:
             kelvin.append(file.source.path)

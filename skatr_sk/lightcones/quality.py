@@ -110,12 +110,15 @@ def check_rows(
     report: Report,
     repaired: Report,
     notes: list[str],
+    *,
+    of_one_size: bool = False,
 ) -> np.ndarray:
     """Tell which rows are good: redshifts and parameters of all, cells of some or all.
 
     `cones` is what `combine` returns, and `cosmology` what `cosmology_of` does. With `validate`
     "fast" the cells of some rows are read, with "full" those of all; beyond `limit` they are bad.
-    `report` takes faults, `repaired` what no longer is one, and `notes` what may be right.
+    `of_one_size` are slices where all files say their size. `report` takes faults, `repaired` what
+    no longer is one, and `notes` what may be right.
     """
     digests: RowDigests = cones.data._digests
     files = digests.files
@@ -129,14 +132,17 @@ def check_rows(
             report.add(source.path, -1 if whole_file else number, fault)
 
     target = np.zeros((len(files), 0)) if cones.target is None else cones.target
-    for row in np.flatnonzero(~np.isfinite(target).all(axis=1)).tolist():
-        note(row, Fault("parameters", f"{target[row].tolist()} are not all finite"))
+    for row in np.flatnonzero(np.isinf(target).any(axis=1)).tolist():
+        expected = "expected finite numbers, or NaN where one is not known"
+        note(row, Fault("parameters", f"{target[row].tolist()}: {expected}"))
     if cones.redshifts is not None:
         odd, doubtful, (start, end) = compare_grids(cones.redshifts, *cosmology)
         for row in np.flatnonzero(odd).tolist():
             ends = "from {:.3f} to {:.3f}".format(*cones.redshifts[row, [0, -1]])
             expected = f"rising from {start:.3f} to about {end:.3f}, as those of most"
             note(row, Fault("grid", f"redshifts {ends}; expected {expected}"))
+        if of_one_size:  # redshifts differ as the Omega_m does that the file does not tell
+            doubtful &= np.isfinite(cosmology[0])
         if doubtful.any():
             source, number = files.origin(row := int(np.argmax(doubtful)))
             notes.append(

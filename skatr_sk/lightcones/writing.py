@@ -28,8 +28,9 @@ from skatr_sk._checks import (
 from skatr_sk._files import write_whole
 from skatr_sk.fields import Fields, check_numbers, digest_rows
 from skatr_sk.grid import Grid
+from skatr_sk.lazy_fields import LazyFields
 from skatr_sk.lightcones.digests import create_index, pack, seal
-from skatr_sk.lightcones.formats.metadata import Fault, name_parameters, take_seeds
+from skatr_sk.lightcones.formats.metadata import GRID_REDSHIFTS, Fault, name_parameters, take_seeds
 from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.labelled import from_labelled, is_labelled
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
@@ -76,13 +77,15 @@ def save_lightcones(
         labels, redshifts, seeds, cell size and prior box along, and so does what
         :func:`~skatr_sk.lightcones.to_xarray` makes of them; the parameters below go before.
     y : array-like of shape (n, n_parameters) or (n,), optional
-        A DataFrame or Series brings its names along.
+        NaN is a parameter that is not known. A DataFrame or Series brings its names along.
     target_names, target_units : sequence of str, optional
         Of the parameters; default are the names of `y`, or those of the paper's six where there are
         six of their values, in whichever order.
     target_bounds : array-like of shape (n_parameters, 2), optional
         Prior box; a row (-inf, inf) is a parameter without bounds.
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
+        Default are those of the rows of `X`, where it is :class:`~skatr_sk.SimulatedLightcones`, or
+        part of them; otherwise the file keeps those of its grid, which are of a typical cone.
     seeds : array-like of whole numbers, shape (n,), optional
         Of the initial conditions.
     cell_size : float, or one for each axis of a field, or quantity of astropy, optional
@@ -125,6 +128,8 @@ def save_lightcones(
     kept = {name: value for name, value in known.items() if y is None or "target" not in name}
     labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
     X = check_numbers(X, "X")
+    if labels["redshifts"] is None and isinstance(X, LazyFields):
+        labels["redshifts"] = X._row_redshifts()
     problems = Problems("save_lightcones")
     labels["grid"] = _grid_of(problems, cell_size, known.get("grid"), X)
     if not is_path(path):
@@ -233,6 +238,9 @@ class Stack:
             )
             if target.ndim not in (1, 2) or len(target) != n:
                 problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
+            elif (rows := np.flatnonzero(np.isinf(target.reshape(n, -1)).any(axis=1))).size:
+                wanted = "finite numbers, or NaN where one is not known"
+                problems.add("y", wanted, f"{target[rows[0]].tolist()} in row {rows[0]}")
             for what, expected, found in faults:
                 problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
@@ -255,7 +263,11 @@ class Stack:
                 except Fault as fault:
                     problems.add("seeds", wanted, fault.detail)
             beside["seed"] = numbers, {}
-        return cls(shape, dtype, storage["compression"], beside, labels["grid"])
+        of_all: Grid | None = labels["grid"]
+        if of_all is not None and of_all.redshifts and of_all.fits(shape[1:]):
+            if "redshifts" not in beside:  # which say more
+                beside[GRID_REDSHIFTS] = np.array(of_all.redshifts), {}
+        return cls(shape, dtype, storage["compression"], beside, of_all)
 
     @property
     def cones_in_a_chunk(self) -> int:

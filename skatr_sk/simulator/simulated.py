@@ -216,6 +216,9 @@ class SimulatedLightcones(LazyFields):
         """
         return self._redshifts_of(self.target[:, 1])
 
+    def _row_redshifts(self) -> np.ndarray:
+        return self.redshifts()
+
     def _redshifts_of(self, omega_m: np.ndarray) -> np.ndarray:
         """Redshifts of the slices for each of some matter densities."""
         box, block = self._settings.box, self._settings.block[-1]

@@ -69,6 +69,7 @@ from skatr_sk.summaries.weights import (
     architecture_of,
     check_heads,
     check_pooling,
+    fault_of_auto_patches,
     n_seen,
     patch_size_for,
     read_encoder,
@@ -122,7 +123,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ----------
     patch_size : "auto", int or tuple of int, default="auto"
         Cells of a patch along each axis; each must divide its axis. "auto" picks divisors that
-        cut the field into about 1000 tokens, fewer of small fields.
+        cut the field into about 1000 tokens, fewer of small fields. Axes whose cells have no such
+        divisors, as 89 or 467, are a warning, which names the nearest number that has.
     embed_dim : int, default=96
         Width of a token, and length of a summary of mean tokens.
     depth : int, default=2
@@ -479,6 +481,9 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         if objective is not None:
             objective.check_sizes(problems, "objective__", architecture)
         problems.raise_if_any()
+        auto = start is None and isinstance(self.patch_size, str)
+        if auto and (fault := fault_of_auto_patches(field_shape)) is not None:
+            warn(fault)
         return architecture
 
     def _pooling_in_training(
@@ -572,6 +577,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         -----
         NoEffectWarning
             When parameters were given that change nothing beside the others.
+        UserWarning
+            When fields have no divisors for ``patch_size="auto"``.
         AssumedGridWarning
             When fields were resampled to train on that do not say which grid they are on.
         """
@@ -747,7 +754,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return None if self.weights is None else read_encoder(self.weights)
 
     def _adopt(self, frozen: FrozenEncoder, *, whole: bool = True) -> None:
-        """Become the transformer of a frozen encoder, `whole` or still to get its whitening."""
+        """Become the transformer of a frozen encoder; without `whole` it has no whitening yet."""
         self._check_same_encoder(frozen)
         if whole and self.whiten is True and frozen.whitening is None:
             problems = Problems(type(self).__name__)

@@ -1,9 +1,19 @@
 """Files side by side: their rows, units, prior boxes and what only some of them have."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from skatr_sk import open_lightcones, save_lightcones
+from skatr_sk import (
+    LightconeRegressor,
+    PosteriorEstimator,
+    SKATRTransformer,
+    open_lightcones,
+    save_lightcones,
+)
+from skatr_sk._checks import InvalidParameterError
+from skatr_sk.lightcones import convert_lightcones
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS
 from tests.lightcones.layouts import N, cone, edit, thetas, values, write_v3, write_v4
 
@@ -115,6 +125,76 @@ def test_labels_that_are_other_parameters(tmp_path):
     assert open_lightcones(tmp_path, parameters=["a", "b"]).target_names == ["a", "b"]
     with pytest.raises(ValueError, match="found .b., .c., .d.; there are parameter_0, parameter_1"):
         open_lightcones(tmp_path, parameters=["b", "c", "d"])
+
+
+# Labels that are not known ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz", "converted", "folder of npz", "two files"])
+def test_labels_that_are_not_known_come_back(tmp_path, kind):
+    """In whichever format; the known ones still tell the names, whatever their rows lack."""
+    given, X = np.array(thetas(N)), values()
+    given[N // 2 :] = np.nan
+    given[0, 2] = given[1, [2, 3]] = given[2, 0] = np.nan
+    path, options = tmp_path / "a.h5", {"validate": "full"}
+    if kind == "npz":
+        path = tmp_path / "a.npz"
+        np.savez(path, X=X, y=given)
+    elif kind == "folder of npz":
+        path = tmp_path
+        for k in range(N):
+            np.savez(path / f"{k:02d}.npz", image=X[k], label=given[k])
+        options["one_per_file"] = True
+    elif kind == "two files":
+        path = tmp_path
+        save_lightcones(path / "a.h5", X[: N // 2], given[: N // 2])
+        save_lightcones(path / "b.h5", X[N // 2 :], given[N // 2 :])
+    else:
+        save_lightcones(path, X, given)
+    if kind == "converted":
+        convert_lightcones(path, path := tmp_path / "b.h5")
+    for on_bad in ("raise", "drop"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cones = open_lightcones(path, on_bad=on_bad, **options)
+        assert cones.target_names == list(PARAMETER_NAMES) and not len(cones.report)
+        np.testing.assert_array_equal(cones.target, given)
+        np.testing.assert_array_equal(np.asarray(cones.data), X)
+    asked = open_lightcones(path, parameters=["zeta", "E_0"], **options | {"validate": False})
+    np.testing.assert_array_equal(asked.target, given[:, [5, 2]])
+
+
+def test_labels_of_which_none_is_known(tmp_path, recwarn):
+    np.savez(tmp_path / "a.npz", X=values(), y=np.full((N, 6), np.nan))
+    assert open_lightcones(tmp_path).target_names == [f"parameter_{k}" for k in range(6)]
+    named = open_lightcones(tmp_path, parameters=PARAMETER_NAMES)
+    assert named.target_names == list(PARAMETER_NAMES) and np.isnan(named.target).all()
+    assert not recwarn.list
+
+
+def test_infinite_labels_are_refused(tmp_path):
+    y = np.ones((N, 2))
+    y[3, 1], y[4, 0] = np.inf, np.nan
+    with pytest.raises(
+        InvalidParameterError, match=r"y: .* or NaN .* found '?\[1.0, inf\] in row 3"
+    ):
+        save_lightcones(tmp_path / "a.h5", values(), y)
+    np.savez(tmp_path / "a.npz", X=values(), y=y)
+    with pytest.raises(ValueError, match=r"(?s)1 thing .*row 3: parameters: \[1.0, inf\]: "):
+        open_lightcones(tmp_path, validate=False)
+
+
+def test_unknown_labels_teach_what_takes_them(tmp_path):
+    y = np.arange(2.0 * N).reshape(N, 2)
+    y[N // 2 :] = np.nan
+    save_lightcones(tmp_path / "a.h5", values(), y)
+    cones = open_lightcones(tmp_path / "a.h5")
+    sizes = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2, max_epochs=1, random_state=0)
+    SKATRTransformer(objective="supervised", cache=None, **sizes).fit(cones.data, cones.target)
+    features = np.asarray(cones.data).reshape(N, -1)[:, :4]
+    for head in (LightconeRegressor(max_epochs=1), PosteriorEstimator(max_epochs=1)):
+        with pytest.raises(ValueError, match="NaN"):
+            head.fit(features, cones.target)
 
 
 # Files of several versions ------------------------------------------------------------------------

@@ -100,7 +100,7 @@ FAULTS = {
     "older": (_older_fill_value, "beyond physics", "the first at (1, 2, 3) is -999"),
     "near zeros": (_empty_start, "zeros", "3 slices of zeros alone (first: 0, 1, 2)"),
     "not used": (_cold, "parameters", "no m_WDM, which most have"),
-    "parameter": (_nan_parameter, "parameters", "not all finite"),
+    "parameter": (_nan_parameter, "parameters", "log10_L_X: NaN in the input"),
     "unfinished": (_unfinished, "unfinished", "redshift 11.00, not 6.00"),
 }
 

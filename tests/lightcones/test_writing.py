@@ -7,10 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skatr_sk import load_lightcones, open_lightcones, save_lightcones
+from skatr_sk import (
+    LightconeResampler,
+    NoiseTransformer,
+    SimulatedLightcones,
+    load_lightcones,
+    open_lightcones,
+    save_lightcones,
+)
 from skatr_sk._checks import InvalidParameterError, NoEffectWarning
 from skatr_sk.fields import digest, digest_rows
-from skatr_sk.lightcones import convert_lightcones
+from skatr_sk.lightcones import convert_lightcones, to_xarray
 from tests.lightcones import layouts
 
 
@@ -208,3 +215,67 @@ def test_seeds_of_files_that_are_whole_numbers(tmp_path):
         else:
             with pytest.raises(ValueError, match="parameters: seeds of float64 that are not whole"):
                 open_lightcones(tmp_path / "a.h5")
+
+
+# What light cones know of their grid --------------------------------------------------------------
+
+
+class Simulated(SimulatedLightcones):
+    """Light cones of noise on a simulated grid."""
+
+    def _read(self, numbers, tell=int):
+        return values(10, self.shape[1:])[numbers]
+
+
+SIMULATED = Simulated(10, field_shape=(4, 4, 20), cell_size=14.0, block=2, random_state=3)
+
+
+@pytest.mark.parametrize("kind", ["whole", "rows", "part", "part of rows", "noisy"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_redshifts_of_simulated_ones_are_written(tmp_path, recwarn, kind, labelled):
+    X, rows, slices = SIMULATED, slice(None), slice(None)
+    if kind == "noisy":
+        X = NoiseTransformer(noise=1.0, random_state=0).fit_transform(X)
+    rows = slice(None, None, -2) if "rows" in kind else rows
+    slices = slice(3, None, 2) if "part" in kind else slices
+    X = X[rows][..., slices]
+    save_lightcones(tmp_path / "a.h5", X, SIMULATED.target[rows] if labelled else None)
+    convert_lightcones(tmp_path / "a.h5", tmp_path / "b.h5")
+    for name in ("a.h5", "b.h5"):
+        cones = open_lightcones(tmp_path / name)
+        np.testing.assert_array_equal(cones.redshifts, SIMULATED.redshifts()[rows, slices])
+        assert not X.grid.differences(cones.grid) and cones.grid.cell_size == X.grid.cell_size
+    assert not recwarn.list
+
+
+def test_given_redshifts_go_before_those_that_are_known(tmp_path):
+    z = np.linspace(7, 9, 20)
+    save_lightcones(tmp_path / "a.h5", SIMULATED, SIMULATED.target, redshifts=z)
+    np.testing.assert_allclose(open_lightcones(tmp_path / "a.h5").redshifts[3], z, rtol=1e-6)
+
+
+def test_redshifts_of_a_grid_are_kept(tmp_path):
+    """Of a typical cone: they are those of no row."""
+    save_lightcones(tmp_path / "a.h5", SIMULATED, SIMULATED.target)
+    coarse = LightconeResampler(factor=2).fit_transform(open_lightcones(tmp_path / "a.h5").data)
+    save_lightcones(tmp_path / "b.h5", coarse, SIMULATED.target)
+    convert_lightcones(tmp_path / "b.h5", tmp_path / "c.h5")
+    save_lightcones(tmp_path / "d.h5", open_lightcones(tmp_path / "c.h5").data[2:, ..., 1:])
+    for name in ("b.h5", "c.h5", "d.h5"):
+        cones = open_lightcones(tmp_path / name)
+        wanted = coarse[..., 1:].grid if name == "d.h5" else coarse.grid
+        assert cones.redshifts is None and cones.grid == wanted and wanted.redshifts is not None
+    pytest.importorskip("xarray")
+    array = to_xarray(open_lightcones(tmp_path / "c.h5"))
+    np.testing.assert_array_equal(array.redshift, coarse.grid.redshifts)
+
+
+@pytest.mark.parametrize("z", [np.arange(9.0), np.full(10, np.nan), np.arange(10.0)[::-1]])
+def test_a_grid_with_wrong_redshifts_is_a_fault(tmp_path, z):
+    X = LightconeResampler(factor=2).fit_transform(SIMULATED)
+    save_lightcones(tmp_path / "a.h5", X)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["grid_redshifts"]
+        file["grid_redshifts"] = z
+    with pytest.raises(ValueError, match=r"grid_redshifts: expected 10 rising numbers"):
+        open_lightcones(tmp_path / "a.h5")

@@ -197,7 +197,7 @@ NPZ = {
         ("label.npy", header("'<f8'", "(1000000000000,)") + bytes(48)),
     ],
     "label_is_raw": [("image.npy", IMAGE), ("label.npy", b"1 2 3 4 5 6")],
-    "label_nan": [("image.npy", IMAGE), ("label.npy", npy_bytes(LABELS[0] * np.nan))],
+    "label_infinite": [("image.npy", IMAGE), ("label.npy", npy_bytes(LABELS[0] * np.inf))],
     "label_cut_short": [("image.npy", IMAGE), ("label.npy", LABEL[:-3])],
 }
 NPZ |= {
@@ -430,7 +430,7 @@ stack("cells_are_a_group", lambda f: f.create_group("data"), data=None)
 stack("cells_are_a_type", lambda f: f.__setitem__("data", np.dtype("f4")), data=None)
 stack("labels_of_other_rows", labels=LABELS[:4])
 stack("labels_of_no_columns", labels=LABELS[:, :0])
-stack("labels_nan", labels=LABELS * np.nan)
+stack("labels_infinite", labels=LABELS * np.inf)
 stack("seeds_of_64_bits", seeds=np.full(N, 2**64 - 1, np.uint64))
 stack("seeds_float", seeds=np.arange(6.0) + 0.5)
 stack("seeds_of_text", seeds=np.full(N, b"1"))

@@ -17,6 +17,7 @@ from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
 
 __all__ = [
     "CELLS",
+    "GRID_REDSHIFTS",
     "Fault",
     "FileMetadata",
     "Undecided",
@@ -31,6 +32,7 @@ __all__ = [
 
 # Names that cells go by; the first that is found counts.
 CELLS = ("brightness_temp", "data", "lightcones", "lightcone", "images", "image", "X", "x")
+GRID_REDSHIFTS = "grid_redshifts"  # of a typical cone, where those of each are not known
 
 _FEW_ROWS, _FEW_BYTES = 2**20, 2**26  # that need no proof: reading them in vain costs little
 _MOST_PACKED = 100  # bytes of data from one byte in the file
@@ -64,6 +66,7 @@ class FileMetadata:
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     redshifts: np.ndarray | None = None  # of shape (n_rows, n_z)
+    typical: tuple[float, ...] | None = None  # redshifts of length n_z, where only these are known
     seeds: np.ndarray | None = None  # of int64, shape (n_rows,)
     cell_size: tuple[float | None, ...] | None = None  # Mpc (comoving) along each axis
     begins: tuple[float, float] | None = None  # origin and start of the grid

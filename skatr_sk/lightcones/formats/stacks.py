@@ -15,6 +15,7 @@ from skatr_sk.lightcones.digests import find_index
 from skatr_sk.lightcones.formats.hdf5 import attribute, datasets, find, said_of_cells
 from skatr_sk.lightcones.formats.metadata import (
     CELLS,
+    GRID_REDSHIFTS,
     Fault,
     FileMetadata,
     bytes_on_disk,
@@ -62,6 +63,13 @@ def look_into_stack(
         around = [find(file.id, folder)] if folder.strip("/") else []
         metadata.unit = take_unit(said_of_cells(cells.id, *around, file.id))
     take_what_lies_beside(metadata, cells, stored, n_bytes, one, ours=ours)
+    if ours and metadata.redshifts is None and (typical := stored.get(GRID_REDSHIFTS)) is not None:
+        typical.check("redshifts", n_bytes)
+        z = typical.read() if typical.shape == row_shape[-1:] else np.zeros(0)
+        if not (z.size and z[0] >= 0 and z[-1] < np.inf and (np.diff(z) > 0).all()):
+            expected = f"{row_shape[-1]} rising numbers >= 0"
+            raise Fault("grid", f"{GRID_REDSHIFTS}: expected {expected}, found {typical.shape}")
+        metadata.typical = tuple(z.tolist())
     said = [k for k in PARAMETER_NAMES for at in (file.id, cells.id) if h5a.exists(at, k.encode())]
     if said and not metadata.parameters:
         mend = "save them as a dataset, parameters (n, n_parameters)"

@@ -15,7 +15,14 @@ import numpy as np
 from skatr_sk._checks import listed
 from skatr_sk.fields import misplaced_axis
 from skatr_sk.lightcones.digests import INDEX
-from skatr_sk.lightcones.formats.metadata import CELLS, Fault, FileMetadata, Undecided, take_seeds
+from skatr_sk.lightcones.formats.metadata import (
+    CELLS,
+    GRID_REDSHIFTS,
+    Fault,
+    FileMetadata,
+    Undecided,
+    take_seeds,
+)
 from skatr_sk.parameters import PARAMETER_NAMES
 
 __all__ = ["Table", "find_cells", "is_one_cone", "sight_comes_first", "take_what_lies_beside"]
@@ -252,7 +259,7 @@ def _take_others(
     fit = {k: t for k, t in beside.items() if t.dtype is not None and t.shape[:1] in heads}
     if named := {name: fit[name] for name in PARAMETER_NAMES if name in fit}:
         return _take_group(metadata, named, n_bytes, one)
-    known = {_last(cells.name), INDEX, *_REDSHIFTS, *_SEEDS}
+    known = {_last(cells.name), INDEX, GRID_REDSHIFTS, *_REDSHIFTS, *_SEEDS}
     left = [f"{k} {t.shape}" for k, t in fit.items() if t.ndim < 3 and k.lower() not in known]
     if left and not metadata.note:
         metadata.note = (
