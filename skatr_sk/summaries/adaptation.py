@@ -21,10 +21,11 @@ from skatr_sk._checks import EachAxis, Instance, Integer, Kind, Problems, Real, 
 from skatr_sk.grid import SAME_SIZE, Grid, depths_of, redshifts_of
 from skatr_sk.resampling import edges_of
 from skatr_sk.summaries.embedding import voxel_layer
+from skatr_sk.summaries.patch_size import patch_size_for
 from skatr_sk.summaries.patches import along_axis, shares_of
 from skatr_sk.summaries.pooling import count_slices
 from skatr_sk.summaries.vit import PositionCode
-from skatr_sk.summaries.weights import FrozenEncoder, patch_size_for
+from skatr_sk.summaries.weights import FrozenEncoder
 
 __all__ = ["adapted", "with_own_embedding"]
 

@@ -47,6 +47,7 @@ from skatr_sk.summaries.labels import check_labels
 from skatr_sk.summaries.module import Summary
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.objectives import JEPA, OBJECTIVE, Objective, as_objective
+from skatr_sk.summaries.patch_size import PATCH_SIZE, fault_of_auto_patches, patch_size_for
 from skatr_sk.summaries.pooling import (
     POOLINGS,
     count_slices,
@@ -62,16 +63,13 @@ from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
     AUGMENTATION,
     ENCODER_SIZES,
-    PATCH_SIZE,
     SIZES,
     Architecture,
     FrozenEncoder,
     architecture_of,
     check_heads,
     check_pooling,
-    fault_of_auto_patches,
     n_seen,
-    patch_size_for,
     read_encoder,
     scaling_of,
     whitening_of,
