@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib, doctests included
-# Before torch: threads that wait by spinning make small models ten times slower on a busy machine.
-# Benchmarks have theirs to themselves, and time what users have.
+# Before torch and numpy: threads that wait by spinning make small models and small matrices ten
+# times slower and more on a busy machine. Benchmarks have theirs to themselves, and time what users
+# have.
 if not any("benchmark" in each for each in sys.argv[1:]):
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np
