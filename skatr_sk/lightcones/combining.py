@@ -24,21 +24,29 @@ def name_labels(
     """Name labels that have no names: six by their values, others by what is `asked` or numbers.
 
     Files whose six labels are the paper's parameters in an order that cannot be told are left out.
-    Labels that are all NaN, unknown, have the names that most other files of as many offer.
+    Labels that are all NaN, unknown, have the names that most other files of as many offer; and so
+    do six that tell no order where some are NaN, if those that are known agree with them.
     """
     details: list[str | None] = []
     moved, strange = list[str](), list[str]()
+    known: list[FileMetadata] = []
+    unknown: list[tuple[FileMetadata, np.ndarray]] = []
     for file in files:
         details.append(None)
-        if file.bare is None or np.isnan(file.bare).all():
+        if file.bare is None:
+            known.append(file)
             continue
-        width = file.bare.shape[1]
+        nothing, width = np.isnan(file.bare).all(axis=0), file.bare.shape[1]
         names: Sequence[str] | None = None
         told = None
         try:
             names = name_columns(file.bare) if width == len(PARAMETER_NAMES) else None
         except ValueError as error:
             told = str(error)
+        untold = width == len(PARAMETER_NAMES) and names is None and told is None
+        if nothing.all() or (untold and nothing.any()):
+            unknown.append((file, file.bare))
+            continue
         if asked is not None and _renames(file, asked) and set(asked) != set(names or ()):
             names = list(asked)
         elif told is not None:
@@ -48,18 +56,26 @@ def name_labels(
             strange.append(file.source.path)
         elif names is not None and tuple(names) != PARAMETER_NAMES:
             moved.append(file.source.path)
+        known.append(file)
         _name(file, list(names or file.offered))
         # In the order of the paper, whatever that of the file.
         six = set(file.parameters) == set(PARAMETER_NAMES) and asked is None
         file.offered = PARAMETER_NAMES if six else tuple(file.parameters)
-    unknown = [file.bare is not None and bool(np.isnan(file.bare).all()) for file in files]
-    each = list(zip(files, details, unknown, strict=True))
-    known = [file for file, detail, nothing in each if detail is None and not nothing]
-    for width in {len(file.offered) for file, _, nothing in each if nothing}:
+    for width in {values.shape[1] for _, values in unknown}:
         alike = [file for file in known if len(file.offered) == width]
         usual = most_common([file.offered for file in alike], alike)
-        for file in [f for f, _, nothing in each if nothing and len(f.offered) == width]:
-            names = asked if usual is None and asked and _renames(file, asked) else usual
+        bare = next((f.bare for f in alike if f.offered == usual and f.bare is not None), None)
+        for file, values in [each for each in unknown if each[1].shape[1] == width]:
+            nothing = bool(np.isnan(values).all())
+            names = usual if nothing else _names_beside(bare, values)
+            if names is not None:
+                _name(file, names)
+                file.offered = usual
+                continue
+            if asked is not None and _renames(file, asked):
+                names = asked
+            elif not nothing:
+                strange.append(file.source.path)
             _name(file, names or file.offered)
     if moved:
         notes.append(
@@ -77,6 +93,14 @@ def name_labels(
 def _renames(file: FileMetadata, asked: Sequence[str]) -> bool:
     """Whether the names that are asked for can be those of labels that have numbers as yet."""
     return len(asked) == len(file.offered) and set(asked) != set(file.offered)
+
+
+def _names_beside(others: np.ndarray | None, values: np.ndarray) -> tuple[str, ...] | None:
+    """Names of six columns by the values of another file too, if they agree."""
+    try:
+        return None if others is None else name_columns(np.concatenate([others, values]))
+    except ValueError:
+        return None
 
 
 def _name(file: FileMetadata, names: Sequence[str]) -> None:

@@ -37,8 +37,9 @@ def grid_of(
     begins = {file.begins for file in files}
     origin, start = (begins.pop() if len(begins) == 1 else None) or (None, 0.0)
     if redshifts is None:
-        known = {file.typical for file in files}
-        typical = known.pop() if len(known) == 1 else None
+        typical = files[0].typical if all(file.typical for file in files) else None
+        if typical is not None:  # those of one file are as good: they begin together
+            origin, start = files[0].begins or (None, 0.0)
         known_at_all = any(sizes) or origin or typical
         return Grid(tuple(sizes), typical, origin, start) if known_at_all else None
     if redshifts.shape[1] > 1 and sizes[-1] is None:
@@ -116,11 +117,13 @@ def compare_grids(
     if len(compared):
         known = np.isfinite(omega_m) & (omega_m > 0)
         hubble = np.where(np.isfinite(hubble) & (hubble > 0), hubble, HUBBLE)
-        stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane)
+        # What is usual, the rows of known cosmology tell; the others' sizes are guessed.
+        telling = sane & known if (sane & known).any() else sane
+        stretch = _stretch(z, np.where(known, omega_m, OMEGA_M), hubble, sane, telling)
         if known.any() and np.mean(stretch[known & sane] <= _EXPLAINED) < 0.5:
             # It explains nothing: scaled numbers, say, or cells that are not of one size.
             known[:] = False
-            stretch = _stretch(z, np.full(len(z), OMEGA_M), hubble, sane)
+            stretch = _stretch(z, np.full(len(z), OMEGA_M), hubble, sane, sane)
         limit = np.where(known, _STRETCHED, _STRETCHED_AT_ALL)
         odd[compared] = (stretch > limit)[compared]
         doubtful[compared] = (~odd & ~(known & (stretch <= _EXPLAINED)))[compared]
@@ -134,11 +137,11 @@ def _middle(values: np.ndarray, sane: np.ndarray) -> np.ndarray:
 
 
 def _stretch(
-    z: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray, sane: np.ndarray
+    z: np.ndarray, omega_m: np.ndarray, hubble: np.ndarray, sane: np.ndarray, telling: np.ndarray
 ) -> np.ndarray:
-    """How far comoving grids are from the usual one, as a share of the shorter."""
+    """How far comoving grids are from the usual one of `telling`, as a share of the shorter."""
     z = np.where(sane[:, None], z, 1 + np.arange(z.shape[1]))  # odd anyway; no infinities
     distances = comoving_distances(z, omega_m, hubble)
     distances = distances[:, 1:] - distances[:, :1]
-    usual = _middle(distances, sane)
+    usual = _middle(distances, telling)
     return np.abs(distances - usual).max(axis=1) / np.minimum(distances[:, -1], usual[-1])

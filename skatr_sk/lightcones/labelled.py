@@ -15,6 +15,7 @@ __all__ = ["from_labelled", "is_labelled", "to_xarray"]
 
 _ROW, _SKY, _SIGHT = "lightcone", ("x", "y"), "z"
 _REDSHIFT, _SEED = "redshift", "seed"
+_TYPICAL = "a typical light cone"
 
 
 def to_xarray(cones: Mapping[str, Any]) -> Any:
@@ -58,10 +59,10 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     typical = None if known is None or not known.fits(values.shape[1:]) else known.redshifts
     grid = typical if cones.get("redshifts") is None else cones["redshifts"]
     if grid is not None and dims[-1] == _SIGHT:
-        grid = np.asarray(grid)
+        grid, said = np.asarray(grid), {"of": _TYPICAL} if cones.get("redshifts") is None else {}
         same = grid.ndim == 1 or (grid == grid[0]).all()
         coords[_REDSHIFT] = (
-            (_SIGHT, grid.reshape(-1, grid.shape[-1])[0]) if same else ((_ROW, _SIGHT), grid)
+            (_SIGHT, grid.reshape(-1, grid.shape[-1])[0], said) if same else ((_ROW, _SIGHT), grid)
         )
     if (seeds := cones.get("seeds")) is not None:
         coords[_SEED] = (_ROW, np.asarray(seeds))
@@ -87,6 +88,8 @@ def from_labelled(array: Any) -> dict[str, Any]:
     parameters.
     """
     values, redshifts, grid = from_xarray(array)
+    if _REDSHIFT in array.coords and array.coords[_REDSHIFT].attrs.get("of") == _TYPICAL:
+        redshifts = None  # those of the rows are not known; the grid has them
     found: dict[str, Any] = {"data": values, "redshifts": redshifts, "grid": grid}
     of_rows = {
         str(name): coord

@@ -11,6 +11,7 @@ from sklearn.utils import Bunch
 
 from skatr_sk._checks import listed
 from skatr_sk.fields import BEYOND_PHYSICS, digest
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.digests import CHANGED, RowDigests
 from skatr_sk.lightcones.formats import Fault, FileMetadata
 from skatr_sk.lightcones.grids import compare_grids, is_short
@@ -99,7 +100,19 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
             odd = zip(sizes, np.abs(sizes - size) > _TOLERANCE * size, strict=True)
             details = [f"{what} {mine:.4g} Mpc apart; {most}" if far else None for mine, far in odd]
             kept = report.leave_out(kept, "grid", details)
-    return kept
+    grids = [_typical_grid(file) for file in kept]
+    most = most_common(grids, kept)
+    wrong = [[] if grid is None else most.differences(grid) for grid in grids]
+    return report.leave_out(kept, "grid", ["; ".join(each) or None for each in wrong])
+
+
+def _typical_grid(file: FileMetadata) -> Grid | None:
+    """Grid of a file that knows the redshifts of a typical cone alone."""
+    unknown = (None,) * len(file.source.field_shape)
+    begins = file.begins or (None, 0.0)
+    if file.typical is None:
+        return None
+    return Grid(file.cell_size or unknown, file.typical, *begins)
 
 
 def check_rows(

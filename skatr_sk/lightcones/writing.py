@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
+from sklearn.utils import check_array
 
 from skatr_sk._checks import (
     CELL_SIZE,
@@ -232,7 +233,8 @@ class Stack:
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         if (y := labels["target"]) is not None:
-            target = np.asarray(y, dtype=np.float64)
+            options = dict(ensure_2d=False, allow_nd=True, ensure_all_finite=False)
+            target = check_array(y, dtype=np.float64, ensure_min_samples=0, **options)
             names, units, faults = name_parameters(
                 labels["target_names"], labels["target_units"], y
             )

@@ -17,6 +17,7 @@ __all__ = ["PATCH_SIZE", "auto_patch_size", "fault_of_auto_patches", "patch_size
 _TOKEN_BUDGET = 1024
 _TOO_MANY, _MANY_SLICES = 3, 32  # times the tokens that are wanted; slices for a single patch
 _WELL_DIVIDED, _MOST_TRIED = 1.3, 300  # cost of a patch; shapes that are looked at
+_MOST_CUT = 32  # cells of an axis
 
 
 def _is_patch_size(patch: Any) -> bool | str:
@@ -131,9 +132,9 @@ def fault_of_auto_patches(field_shape: Sequence[int]) -> str | None:
 
 
 def _better_divided(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Nearest smaller shape that "auto" divides well; at most a tenth of an axis is cut off."""
+    """Nearest smaller shape that "auto" divides well; at most a tenth of an axis is cut, or 32."""
     square = len(shape) > 1 and shape[0] == shape[1]
-    lengths = [range(n, n - max(1, n // 10) - 1, -1) for n in shape]
+    lengths = [range(n, n - min(max(1, n // 10), _MOST_CUT) - 1, -1) for n in shape]
     if square:
         pairs = [(n, n) for n in lengths[0]]
         smaller = [(*sky, *rest) for sky in pairs for rest in itertools.product(*lengths[2:])]

@@ -172,6 +172,36 @@ def test_labels_of_which_none_is_known(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_unknown_labels_of_pandas(tmp_path):
+    pd = pytest.importorskip("pandas")
+    known = np.arange(N) % 2 == 0
+    y = pd.DataFrame({"a": pd.array(np.arange(N)).astype("Int64"), "b": np.arange(float(N))})
+    y.loc[~known, "a"] = pd.NA
+    save_lightcones(tmp_path / "a.h5", values(), y)
+    cones = open_lightcones(tmp_path / "a.h5")
+    assert cones.target_names == ["a", "b"]
+    np.testing.assert_array_equal(np.isnan(cones.target), np.stack([~known, known & False], axis=1))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [0, 1, 3, 2, 4, 5]], ids=["paper", "other"])
+def test_single_files_of_which_few_labels_are_known(tmp_path, order):
+    """The others tell which they are, unless those that are known say something else."""
+    given, X = np.array(thetas(N)), values()
+    given[1, [1, 2]] = given[2, [1, 3]] = given[3, :5] = given[4] = np.nan
+    for k in range(N):
+        np.savez(tmp_path / f"{k:02d}.npz", image=X[k], label=given[k, order])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*by their values log10_L_X before E_0")
+        cones = open_lightcones(tmp_path, one_per_file=True)
+    assert cones.target_names == list(PARAMETER_NAMES)
+    np.testing.assert_array_equal(cones.target, given)
+    given[3, 1] = 7.0  # which no Omega_m is
+    np.savez(tmp_path / "03.npz", image=X[3], label=given[3, order])
+    with pytest.raises(ValueError, match=r"1 thing(?s:.)*03\.npz: parameters: no m_WDM"):
+        with warnings.catch_warnings(action="ignore"):
+            open_lightcones(tmp_path, one_per_file=True)
+
+
 def test_infinite_labels_are_refused(tmp_path):
     y = np.ones((N, 2))
     y[3, 1], y[4, 0] = np.inf, np.nan

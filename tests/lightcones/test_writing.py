@@ -224,7 +224,7 @@ class Simulated(SimulatedLightcones):
     """Light cones of noise on a simulated grid."""
 
     def _read(self, numbers, tell=int):
-        return values(10, self.shape[1:])[numbers]
+        return values(40, self.shape[1:])[numbers]
 
 
 SIMULATED = Simulated(10, field_shape=(4, 4, 20), cell_size=14.0, block=2, random_state=3)
@@ -248,6 +248,15 @@ def test_redshifts_of_simulated_ones_are_written(tmp_path, recwarn, kind, labell
     assert not recwarn.list
 
 
+def test_few_known_labels_tell_that_one_grid_is_in_order(tmp_path, recwarn):
+    """The cosmology of the others is guessed, and is not what the known ones are held against."""
+    X = Simulated(40, field_shape=(4, 4, 90), cell_size=14.0, random_state=2)
+    y = np.where(np.random.default_rng(0).random((40, 1)) < 0.9, np.nan, X.target)
+    save_lightcones(tmp_path / "a.h5", X, y)
+    assert open_lightcones(tmp_path / "a.h5").redshifts.shape == (40, 90)
+    assert not recwarn.list
+
+
 def test_given_redshifts_go_before_those_that_are_known(tmp_path):
     z = np.linspace(7, 9, 20)
     save_lightcones(tmp_path / "a.h5", SIMULATED, SIMULATED.target, redshifts=z)
@@ -268,6 +277,30 @@ def test_redshifts_of_a_grid_are_kept(tmp_path):
     pytest.importorskip("xarray")
     array = to_xarray(open_lightcones(tmp_path / "c.h5"))
     np.testing.assert_array_equal(array.redshift, coarse.grid.redshifts)
+    save_lightcones(tmp_path / "e.h5", array[:, :, :, 1:])
+    cones = open_lightcones(tmp_path / "e.h5")
+    assert cones.redshifts is None and cones.grid.redshifts == coarse.grid.redshifts[1:]
+
+
+def _typical(path, seed, **given):
+    X = Simulated(4, field_shape=(4, 4, 20), cell_size=14.0, random_state=seed, **given)
+    save_lightcones(rows := path.with_suffix(".rows.h5"), X, X.target)
+    known = open_lightcones(rows)
+    X = np.asarray(known.data) + seed  # no two files of the same values
+    save_lightcones(path, {"data": X, "grid": known.grid})
+
+
+def test_grids_of_several_files(tmp_path):
+    """They are one where they begin together, whichever Omega_m is typical."""
+    for seed in (1, 2):
+        _typical(tmp_path / f"{seed}.h5", seed)
+    _typical(tmp_path / "far.h5", 3, redshift_min=8.0)
+    first, second = (open_lightcones(tmp_path / f"{seed}.h5").grid for seed in (1, 2))
+    assert first.redshifts != second.redshifts
+    paths = [tmp_path / "1.h5", tmp_path / "2.h5"]
+    assert open_lightcones(paths).grid == first
+    with pytest.raises(ValueError, match=r"1 thing(?s:.)*far\.h5: grid: the nearest slice from"):
+        open_lightcones([*paths, tmp_path / "far.h5"])
 
 
 @pytest.mark.parametrize("z", [np.arange(9.0), np.full(10, np.nan), np.arange(10.0)[::-1]])

@@ -41,6 +41,7 @@ def test_automatic_patches_by_hand(shape, patch):
         ((31, 31, 60), "axis 1 has 31 cells; take X[:, :30, :30], 1000 tokens of (3, 3, 6) cells"),
         ((4099,), "4099 tokens of (1,) cells, for axis 0 has 4099 cells; take X[..., :4098], 1366"),
         ((140, 2, 9973), "one along the whole line of sight"),
+        ((2520, 2521, 5040), "take X[:, :, :2520], 1024 tokens of (315, 315, 315) cells"),
     ],
 )
 def test_what_divides_badly_is_said_with_the_nearest_that_does_not(shape, words):

@@ -11,6 +11,7 @@ from h5py import h5a
 
 from skatr_sk._checks import listed
 from skatr_sk._files import stamp_of
+from skatr_sk.grid import Grid
 from skatr_sk.lightcones.digests import find_index
 from skatr_sk.lightcones.formats.hdf5 import attribute, datasets, find, said_of_cells
 from skatr_sk.lightcones.formats.metadata import (
@@ -66,10 +67,12 @@ def look_into_stack(
     if ours and metadata.redshifts is None and (typical := stored.get(GRID_REDSHIFTS)) is not None:
         typical.check("redshifts", n_bytes)
         z = typical.read() if typical.shape == row_shape[-1:] else np.zeros(0)
-        if not (z.size and z[0] >= 0 and z[-1] < np.inf and (np.diff(z) > 0).all()):
+        try:
+            metadata.typical = Grid((None,), tuple(z.tolist())).redshifts
+        except ValueError as error:
             expected = f"{row_shape[-1]} rising numbers >= 0"
-            raise Fault("grid", f"{GRID_REDSHIFTS}: expected {expected}, found {typical.shape}")
-        metadata.typical = tuple(z.tolist())
+            what = f"{typical.shape} ({error})"
+            raise Fault("grid", f"{GRID_REDSHIFTS}: expected {expected}, found {what}") from error
     said = [k for k in PARAMETER_NAMES for at in (file.id, cells.id) if h5a.exists(at, k.encode())]
     if said and not metadata.parameters:
         mend = "save them as a dataset, parameters (n, n_parameters)"
