@@ -75,7 +75,7 @@ def test_training_from_files(tmp_path, table, compression, limit):
         lambda: epoch(X),
         {"from memory": lambda: epoch(values)},
         limit=limit,
-        pairs=3,
+        pairs=5,
         warm_up=False,
     )
 
