@@ -61,22 +61,7 @@ def name_labels(
         # In the order of the paper, whatever that of the file.
         six = set(file.parameters) == set(PARAMETER_NAMES) and asked is None
         file.offered = PARAMETER_NAMES if six else tuple(file.parameters)
-    for width in {values.shape[1] for _, values in unknown}:
-        alike = [file for file in known if len(file.offered) == width]
-        usual = most_common([file.offered for file in alike], alike)
-        bare = next((f.bare for f in alike if f.offered == usual and f.bare is not None), None)
-        for file, values in [each for each in unknown if each[1].shape[1] == width]:
-            nothing = bool(np.isnan(values).all())
-            names = usual if nothing else _names_beside(bare, values)
-            if names is not None:
-                _name(file, names)
-                file.offered = usual
-                continue
-            if asked is not None and _renames(file, asked):
-                names = asked
-            elif not nothing:
-                strange.append(file.source.path)
-            _name(file, names or file.offered)
+    strange += _name_by_others(unknown, known, asked)
     if moved:
         notes.append(
             f"the labels in {listed(moved, shown=1)} have no names, and by their values log10_L_X "
@@ -88,6 +73,35 @@ def name_labels(
             "not the paper's parameters in its units; parameters=[...] names them"
         )
     return report.leave_out(files, "parameters", details)
+
+
+def _name_by_others(
+    unknown: Sequence[tuple[FileMetadata, np.ndarray]],
+    known: Sequence[FileMetadata],
+    asked: Sequence[str] | None,
+) -> list[str]:
+    """Name labels (n, width) whose values do not tell, as those of the files that are known.
+
+    Returned are the paths of files with values that do not agree with these.
+    """
+    strange = []
+    for width in {values.shape[1] for _, values in unknown}:
+        alike = [file for file in known if len(file.offered) == width]
+        usual = most_common([file.offered for file in alike], alike)
+        bare = next((f.bare for f in alike if f.offered == usual and f.bare is not None), None)
+        for file, values in [each for each in unknown if each[1].shape[1] == width]:
+            is_empty = bool(np.isnan(values).all())
+            names = usual if is_empty else _names_beside(bare, values)
+            if names is not None:
+                _name(file, names)
+                file.offered = usual
+                continue
+            if asked is not None and _renames(file, asked):
+                names = asked
+            elif not is_empty:
+                strange.append(file.source.path)
+            _name(file, names or file.offered)
+    return strange
 
 
 def _renames(file: FileMetadata, asked: Sequence[str]) -> bool:

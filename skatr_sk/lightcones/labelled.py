@@ -57,9 +57,10 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     coords: dict[str, Any] = {}
     known: Grid | None = cones.get("grid")
     typical = None if known is None or not known.fits(values.shape[1:]) else known.redshifts
-    grid = typical if cones.get("redshifts") is None else cones["redshifts"]
+    of_rows = cones.get("redshifts")
+    grid, said = (typical, {"of": _TYPICAL}) if of_rows is None else (of_rows, {})
     if grid is not None and dims[-1] == _SIGHT:
-        grid, said = np.asarray(grid), {"of": _TYPICAL} if cones.get("redshifts") is None else {}
+        grid = np.asarray(grid)
         same = grid.ndim == 1 or (grid == grid[0]).all()
         coords[_REDSHIFT] = (
             (_SIGHT, grid.reshape(-1, grid.shape[-1])[0], said) if same else ((_ROW, _SIGHT), grid)

@@ -232,8 +232,9 @@ def open_lightcones(
     try:
         cosmology = cosmology_of(files)
         sized = all(file.cell_size and file.cell_size[-1] for file in files)
-        given = cones, cosmology, validate, limit, report, repaired, notes
-        good = check_rows(*given, of_one_size=sized)
+        good = check_rows(
+            cones, cosmology, validate, limit, report, repaired, notes, of_one_size=sized
+        )
     finally:
         close_files()  # whoever mends what is wrong must be able to write
     if report:

@@ -108,11 +108,10 @@ def check_together(files: Sequence[FileMetadata], report: Report) -> list[FileMe
 
 def _typical_grid(file: FileMetadata) -> Grid | None:
     """Grid of a file that knows the redshifts of a typical cone alone."""
-    unknown = (None,) * len(file.source.field_shape)
-    begins = file.begins or (None, 0.0)
     if file.typical is None:
         return None
-    return Grid(file.cell_size or unknown, file.typical, *begins)
+    unknown = (None,) * len(file.source.field_shape)
+    return Grid(file.cell_size or unknown, file.typical, *(file.begins or (None, 0.0)))
 
 
 def check_rows(

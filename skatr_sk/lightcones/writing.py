@@ -266,9 +266,9 @@ class Stack:
                     problems.add("seeds", wanted, fault.detail)
             beside["seed"] = numbers, {}
         of_all: Grid | None = labels["grid"]
-        if of_all is not None and of_all.redshifts and of_all.fits(shape[1:]):
-            if "redshifts" not in beside:  # which say more
-                beside[GRID_REDSHIFTS] = np.array(of_all.redshifts), {}
+        typical = of_all.redshifts if of_all is not None and of_all.fits(shape[1:]) else None
+        if typical and "redshifts" not in beside:  # which say more
+            beside[GRID_REDSHIFTS] = np.array(typical), {}
         return cls(shape, dtype, storage["compression"], beside, of_all)
 
     @property

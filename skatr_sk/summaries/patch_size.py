@@ -88,16 +88,18 @@ def auto_patch_size(field_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _tokens_wanted(field_shape: Sequence[int]) -> int:
-    return min(
-        _TOKEN_BUDGET, max(16, math.prod(field_shape) // (4 if len(field_shape) == 1 else 16))
-    )
+    cells_of_one = 4 if len(field_shape) == 1 else 16
+    return min(_TOKEN_BUDGET, max(16, math.prod(field_shape) // cells_of_one))
+
+
+def _n_tokens(field_shape: Sequence[int], patch: Sequence[int]) -> int:
+    return math.prod(n // p for n, p in zip(field_shape, patch, strict=True))
 
 
 def _patch_cost(field_shape: Sequence[int], patch: Sequence[int]) -> float:
     """How far a patch is from the aims of :func:`auto_patch_size`."""
-    tokens = math.prod(n // p for n, p in zip(field_shape, patch, strict=True))
-    wanted = _tokens_wanted(field_shape)
-    return abs(math.log(tokens / wanted)) + 0.7 * float(np.std(np.log(patch)))
+    far = abs(math.log(_n_tokens(field_shape, patch) / _tokens_wanted(field_shape)))
+    return far + 0.7 * float(np.std(np.log(patch)))
 
 
 def fault_of_auto_patches(field_shape: Sequence[int]) -> str | None:
@@ -108,7 +110,7 @@ def fault_of_auto_patches(field_shape: Sequence[int]) -> str | None:
     """
     shape = tuple(int(n) for n in field_shape)
     patch = auto_patch_size(shape)
-    tokens = math.prod(n // p for n, p in zip(shape, patch, strict=True))
+    tokens = _n_tokens(shape, patch)
     many = tokens > max(_TOKEN_BUDGET, _TOO_MANY * _tokens_wanted(shape))
     single = len(shape) == 3 and patch[-1] == shape[-1] >= _MANY_SLICES
     if not many and not single:
@@ -120,9 +122,9 @@ def fault_of_auto_patches(field_shape: Sequence[int]) -> str | None:
     cut = {axis: m for axis, (n, m) in enumerate(zip(shape, better, strict=True)) if n != m}
     if cut:
         into = auto_patch_size(better)
-        left = math.prod(n // p for n, p in zip(better, into, strict=True))
         ends = [f":{cut.get(axis, '')}" for axis in range(max(cut) + 1)]
         part = ["...", ends[-1]] if [*cut] == [len(shape) - 1] else [":", *ends]
+        left = _n_tokens(better, into)
         mend = f"take X[{', '.join(part)}], {left} tokens of {into} cells, or {mend}"
     cells = ", ".join(f"axis {axis} has {shape[axis]} cells" for axis in cut or range(len(shape)))
     return (

@@ -212,7 +212,10 @@ def _is_whitened(
     pooling: str,
     n_rows: int,
 ) -> bool:
-    """Tell whether a transformer's checked parameters want its summaries whitened."""
+    """Tell whether a transformer's checked parameters want its summaries whitened.
+
+    An InvalidParameterError says where they ask for it and fewer fields train than it takes.
+    """
     if isinstance(transformer.whiten, str):  # "auto"
         possible = architecture.n_sky > 1 and pooling != "tokens"
         return possible and not objective.labels_alone and n_rows >= _FEWEST_WHITENED

@@ -516,7 +516,6 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         problems = Problems(type(self).__name__)
         changed = self.get_params(deep=False) if own else changed_parameters(self)
         where = "what was fitted" if own else "the weights file"
-        anew = "fit other sizes with warm_start=False"
         for name in ("patch_size", *ENCODER_SIZES, "subtract_mean"):
             owner = frozen.scaling if name == "subtract_mean" else frozen.architecture
             stored = getattr(owner, name)
@@ -524,14 +523,14 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             if name == "patch_size":
                 given = patch_size_for(frozen.architecture.field_shape, given)
             if given != stored:
-                mend = anew if own else "leave it at its default to take what the file has"
+                mend = "leave it at its default to take what the file has"
+                mend = "fit other sizes with warm_start=False" if own else mend
                 problems.add(name, f"{stored!r} as in {where}", given, mend)
         bounds = self.brightness_range
         same = replace(frozen.scaling, subtract_mean=False)
         if bounds is not None and BrightnessScaling.from_range(*bounds) != same:
             mend = "leave it at None: the scaling is part of the weights"
-            if own:
-                mend = anew.replace("sizes", "bounds")
+            mend = "fit other bounds with warm_start=False" if own else mend
             problems.add("brightness_range", f"{frozen.scaling} as in {where}", bounds, mend)
         problems.raise_if_any()
 

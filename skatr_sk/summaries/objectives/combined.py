@@ -258,9 +258,8 @@ class CombinedLoss(nn.Module):
         By their number; one that has seen no label has none.
         """
         sums, self.sums = self.sums, {}
-        means = {when: (losses / n).tolist() for when, (n, losses) in sums.items()}
-        known = {when: (n > 0).tolist() for when, (n, _) in sums.items()}
-        return {
-            when: {i: mean for i, mean in enumerate(found) if known[when][i]}
-            for when, found in means.items()
-        }
+        found: dict[str, dict[int, float]] = {}
+        for when, (counts, losses) in sums.items():
+            means = enumerate(zip((losses / counts).tolist(), counts.tolist(), strict=True))
+            found[when] = {i: mean for i, (mean, n) in means if n}
+        return found
