@@ -217,7 +217,8 @@ class HeadLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return one of `LOSSES`, and its slope by each number of the output."""
         each, slope = self._each(output, target, weights)
-        return each.mean(dim=(-2, -1)), slope.div_(target.shape[-2:].numel())
+        n = target.shape[-2:].numel()
+        return each.sum(dim=(-2, -1)).div_(n), slope.div_(n)  # sooner than a mean
 
     def _each(
         self, output: Tensor, target: Tensor, weights: Tensor | None
