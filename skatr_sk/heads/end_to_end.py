@@ -74,8 +74,8 @@ __all__ = [
 
 # These count of a backbone that is not fitted; the others are of its pre-training.
 _COUNT = frozenset(
-    "patch_size embed_dim depth n_heads mlp_ratio embedding pooling brightness_range augment "
-    "n_workers weights cache device precision".split()
+    "patch_size embed_dim depth n_heads mlp_ratio embedding attention pooling brightness_range "
+    "augment n_workers weights cache device precision".split()
 )
 _NAMED = ("vit", "cnn")
 _OF_THE_BACKBONE = frozenset({"frozen_epochs", "backbone_learning_rate", "layer_decay"})
@@ -91,8 +91,8 @@ BACKBONE_DOCS = {
             is trained with the head on the same labels, each training field turned by a random sky
             symmetry of its own. "vit" is the encoder of a default :class:`SKATRTransformer` from
             random weights, an unfitted one gives other sizes (`patch_size, embed_dim, depth,
-            n_heads, mlp_ratio, embedding, pooling, brightness_range, augment, n_workers` count, and
-            parameters of its pre-training do not), and a fitted one, also inside
+            n_heads, mlp_ratio, embedding, attention, pooling, brightness_range, augment, n_workers`
+            count, and parameters of its pre-training do not), and a fitted one, also inside
             :class:`~sklearn.frozen.FrozenEstimator` or with `weights`, is fine-tuned from a copy of
             its weights, which clones of the estimator keep. "cnn" is the convolutional network
             3D-21cmPIE-Net (arXiv:2201.07587). A network of yours takes float32 fields in mK and

@@ -136,6 +136,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         deviation, which wins on light cones (docs/learning.rst); "fluctuations" does the same with
         the voxels less the mean of their slice, over the patches that are seen, and hands that
         mean over apart; "linear" is one matrix [1]_.
+    attention : {"full", "axial"}, default="full"
+        Which tokens see each other. "full" is all of a field [1]_. "axial", of light cones, is in
+        turn, block by block, those of a column along the line of sight and those of a slice across
+        the sky, which come last [2]_: as many weights, and of thousands of tokens a fraction of the
+        time (docs/performance.rst).
     pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
@@ -261,6 +266,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     References
     ----------
     .. [1] Ore, Heneka, Plehn (SKATR), SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
+    .. [2] Ho et al., "Axial attention in multidimensional transformers", arXiv:1912.12180.
 
     Examples
     --------
@@ -279,6 +285,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     n_heads: int = 2
     mlp_ratio: float = 2.0
     embedding: str = "moments"
+    attention: str = "full"
     pooling: str = "auto"
     objective: str | Objective = "jepa"
     augment: Any = True
@@ -467,6 +474,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         problems = Problems(type(self).__name__)
         architecture.check_width(problems, "embed_dim", self.embed_dim)
         architecture.check_embedding(problems)
+        architecture.check_attention(problems)
         if self.subtract_mean and len(field_shape) == 1:
             wanted = "False with signals, which have no sky to take the mean over"
             problems.add("subtract_mean", wanted, self.subtract_mean)

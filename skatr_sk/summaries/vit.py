@@ -25,7 +25,17 @@ from torch.utils.checkpoint import (
 from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS, SliceMeans
 from skatr_sk.summaries.pooling import count_slices
 
-__all__ = ["Block", "Encoder", "PositionCode", "Predictor", "gather_tokens", "patchify"]
+__all__ = [
+    "ATTENTIONS",
+    "Block",
+    "Encoder",
+    "PositionCode",
+    "Predictor",
+    "gather_tokens",
+    "patchify",
+]
+
+ATTENTIONS = ("full", "axial")  # "full" is that of files that do not say
 
 # Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
 # of a step are not kept for its gradient but computed anew. The published sizes have 2303 patches
@@ -169,11 +179,17 @@ class Block(nn.Module):
     """One pre-norm transformer block: attention and MLP, each on a residual branch.
 
     Its attention heads divide its width ``dim``; the MLP's hidden width is ``mlp_ratio * dim``.
+    Which tokens see each other `within` says: those of the whole "field", of a "column" along the
+    line of sight, or of a "slice" across the sky. The latter two take tokens of whole columns, each
+    of `n_slices`.
     """
 
-    def __init__(self, dim: int, n_heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self, dim: int, n_heads: int, mlp_ratio: float, within: str = "field", n_slices: int = 1
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.within, self.n_slices = within, n_slices
         hidden = max(1, round(dim * mlp_ratio))
         self.norm_attention = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -188,12 +204,36 @@ class Block(nn.Module):
         """
         n, n_tokens, dim = tokens.shape
         qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
-        q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))  # a gradient of one piece
+        q, k, v = qkv.unbind(2)  # a gradient of one piece
         if n_unasked:
-            q, tokens = q[:, :, n_unasked:], tokens[:, n_unasked:]
-        mixed = _attention(q, k, v).transpose(1, 2).reshape(tokens.shape)
-        tokens = tokens + self.out(mixed)
+            q, tokens = q[:, n_unasked:], tokens[:, n_unasked:]
+        tokens = tokens + self.out(self._mixed(q, k, v).reshape(tokens.shape))
         return tokens + self.mlp(self.norm_mlp(tokens))
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend, with all heads, to tokens (n, n_tokens, n_heads, head_dim)."""
+        if self.within == "field":
+            return _attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+        q, k, v = (each.unflatten(1, (-1, self.n_slices)) for each in (q, k, v))
+        if self.within == "slice":
+            rows = (each.permute(0, 2, 3, 1, 4).flatten(0, 1) for each in (q, k, v))
+            mixed = _attention(*rows).unflatten(0, (-1, self.n_slices))
+            return mixed.permute(0, 3, 1, 2, 4)
+        k, v = (each[:, -q.shape[1] :] for each in (k, v))  # nobody asks the columns before
+        rows = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
+        return _attention(*rows).transpose(1, 2)
+
+
+def _blocks(
+    depth: int, dim: int, n_heads: int, mlp_ratio: float, attention: str, n_slices: int
+) -> nn.Sequential:
+    """Blocks of full attention, or of axial: those within columns and within slices in turn.
+
+    The last one of these is within slices.
+    """
+    turns = ("field",) if attention == "full" else ("slice", "column")
+    within = [turns[number % len(turns)] for number in reversed(range(depth))]
+    return nn.Sequential(*(Block(dim, n_heads, mlp_ratio, each, n_slices) for each in within))
 
 
 def _kept_small(function: Callable[[Tensor], Tensor], value: Tensor, recompute: bool) -> Tensor:
@@ -287,6 +327,7 @@ class Encoder(nn.Module):
         n_heads: int,
         mlp_ratio: float,
         embedding: str = "linear",
+        attention: str = "full",
         positions: Sequence[tuple[float, float]] | None = None,
         patch_depth: int = 1,
     ) -> None:
@@ -296,15 +337,15 @@ class Encoder(nn.Module):
         apart = embedding == FLUCTUATIONS
         self.slice_means = SliceMeans(patch_depth, self.n_slices, embed_dim) if apart else None
         self.position = PositionCode(grid_shape, embed_dim, positions)
-        self.blocks = nn.Sequential(*(Block(embed_dim, n_heads, mlp_ratio) for _ in range(depth)))
+        self.blocks = _blocks(depth, embed_dim, n_heads, mlp_ratio, attention, self.n_slices)
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
         """Encode patches (n, n_patches, n_voxels) to tokens (n, n_patches, embed_dim).
 
         Where ``index`` (n, n_kept) is given, only the patches that it names: they are gathered
-        before they are embedded, so that what is hidden costs nothing. Patches of large fields are
-        gathered and embedded some at a time.
+        before they are embedded, so that what is hidden costs nothing: of axial attention whole
+        columns, in order. Patches of large fields are gathered and embedded some at a time.
         """
         code = self.position()
         if self.slice_means is not None:
@@ -344,14 +385,14 @@ class Predictor(nn.Module):
         depth: int,
         n_heads: int,
         mlp_ratio: float,
+        attention: str = "full",
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(embed_dim, predictor_dim)
         self.position = PositionCode(grid_shape, predictor_dim)
         self.mask_token = nn.Parameter(torch.zeros(predictor_dim))
-        self.blocks = nn.Sequential(
-            *(Block(predictor_dim, n_heads, mlp_ratio) for _ in range(depth))
-        )
+        n_slices = count_slices(grid_shape)
+        self.blocks = _blocks(depth, predictor_dim, n_heads, mlp_ratio, attention, n_slices)
         self.norm = nn.LayerNorm(predictor_dim)
         self.out = nn.Linear(predictor_dim, target_dim)
         nn.init.trunc_normal_(self.mask_token, std=0.02)

@@ -46,9 +46,9 @@ from skatr_sk._version import __version__
 from skatr_sk.grid import Grid
 from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS
 from skatr_sk.summaries.novelty import SeenSummaries, seen_of, shapes_of_seen
-from skatr_sk.summaries.pooling import POOLINGS, pooled_dim, pooling_seen
+from skatr_sk.summaries.pooling import POOLINGS, count_slices, pooled_dim, pooling_seen
 from skatr_sk.summaries.scaling import BrightnessScaling
-from skatr_sk.summaries.vit import Encoder
+from skatr_sk.summaries.vit import ATTENTIONS, Encoder
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.device import resolve_precision
 
@@ -93,14 +93,16 @@ class Architecture:
     n_heads: int
     mlp_ratio: float
     embedding: str = "linear"
+    attention: str = "full"
     # Of an encoder on another grid than that of its training: the voxels to which its patches are
     # averaged, and the `positions` of a PositionCode.
     voxels: tuple[int, ...] | None = None
     positions: tuple[tuple[float, float], ...] | None = None
 
     def described(self) -> dict[str, Any]:
-        """Return what is not None, as headers and digests have it."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        """Return what is not None, as headers and digests have it; not of full attention."""
+        known = dataclasses.asdict(self).items()
+        return {k: v for k, v in known if v is not None and (k, v) != ("attention", ATTENTIONS[0])}
 
     def parameters(self) -> dict[str, Any]:
         """Return the sizes that are parameters of a transformer."""
@@ -141,6 +143,12 @@ class Architecture:
             wanted = "'moments' or 'linear' with fields whose sky has no two patches"
             problems.add("embedding", wanted, self.embedding)
 
+    def check_attention(self, problems: Problems) -> None:
+        """Note where there are no columns or no slices to attend within."""
+        if self.attention == "axial" and min(self.n_sky, count_slices(self.grid_shape)) < 2:
+            wanted = "'full' with fields of a single patch on the sky or along the line of sight"
+            problems.add("attention", wanted, self.attention)
+
     def check_width(self, problems: Problems, name: str, width: int) -> None:
         """Note where tokens are too narrow to tell their positions apart."""
         fewest = 2 * sum(n > 1 for n in self.grid_shape)
@@ -170,6 +178,7 @@ SIZES: dict[str, Kind] = {
     "n_heads": Integer(1),
     "mlp_ratio": Real("(0, inf)"),
     "embedding": Choice(*EMBEDDINGS),
+    "attention": Choice(*ATTENTIONS),
 }
 
 
@@ -257,7 +266,7 @@ def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
 
     `widest` is the longest axis of the tensors beside it.
     """
-    found = {"embedding": "linear"} | found  # in files that do not say
+    found = {"embedding": "linear", "attention": "full"} | found  # in files that do not say
     check_header("architecture", _ARCHITECTURE | {"embed_dim": Integer(1, widest)}, found)
     sizes: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
@@ -278,6 +287,7 @@ def architecture_of(found: dict[str, Any], widest: int) -> Architecture:
     check_heads(problems, architecture.embed_dim, architecture.n_heads)
     architecture.check_width(problems, "embed_dim", architecture.embed_dim)
     architecture.check_embedding(problems)
+    architecture.check_attention(problems)
     problems.raise_if_any()
     return architecture
 

@@ -62,8 +62,10 @@ def cones(n, *field_shape):
     return np.random.default_rng(0).normal(-20, 50, (n, *field_shape)).astype(np.float32)
 
 
-def published(X, patch_size, embed_dim, batch_size, masks="multiblock", counted=False):
-    """Pre-train for an epoch as published but for the masks."""
+def published(
+    X, patch_size, embed_dim, batch_size, masks="multiblock", counted=False, **parameters
+):
+    """Pre-train for an epoch as published but for the masks and what else is given."""
     skatr = SKATRTransformer.published(
         patch_size=patch_size,
         embed_dim=embed_dim,
@@ -73,6 +75,7 @@ def published(X, patch_size, embed_dim, batch_size, masks="multiblock", counted=
         callbacks=[Step(counted)],
         device="cpu",
         random_state=0,
+        **parameters,
     )
     return skatr.set_params(objective__masks=masks).fit(X)
 
@@ -131,6 +134,26 @@ def test_pretraining_step(what, table, torch_seed):
         title = f"{name}, two masks of one block"
         rows += table.compare(title, lambda: ours(ONE_BLOCK), equal, limit=0.5, **options)
     table.check(rows)
+
+
+def test_step_of_axial_attention(table):
+    """Half of the time of full attention, at the published size."""
+    what = list(SIZES)[1]
+    field_shape, *sizes = SIZES[what]
+    X = cones(3 * sizes[-1], *field_shape)
+
+    def step(attention):
+        return published(X, *sizes, attention=attention).history_[0]["step_seconds"]
+
+    table.compare(
+        f"step of pre-training, {what}, two masks, axial attention",
+        lambda: step("axial"),
+        {"full attention": lambda: step("full")},
+        limit=0.5,
+        pairs=3,
+        warm_up=False,
+        in_readme=True,
+    )
 
 
 @pytest.mark.parametrize("what", list(SIZES)[:2])

@@ -31,6 +31,7 @@ def exported(module, X):
         ("map", dict(whiten=False, pooling="max")),
         ("map", dict(brightness_range=(-120, -1), embedding="linear")),
         ("cone", {}),
+        ("cone", dict(attention="axial")),
         ("cone", dict(pooling="tokens")),
         ("cone", dict(embedding="fluctuations", subtract_mean=True, pooling="moments")),
     ],

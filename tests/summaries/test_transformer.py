@@ -20,6 +20,7 @@ from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning
 from skatr_sk.fields import ArrayFields
 from skatr_sk.summaries import JEPA, BlockMask, VICReg
+from skatr_sk.summaries.masking import SHORT
 from skatr_sk.summaries.objectives import OBJECTIVES
 
 SIZES = dict(patch_size=2, embed_dim=8, depth=1, n_heads=2)
@@ -282,6 +283,42 @@ def test_fluctuations_about_the_mean_of_the_sky(rng, tmp_path):
         wrong = SKATRTransformer(embedding="fluctuations", patch_size="auto", max_epochs=0)
         with pytest.raises(ValueError, match="embedding: expected 'moments' or 'linear' with"):
             wrong.fit(fields)
+
+
+def test_axial_attention_of_light_cones(rng, tmp_path):
+    cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
+    axial = small(attention="axial", depth=2, max_epochs=1).fit(cones)
+    axial.save(tmp_path / "axial.safetensors")
+    again = SKATRTransformer(weights=tmp_path / "axial.safetensors").fit(cones)
+    assert again.architecture_.attention == "axial"
+    np.testing.assert_array_equal(again.transform(cones), axial.transform(cones))
+    full = small(depth=2, max_epochs=1).fit(cones)
+    assert [w.shape for w in full.encoder_.parameters()] == [
+        w.shape for w in axial.encoder_.parameters()
+    ]
+    assert not np.allclose(full.transform(cones), axial.transform(cones), atol=0.1)
+    full.save(tmp_path / "full.safetensors")
+    with pytest.raises(ValueError, match="attention: expected 'full' as in the weights file, fou"):
+        SKATRTransformer(weights=tmp_path / "full.safetensors", attention="axial").fit(cones)
+    axial.set_params(attention="full", warm_start=True)
+    with pytest.raises(ValueError, match="attention: expected 'axial' as in what was fitted"):
+        axial.fit(cones)
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (20, 4, 6), (20, 4, 4, 2), (20, 2, 2, 6)])
+def test_axial_attention_takes_columns_and_slices(shape, rng):
+    wrong = SKATRTransformer(attention="axial", patch_size=2, max_epochs=0)
+    with pytest.raises(ValueError, match="attention: expected 'full' with fields of a single"):
+        wrong.fit(rng.normal(size=shape))
+
+
+def test_axial_attention_takes_masks_of_whole_columns(rng):
+    cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
+    masks = [SHORT, BlockMask(n_blocks=2, scale=(0.3, 0.4), depth=(0.5, 1.0))]
+    wrong = small(attention="axial", objective=JEPA(masks=masks), max_epochs=1)
+    with pytest.raises(ValueError, match=r"objective__masks: expected .*whole line.*\(0.5, 1.0\)"):
+        wrong.fit(cones)
+    wrong.set_params(attention="full").fit(cones)
 
 
 # The length of a run ---------------------------------------------------------------------------

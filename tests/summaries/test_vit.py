@@ -299,6 +299,76 @@ def test_tokens_that_nobody_asks_for_are_seen_and_left_out(lean, torch_seed, mon
     torch.testing.assert_close(found[5], found[0])
 
 
+def columns_and_slices(tokens, n_slices):
+    """Tokens (n, n_tokens, dim) as fields of one column, and of one slice, and the ways back."""
+    n, _, dim = tokens.shape
+    apart = tokens.unflatten(1, (-1, n_slices))
+    slices = apart.transpose(1, 2)
+    return {
+        "column": (apart.flatten(0, 1), lambda out: out.view(n, -1, dim)),
+        "slice": (
+            slices.flatten(0, 1),
+            lambda out: out.view(*slices.shape).transpose(1, 2).flatten(1, 2),
+        ),
+    }
+
+
+@pytest.mark.parametrize("within", ["column", "slice"])
+def test_axial_attention_is_full_attention_to_one_column_or_slice(within, torch_seed):
+    """Of some columns of a field, which nobody sees who is not among them."""
+    axial, full = Block(16, 2, 2.0, within, n_slices=3), Block(16, 2, 2.0)
+    full.load_state_dict(axial.state_dict())
+    tokens = draw(2, 15, 16)
+    alone, back = columns_and_slices(tokens, 3)[within]
+    torch.testing.assert_close(axial(tokens), back(full(alone)))
+    some = torch.cat([tokens[:, :3], tokens[:, 9:]], dim=1)
+    alone, back = columns_and_slices(some, 3)[within]
+    torch.testing.assert_close(axial(some), back(full(alone)))
+
+
+@pytest.mark.parametrize("within", ["column", "slice"])
+def test_axial_columns_that_nobody_asks_for_are_left_out(within, torch_seed):
+    block, found = Block(16, 2, 2.0, within, n_slices=3), {}
+    for n_unasked in (0, 6):
+        tokens = draw(2, 15, 16).requires_grad_()
+        block.zero_grad()
+        asked = block(tokens, n_unasked)
+        assert asked.shape == (2, 15 - n_unasked, 16)
+        asked[:, -9:].square().sum().backward()
+        weights = [weight.grad.clone() for weight in block.parameters()]
+        found[n_unasked] = [asked[:, -9:].detach(), tokens.grad, *weights]
+    torch.testing.assert_close(found[6], found[0])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_axial_blocks_take_turns_and_end_within_slices(depth, torch_seed):
+    encoder = Encoder(4, (2, 2, 3), **SIZES | {"depth": depth}, attention="axial")
+    within = [block.within for block in encoder.blocks]
+    assert within == ["slice", "column", "slice"][3 - depth :]
+    patches = draw(1, 12, 4).requires_grad_()
+    encoder(patches)[0, 0].square().sum().backward()
+    reached = patches.grad[0].abs().amax(dim=1) > 0
+    # The first token sees its own slice in one block, and the whole field in two.
+    assert reached.tolist() == [number % 3 == 0 or depth > 1 for number in range(12)]
+
+
+def test_an_axial_predictor_sees_what_is_visible_and_nothing_else(torch_seed):
+    grid = (3, 2, 4)
+    sizes = dict(predictor_dim=12, depth=2, n_heads=2, mlp_ratio=2.0, attention="axial")
+    encoder, predictor = (
+        Encoder(5, grid, **SIZES, attention="axial"),
+        Predictor(12, 7, grid, **sizes),
+    )
+    mask = BlockMask(n_blocks=1, scale=(0.3, 0.5))
+    context, hidden = sample_masks(2, grid, mask, generator=torch.Generator().manual_seed(0))
+    patches = draw(2, 24, 5).requires_grad_()
+    predicted = predictor(encoder(patches, context), context, hidden)
+    assert predicted.shape == (2, hidden.shape[1], 7)
+    predicted.square().sum().backward()
+    reached = patches.grad.abs().amax(dim=2) > 0
+    assert reached.gather(1, context).all() and not reached.gather(1, hidden).any()
+
+
 def test_the_last_block_of_a_predictor_answers_what_is_asked(torch_seed):
     predictor = vit.Predictor(8, 8, (4, 4), predictor_dim=8, depth=2, n_heads=2, mlp_ratio=2.0)
     sizes = []

@@ -199,6 +199,9 @@ class MaskedObjective(Objective):
             idle += [("depth", (1.0, 1.0))] if rank < 3 else []
             given = [name for name, default in idle if tuple(getattr(mask, name)) != default]
             warn_no_effect("BlockMask", given, f"fields of {rank} axes")
+            if architecture.attention == "axial" and tuple(mask.depth) != (1.0, 1.0):
+                wanted = "masks along the whole line of sight with attention='axial'"
+                problems.add(f"{prefix}masks", wanted, mask, "leave depth at (1, 1)")
 
     def _predictor(self, target_dim: int, architecture: Architecture) -> Predictor:
         """Build the predictor of targets of some width."""
@@ -213,6 +216,7 @@ class MaskedObjective(Objective):
             depth=int(self.predictor_depth),
             n_heads=n_heads,
             mlp_ratio=architecture.mlp_ratio,
+            attention=architecture.attention,
         )
 
     def criterion(self) -> nn.Module:
