@@ -95,7 +95,9 @@ def learner(**parameters):
     return regressor(**dict(backbone=skatr(embed_dim=24)) | sizes | parameters)
 
 
-@pytest.mark.parametrize(("pooling", "loss"), [("mean", "l1"), ("attention", "l2")])
+@pytest.mark.parametrize(
+    ("pooling", "loss"), [("mean", "l1"), pytest.param("attention", "l2", marks=pytest.mark.slow)]
+)
 def test_learns_what_mean_and_variance_do_not_say(pooling, loss, fields):
     X, y = fields
     bounds = np.array([[0.5, 4.5], [-1.5, 1.5]])

@@ -1,5 +1,6 @@
 """Pre-training: its steps, what it learns, collapse, resumed runs, and simulated light cones."""
 
+import copy
 import json
 import time
 import warnings
@@ -132,11 +133,11 @@ def test_what_does_not_change_the_result_is_no_part_of_a_run(tmp_path):
 
 
 def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):
-    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1, max_epochs=1)
     run(**folder)
     for n_files, changed in ((2, dict(ema_decay=0.5)), (3, dict(masks="short"))):
         objective = JEPA(predictor_dim=8, predictor_depth=1, **changed)
-        assert len(run(**folder, objective=objective)) == 15
+        assert len(run(**folder, objective=objective)) == 5
         assert len(list(tmp_path.iterdir())) == n_files
     assert run(**folder) == []  # done before
 
@@ -144,11 +145,16 @@ def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):
 # Where it begins -------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def first_fit():
+    return transformer(pooling="max").fit(signals())
+
+
 @pytest.fixture
-def saved(tmp_path):
-    fitted = transformer(pooling="max").fit(signals())
-    fitted.save(tmp_path / "w.safetensors")
-    return fitted, tmp_path / "w.safetensors"
+def saved(first_fit, tmp_path):
+    """A fitted transformer and its file, which a test may change."""
+    first_fit.save(tmp_path / "w.safetensors")
+    return copy.deepcopy(first_fit), tmp_path / "w.safetensors"
 
 
 def weights_of(fitted):
@@ -430,12 +436,13 @@ def test_a_pass_simulates_each_cone_once(monkeypatch):
         return original(self, rows)
 
     monkeypatch.setattr(SimulatedLightcones, "_read", counting)
-    of_cones(validation_fraction=0, brightness_range=(-120, 0), max_epochs=3).fit(CONES)
+    of_cones(validation_fraction=0, brightness_range=(-120, 0), max_epochs=2).fit(CONES)
     once = 2  # for constant fields, and for the effective rank
-    assert np.bincount(simulated).tolist() == [3 + once] * len(CONES)
+    assert np.bincount(simulated).tolist() == [2 + once] * len(CONES)
 
 
 def test_in_a_pipeline(stored):
-    pipe = make_pipeline(of_cones(), LightconeRegressor(max_epochs=2, device="cpu", random_state=0))
+    head = LightconeRegressor(hidden_dims=(8,), max_epochs=2, device="cpu", random_state=0)
+    pipe = make_pipeline(of_cones(), head)
     pipe.fit(CONES, CONES.target)
     np.testing.assert_allclose(pipe.predict(CONES), pipe.predict(stored), rtol=1e-3, atol=1e-3)

@@ -180,7 +180,7 @@ def test_loss_falls_on_a_tiny_overfit(loss):
     x, y = np.meshgrid(np.linspace(0, 1, 8), np.linspace(0, 1, 12), indexing="ij")
     slopes = np.random.default_rng(0).normal(size=(2, 8, 1, 1))
     fields = (slopes[0] * x + slopes[1] * y).astype(np.float32)
-    *_, history = run(1.0, max_epochs=40, fields=fields, loss=loss)
+    *_, history = run(1.0, max_epochs=20, fields=fields, loss=loss)
     assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
 
 
