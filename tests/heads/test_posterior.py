@@ -215,7 +215,9 @@ def decades(rng, n):
     return y, np.log10(y) + 0.5 * rng.normal(size=n)
 
 
-@pytest.fixture(scope="module", params=[heap, design, decades])
+@pytest.fixture(
+    scope="module", params=[pytest.param(heap, marks=pytest.mark.slow), design, decades]
+)
 def at_the_edge(request):
     y, X = request.param(np.random.default_rng(0), 1000)
     X = np.broadcast_to(X, len(y))[:, None]
@@ -284,6 +286,7 @@ def test_data_bounds():
     assert ((samples > box[:, 0]) & (samples < box[:, 1])).all()
 
 
+@pytest.mark.slow
 def test_the_ends_of_few_rows_do_not_spoil_the_box_around_them():
     """Were the least and the greatest row edges of the box, there would be spikes of density."""
     rng, scores = np.random.default_rng(0), []
@@ -557,10 +560,11 @@ def test_on_a_gpu(precision):
 def test_in_a_search():
     """The score is a likelihood: a search maximises it."""
     X, y = problem_in_units(100)
-    pipe = make_pipeline(StandardScaler(), make())
-    grid = {"posteriorestimator__max_epochs": [0, 10], "posteriorestimator__n_blocks": [1]}
+    pipe = make_pipeline(StandardScaler(), make(n_blocks=1))
+    grid = {"posteriorestimator__max_epochs": [0, 10]}
     search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
     assert search.best_params_["posteriorestimator__max_epochs"] == 10
+    pipe.set_params(posteriorestimator__max_epochs=1)
     assert cross_val_score(pipe, X, y, cv=2).shape == (2,)
     assert cross_val_predict(pipe, X, y, cv=2).shape == y.shape
 

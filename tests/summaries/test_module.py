@@ -53,7 +53,7 @@ def test_the_module_gives_what_transform_gives(kind, parameters):
 @pytest.mark.parametrize(
     ("kind", "parameters"),
     [
-        ("signal", {}),
+        pytest.param("signal", {}, marks=pytest.mark.slow),
         pytest.param("map", LINEAR, marks=pytest.mark.slow),
         pytest.param("cone", {}, marks=pytest.mark.slow),
         ("cone", APART),
