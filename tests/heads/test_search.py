@@ -61,12 +61,8 @@ def alone(monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "weighted"),
     [
-        ("regressors", False),
         *((kind, True) for kind in CASES),
-        *(
-            pytest.param(kind, False, marks=pytest.mark.slow)
-            for kind in ("with ridge", "posteriors")
-        ),
+        *(pytest.param(kind, False, marks=pytest.mark.slow) for kind in CASES),
     ],
 )
 def test_scores_are_those_of_a_grid_search(kind, weighted, alone):
