@@ -22,7 +22,7 @@ _CONSTANT = 1e-6  # standard deviation below which a pooled summary, standardise
 
 
 class _Filled(nn.Linear):
-    """Filled by the fit: no weights are drawn. (`skip_init` imports sympy, and takes a second.)"""
+    """Filled by the fit: no weights are drawn. `skip_init` would import sympy for a second."""
 
     def reset_parameters(self) -> None:
         pass
