@@ -34,7 +34,7 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 cones = load_lightcones()
 if FAST:
-    cones.data, cones.target = cones.data[:24], cones.target[:24]
+    cones.data, cones.target = cones.data[:10], cones.target[:10]
 on_summaries, on_cones = ways_to_compare(cones, quick=FAST, max_epochs=30)
 
 # %%
@@ -43,8 +43,8 @@ on_summaries, on_cones = ways_to_compare(cones, quick=FAST, max_epochs=30)
 # Five folds for what is fitted on summaries, which are computed once. The networks that are trained
 # on the light cones themselves take minutes, and have two of these folds and 30 epochs.
 start = time.perf_counter()
-sizes = [12] if FAST else [32, 64, 128, 183]
-few = [12] if FAST else [64, 183]
+sizes = [5] if FAST else [32, 64, 128, 183]
+few = [5] if FAST else [64, 183]
 n_folds = 2 if FAST else 5
 tables = [
     compare(on_summaries, cones, sizes, n_folds=n_folds),

@@ -67,7 +67,9 @@ def _restore(state):
     torch.set_rng_state(_byte_tensor(state["torch's global generator"]))
     torch.set_default_dtype(state["torch's default dtype"])
     torch.set_num_threads(state["torch's number of threads"])
-    torch.use_deterministic_algorithms(state["torch's deterministic flag"])
+    if torch.are_deterministic_algorithms_enabled() != state["torch's deterministic flag"]:
+        # Setting it imports torch's compiler, which takes seconds.
+        torch.use_deterministic_algorithms(state["torch's deterministic flag"])
     if torch.get_default_device() != state["torch's default device"]:
         torch.set_default_device(None)  # setting any other slows all that follows
     torch.set_grad_enabled(state["whether torch keeps gradients"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +28,8 @@ def test_example_runs(example, tmp_path, monkeypatch):
     """As a script, but in this process, which has imported torch already."""
     monkeypatch.setenv("SKATR_SK_FAST", "1")
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # other tests have other cores
+    # Figures are drawn, but not arranged, which takes matplotlib twice as long as to draw them.
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)
     monkeypatch.setattr(sys, "argv", [str(example)])
     monkeypatch.syspath_prepend(example.parent)
     monkeypatch.chdir(tmp_path)  # what an example writes does not land in the checkout

@@ -196,8 +196,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     >>> y = rng.uniform(0, 1, size=(300, 2))
     >>> summaries = y + 0.1 * rng.normal(size=(300, 2))
     >>> posterior = PosteriorEstimator(
-    ...     prior_bounds=[[0, 1], [0, 1]], n_blocks=2, hidden_dims=(16,), max_epochs=20,
-    ...     learning_rate=1e-2, random_state=0,
+    ...     prior_bounds=[[0, 1], [0, 1]], n_blocks=2, hidden_dims=(16,), max_epochs=10,
+    ...     learning_rate=2e-2, random_state=0,
     ... ).fit(summaries, y)
     >>> posterior.sample(summaries[:3], 50, random_state=0).shape
     (3, 50, 2)
@@ -471,7 +471,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         >>> rng = np.random.default_rng(0)
         >>> y = rng.uniform(size=200)
         >>> X = np.stack([y + 0.1 * rng.normal(size=200), rng.normal(size=200)], axis=1)
-        >>> posterior = PosteriorEstimator(prior_bounds=[[0, 1]], n_blocks=1, max_epochs=20,
+        >>> posterior = PosteriorEstimator(prior_bounds=[[0, 1]], n_blocks=1, max_epochs=10,
         ...                                batch_size=32, random_state=0).fit(X, y)
         >>> nats, error = posterior.information(X, y)
         >>> bool(0.4 < nats < 1.2), bool(error < 0.1)

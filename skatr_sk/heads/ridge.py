@@ -21,6 +21,13 @@ _PENALTIES = torch.logspace(-1, 5, 13, dtype=torch.float64)  # for a variance of
 _CONSTANT = 1e-6  # standard deviation below which a pooled summary, standardised before, is noise
 
 
+class _Filled(nn.Linear):
+    """Filled by the fit: no weights are drawn. `skip_init` would import sympy for a second."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class Ridge(nn.Module):
     """Linear map from standardised summaries, or the mean of their tokens, to parameters in [0, 1].
 
@@ -34,8 +41,7 @@ class Ridge(nn.Module):
         self.sizes: dict[str, Any] = {"n_summary": n_summary, "n_parameters": n_parameters}
         self.sizes |= {"gaussian": gaussian, "bounded": bounded}
         self.pooling = MeanPooling()
-        # Filled by the fit; no weights are drawn.
-        self.linear = nn.utils.skip_init(nn.Linear, n_summary, n_parameters, dtype=torch.float64)
+        self.linear = _Filled(n_summary, n_parameters, device="cpu", dtype=torch.float64)
         self.log_sigma = nn.Parameter(torch.zeros(n_parameters, dtype=torch.float64))
         self.gaussian, self.bounded = gaussian, bounded
         self.requires_grad_(False)

@@ -88,7 +88,7 @@ class HeadSearchCV(GridSearchCV):
     >>> rng = np.random.default_rng(0)
     >>> summaries = rng.normal(size=(120, 4))
     >>> y = np.tanh(summaries @ [1.0, 2.0, 0.5, 0.0])
-    >>> head = LightconeRegressor(hidden_dims=(16,), max_epochs=30, random_state=0)
+    >>> head = LightconeRegressor(hidden_dims=(16,), max_epochs=15, random_state=0)
     >>> grid = {"learning_rate": [1e-6, 1e-2], "weight_decay": [0.0, 1e-3]}
     >>> search = HeadSearchCV(head, grid, cv=3).fit(summaries, y)
     >>> search.best_params_["learning_rate"]

@@ -31,7 +31,7 @@ def fitted():
         parameter_names=NAMES,
         n_blocks=2,
         hidden_dims=(16,),
-        max_epochs=20,
+        max_epochs=8,
         device="cpu",
         random_state=0,
     )

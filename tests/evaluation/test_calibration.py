@@ -233,7 +233,7 @@ def fitted():
     y = rng.normal(size=(300, 2))
     X = y + 0.3 * rng.normal(size=y.shape)
     posterior = PosteriorEstimator(
-        n_blocks=2, hidden_dims=(16,), max_epochs=20, device="cpu", random_state=0
+        n_blocks=2, hidden_dims=(16,), max_epochs=5, device="cpu", random_state=0
     )
     return posterior.fit(X, y), X, y
 
@@ -250,7 +250,8 @@ def test_from_an_estimator(fitted):
 def test_from_a_search(fitted):
     """A fitted search samples as what it has chosen, on its own and at either end of a Pipeline."""
     posterior, X, y = fitted
-    head = posterior.__class__(**posterior.get_params() | {"max_epochs": 2})
+    X, y = X[:60], y[:60]
+    head = posterior.__class__(**posterior.get_params() | {"max_epochs": 1})
     pipe = make_pipeline(StandardScaler(), head)
     for search in (
         GridSearchCV(pipe, {"posteriorestimator__dropout": [0.0]}, cv=2),

@@ -233,8 +233,8 @@ def test_a_loss_of_ones_own_is_the_built_in_one_where_it_is_the_same(loss):
     np.testing.assert_allclose(model.predict(SUMMARIES), expected.predict(SUMMARIES), rtol=1e-4)
     with pytest.raises(ValueError, match="return_std=True"):
         model.predict(SUMMARIES, return_std=True)
-    fields = head(backbone="cnn", loss=loss).fit(FIELDS, MEANS)
-    expected = head(backbone="cnn").fit(FIELDS, MEANS).predict(FIELDS)
+    fields = head(backbone="cnn", loss=loss, max_epochs=1).fit(FIELDS, MEANS)
+    expected = head(backbone="cnn", max_epochs=1).fit(FIELDS, MEANS).predict(FIELDS)
     np.testing.assert_allclose(fields.predict(FIELDS), expected, rtol=1e-3)
 
 

@@ -147,14 +147,16 @@ def piled_up(n, n_parameters, seed=0):
 def edge_posterior(request):
     X, y = piled_up(1000, request.param)
     bounds = np.tile([0.0, 1.0], (request.param, 1))
-    return make(prior_bounds=bounds, max_epochs=15, n_blocks=4).fit(X, y)
+    return make(prior_bounds=bounds, max_epochs=15).fit(X, y)
 
 
-def test_samples_stay_in_the_box(edge_posterior):
-    """A million of them, at an edge."""
+@pytest.mark.parametrize("n_numbers", [10**5, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_samples_stay_in_the_box(n_numbers, edge_posterior):
+    """Many of them, at an edge."""
     d = edge_posterior.n_parameters_
-    samples = edge_posterior.sample(np.full((100, d), 0.05), 10_000 // d, random_state=0)
-    assert samples.size >= 10**6
+    n_samples = n_numbers // (100 * d)
+    samples = edge_posterior.sample(np.full((100, d), 0.05), n_samples, random_state=0)
+    assert samples.size >= n_numbers
     assert ((samples > 0) & (samples < 1)).all()
     assert (samples < 0.2).mean() > 0.9  # it does lean on the edge
 
@@ -213,7 +215,9 @@ def decades(rng, n):
     return y, np.log10(y) + 0.5 * rng.normal(size=n)
 
 
-@pytest.fixture(scope="module", params=[heap, design, decades])
+@pytest.fixture(
+    scope="module", params=[pytest.param(heap, marks=pytest.mark.slow), design, decades]
+)
 def at_the_edge(request):
     y, X = request.param(np.random.default_rng(0), 1000)
     X = np.broadcast_to(X, len(y))[:, None]
@@ -252,7 +256,7 @@ MIXED = [[1e3, 1e3 + 1e-3], [-np.inf, np.inf]]
 
 @pytest.fixture(scope="module")
 def mixed():
-    return make(prior_bounds=MIXED, max_epochs=30).fit(*problem_in_units())
+    return make(prior_bounds=MIXED, max_epochs=20).fit(*problem_in_units())
 
 
 def test_density_is_in_the_units_of_y(mixed):
@@ -282,6 +286,7 @@ def test_data_bounds():
     assert ((samples > box[:, 0]) & (samples < box[:, 1])).all()
 
 
+@pytest.mark.slow
 def test_the_ends_of_few_rows_do_not_spoil_the_box_around_them():
     """Were the least and the greatest row edges of the box, there would be spikes of density."""
     rng, scores = np.random.default_rng(0), []
@@ -296,8 +301,8 @@ def test_the_ends_of_few_rows_do_not_spoil_the_box_around_them():
 
 
 def test_predictions_are_moments_and_quantiles_of_the_samples(mixed):
-    X, y = problem_in_units(n=40, seed=2)
-    samples = mixed.sample(X, 20_000, random_state=0)
+    X, y = problem_in_units(n=20, seed=2)
+    samples = mixed.sample(X, 10_000, random_state=0)
     mean, std = mixed.predict(X, return_std=True)
     assert mean.shape == std.shape == y.shape
     np.testing.assert_array_equal(mixed.predict(X), mean)
@@ -305,7 +310,7 @@ def test_predictions_are_moments_and_quantiles_of_the_samples(mixed):
     np.testing.assert_array_less(np.abs(mean - samples.mean(axis=1)) / scale, 0.06)
     np.testing.assert_allclose(std, scale, rtol=0.1)
     quantiles = mixed.predict_quantiles(X, [0.1, 0.5, 0.9])
-    assert quantiles.shape == (40, 3, 2)
+    assert quantiles.shape == (20, 3, 2)
     wanted = np.quantile(samples, [0.1, 0.5, 0.9], axis=1).transpose(1, 0, 2)
     assert (np.abs(quantiles - wanted) / scale[:, None]).max() < 0.15
     np.testing.assert_array_equal(mixed.predict_quantiles(X, 0.5), quantiles[:, 1])
@@ -325,16 +330,16 @@ def test_one_dimensional_targets_come_back_so():
 
 
 def test_batches_leave_no_trace(mixed, monkeypatch):
-    X, y = problem_in_units(n=11)
+    X, y = problem_in_units(n=5)
     whole = mixed.sample_log_prob(X, 30, random_state=0)
-    means, log_prob = mixed.predict(X, n_samples=100), mixed.log_prob(X, y)
+    means, log_prob = mixed.predict(X, n_samples=40), mixed.log_prob(X, y)
     for points in (7, 64):  # parts of a row's samples; some rows
         monkeypatch.setattr(module, "_POINTS", points)
         for ours, theirs in zip(mixed.sample_log_prob(X, 30, random_state=0), whole, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
-        np.testing.assert_allclose(mixed.predict(X, n_samples=100), means, rtol=1e-12)
+        np.testing.assert_allclose(mixed.predict(X, n_samples=40), means, rtol=1e-12)
         np.testing.assert_allclose(mixed.log_prob(X, y), log_prob, rtol=1e-9)
-    np.testing.assert_allclose(mixed.predict(X[4:6], n_samples=100), means[4:6], rtol=1e-12)
+    np.testing.assert_allclose(mixed.predict(X[3:5], n_samples=40), means[3:5], rtol=1e-12)
 
 
 def test_random_state_of_samples(mixed):
@@ -360,16 +365,19 @@ def test_information_is_that_of_the_known_posterior():
     rows = np.flatnonzero((y > 0.2) & (y < 0.8))
     rows = rows[rows >= 1000]  # the others train
     known = -np.log(0.05 * np.sqrt(2 * np.pi * np.e))
-    found = []
-    for low, width in [(0.0, 1.0), (-1e4, 2e4)]:  # units change nothing
-        longer = dict(weight_decay=0.1, dropout=0.0, batch_size=32)
+
+    def information(n, low=0.0, width=1.0):
+        longer = dict(weight_decay=0.1, dropout=0.0, batch_size=64, learning_rate=2e-2, n_blocks=1)
         posterior = make(prior_bounds=[[low, low + width]], **longer)
-        posterior.fit(X[:1000], low + width * y[:1000])
-        found.append(posterior.information(X[rows], low + width * y[rows]))
-        assert found[-1].nats == pytest.approx(known, abs=0.05)
-        # The log density of a normal variable is half a chi square, whose variance is two.
-        assert found[-1].standard_error == pytest.approx(np.sqrt(0.5 / len(rows)), rel=0.2)
-    assert found[0] == pytest.approx(found[1], abs=1e-4)
+        posterior.fit(X[:n], low + width * y[:n])
+        return posterior.information(X[rows], low + width * y[rows])
+
+    found = information(1000)
+    assert found.nats == pytest.approx(known, abs=0.05)
+    # The log density of a normal variable is half a chi square, whose variance is two.
+    assert found.standard_error == pytest.approx(np.sqrt(0.5 / len(rows)), rel=0.2)
+    # Units change nothing.
+    assert information(200) == pytest.approx(information(200, -1e4, 2e4), abs=1e-4)
 
 
 def test_information_outside_the_prior_and_of_one_row(edge_posterior):
@@ -397,7 +405,7 @@ def test_information_needs_a_prior(mixed):
 
 @pytest.fixture(scope="module")
 def ensemble():
-    return make(prior_bounds=MIXED, max_epochs=15, n_members=3).fit(*problem_in_units())
+    return make(prior_bounds=MIXED, max_epochs=8, n_members=3).fit(*problem_in_units())
 
 
 def members_of(ensemble):
@@ -421,7 +429,7 @@ def test_density_of_an_ensemble_is_the_mean_of_its_members(ensemble):
 
 def test_an_ensemble_of_one_is_its_first_member(ensemble):
     X, y = problem_in_units()
-    single = make(prior_bounds=MIXED, max_epochs=15).fit(X, y)
+    single = make(prior_bounds=MIXED, max_epochs=8).fit(X, y)
     weights = single.net_[0].state_dict()
     # They saw the same batches, up to the standardisation, which knows more rows in the ensemble.
     for name, weight in ensemble.net_[0].state_dict().items():
@@ -455,16 +463,16 @@ def test_predictions_of_an_ensemble_share_the_points_between_its_members(ensembl
 
 
 def test_batches_leave_no_trace_in_an_ensemble(ensemble, monkeypatch):
-    X, y = problem_in_units(n=11)
+    X, y = problem_in_units(n=5)
     whole = ensemble.sample_log_prob(X, 30, random_state=0)
-    means, log_prob = ensemble.predict(X, n_samples=100), ensemble.log_prob(X, y)
+    means, log_prob = ensemble.predict(X, n_samples=40), ensemble.log_prob(X, y)
     for points in (7, 64):
         monkeypatch.setattr(module, "_POINTS", points)
         for ours, theirs in zip(
             ensemble.sample_log_prob(X, 30, random_state=0), whole, strict=True
         ):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
-        np.testing.assert_allclose(ensemble.predict(X, n_samples=100), means, rtol=1e-12)
+        np.testing.assert_allclose(ensemble.predict(X, n_samples=40), means, rtol=1e-12)
         np.testing.assert_allclose(ensemble.log_prob(X, y), log_prob, rtol=1e-9)
 
 
@@ -488,7 +496,7 @@ def test_without_steps_members_have_no_effect():
 def test_same_seed_same_result_and_global_generators_untouched():
     X, y = problem_in_units()
     ours, again, other = (
-        make(random_state=s, max_epochs=3).fit(X, y).predict(X) for s in (1, 1, 2)
+        make(random_state=s, max_epochs=2).fit(X, y).predict(X[:20]) for s in (1, 1, 2)
     )
     np.testing.assert_array_equal(ours, again)
     assert not np.array_equal(ours, other)
@@ -508,20 +516,22 @@ def test_fit_leaves_the_parameters_alone():
 
 def test_refit_on_another_shape():
     X, y = problem_in_units()
-    posterior = make(max_epochs=3).fit(X, y)
+    posterior = make(max_epochs=2).fit(X, y)
     posterior.fit(X[:, :2], y[:, 1])
-    assert posterior.predict(X[:, :2]).shape == (len(X),)
+    some = X[:20]
+    assert posterior.predict(some[:, :2]).shape == (20,)
     posterior.fit(X, y)
-    np.testing.assert_array_equal(posterior.predict(X), make(max_epochs=3).fit(X, y).predict(X))
+    expected = make(max_epochs=2).fit(X, y).predict(some)
+    np.testing.assert_array_equal(posterior.predict(some), expected)
 
 
 def test_a_failed_fit_changes_nothing(mixed):
     X, y = problem_in_units()
     posterior = pickle.loads(pickle.dumps(mixed))
-    before = posterior.predict(X)
+    before = posterior.predict(X[:20])
     with pytest.raises(ValueError, match="NaN"):
         posterior.fit(X[:, :2], np.full(len(X), np.nan))
-    np.testing.assert_array_equal(posterior.predict(X), before)
+    np.testing.assert_array_equal(posterior.predict(X[:20]), before)
 
 
 def test_pickle(mixed):
@@ -549,11 +559,12 @@ def test_on_a_gpu(precision):
 
 def test_in_a_search():
     """The score is a likelihood: a search maximises it."""
-    X, y = problem_in_units(200)
-    pipe = make_pipeline(StandardScaler(), make())
-    grid = {"posteriorestimator__max_epochs": [0, 10], "posteriorestimator__n_blocks": [1]}
+    X, y = problem_in_units(100)
+    pipe = make_pipeline(StandardScaler(), make(n_blocks=1))
+    grid = {"posteriorestimator__max_epochs": [0, 10]}
     search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
     assert search.best_params_["posteriorestimator__max_epochs"] == 10
+    pipe.set_params(posteriorestimator__max_epochs=1)
     assert cross_val_score(pipe, X, y, cv=2).shape == (2,)
     assert cross_val_predict(pipe, X, y, cv=2).shape == y.shape
 
@@ -577,8 +588,9 @@ def test_tokens_of_the_transformer_in_a_pipeline():
     pipe = make_pipeline(skatr, head).fit(fields[:120], y[:120])
     tokens = pipe[:-1].transform(fields)
     assert tokens.shape == (160, 16, 8)
-    alone = clone(head).fit(tokens[:120], y[:120])
-    np.testing.assert_array_equal(pipe.predict(fields[120:]), alone.predict(tokens[120:]))
+    alone = clone(head).set_params(max_epochs=2).fit(tokens[:120], y[:120])
+    short = clone(pipe).set_params(posteriorestimator__max_epochs=2).fit(fields[:120], y[:120])
+    np.testing.assert_array_equal(short.predict(fields[120:]), alone.predict(tokens[120:]))
     assert pipe.score(fields[120:], y[120:]) > 0.3  # nats; the prior alone has 0
     assert np.abs(pipe.predict(fields[120:]) - y[120:]).mean() < 0.15  # the prior's mean has 0.25
     samples = pipe[-1].sample(tokens[120:], 50, random_state=0)

@@ -1,8 +1,7 @@
 """Load files in processes of their own, with limits: a crash or a hang costs one of them.
 
-``python -m tests.robustness.child`` imports the package once and then forks for each line of its
-input, ``{"load": name, "path": path}``; it answers with a line each. A fresh interpreter for each
-would spend its two seconds on importing torch.
+A process that has imported the package forks for each ``(name of a function of loads, path)`` that
+it is asked for. A fresh interpreter for each would spend its two seconds on importing torch.
 
 Memory is limited by RLIMIT_DATA, counted from what the process has when it was forked: the address
 space (RLIMIT_AS) is taken by gigabytes that torch reserves and never touches, and resident memory
@@ -14,14 +13,11 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import traceback
-from pathlib import Path
+import warnings
 
 from tests.memory import memory
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.robustness.trainings import warm_process
 
 CPU_SECONDS, MEGABYTES = 2, 400
 WALL_SECONDS = 20  # others may use the same cores: only what hangs takes as long
@@ -31,25 +27,15 @@ class Server:
     """The warm process; ``server("lightcones", path)`` is what became of a forked one."""
 
     def __init__(self):
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.robustness.child"],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.process, self.connection = warm_process(serve)
 
     def __call__(self, load, path):
-        self.process.stdin.write(json.dumps({"load": load, "path": os.fspath(path)}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.connection.send((load, os.fspath(path)))
+        return self.connection.recv()
 
     def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+        self.connection.close()
+        self.process.join()
 
 
 def _limit():
@@ -91,13 +77,13 @@ def _in_a_fork(load, path):
     return answer | {"seconds": used.ru_utime + used.ru_stime}
 
 
-def main():
+def serve(connection):
     from tests.robustness import loads
 
-    for line in sys.stdin:
-        asked = json.loads(line)
-        print(json.dumps(_in_a_fork(getattr(loads, asked["load"]), asked["path"])), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")
+    while True:
+        try:
+            load, path = connection.recv()
+        except EOFError:
+            return
+        connection.send(_in_a_fork(getattr(loads, load), path))

@@ -1,14 +1,13 @@
 """Load files one after the other, in a process of little memory and time, and say what comes.
 
-Run as a script: each line that it reads is JSON, a kind (see `_loaders`) and a path. It answers by
-a JSON line, with the error in the place of a crash.
+It is asked for a kind (see `_loaders`) and a path, and answers what became of them, with the error
+in the place of a crash.
 """
 
 import json
 import os
 import resource
 import signal
-import sys
 import time
 
 MEMORY, SECONDS = 400_000_000, 2.0
@@ -25,15 +24,18 @@ def _too_long(*args):
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def main():
+def main(connection):
     loaders = _loaders()
     loaders["weights"]("mini-lr")  # what a first call imports and makes
     signal.signal(signal.SIGALRM, _too_long)
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for line in sys.stdin:
-        kind, path = json.loads(line)
+    while True:
+        try:
+            kind, path = connection.recv()
+        except EOFError:
+            return
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
@@ -47,8 +49,4 @@ def main():
         signal.setitimer(signal.ITIMER_REAL, 0)
         seconds = time.monotonic() - start
         found = {"path": path, "error": error, "message": message, "typed": typed}
-        print(json.dumps(found | {"seconds": seconds}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        connection.send(found | {"seconds": seconds})

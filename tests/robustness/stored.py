@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -13,29 +11,29 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from skatr_sk._tensors import write_tensors
-
-_SCRIPT = Path(__file__).with_name("loading_models.py")
+from tests.robustness import loading_models
+from tests.robustness.trainings import warm_process
 
 
 @functools.cache
 def _child():
-    """The process that loads for all tests; it ends when its input is closed, with this one."""
-    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, _SCRIPT], env=settings, **pipes)
+    """The process that loads for all tests, and our end of a pipe to it; it ends with this one."""
+    return warm_process(loading_models.main)
 
 
 def load_all(kind, paths):
     """Load files in a child process; return what it says of each."""
-    child, found = _child(), []
+    (child, connection), found = _child(), []
     for path in paths:
-        child.stdin.write(json.dumps([kind, str(path)]) + "\n")
-        child.stdin.flush()
-        line = child.stdout.readline()
-        if not line:
+        try:
+            connection.send((kind, str(path)))
+            found.append(connection.recv())
+        except (EOFError, OSError):
             _child.cache_clear()
-            raise AssertionError(f"the process ended, {child.wait()}, while it read {path}")
-        found.append(json.loads(line))
+            child.join()
+            raise AssertionError(
+                f"the process ended, {child.exitcode}, while it read {path}"
+            ) from None
     return found
 
 

@@ -99,3 +99,13 @@ def warm():
     else:
         os.environ["OMP_NUM_THREADS"] = before
     yield context
+
+
+def warm_process(target):
+    """Begin ``target(connection)`` in such a process; return it and the other end."""
+    ours, theirs = multiprocessing.Pipe()
+    with warm() as context:
+        process = context.Process(target=target, args=(theirs,), daemon=True)
+        process.start()
+    theirs.close()
+    return process, ours

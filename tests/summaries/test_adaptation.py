@@ -392,7 +392,7 @@ def test_a_failed_adapt_changes_nothing():
 def test_the_same_seed_adapts_alike(tmp_path):
     X = draw((16, 12))
     fitted = fit((8, 6), (2, 3)).adapted_to((16, 12), cell_size=0.5)
-    fitted.set_params(max_epochs=2, batch_size=8)
+    fitted.set_params(max_epochs=1, batch_size=8)
     one, two = copy.deepcopy(fitted), copy.deepcopy(fitted).set_params(checkpoint_dir=tmp_path)
     expected = one.adapt(X).transform(X)
     np.testing.assert_array_equal(two.adapt(X).transform(X), expected)

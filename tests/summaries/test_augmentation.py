@@ -30,7 +30,7 @@ def X(rng):
 
 
 def make(augment=True, **parameters):
-    small = dict(patch_size=2, embed_dim=12, depth=1, max_epochs=2, batch_size=8, random_state=0)
+    small = dict(patch_size=2, embed_dim=12, depth=1, max_epochs=1, batch_size=8, random_state=0)
     small |= dict(objective=JEPA(predictor_dim=12, predictor_depth=1), device="cpu")
     return SKATRTransformer(**small | dict(augment=augment) | parameters)
 
@@ -59,11 +59,11 @@ class Recorder:
 
 def test_a_function_gets_the_turned_fields_of_each_step(X):
     recorder = Recorder()
-    model = make(recorder, max_epochs=3, validation_fraction=0.25).fit(X)
+    model = make(recorder, max_epochs=2, validation_fraction=0.25).fit(X)
     steps = recorder.seen
-    assert len(steps) == 3 * 2 and all(fields.dtype == torch.float32 for fields in steps)
+    assert len(steps) == 2 * 2 and all(fields.dtype == torch.float32 for fields in steps)
     assert {tuple(fields.shape[1:]) for fields in steps} == {SHAPE}
-    assert sum(map(len, steps)) == 3 * 12  # validation fields are left alone
+    assert sum(map(len, steps)) == 2 * 12  # validation fields are left alone
     # They are the fields in mK, and most are turned.
     ordered = {np.sort(cone, axis=None).tobytes() for cone in X}
     cones = [cone.numpy() for cone in torch.cat(steps)]
@@ -71,7 +71,7 @@ def test_a_function_gets_the_turned_fields_of_each_step(X):
     as_they_are = {cone.tobytes() for cone in X}
     assert sum(cone.tobytes() in as_they_are for cone in cones) < len(cones) / 2
     # It has changed nothing.
-    plain = make(max_epochs=3, validation_fraction=0.25).fit(X)
+    plain = make(max_epochs=2, validation_fraction=0.25).fit(X)
     np.testing.assert_array_equal(model.transform(X), plain.transform(X))
 
 
@@ -238,7 +238,7 @@ def test_without_steps_noise_counts_for_the_scaling_alone(X, recwarn):
 )
 def test_with_a_backbone(augment, X):
     y = X.mean(axis=(1, 2, 3))
-    parts = dict(hidden_dims=(8,), max_epochs=2, random_state=0, device="cpu")
+    parts = dict(hidden_dims=(8,), max_epochs=1, random_state=0, device="cpu")
     bare, noisy, again = (
         LightconeRegressor(
             backbone=SKATRTransformer(patch_size=2, embed_dim=12, depth=1, augment=one), **parts

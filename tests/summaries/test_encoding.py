@@ -37,9 +37,8 @@ from skatr_sk.summaries import BrightnessScaling, cache_info, clear_cache
 from tests.counting import CountFields, KillOnce, count_reads
 
 N = 24
-# Six candidates and four folds, as in the documentation's example.
-GRID = {"head__hidden_dims": [(), (8,)], "head__learning_rate": [1e-2, 1e-3, 1e-4]}
-FOLDS = KFold(4, shuffle=True, random_state=0)
+GRID = {"head__hidden_dims": [(), (8,)]}
+FOLDS = KFold(3, shuffle=True, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,7 @@ def test_every_tool_finds_what_the_first_computed(kept, cones, in_files, weights
     sizes, train_scores, _ = learning_curve(
         pipe, X, y, train_sizes=[0.2, 0.5, 1.0], cv=FOLDS, error_score="raise"
     )
-    assert sizes.tolist() == [3, 9, 18]
+    assert sizes.tolist() == [3, 8, 16]
     assert np.isfinite(train_scores).all()
     assert counter.total() == N
     options = {"cv": FOLDS, "error_score": "raise"}
@@ -192,7 +191,7 @@ def test_in_memory_or_in_files_it_is_the_same_light_cone(cones, in_files, weight
 def test_files_without_an_index_are_not_read_in_every_task(
     cache, n_processes, cones, weights, tmp_path
 ):
-    """Once for their digests and once to summarise them: 624 readings before."""
+    """Once for their digests and once to summarise them, whatever the number of tasks."""
     for k, (cone, label) in enumerate(zip(*cones, strict=True)):
         np.savez(tmp_path / f"run{k:02d}.npz", image=cone, label=label)
     opened = open_lightcones(tmp_path)
@@ -201,9 +200,7 @@ def test_files_without_an_index_are_not_read_in_every_task(
     pipe = from_weights(weights, tmp_path / "cache" if cache == "folder" else "memory")
     pipe.set_params(head=Ridge())  # nothing is trained in a fork
     with parallel_config(backend="multiprocessing"):  # these need not import torch anew
-        GridSearchCV(pipe, {"head__alpha": [1, 2, 3, 4, 5, 6]}, cv=FOLDS, n_jobs=2).fit(
-            X, opened.target
-        )
+        GridSearchCV(pipe, {"head__alpha": [1, 2, 3, 4]}, cv=FOLDS, n_jobs=2).fit(X, opened.target)
     readers = log.read_text().split()
     assert len(readers) <= 2 * N * n_processes
     assert max(readers.count(pid) for pid in set(readers)) <= 2 * N
@@ -324,7 +321,7 @@ def test_a_cone_that_cannot_be_used_costs_no_other(cones, weights, tmp_path):
 def test_without_a_cache_everything_is_computed_again(cones, weights, tmp_path):
     pipe, counter = counted(weights, None, tmp_path)
     cross_validate(pipe, *cones, cv=FOLDS, error_score="raise")
-    assert counter.total() == 4 * N  # each fold trains on three quarters and tests on one
+    assert counter.total() == 3 * N  # each fold trains on two thirds and tests on one
     assert cache_info()[:3] == (0, 0, 0)
 
 
@@ -427,7 +424,7 @@ def test_summaries_that_are_not_finite_name_their_rows(cache):
 
 def test_files_in_kelvin_are_looked_at_in_transform(cones, tmp_path):
     """As in `fit`, at what is read first; what is given in the file is not in doubt."""
-    X = cones[0][:8]
+    X = cones[0][:4]
     skatr = SKATRTransformer(weights="mini-lr", precision="float32", cache=None).fit(X)
     wanted = skatr.transform(X)
     np.save(tmp_path / "kelvin.npy", X / 1000)
@@ -436,7 +433,7 @@ def test_files_in_kelvin_are_looked_at_in_transform(cones, tmp_path):
             transform(open_lightcones(tmp_path / "kelvin.npy").data)
     found = skatr.transform(open_lightcones(tmp_path / "kelvin.npy", units="K").data)
     np.testing.assert_allclose(found, wanted, atol=1e-3)
-    head = LightconeRegressor(backbone=skatr, max_epochs=1, random_state=0)
-    head.fit(X, np.arange(8.0))
+    head = LightconeRegressor(backbone=skatr, max_epochs=0, random_state=0)
+    head.fit(X, np.arange(4.0))
     with pytest.warns(UnitsWarning, match="is it in kelvin"):
         head.predict(open_lightcones(tmp_path / "kelvin.npy").data)

@@ -24,16 +24,20 @@ def exported(module, X):
     return torch.export.export(module, (torch.from_numpy(X),), dynamic_shapes=dynamic)
 
 
+LINEAR = dict(brightness_range=(-120, -1), embedding="linear")
+APART = dict(embedding="fluctuations", subtract_mean=True, pooling="moments")
+
+
 @pytest.mark.parametrize(
     ("kind", "parameters"),
     [
         ("signal", {}),
         ("map", dict(whiten=False, pooling="max")),
-        ("map", dict(brightness_range=(-120, -1), embedding="linear")),
+        ("map", LINEAR),
         ("cone", {}),
         ("cone", dict(attention="axial")),
         ("cone", dict(pooling="tokens")),
-        ("cone", dict(embedding="fluctuations", subtract_mean=True, pooling="moments")),
+        ("cone", APART),
     ],
 )
 def test_the_module_gives_what_transform_gives(kind, parameters):
@@ -45,15 +49,27 @@ def test_the_module_gives_what_transform_gives(kind, parameters):
     found = module(torch.from_numpy(X))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert not found.requires_grad and found.dtype == torch.float32
-    if parameters.get("pooling") not in (None, "moments"):
-        return
-    program = exported(module, X[:4]).module()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        pytest.param("signal", {}, marks=pytest.mark.slow),
+        pytest.param("map", LINEAR, marks=pytest.mark.slow),
+        pytest.param("cone", {}, marks=pytest.mark.slow),
+        ("cone", APART),
+    ],
+)
+def test_an_exported_program_gives_it_for_any_number_of_fields(kind, parameters):
+    skatr, X = fitted(kind, **parameters), fields(kind)
+    expected = skatr.transform(X)
+    program = exported(skatr.as_module(), X[:4]).module()
     for n in (1, 3, 24):
         again = program(torch.from_numpy(X[:n]))
         np.testing.assert_allclose(again.numpy(), expected[:n], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_program_that_is_exported_under_autocast(trained):
     skatr, X = fitted("cone"), fields("cone")
     module = skatr.as_module().requires_grad_(trained)

@@ -1,5 +1,6 @@
 """Was it ever seen: distances to the summaries of a training, how rare they are, and warnings."""
 
+import copy
 import dataclasses
 import warnings
 
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from skatr_sk import (
@@ -50,8 +50,19 @@ def warned(call):
     return [str(w.message) for w in caught if issubclass(w.category, NeverSeenWarning)]
 
 
-@pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize(("n", "n_held_out"), [(40, 0), (300, 0), (300, 200), (600, 0)])
+@pytest.mark.parametrize(
+    ("n", "n_held_out", "heavy"),
+    [
+        (300, 0, False),
+        (40, 0, True),
+        (300, 200, True),
+        (600, 0, True),
+        pytest.param(40, 0, False, marks=pytest.mark.slow),
+        pytest.param(300, 0, True, marks=pytest.mark.slow),
+        pytest.param(300, 200, False, marks=pytest.mark.slow),
+        pytest.param(600, 0, False, marks=pytest.mark.slow),
+    ],
+)
 def test_tail_probabilities_are_calibrated(rng, n, n_held_out, heavy):
     shares = []
     for _ in range(20):
@@ -70,7 +81,7 @@ def test_few_rows_that_were_held_out_count(rng):
 
     def shares(n_held_out, known=0.8):
         found = []
-        for _ in range(10):
+        for _ in range(6):
             rows, held_out = known * (draw(rng, 200) - 5), draw(rng, n_held_out) - 5
             p = SeenSummaries.learn(rows, held_out).novelty(draw(rng, 500) - 5).tail_probability
             found.append([(p <= level).mean() for level in (0.05, 0.01)])
@@ -322,7 +333,7 @@ def test_whatever_transform_gives_it_is_the_same(fitted):
     new = fields(seed=1)
     expected = fitted.novelty(new)
     for changed in (dict(whiten=False), *(dict(pooling=each) for each in POOLINGS)):
-        skatr = clone(fitted).fit(fields()).set_params(**changed)
+        skatr = copy.deepcopy(fitted).set_params(**changed)
         np.testing.assert_allclose(skatr.novelty(new).distance, expected.distance, rtol=1e-4)
         assert not warned(lambda skatr=skatr: skatr.transform(new))
         assert len(warned(lambda skatr=skatr: skatr.transform(new / 1000))) == 1
@@ -373,7 +384,7 @@ def test_bundled_weights_with_another_pooling():
 
 
 def test_adapted_with_another_pooling(fitted):
-    skatr = clone(fitted).fit(fields()).set_params(pooling="mean")
+    skatr = copy.deepcopy(fitted).set_params(pooling="mean")
     finer = skatr.adapted_to((12, 12, 16), cell_size=0.5)
     new = fields(seed=1).repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
     assert finer.transform(new).shape == (40, 8) and not warned(lambda: finer.transform(new))
@@ -436,7 +447,7 @@ def test_labels_and_too_few_fields():
 
 
 def test_labels_of_which_the_objective_learns_nothing():
-    y = (X := fields(120))[:, 0, 0, :2]
+    y = (X := fields(120, (4, 4, 8)))[:, 0, 0, :2]
     own = SKATRTransformer(**SMALL, validation_fraction=0).fit(X, y)
     validated = SKATRTransformer(**SMALL).fit(X, y, validation_data=(X[:20] + 1, None))
     for skatr in (own, validated):
@@ -451,7 +462,7 @@ def test_labels_of_which_the_objective_learns_nothing():
 
 
 def test_a_damaged_file(fitted, tmp_path):
-    wrong = clone(fitted).fit(fields())
+    wrong = copy.deepcopy(fitted)
     wrong.seen_ = dataclasses.replace(fitted.seen_, variances=-fitted.seen_.variances)
     wrong.save(tmp_path / "skatr.safetensors")
     with pytest.raises(ValueError, match="seen: expected variances > 0"):

@@ -1,5 +1,6 @@
 """Pre-training: its steps, what it learns, collapse, resumed runs, and simulated light cones."""
 
+import copy
 import json
 import time
 import warnings
@@ -132,11 +133,11 @@ def test_what_does_not_change_the_result_is_no_part_of_a_run(tmp_path):
 
 
 def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):
-    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1, max_epochs=1)
     run(**folder)
     for n_files, changed in ((2, dict(ema_decay=0.5)), (3, dict(masks="short"))):
         objective = JEPA(predictor_dim=8, predictor_depth=1, **changed)
-        assert len(run(**folder, objective=objective)) == 15
+        assert len(run(**folder, objective=objective)) == 5
         assert len(list(tmp_path.iterdir())) == n_files
     assert run(**folder) == []  # done before
 
@@ -144,11 +145,16 @@ def test_a_checkpoint_of_another_objective_is_another_file(tmp_path):
 # Where it begins -------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def first_fit():
+    return transformer(pooling="max").fit(signals())
+
+
 @pytest.fixture
-def saved(tmp_path):
-    fitted = transformer(pooling="max").fit(signals())
-    fitted.save(tmp_path / "w.safetensors")
-    return fitted, tmp_path / "w.safetensors"
+def saved(first_fit, tmp_path):
+    """A fitted transformer and its file, which a test may change."""
+    first_fit.save(tmp_path / "w.safetensors")
+    return copy.deepcopy(first_fit), tmp_path / "w.safetensors"
 
 
 def weights_of(fitted):
@@ -176,7 +182,8 @@ def test_a_second_fit_goes_on(saved):
 
 def test_without_it_a_second_fit_begins_anew(saved):
     first, _ = saved
-    assert_same_run(first.fit(signals()), transformer().fit(signals()))
+    first.set_params(max_epochs=1).fit(signals())
+    assert_same_run(first, transformer(max_epochs=1).fit(signals()))
 
 
 def test_weights_are_where_it_begins(saved):
@@ -218,15 +225,15 @@ def test_an_error_leaves_the_earlier_fit(saved):
 
 def test_it_resumes_from_where_it_stopped(saved, tmp_path):
     _, path = saved
-    parameters = dict(weights=path, warm_start=True, max_epochs=4)
+    parameters = dict(weights=path, warm_start=True, max_epochs=3)
     whole = transformer(**parameters).fit(signals(seed=1))
     kept = transformer(**parameters, checkpoint_dir=tmp_path / "run")
     with pytest.raises(ZeroDivisionError):
-        cut = Act("batch", raising(ZeroDivisionError()), at=8)
+        cut = Act("batch", raising(ZeroDivisionError()), at=5)
         kept.set_params(callbacks=[cut]).fit(signals(seed=1))
     assert_same_run(clone(kept).set_params(callbacks=None).fit(signals(seed=1)), whole)
     # Other weights under the same name are another run.
-    transformer(random_state=9).fit(signals()).save(path)
+    transformer(random_state=9, max_epochs=1).fit(signals()).save(path)
     other = clone(kept).set_params(callbacks=None).fit(signals(seed=1))
     assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 2
     assert apart(weights_of(other), weights_of(whole)) > 0
@@ -248,12 +255,12 @@ def test_it_warns_of_nothing_that_has_an_effect(saved):
     _, path = saved
     with warnings.catch_warnings():
         warnings.simplefilter("error", NoEffectWarning)
-        transformer(weights=path, warm_start=True, warmup=0.2).fit(signals())
+        transformer(weights=path, warm_start=True, warmup=0.2, max_epochs=1).fit(signals())
 
 
 def test_labels_are_asked_for_where_they_count(saved):
     _, path = saved
-    learner = transformer(weights=path, warm_start=True, objective=Supervised())
+    learner = transformer(weights=path, warm_start=True, objective=Supervised(), max_epochs=1)
     assert learner.__sklearn_tags__().target_tags.required
     learner.fit(signals(), signals()[:, 0])
     with pytest.raises(ValueError, match="y"):
@@ -430,12 +437,13 @@ def test_a_pass_simulates_each_cone_once(monkeypatch):
         return original(self, rows)
 
     monkeypatch.setattr(SimulatedLightcones, "_read", counting)
-    of_cones(validation_fraction=0, brightness_range=(-120, 0), max_epochs=3).fit(CONES)
+    of_cones(validation_fraction=0, brightness_range=(-120, 0), max_epochs=2).fit(CONES)
     once = 2  # for constant fields, and for the effective rank
-    assert np.bincount(simulated).tolist() == [3 + once] * len(CONES)
+    assert np.bincount(simulated).tolist() == [2 + once] * len(CONES)
 
 
 def test_in_a_pipeline(stored):
-    pipe = make_pipeline(of_cones(), LightconeRegressor(max_epochs=2, device="cpu", random_state=0))
+    head = LightconeRegressor(hidden_dims=(8,), max_epochs=2, device="cpu", random_state=0)
+    pipe = make_pipeline(of_cones(), head)
     pipe.fit(CONES, CONES.target)
     np.testing.assert_allclose(pipe.predict(CONES), pipe.predict(stored), rtol=1e-3, atol=1e-3)

@@ -1,5 +1,7 @@
 """Summaries without what the regions of one sky disagree on."""
 
+import copy
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,9 +84,19 @@ def draw(rng, shape=(24, 6, 6, 8)):
     return rng.normal(size=shape).astype(np.float32) * 10
 
 
-def test_it_is_learned_after_the_training_saved_and_left_out_at_will(rng, tmp_path):
-    X = draw(rng)
-    skatr = SKATRTransformer(**SMALL).fit(X)
+@functools.cache
+def fitted_once(whiten):
+    X = draw(np.random.default_rng(0))
+    return X, SKATRTransformer(**SMALL, whiten=whiten).fit(X)
+
+
+def fitted(whiten="auto"):
+    """Fields and a transformer that was fitted on them; a test may change both."""
+    return copy.deepcopy(fitted_once(whiten))
+
+
+def test_it_is_learned_after_the_training_saved_and_left_out_at_will(tmp_path):
+    X, skatr = fitted()
     white = skatr.transform(X)
     assert white.shape == (24, 24)
     pooled = skatr.set_params(whiten=False).transform(X)
@@ -122,10 +134,9 @@ def test_few_skies_give_several_pairs_of_regions(rng, monkeypatch, wanted, n_pai
     assert spread.std() < skies.std() and (spread.std() > 1e-3 * skies.std()) == (n_pairs > 1)
 
 
-def test_the_same_of_a_file_as_of_an_array(rng, tmp_path):
-    X = draw(rng)
+def test_the_same_of_a_file_as_of_an_array(tmp_path):
+    X, of_array = fitted()
     np.save(tmp_path / "X.npy", X)
-    of_array = SKATRTransformer(**SMALL).fit(X)
     of_file = SKATRTransformer(**SMALL).fit(open_lightcones(tmp_path / "X.npy").data)
     np.testing.assert_array_equal(of_array.whitening_.matrix, of_file.whitening_.matrix)
 
@@ -173,19 +184,19 @@ def test_whiten_overrules_auto(rng):
         SKATRTransformer(**SMALL, whiten=True).fit(X[:3])
 
 
-def test_what_was_not_learned_cannot_be_asked_for_afterwards(rng):
-    X = draw(rng)
-    skatr = SKATRTransformer(**SMALL, whiten=False).fit(X).set_params(whiten=True)
+def test_what_was_not_learned_cannot_be_asked_for_afterwards():
+    X, skatr = fitted(whiten=False)
+    skatr.set_params(whiten=True)
     with pytest.raises(ValueError, match="whiten: expected 'auto' or False where no whitening"):
         skatr.transform(X)
-    skatr = SKATRTransformer(**SMALL, whiten=True).fit(X).set_params(pooling="mean")
+    _, skatr = fitted(whiten=True)
+    skatr.set_params(pooling="mean")
     with pytest.raises(ValueError, match="whiten: expected .* pooling='mean'"):
         skatr.transform(X)
 
 
-def test_a_warm_start_keeps_the_whitening_that_it_cannot_learn(rng, tmp_path):
-    X = draw(rng)
-    first = SKATRTransformer(**SMALL).fit(X)
+def test_a_warm_start_keeps_the_whitening_that_it_cannot_learn(tmp_path):
+    X, first = fitted()
     first.save(path := tmp_path / "w.safetensors")
     warm = dict(weights=path, warm_start=True, device="cpu", random_state=0)
     same = SKATRTransformer(**warm, max_epochs=0).fit(X)
@@ -198,9 +209,9 @@ def test_a_warm_start_keeps_the_whitening_that_it_cannot_learn(rng, tmp_path):
 
 @pytest.mark.parametrize("n_epochs", [0, 1])
 @pytest.mark.parametrize("kept_in", ["itself", "a file"])
-def test_a_warm_start_learns_the_whitening_that_was_left_out(rng, tmp_path, kept_in, n_epochs):
-    X, on = draw(rng), dict(warm_start=True, whiten=True, max_epochs=n_epochs)
-    skatr = SKATRTransformer(**SMALL, whiten=False).fit(X)
+def test_a_warm_start_learns_the_whitening_that_was_left_out(tmp_path, kept_in, n_epochs):
+    on = dict(warm_start=True, whiten=True, max_epochs=n_epochs)
+    X, skatr = fitted(whiten=False)
     before = skatr.transform(X)
     if kept_in == "a file":
         skatr.save(path := tmp_path / "w.safetensors")
@@ -236,29 +247,29 @@ def test_tokens_that_were_saved_are_not_whitened_by_a_warm_start(rng, tmp_path):
 
 
 def test_an_adapted_transformer_learns_a_whitening_that_is_asked_for(rng):
-    coarse = SKATRTransformer(**SMALL, whiten=False).fit(draw(rng, (24, 6, 6, 8)))
+    _, coarse = fitted(whiten=False)
     fine = coarse.adapted_to((12, 12, 16), cell_size=0.5).set_params(whiten=True)
     assert fine.adapt(draw(rng, (24, 12, 12, 16))).whitening_ is not None
 
 
-def test_a_warm_start_with_another_pooling_whitens_it(rng):
-    X = draw(rng)
-    skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="moments", warm_start=True)
+def test_a_warm_start_with_another_pooling_whitens_it():
+    X, skatr = fitted()
+    skatr.set_params(pooling="moments", warm_start=True)
     assert skatr.set_params(max_epochs=0).fit(X).transform(X).shape == (24, 16)
     assert skatr.whitening_.matrix.shape == (16, 16)
 
 
-def test_another_pooling_is_not_whitened(rng):
-    X = draw(rng)
-    skatr = SKATRTransformer(**SMALL).fit(X).set_params(pooling="mean")
+def test_another_pooling_is_not_whitened():
+    X, skatr = fitted()
+    skatr.set_params(pooling="mean")
     assert skatr.whitening_ is None
     pooled = skatr.set_params(pooling="slices", whiten=False).transform(X)[:, :8]
     np.testing.assert_array_equal(skatr.set_params(pooling="mean").transform(X), pooled)
 
 
 @pytest.mark.parametrize("harm", ["missing", "shape"])
-def test_a_damaged_whitening_in_a_file_is_refused(rng, tmp_path, harm):
-    SKATRTransformer(**SMALL).fit(draw(rng)).save(path := tmp_path / "w.safetensors")
+def test_a_damaged_whitening_in_a_file_is_refused(tmp_path, harm):
+    fitted()[1].save(path := tmp_path / "w.safetensors")
     with safe_open(path, framework="np") as stream:
         metadata, tensors = stream.metadata(), {k: stream.get_tensor(k) for k in stream.keys()}
     if harm == "missing":

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from skorch.callbacks import EpochScoring
 from torch import nn
 
@@ -144,8 +145,9 @@ def test_only_matrices_decay():
 
 def test_threads_that_fit_and_load_at_once_do_not_disturb_each_other(tmp_path):
     X = signals()
-    transformer().fit(X).save(tmp_path / "w.safetensors")
-    alone = transformer(random_state=1).fit(X).transform(X)
+    transformer(max_epochs=0).fit(X).save(tmp_path / "w.safetensors")
+    other = transformer(random_state=1, max_epochs=2)
+    alone = clone(other).fit(X).transform(X)
     done = threading.Event()
 
     def load():
@@ -156,7 +158,7 @@ def test_threads_that_fit_and_load_at_once_do_not_disturb_each_other(tmp_path):
     loader.start()
     try:
         with ThreadPoolExecutor(2) as pool:
-            fits = [pool.submit(transformer(random_state=1).fit, X) for _ in range(2)]
+            fits = [pool.submit(clone(other).fit, X) for _ in range(2)]
             results = [fit.result().transform(X) for fit in fits]
     finally:
         done.set()

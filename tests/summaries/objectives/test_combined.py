@@ -67,12 +67,14 @@ def test_it_is_cloned_and_stored(X, y, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::skatr_sk.PlaceWarning")
 def test_a_search_over_weights_and_objectives(X, y):
-    pipe = Pipeline([("skatr", SKATRTransformer(objective=both(), **SMALL)), ("head", Ridge())])
+    skatr = SKATRTransformer(objective=both(), **SMALL | dict(max_epochs=1))
+    pipe = Pipeline([("skatr", skatr), ("head", Ridge())])
     grid = {"skatr__objective__weights": [[1.0, 0.0], [0.0, 1.0]]}
-    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(X, y)
+    options = dict(cv=2, refit=False, error_score="raise")
+    search = GridSearchCV(pipe, grid, **options).fit(X, y)
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0
     grid = {"skatr__objective__jepa": [VICReg(), LeJEPA()]}
-    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(X, y)
+    search = GridSearchCV(pipe, grid, **options).fit(X, y)
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0
 
 
@@ -138,8 +140,8 @@ def test_what_prevents_collapse_is_said_of_each():
 def test_one_objective_is_itself(X):
     """Alone, with a weight of one, it has the run that it has without."""
     for one in (tiny_jepa(), VICReg(expander_dim=4), Reconstruction(predictor_dim=8)):
-        alone = fitted(one, X)
-        held = fitted(Combined(objectives=[("it", one)]), X)
+        alone = fitted(one, X, max_epochs=1)
+        held = fitted(Combined(objectives=[("it", one)]), X, max_epochs=1)
         np.testing.assert_array_equal(held.transform(X), alone.transform(X))
         for row, same in zip(held.history_, alone.history_, strict=True):
             assert row["train_loss"] == same["train_loss"]
@@ -157,9 +159,10 @@ def test_losses_are_weighted_and_recorded_by_name(X, y):
         assert row["jepa_prediction_loss"] == pytest.approx(row["jepa_valid_loss"], rel=1e-5)
     other = fitted(both(weights=[1.0, 4.0], regions_weight=0), X, y)
     assert not np.array_equal(other.transform(X), found.transform(X))
-    plain, ones = (fitted(both(weights=w), X, y).transform(X) for w in (None, np.ones(2)))
+    short = dict(max_epochs=1)
+    plain, ones = (fitted(both(weights=w), X, y, **short).transform(X) for w in (None, np.ones(2)))
     np.testing.assert_array_equal(plain, ones)
-    without = fitted(both(), X, y, validation_fraction=0).history_[-1]
+    without = fitted(both(), X, y, validation_fraction=0, **short).history_[-1]
     assert "jepa_train_loss" in without and "jepa_valid_loss" not in without
 
 
@@ -263,7 +266,7 @@ def test_labels_of_some_help_a_jepa(capsys):
 
 
 def test_it_resumes(X, y, tmp_path):
-    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
+    folder = dict(checkpoint_dir=tmp_path, checkpoint_every=1, max_epochs=1)
     whole = fitted(both(), X, y, **folder)
     assert whole.history_ == fitted(both(), X, y, **folder).history_  # done before
     fitted(both(weights=[1, 2]), X, y, **folder)

@@ -180,7 +180,7 @@ def test_loss_falls_on_a_tiny_overfit(loss):
     x, y = np.meshgrid(np.linspace(0, 1, 8), np.linspace(0, 1, 12), indexing="ij")
     slopes = np.random.default_rng(0).normal(size=(2, 8, 1, 1))
     fields = (slopes[0] * x + slopes[1] * y).astype(np.float32)
-    *_, history = run(1.0, max_epochs=40, fields=fields, loss=loss)
+    *_, history = run(1.0, max_epochs=20, fields=fields, loss=loss)
     assert history[-1]["train_loss"] < 0.4 * history[0]["train_loss"]
 
 
@@ -192,13 +192,13 @@ def test_the_decay_is_a_ramp_over_the_steps(monkeypatch):
         update(self, decay)
 
     monkeypatch.setattr(JEPANetwork, "update_target", note)
-    run(ema_decay=(0.9, 1.0), max_epochs=5)
-    done = np.arange(1, 16) / 15  # 12 fields in 3 batches, 5 times
+    run(ema_decay=(0.9, 1.0), max_epochs=3)
+    done = np.arange(1, 10) / 9  # 12 fields in 3 batches, 3 times
     np.testing.assert_allclose(decays, 0.95 - 0.05 * np.cos(np.pi * done), rtol=1e-12)
     assert decays[-1] == 1.0
     decays.clear()
-    run(ema_decay=0.997, max_epochs=5)
-    assert decays == [pytest.approx(0.997, abs=1e-15)] * 15
+    run(ema_decay=0.997, max_epochs=1)
+    assert decays == [pytest.approx(0.997, abs=1e-15)] * 3
 
 
 def test_without_a_predictor_its_width_has_no_effect(rng):

@@ -103,7 +103,7 @@ def test_regions_of_one_field_come_together_and_fields_stay_apart(rng):
     X = rng.normal(size=(200, 8, 8)) * 0.5 + rng.normal(size=(200, 1, 1))
     options = dict(patch_size=2, embed_dim=16, depth=1, learning_rate=6e-3, batch_size=40)
     options |= dict(
-        max_epochs=12, validation_fraction=0.2, pooling="mean", random_state=0, whiten=False
+        max_epochs=8, validation_fraction=0.2, pooling="mean", random_state=0, whiten=False
     )
     few = dict(expander_dim=1, expander_depth=1, region=0.5)
     skatr = SKATRTransformer(objective=LeJEPA(**few, sigreg=0.2), **options).fit(X)

@@ -64,12 +64,13 @@ def test_labels_that_cannot_be_learned_from(y, error, said, X):
 
 
 def test_labels_in_many_forms_are_the_same(X, y):
-    expected = supervised(X, y).transform(X)
+    short = dict(max_epochs=1)
+    expected = supervised(X, y, **short).transform(X)
     for given in (y.tolist(), pd.DataFrame(y), y.astype(object)):
-        np.testing.assert_array_equal(supervised(X, given).transform(X), expected)
-    column = supervised(X, y[:, :1]).transform(X)
+        np.testing.assert_array_equal(supervised(X, given, **short).transform(X), expected)
+    column = supervised(X, y[:, :1], **short).transform(X)
     for given in (y[:, 0], pd.Series(y[:, 0])):
-        np.testing.assert_array_equal(supervised(X, given).transform(X), column)
+        np.testing.assert_array_equal(supervised(X, given, **short).transform(X), column)
     assert not np.array_equal(column, expected)
 
 
@@ -116,7 +117,7 @@ def test_an_unknown_label_has_no_loss_and_no_gradient():
 
 
 def test_other_objectives_do_not_look_at_them(X):
-    jepa = dict(objective=JEPA(predictor_dim=8, predictor_depth=1))
+    jepa = dict(objective=JEPA(predictor_dim=8, predictor_depth=1), max_epochs=1)
     plain = supervised(X, None, **jepa).transform(X)
     np.testing.assert_array_equal(supervised(X, ["?"] * 24, **jepa).transform(X), plain)
 
