@@ -427,6 +427,8 @@ def test_sizes_are_positive_integers(value):
         ("max_epochs", -1),
         ("max_epochs", True),
         ("objective__predictor_depth", -1),
+        ("attention", "axail"),
+        ("attention", None),
         ("mlp_ratio", 0.0),
         ("mlp_ratio", float("nan")),
         ("objective__masks", "none"),

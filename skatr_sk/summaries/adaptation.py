@@ -108,6 +108,8 @@ def adapted(
         voxels=None if voxels == patch else voxels,
         positions=None if positions == tuple((0.0, float(n > 1)) for n in patches) else positions,
     )
+    architecture.check_attention(problems)
+    problems.raise_if_any()
     encoder = copy.deepcopy(frozen.encoder)
     code = PositionCode(patches, old.embed_dim, positions=architecture.positions)
     code.load_state_dict(encoder.position.state_dict())

@@ -59,6 +59,8 @@ class BlockMask:
         ranges = {"scale": 1.0, "aspect": math.inf, "depth": 1.0}
         table = {name: _range_up_to(most) for name, most in ranges.items()}
         check_options("BlockMask", {"n_blocks": Integer(1), **table}, vars(self))
+        for name in table:  # lists compare as tuples do
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 SHORT = BlockMask(n_blocks=8, scale=(0.1, 0.2))

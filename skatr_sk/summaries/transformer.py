@@ -139,8 +139,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     attention : {"full", "axial"}, default="full"
         Which tokens see each other. "full" is all of a field [1]_. "axial", of light cones, is in
         turn, block by block, those of a column along the line of sight and those of a slice across
-        the sky, which come last [2]_: as many weights, and of thousands of tokens a fraction of the
-        time (docs/performance.rst).
+        the sky, which come last (after [2]_ and [3]_): as many weights, and with thousands of
+        tokens a fraction of the time (docs/performance.rst).
     pooling : {"auto", "mean", "max", "moments", "slices", "tokens"}, default="auto"
         How ``transform`` pools the tokens. "moments" are their means and standard deviations, a
         summary of 2 `embed_dim`; "slices", of light cones, the means and the standard deviations
@@ -267,6 +267,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ----------
     .. [1] Ore, Heneka, Plehn (SKATR), SciPost Phys. 18, 155 (2025), arXiv:2410.18899.
     .. [2] Ho et al., "Axial attention in multidimensional transformers", arXiv:1912.12180.
+    .. [3] Bertasius, Wang, Torresani (TimeSformer), arXiv:2102.05095, section 3.
 
     Examples
     --------

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 ATTENTIONS = ("full", "axial")  # "full" is that of files that do not say
+_MOST_ROWS = 65_535  # of attention at a time, as many as a grid of CUDA has
 
 # Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
 # of a step are not kept for its gradient but computed anew. The published sizes have 2303 patches
@@ -180,16 +181,15 @@ class Block(nn.Module):
 
     Its attention heads divide its width ``dim``; the MLP's hidden width is ``mlp_ratio * dim``.
     Which tokens see each other `within` says: those of the whole "field", of a "column" along the
-    line of sight, or of a "slice" across the sky. The latter two take tokens of whole columns, each
-    of `n_slices`.
+    line of sight, or of a "slice" across the sky.
     """
 
-    def __init__(
-        self, dim: int, n_heads: int, mlp_ratio: float, within: str = "field", n_slices: int = 1
-    ) -> None:
+    within = "field"  # of older pickles
+
+    def __init__(self, dim: int, n_heads: int, mlp_ratio: float, within: str = "field") -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.within, self.n_slices = within, n_slices
+        self.within = within
         hidden = max(1, round(dim * mlp_ratio))
         self.norm_attention = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -197,43 +197,66 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, tokens: Tensor, n_unasked: int = 0) -> Tensor:
+    def forward(self, tokens: Tensor, n_unasked: int = 0, n_slices: int = 1) -> Tensor:
         """Map tokens of shape (n, n_tokens, dim) to the same shape.
 
-        The first `n_unasked` of them are seen by the others, and have no result.
+        The first `n_unasked` of them are seen by the others, and have no result. Within columns and
+        slices tokens are those of whole columns, one after the other, each of `n_slices`.
         """
         n, n_tokens, dim = tokens.shape
         qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
         q, k, v = qkv.unbind(2)  # a gradient of one piece
         if n_unasked:
             q, tokens = q[:, n_unasked:], tokens[:, n_unasked:]
-        tokens = tokens + self.out(self._mixed(q, k, v).reshape(tokens.shape))
+        tokens = tokens + self.out(self._mixed(q, k, v, n_slices).reshape(tokens.shape))
         return tokens + self.mlp(self.norm_mlp(tokens))
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, n_slices: int) -> Tensor:
         """Attend, with all heads, to tokens (n, n_tokens, n_heads, head_dim)."""
         if self.within == "field":
             return _attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
-        q, k, v = (each.unflatten(1, (-1, self.n_slices)) for each in (q, k, v))
+        q, k, v = (each.unflatten(1, (-1, n_slices)) for each in (q, k, v))
         if self.within == "slice":
-            rows = (each.permute(0, 2, 3, 1, 4).flatten(0, 1) for each in (q, k, v))
-            mixed = _attention(*rows).unflatten(0, (-1, self.n_slices))
-            return mixed.permute(0, 3, 1, 2, 4)
+            rows = [each.permute(0, 2, 3, 1, 4).flatten(0, 1) for each in (q, k, v)]
+            return _by_rows(*rows).unflatten(0, (-1, n_slices)).permute(0, 3, 1, 2, 4)
         k, v = (each[:, -q.shape[1] :] for each in (k, v))  # nobody asks the columns before
-        rows = (each.flatten(0, 1).transpose(1, 2) for each in (q, k, v))
-        return _attention(*rows).transpose(1, 2)
+        rows = [each.flatten(0, 1).transpose(1, 2) for each in (q, k, v)]
+        return _by_rows(*rows).transpose(1, 2)
 
 
-def _blocks(
-    depth: int, dim: int, n_heads: int, mlp_ratio: float, attention: str, n_slices: int
-) -> nn.Sequential:
+def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of many short rows, no more at a time than CUDA takes."""
+    if _is_exporting() or len(q) <= _MOST_ROWS:
+        return _attention(q, k, v)
+    parts = zip(*(each.split(_MOST_ROWS) for each in (q, k, v)), strict=True)
+    return torch.cat([_attention(*some) for some in parts])
+
+
+def _check_columns(n_slices: int, *indices: Tensor) -> None:
+    """Raise unless patches are named by whole columns, from the nearest slice to the last."""
+    for index in indices:
+        whole = index.shape[1] % n_slices == 0
+        if whole:
+            columns = index.unflatten(1, (-1, n_slices))
+            places = torch.arange(n_slices, device=index.device)
+            whole = bool((columns - columns[..., :1] == places).all())
+            whole &= bool((columns[..., 0] % n_slices == 0).all())
+        if not whole:
+            raise ValueError(
+                "attention: expected 'full' where patches are seen that are not whole columns, of "
+                f"{n_slices} along the line of sight, in order, found 'axial'; let the objective "
+                "draw such columns, as sample_masks and sample_regions do."
+            )
+
+
+def _blocks(depth: int, dim: int, n_heads: int, mlp_ratio: float, attention: str) -> nn.Sequential:
     """Blocks of full attention, or of axial: those within columns and within slices in turn.
 
     The last one of these is within slices.
     """
     turns = ("field",) if attention == "full" else ("slice", "column")
     within = [turns[number % len(turns)] for number in reversed(range(depth))]
-    return nn.Sequential(*(Block(dim, n_heads, mlp_ratio, each, n_slices) for each in within))
+    return nn.Sequential(*(Block(dim, n_heads, mlp_ratio, each) for each in within))
 
 
 def _kept_small(function: Callable[[Tensor], Tensor], value: Tensor, recompute: bool) -> Tensor:
@@ -257,8 +280,10 @@ def _uncached(block: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
         return block(tokens)
 
 
-def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int, n_unasked: int = 0) -> Tensor:
-    """Pass tokens (n, n_tokens, dim) of fields of some patches through blocks.
+def through(
+    blocks: nn.Sequential, tokens: Tensor, n_patches: int, n_unasked: int = 0, n_slices: int = 1
+) -> Tensor:
+    """Pass tokens (n, n_tokens, dim) of fields of some patches, and slices, through blocks.
 
     The first `n_unasked` of the tokens have no result, and cost nothing in the last block but what
     the others see of them.
@@ -271,7 +296,7 @@ def through(blocks: nn.Sequential, tokens: Tensor, n_patches: int, n_unasked: in
     Where products are in bfloat16 the tokens between the blocks are too: else a third of the time
     goes into casting them to and fro.
     """
-    layers: list[Callable[..., Tensor]] = list(blocks)
+    layers: list[Callable[..., Tensor]] = [partial(block, n_slices=n_slices) for block in blocks]
     if n_unasked:
         layers[-1] = partial(layers[-1], n_unasked=n_unasked)
 
@@ -316,6 +341,7 @@ class Encoder(nn.Module):
     """
 
     row_by_row = True  # processes that train together may each have some of the rows
+    attention = "full"  # of older pickles
 
     def __init__(
         self,
@@ -337,7 +363,8 @@ class Encoder(nn.Module):
         apart = embedding == FLUCTUATIONS
         self.slice_means = SliceMeans(patch_depth, self.n_slices, embed_dim) if apart else None
         self.position = PositionCode(grid_shape, embed_dim, positions)
-        self.blocks = _blocks(depth, embed_dim, n_heads, mlp_ratio, attention, self.n_slices)
+        self.blocks = _blocks(depth, embed_dim, n_heads, mlp_ratio, attention)
+        self.attention = attention
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
@@ -347,6 +374,8 @@ class Encoder(nn.Module):
         before they are embedded, so that what is hidden costs nothing: of axial attention whole
         columns, in order. Patches of large fields are gathered and embedded some at a time.
         """
+        if index is not None and self.attention == "axial":
+            _check_columns(self.n_slices, index)
         code = self.position()
         if self.slice_means is not None:
             patches, means = self.slice_means(patches, index)
@@ -362,7 +391,8 @@ class Encoder(nn.Module):
 
         embeddings = [_kept_small(embedded, part, len(parts) > 1) for part in parts]
         tokens = embeddings[0] if len(parts) == 1 else torch.cat(embeddings, dim=1)
-        return self.norm(through(self.blocks, tokens + code, patches.shape[1]).float())
+        tokens = through(self.blocks, tokens + code, patches.shape[1], n_slices=self.n_slices)
+        return self.norm(tokens.float())
 
 
 class Predictor(nn.Module):
@@ -391,8 +421,8 @@ class Predictor(nn.Module):
         self.embed = nn.Linear(embed_dim, predictor_dim)
         self.position = PositionCode(grid_shape, predictor_dim)
         self.mask_token = nn.Parameter(torch.zeros(predictor_dim))
-        n_slices = count_slices(grid_shape)
-        self.blocks = _blocks(depth, predictor_dim, n_heads, mlp_ratio, attention, n_slices)
+        self.n_slices, self.attention = count_slices(grid_shape), attention
+        self.blocks = _blocks(depth, predictor_dim, n_heads, mlp_ratio, attention)
         self.norm = nn.LayerNorm(predictor_dim)
         self.out = nn.Linear(predictor_dim, target_dim)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -400,11 +430,14 @@ class Predictor(nn.Module):
     def forward(self, context: Tensor, context_index: Tensor, target_index: Tensor) -> Tensor:
         """Predict the tokens (n, n_target, target_dim) at ``target_index`` (n, n_target).
 
-        From those of the context, (n, n_context, embed_dim), at ``context_index``.
+        From those of the context, (n, n_context, embed_dim), at ``context_index``; of axial
+        attention both name whole columns, in order.
         """
+        if self.attention == "axial":
+            _check_columns(self.n_slices, context_index, target_index)
         code = self.position()
         seen = self.embed(context) + gather_tokens(code, context_index)
         asked = self.mask_token + gather_tokens(code, target_index)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=1)
-        tokens = through(self.blocks, tokens, len(code), context.shape[1])
+        tokens = through(self.blocks, tokens, len(code), context.shape[1], self.n_slices)
         return self.out(self.norm(tokens))

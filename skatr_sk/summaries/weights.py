@@ -84,7 +84,7 @@ _FOLDER = Path(__file__).with_name("weights")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the shapes of an encoder's weights; see the parameters of the transformer."""
+    """What an encoder is beside its weights; see the parameters of the transformer."""
 
     field_shape: tuple[int, ...]
     patch_size: tuple[int, ...]
@@ -100,7 +100,7 @@ class Architecture:
     positions: tuple[tuple[float, float], ...] | None = None
 
     def described(self) -> dict[str, Any]:
-        """Return what is not None, as headers and digests have it; not of full attention."""
+        """Return what is not None, as headers and digests have it, and `attention` unless full."""
         known = dataclasses.asdict(self).items()
         return {k: v for k, v in known if v is not None and (k, v) != ("attention", ATTENTIONS[0])}
 
@@ -144,10 +144,16 @@ class Architecture:
             problems.add("embedding", wanted, self.embedding)
 
     def check_attention(self, problems: Problems) -> None:
-        """Note where there are no columns or no slices to attend within."""
-        if self.attention == "axial" and min(self.n_sky, count_slices(self.grid_shape)) < 2:
-            wanted = "'full' with fields of a single patch on the sky or along the line of sight"
-            problems.add("attention", wanted, self.attention)
+        """Note where there are no columns or no slices to attend within, or no block for each."""
+        if self.attention != "axial":
+            return
+        if min(self.n_sky, count_slices(self.grid_shape)) < 2:
+            several = "light cones of several patches on the sky and along the line of sight"
+            problems.add("attention", f"'full' but for {several}", self.attention)
+        if self.depth < 2:
+            problems.add(
+                "depth", "at least 2, a block for each axis, with axial attention", self.depth
+            )
 
     def check_width(self, problems: Problems, name: str, width: int) -> None:
         """Note where tokens are too narrow to tell their positions apart."""

@@ -748,6 +748,7 @@ def test_nothing_else_is_warned_of(pretrained, tmp_path):
         "vit",
         SKATRTransformer(),
         skatr(**counts),
+        skatr(attention="axial", depth=2),
         pretrained,
         FrozenEstimator(pretrained),
         SKATRTransformer(weights=tmp_path / "w.safetensors", augment=False),

@@ -58,6 +58,8 @@ def wrong_headers(folder, good):
         values |= {f"pooling {value!r}": at("pooling", value=value)}
     for value in ("linear", "none", 3, None, ["moments"]):
         values |= {f"embedding {value!r}": at("architecture", "embedding", value=value)}
+    for value in ("axial", "none", 3, None, ["full"]):  # of an encoder of one block
+        values |= {f"attention {value!r}": at("architecture", "attention", value=value)}
     for value in (3, "epochs", {"epoch": 1}, [1, 2], [[1]], None):
         values |= {f"history {value!r}": at("history", value=value)}
     values |= {

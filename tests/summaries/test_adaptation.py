@@ -270,6 +270,17 @@ def test_it_is_saved_and_loaded(tmp_path, change):
         np.testing.assert_array_equal(again.transform(X), expected)
 
 
+@pytest.mark.parametrize("n_slices", [8, 12, 4])
+def test_axial_attention_on_another_line_of_sight(n_slices, tmp_path):
+    skatr = fit((4, 4, 6), 2, attention="axial", depth=2)
+    other, X = skatr.adapted_to((4, 4, n_slices), cell_size=1), draw((4, 4, n_slices))
+    other.set_params(cache=None).save(tmp_path / "w.safetensors")
+    again = SKATRTransformer(weights=tmp_path / "w.safetensors", cache=None).fit(X)
+    np.testing.assert_array_equal(again.transform(X), other.transform(X))
+    with pytest.raises(ValueError, match="attention: expected 'full' but for light cones of sever"):
+        skatr.adapted_to((2, 2, 6), cell_size=1)
+
+
 def test_a_clone_begins_anew_and_a_warm_start_goes_on():
     X = draw((8, 12))
     found = fit((8, 6), (2, 3)).adapted_to((8, 12), patch_size=(2, 6))

@@ -35,7 +35,7 @@ APART = dict(embedding="fluctuations", subtract_mean=True, pooling="moments")
         ("map", dict(whiten=False, pooling="max")),
         ("map", LINEAR),
         ("cone", {}),
-        ("cone", dict(attention="axial")),
+        ("cone", dict(attention="axial", depth=2)),
         ("cone", dict(pooling="tokens")),
         ("cone", APART),
     ],

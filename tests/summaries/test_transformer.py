@@ -19,7 +19,7 @@ import skatr_sk
 from skatr_sk import SKATRTransformer
 from skatr_sk._checks import NoEffectWarning
 from skatr_sk.fields import ArrayFields
-from skatr_sk.summaries import JEPA, BlockMask, VICReg
+from skatr_sk.summaries import JEPA, BlockMask, Combined, Supervised, VICReg
 from skatr_sk.summaries.masking import SHORT
 from skatr_sk.summaries.objectives import OBJECTIVES
 
@@ -295,15 +295,17 @@ def test_axial_attention_of_light_cones(rng, tmp_path):
     again = SKATRTransformer(weights=tmp_path / "axial.safetensors").fit(cones)
     assert again.architecture_.attention == "axial"
     np.testing.assert_array_equal(again.transform(cones), axial.transform(cones))
-    full = small(depth=2, max_epochs=1).fit(cones)
-    assert [w.shape for w in full.encoder_.parameters()] == [
-        w.shape for w in axial.encoder_.parameters()
-    ]
-    assert not np.allclose(full.transform(cones), axial.transform(cones), atol=0.1)
+    same = dict(depth=2, max_epochs=0, whiten=False)
+    full, other = small(**same).fit(cones), small(**same, attention="axial").fit(cones)
+    for one, two in zip(full.encoder_.parameters(), other.encoder_.parameters(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert np.abs(full.transform(cones) - other.transform(cones)).max() > 0.01
     full.save(tmp_path / "full.safetensors")
     with pytest.raises(ValueError, match="attention: expected 'full' as in the weights file, fou"):
         SKATRTransformer(weights=tmp_path / "full.safetensors", attention="axial").fit(cones)
-    axial.set_params(attention="full", warm_start=True)
+    axial.set_params(warm_start=True).fit(cones)
+    assert len(axial.history_) == 2
+    axial.set_params(attention="full")
     with pytest.raises(ValueError, match="attention: expected 'axial' as in what was fitted"):
         axial.fit(cones)
 
@@ -311,17 +313,47 @@ def test_axial_attention_of_light_cones(rng, tmp_path):
 @pytest.mark.parametrize("shape", [(20, 12), (20, 4, 6), (20, 4, 4, 2), (20, 2, 2, 6)])
 def test_axial_attention_takes_columns_and_slices(shape, rng):
     wrong = SKATRTransformer(attention="axial", patch_size=2, max_epochs=0)
-    with pytest.raises(ValueError, match="attention: expected 'full' with fields of a single"):
+    with pytest.raises(
+        ValueError, match="attention: expected 'full' but for light cones of several"
+    ):
         wrong.fit(rng.normal(size=shape))
 
 
-def test_axial_attention_takes_masks_of_whole_columns(rng):
+def test_axial_attention_takes_a_block_for_each_axis(rng):
+    wrong = SKATRTransformer(attention="axial", patch_size=2, depth=1, max_epochs=0)
+    with pytest.raises(ValueError, match="depth: expected at least 2, a block for each axis"):
+        wrong.fit(rng.normal(size=(20, 4, 4, 6)))
+
+
+@pytest.mark.parametrize("predictor_depth", [0, 1])
+def test_axial_attention_takes_masks_of_whole_columns(predictor_depth, rng):
     cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
-    masks = [SHORT, BlockMask(n_blocks=2, scale=(0.3, 0.4), depth=(0.5, 1.0))]
-    wrong = small(attention="axial", objective=JEPA(masks=masks), max_epochs=1)
+    masks = [SHORT, BlockMask(n_blocks=2, scale=(0.3, 0.4), depth=[0.5, 1.0])]
+    objective = JEPA(masks=masks, predictor_depth=predictor_depth)
+    wrong = small(attention="axial", objective=objective, depth=2)
     with pytest.raises(ValueError, match=r"objective__masks: expected .*whole line.*\(0.5, 1.0\)"):
         wrong.fit(cones)
     wrong.set_params(attention="full").fit(cones)
+    whole = BlockMask(n_blocks=2, scale=[0.3, 0.4], depth=[1.0, 1.0])
+    wrong.set_params(attention="axial", objective__masks=whole).fit(cones)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        JEPA(pooled_weight=0.5),
+        "lejepa",
+        VICReg(),
+        "reconstruction",
+        "supervised",
+        Combined(objectives=[("jepa", JEPA()), ("labels", Supervised())]),
+    ],
+    ids=lambda objective: getattr(type(objective), "__name__", objective),
+)
+def test_every_objective_takes_axial_attention(objective, rng):
+    cones = rng.normal(size=(20, 4, 4, 6)).astype(np.float32)
+    axial = small(attention="axial", objective=objective, depth=2, embedding="fluctuations")
+    assert np.isfinite(axial.fit(cones, cones.mean(axis=(1, 2, 3))).transform(cones)).all()
 
 
 # The length of a run ---------------------------------------------------------------------------

@@ -316,23 +316,46 @@ def columns_and_slices(tokens, n_slices):
 @pytest.mark.parametrize("within", ["column", "slice"])
 def test_axial_attention_is_full_attention_to_one_column_or_slice(within, torch_seed):
     """Of some columns of a field, which nobody sees who is not among them."""
-    axial, full = Block(16, 2, 2.0, within, n_slices=3), Block(16, 2, 2.0)
+    axial, full = Block(16, 2, 2.0, within), Block(16, 2, 2.0)
     full.load_state_dict(axial.state_dict())
     tokens = draw(2, 15, 16)
     alone, back = columns_and_slices(tokens, 3)[within]
-    torch.testing.assert_close(axial(tokens), back(full(alone)))
+    torch.testing.assert_close(axial(tokens, n_slices=3), back(full(alone)))
     some = torch.cat([tokens[:, :3], tokens[:, 9:]], dim=1)
     alone, back = columns_and_slices(some, 3)[within]
-    torch.testing.assert_close(axial(some), back(full(alone)))
+    torch.testing.assert_close(axial(some, n_slices=3), back(full(alone)))
+
+
+@pytest.mark.parametrize("within", ["column", "slice"])
+def test_axial_rows_are_taken_some_at_a_time(within, torch_seed, monkeypatch):
+    block, tokens = Block(16, 2, 2.0, within), draw(2, 15, 16)
+    expected = block(tokens, n_slices=3)
+    monkeypatch.setattr(vit, "_MOST_ROWS", 4)
+    torch.testing.assert_close(block(tokens, n_slices=3), expected)
+
+
+@pytest.mark.parametrize("within", ["column", "slice"])
+def test_axial_attention_in_bf16_is_near_float32(within, torch_seed):
+    """Forwards and back, where some columns are only seen."""
+    block, found = Block(32, 2, 2.0, within), {}
+    for lowered in (False, True):
+        tokens = draw(2, 60, 32).requires_grad_()
+        block.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lowered):
+            asked = block(tokens.bfloat16() if lowered else tokens, 24, 6)
+        asked.float().square().mean().backward()
+        found[lowered] = [asked.float().detach(), tokens.grad, block.qkv.weight.grad.clone()]
+    for half, whole in zip(found[True], found[False], strict=True):
+        assert (half - whole).norm() < 0.02 * whole.norm()
 
 
 @pytest.mark.parametrize("within", ["column", "slice"])
 def test_axial_columns_that_nobody_asks_for_are_left_out(within, torch_seed):
-    block, found = Block(16, 2, 2.0, within, n_slices=3), {}
+    block, found = Block(16, 2, 2.0, within), {}
     for n_unasked in (0, 6):
         tokens = draw(2, 15, 16).requires_grad_()
         block.zero_grad()
-        asked = block(tokens, n_unasked)
+        asked = block(tokens, n_unasked, 3)
         assert asked.shape == (2, 15 - n_unasked, 16)
         asked[:, -9:].square().sum().backward()
         weights = [weight.grad.clone() for weight in block.parameters()]
@@ -367,6 +390,15 @@ def test_an_axial_predictor_sees_what_is_visible_and_nothing_else(torch_seed):
     predicted.square().sum().backward()
     reached = patches.grad.abs().amax(dim=2) > 0
     assert reached.gather(1, context).all() and not reached.gather(1, hidden).any()
+
+
+@pytest.mark.parametrize(
+    "index", [[0, 1, 2], [0, 1, 2, 3, 8, 9, 10, 12], [2, 3, 4, 5], [3, 2, 1, 0]], ids=str
+)
+def test_axial_attention_refuses_what_is_no_column(index, torch_seed):
+    encoder = Encoder(5, (3, 2, 4), **SIZES, attention="axial")
+    with pytest.raises(ValueError, match="attention: expected 'full' where patches are seen that"):
+        encoder(draw(2, 24, 5), torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7][: len(index)], index]))
 
 
 def test_the_last_block_of_a_predictor_answers_what_is_asked(torch_seed):

@@ -80,7 +80,7 @@ class Objective(BaseEstimator):
         """Draw, for ``n`` fields, what a step needs to know beside their patches.
 
         Usually pairs of index tensors that say which patches are seen; or other tensors, in lists
-        or tuples.
+        or tuples. With axial attention these are whole columns along the line of sight, in order.
         """
         raise NotImplementedError
 
@@ -190,16 +190,17 @@ class MaskedObjective(Objective):
         return [sample_masks(n, grid_shape, mask, **options) for mask in several]
 
     def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
-        """Note where the predictor is too narrow to tell the positions of patches apart."""
-        architecture.check_width(problems, f"{prefix}predictor_dim", self.predictor_dim)
+        """Note masks that the attention cannot take, and a predictor too narrow for positions."""
+        if self.predictor_depth:
+            architecture.check_width(problems, f"{prefix}predictor_dim", self.predictor_dim)
         rank = len(architecture.grid_shape)
         masks = [] if isinstance(self.masks, str) else [self.masks]
         for mask in np.ravel(np.array(masks, dtype=object)):
             idle = [("aspect", (0.75, 1.5))] if rank == 1 else []
             idle += [("depth", (1.0, 1.0))] if rank < 3 else []
-            given = [name for name, default in idle if tuple(getattr(mask, name)) != default]
+            given = [name for name, default in idle if getattr(mask, name) != default]
             warn_no_effect("BlockMask", given, f"fields of {rank} axes")
-            if architecture.attention == "axial" and tuple(mask.depth) != (1.0, 1.0):
+            if architecture.attention == "axial" and mask.depth != (1.0, 1.0):
                 wanted = "masks along the whole line of sight with attention='axial'"
                 problems.add(f"{prefix}masks", wanted, mask, "leave depth at (1, 1)")
 

@@ -175,11 +175,6 @@ class JEPA(MaskedObjective):
         if self.regions is not None and not self._parameters["regions"].fault(self.regions):
             self.regions.check(problems, f"{prefix}regions__")
 
-    def check_sizes(self, problems: Problems, prefix: str, architecture: Architecture) -> None:
-        """Note where the predictor is too narrow, if there is one."""
-        if self.predictor_depth:
-            super().check_sizes(problems, prefix, architecture)
-
     def _warn_without_effect(self) -> None:
         if self.predictor_depth == 0:
             warn_without_effect(self, {"predictor_dim"}, "predictor_depth=0")
