@@ -151,9 +151,8 @@ class Architecture:
             several = "light cones of several patches on the sky and along the line of sight"
             problems.add("attention", f"'full' but for {several}", self.attention)
         if self.depth < 2:
-            problems.add(
-                "depth", "at least 2, a block for each axis, with axial attention", self.depth
-            )
+            wanted = "at least 2, a block for each axis, with attention='axial'"
+            problems.add("depth", wanted, self.depth)
 
     def check_width(self, problems: Problems, name: str, width: int) -> None:
         """Note where tokens are too narrow to tell their positions apart."""
