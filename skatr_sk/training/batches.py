@@ -20,7 +20,7 @@ __all__ = ["Dataset", "FieldDataset", "Loader", "TensorDataset", "WeightedDatase
 
 T = TypeVar("T")
 
-_GATHERED = 32  # batches of tensors whose rows are gathered together
+_GATHERED = 400_000  # numbers of batches whose rows are gathered together
 
 
 class Dataset(Protocol):
@@ -51,8 +51,11 @@ class TensorDataset(torch.utils.data.TensorDataset, Dataset):
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches; the rows of many small ones are gathered together, which costs less."""
-        for start in range(0, len(order), _GATHERED):
-            some = order[start : start + _GATHERED]
+        if not order:
+            return
+        together = max(1, _GATHERED // max(1, len(order[0]) * self.tensors[0][:1].numel()))
+        for start in range(0, len(order), together):
+            some = order[start : start + together]
             sizes = [len(each) for each in some]
             X, y = (each.split(sizes) for each in self[torch.cat(some)])  # type: ignore[arg-type]
             yield from zip(X, y, strict=True)

@@ -9,6 +9,7 @@ import torch
 
 from skatr_sk import open_lightcones, save_lightcones
 from skatr_sk.fields import ArrayFields, digest_rows
+from skatr_sk.training import batches
 from skatr_sk.training.batches import FieldDataset, Loader, TensorDataset, read_ahead
 
 
@@ -66,6 +67,22 @@ def test_rows_of_a_read_only_memory_map_are_copied(values, tmp_path):
 
 
 # Batches -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gathered", [1, 30, 400_000])
+def test_batches_of_tensors_are_those_of_their_rows(gathered, monkeypatch):
+    """However many are gathered together, and never more than are asked to be."""
+    monkeypatch.setattr(batches, "_GATHERED", gathered)
+    dataset = TensorDataset(torch.arange(66.0).reshape(22, 3), torch.arange(22.0))
+    taken, whole = [], TensorDataset.__getitem__
+    monkeypatch.setattr(
+        TensorDataset, "__getitem__", lambda own, rows: taken.append(len(rows)) or whole(own, rows)
+    )
+    order = torch.randperm(22, generator=torch.Generator().manual_seed(0)).split(4)
+    found = list(dataset.batches(order))
+    assert max(taken) == {1: 4, 30: 8, 400_000: 22}[gathered]
+    for rows, (X, y) in zip(order, found, strict=True):
+        assert torch.equal(X[:, 0], 3.0 * rows) and torch.equal(y, rows.float())
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
