@@ -354,6 +354,7 @@ STRINGS = [
     ("transformer", "whiten", "Auto", "auto"),
     ("transformer", "pooling", "token", "tokens"),
     ("transformer", "embedding", "moment", "moments"),
+    ("transformer", "attention", "axail", "axial"),
     ("transformer", "objective", "jeppa", "jepa"),
     ("transformer", "objective", "reconstruct", "reconstruction"),
     ("transformer", "objective", "vcreg", "vicreg"),

@@ -47,7 +47,7 @@ def path(X, tmp_path):
 
 def test_there_are_few_parameters_and_each_is_checked_and_documented():
     names = set(inspect.signature(SKATRTransformer).parameters)
-    assert len(names) <= 31
+    assert len(names) <= 32
     assert names == set(SKATRTransformer._parameters)
     before_attributes = SKATRTransformer.__doc__.partition("Attributes\n")[0]
     assert all(name in before_attributes for name in names)
