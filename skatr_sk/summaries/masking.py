@@ -13,7 +13,15 @@ from torch import Tensor
 
 from skatr_sk._checks import Integer, Rule, check_options
 
-__all__ = ["LONG", "SHORT", "BlockMask", "sample_masks", "sample_patches", "sample_regions"]
+__all__ = [
+    "LONG",
+    "SHORT",
+    "BlockMask",
+    "sample_masks",
+    "sample_patches",
+    "sample_regions",
+    "whole_columns",
+]
 
 
 def _range_up_to(most: float) -> Rule:
@@ -133,14 +141,14 @@ def sample_masks(
     context = order[:, n_hidden:].sort(dim=1).values
     target = order[:, :n_hidden].sort(dim=1).values
     if drawn_rank < rank:
-        return _whole_columns(context, grid_shape), _whole_columns(target, grid_shape)
+        return whole_columns(context, grid_shape[-1]), whole_columns(target, grid_shape[-1])
     return context, target
 
 
-def _whole_columns(columns: Tensor, grid_shape: Sequence[int]) -> Tensor:
+def whole_columns(columns: Tensor, n_slices: int) -> Tensor:
     """Indices of all patches along the line of sight, from indices of columns on the sky."""
-    along = torch.arange(grid_shape[-1])
-    return (columns[..., None] * grid_shape[-1] + along).flatten(1)
+    along = torch.arange(n_slices, device=columns.device)
+    return (columns[..., None] * n_slices + along).flatten(1)
 
 
 def sample_regions(
@@ -201,4 +209,4 @@ def _some_columns(
     """Choose some of the columns (n, n_columns) of each field at random, and return patches."""
     chosen = torch.rand(columns.shape, generator=generator).argsort(dim=1)[:, :n_kept]
     kept = columns.gather(1, chosen).sort(dim=1).values
-    return _whole_columns(kept, grid_shape) if len(grid_shape) == 3 else kept
+    return whole_columns(kept, grid_shape[-1]) if len(grid_shape) == 3 else kept

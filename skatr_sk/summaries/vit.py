@@ -23,6 +23,7 @@ from torch.utils.checkpoint import (
 )
 
 from skatr_sk.summaries.embedding import EMBEDDINGS, FLUCTUATIONS, SliceMeans
+from skatr_sk.summaries.masking import whole_columns
 from skatr_sk.summaries.pooling import count_slices
 
 __all__ = [
@@ -235,13 +236,8 @@ def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _check_columns(n_slices: int, *indices: Tensor) -> None:
     """Raise unless patches are named by whole columns, from the nearest slice to the last."""
     for index in indices:
-        whole = index.shape[1] % n_slices == 0
-        if whole:
-            columns = index.unflatten(1, (-1, n_slices))
-            places = torch.arange(n_slices, device=index.device)
-            whole = bool((columns - columns[..., :1] == places).all())
-            whole &= bool((columns[..., 0] % n_slices == 0).all())
-        if not whole:
+        columns = index[:, ::n_slices] // n_slices
+        if not torch.equal(index, whole_columns(columns, n_slices)):
             raise ValueError(
                 "attention: expected 'full' where patches are seen that are not whole columns, of "
                 f"{n_slices} along the line of sight, in order, found 'axial'; let the objective "

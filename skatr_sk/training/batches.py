@@ -51,8 +51,6 @@ class TensorDataset(torch.utils.data.TensorDataset, Dataset):
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches; the rows of many small ones are gathered together, which costs less."""
-        if not order:
-            return
         together = max(1, _GATHERED // max(1, len(order[0]) * self.tensors[0][:1].numel()))
         for start in range(0, len(order), together):
             some = order[start : start + together]
