@@ -7,6 +7,7 @@ and said at once.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import math
@@ -548,9 +549,15 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
 
     return {
         name: getattr(estimator, name)
-        for name, parameter in inspect.signature(type(estimator)).parameters.items()
-        if not same(getattr(estimator, name), parameter.default)
+        for name, default in _defaults_of(type(estimator)).items()
+        if not same(getattr(estimator, name), default)
     }
+
+
+@functools.cache
+def _defaults_of(kind: type) -> dict[str, Any]:
+    """Constructor parameters of a class, by name, with their defaults."""
+    return {name: one.default for name, one in inspect.signature(kind).parameters.items()}
 
 
 def with_object(

@@ -556,3 +556,27 @@ def test_a_file_that_has_not_changed_is_read_once(path, fitted, monkeypatch):
     found = read_encoder(path).encoder.norm.weight
     torch.testing.assert_close(found, other.encoder_.norm.weight)
     assert len(read) == 4
+
+
+def test_what_was_read_once_is_copied_whole(monkeypatch):
+    """No tensor and no dictionary is that of the next reader, and all are as in a deep copy."""
+    monkeypatch.setattr(weights, "_SETTLED", -(10**18))
+    mine, next_one = (read_encoder("mini-lr").encoder for _ in range(2))
+    tables = ("_parameters", "_buffers", "_modules")
+    for one, other, deep in zip(
+        *(each.modules() for each in (mine, next_one, copy.deepcopy(mine))), strict=True
+    ):
+        assert type(one) is type(deep) and vars(one).keys() == vars(deep).keys()
+        for name, value in vars(one).items():
+            if name in tables:
+                assert value.keys() == getattr(deep, name).keys()
+            else:
+                assert value == getattr(deep, name)
+            if isinstance(value, dict | set):
+                assert value is not getattr(other, name)
+    tensors = (
+        dict(each.named_parameters()) | dict(each.named_buffers()) for each in (mine, next_one)
+    )
+    for tensor, other in zip(*(each.values() for each in tensors), strict=True):
+        assert torch.equal(tensor, other) and tensor.data_ptr() != other.data_ptr()
+        assert type(tensor) is type(other) and tensor.requires_grad == other.requires_grad
