@@ -547,9 +547,10 @@ def changed_parameters(estimator: Any) -> dict[str, Any]:
             return math.isnan(default)
         return value is default or bool(np.array_equal(value, default))
 
+    kind: Any = type(estimator)  # mypy doubts that classes can be hashed
     return {
         name: getattr(estimator, name)
-        for name, default in _defaults_of(type(estimator)).items()
+        for name, default in _defaults_of(kind).items()
         if not same(getattr(estimator, name), default)
     }
 
