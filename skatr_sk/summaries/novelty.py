@@ -195,9 +195,10 @@ class SeenSummaries:
                 if are_many:
                     read = _read(where.features(unseen), readout)
         ends = np.quantile(read, _ENDS, axis=0)
-        beyond = np.empty(len(read))
+        beyond = _excess(read, ends)
         turn = _turns(len(read), _PARTS)
-        for part in range(_PARTS):  # no row is judged by ends that it has set itself
+        # No row is judged by ends that it has set itself.
+        for part in range(_PARTS) if read.size else ():
             of_others = np.quantile(read[turn != part], _ENDS, axis=0)
             beyond[turn == part] = _excess(read[turn == part], of_others)
         tails = [*_learn_tail(found), readout, ends, *_learn_tail(beyond)]
