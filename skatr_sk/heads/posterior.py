@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import warnings
@@ -39,6 +38,7 @@ from skatr_sk._checks import (
     warn,
     warn_without_effect,
 )
+from skatr_sk._tensors import copied_module
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
 from skatr_sk.heads.base import (
@@ -706,8 +706,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         The context, one small pass a row, is always computed in double precision.
         """
         device = resolve_device(self.device)
-        precise = copy.deepcopy(self.net_).to(device).double()
-        flow = precise if double else copy.deepcopy(self.net_).to(device)
+        precise = copied_module(self.net_).to(device).double()
+        flow = precise if double else self.net_
+        if device.type != "cpu" and not double:
+            flow = copied_module(flow).to(device)  # the fitted one stays where it is
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
         options: Any = {"verbose": self.verbose, "logger": _LOGGER}
         n = summaries.shape[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -15,6 +14,7 @@ import torch
 from skorch.callbacks import Callback
 
 from skatr_sk._checks import CollapseWarning, Problems, warn
+from skatr_sk._tensors import copied_module
 from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
@@ -142,7 +142,7 @@ def pretrain(
         checkpoint = transformer._checkpoint(seed, **identity)
 
     def build() -> torch.nn.Module:
-        encoder = copy.deepcopy(start.encoder) if start else architecture.build()
+        encoder = copied_module(start.encoder) if start else architecture.build()
         encoder.requires_grad_(not embedding_only).embed.requires_grad_(True)
         if encoder.slice_means is not None:  # it embeds, too
             encoder.slice_means.requires_grad_(True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 
@@ -35,6 +35,7 @@ from skatr_sk._tensors import (
     TensorFile,
     check_arrays,
     check_header,
+    copied_module,
     declare,
     differences,
     fill,
@@ -79,7 +80,6 @@ WEIGHTS_KEY = "skatr_sk"
 MODEL_KEY = "skatr_sk_model"  # of files that hold a whole estimator
 # Before the names of arrays, which are there where they were learned.
 _WHITENING, _SEEN = "whitening.", "seen."
-_Module = TypeVar("_Module", bound=torch.nn.Module)
 _FOLDER = Path(__file__).with_name("weights")
 
 
@@ -402,24 +402,7 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED
     read = _read_once if settled else _read_once.__wrapped__
     frozen = read(os.fspath(path), (found.st_dev, *stamp_of(found)))
-    return copy.deepcopy(frozen, {id(frozen.encoder): _copied(frozen.encoder)})
-
-
-def _copied(module: _Module) -> _Module:
-    """Copy a module that has no hooks, and each tensor in one place.
-
-    copy.deepcopy walks through the dictionaries of each layer, fifteen and most of them empty. That
-    takes ten times as long, and longer than a search takes to find the summaries of a fit.
-    """
-    twin = module.__new__(type(module))
-    for name, value in vars(module).items():
-        twin.__dict__[name] = value.copy() if isinstance(value, dict | set) else value
-    tables: tuple[dict[str, Any], ...] = (twin._parameters, twin._buffers)
-    for own in tables:
-        own.update({name: copy.deepcopy(tensor) for name, tensor in own.items()})
-    for name, part in twin._modules.items():
-        twin._modules[name] = None if part is None else _copied(part)
-    return twin
+    return copy.deepcopy(frozen, {id(frozen.encoder): copied_module(frozen.encoder)})
 
 
 @functools.lru_cache(maxsize=2)

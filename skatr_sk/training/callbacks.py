@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from skatr_sk._checks import warn
 from skatr_sk.training.device import return_memory
 from skatr_sk.training.processes import is_first
+from skatr_sk.training.state import copied
 
 __all__ = [
     "Announcement",
@@ -74,9 +75,9 @@ def _copy_callback(callback: Any, make: bool) -> Any:
             )
         return made
     failed: Exception | None = None
-    for copied in (clone, copy.deepcopy):
+    for copy_of in (clone, copy.deepcopy):
         try:
-            return copied(callback)
+            return copy_of(callback)
         except Exception as error:  # whatever a stranger's constructor or lock raises
             _LOGGER.debug("%s of a callback failed: %s", copied.__name__, error)
             failed = error
@@ -203,7 +204,7 @@ class EarlyStopping(Callback):
         epoch, loss = net.history[-1, ("epoch", "valid_loss")]
         if loss < self.best_loss_:
             self.best_loss_, self.best_epoch_ = loss, epoch
-            self.best_weights_ = copy.deepcopy(net.module_.state_dict())
+            self.best_weights_ = copied(net.module_.state_dict())
         elif epoch - max(self.best_epoch_, self.wait) >= self.patience:
             _LOGGER.info("No better validation loss for %d epochs: stopped.", self.patience)
             net.stop_ = True

@@ -108,5 +108,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """
     cuda = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
     with _one_at_a_time, torch.random.fork_rng(devices=cuda), torch_defaults():
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed GPUs as well, at once or, with a note of the whole stack each
+        # time, when they are first used.
+        (torch.default_generator if device.type == "cpu" else torch).manual_seed(seed)
         yield

@@ -43,6 +43,24 @@ def test_seeded_builds_in_single_precision_whatever_the_default():
     assert weight.dtype == torch.float32 and torch.equal(weight, expected)
 
 
+def test_seeded_on_a_processor_asks_nothing_of_other_devices(monkeypatch):
+    def seeds(seed):
+        raise AssertionError("a GPU is seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds)
+    with seeded(1, CPU):
+        drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.gpu
+def test_seeded_on_a_processor_leaves_the_generator_of_a_gpu_as_it_was():
+    before = torch.cuda.get_rng_state()
+    with seeded(1, CPU):
+        torch.rand(3)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 @pytest.mark.gpu
 def test_seeded_leaves_the_generator_of_a_gpu_as_it_was():
     before = torch.cuda.get_rng_state()

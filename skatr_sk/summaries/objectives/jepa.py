@@ -8,7 +8,6 @@ share out of the targets, and `regions` asks of summaries to differ between cone
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from skatr_sk._checks import (
     warn_without_effect,
     with_object,
 )
+from skatr_sk._tensors import copied_module
 from skatr_sk.summaries.masking import BlockMask
 from skatr_sk.summaries.objectives.base import MASKED_DOCS, MaskedNetwork, MaskedObjective
 from skatr_sk.summaries.objectives.lejepa import LeJEPA
@@ -263,7 +263,7 @@ class JEPANetwork(MaskedNetwork):
         pooled: PooledPredictor | None = None,
     ) -> None:
         super().__init__(encoder, predictor, normalize_targets=normalize_targets)
-        self.target_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.target_encoder = copied_module(encoder).requires_grad_(False)
         self.slices = slices
         self.regions = regions  # its encoder is the context encoder
         self.pooled = pooled
