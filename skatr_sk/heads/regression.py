@@ -29,6 +29,7 @@ from skatr_sk._checks import (
     shared_docs,
     warn_without_effect,
 )
+from skatr_sk._tensors import copied_module
 from skatr_sk.fields import ArrayFields, Fields
 from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_order
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
@@ -425,7 +426,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
                 "that learned no standard deviation; fit again with loss='gaussian'."
             )
         if whole and not isinstance(head, OwnHead):
-            head = copy.deepcopy(head).double()
+            head = copied_module(head).double()
         outputs = self._outputs(head, fields)
         self._check_found(outputs.numpy(), fields, "prediction")
         unit, log_sigma = outputs.tensor_split([len(self.scaling_.low)], dim=1)

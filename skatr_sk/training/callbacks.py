@@ -79,7 +79,7 @@ def _copy_callback(callback: Any, make: bool) -> Any:
         try:
             return copy_of(callback)
         except Exception as error:  # whatever a stranger's constructor or lock raises
-            _LOGGER.debug("%s of a callback failed: %s", copied.__name__, error)
+            _LOGGER.debug("%s of a callback failed: %s", copy_of.__name__, error)
             failed = error
     if not make:  # of a clone; one training alone shares with nobody
         kind = type(callback).__name__

@@ -9,12 +9,13 @@ from torch import nn
 
 from skatr_sk import SKATRTransformer
 from skatr_sk.fields import ArrayFields
-from skatr_sk.summaries import JEPA
+from skatr_sk.summaries import JEPA, LeJEPA
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.estimator import TrainedEstimator
 from skatr_sk.training.trainer import train
 
 CPU = torch.device("cpu")
+SMALL_JEPA = JEPA(predictor_dim=8, predictor_depth=1)
 
 
 def signals(n=24, seed=0):
@@ -28,7 +29,7 @@ def transformer(**parameters):
         embed_dim=8,
         depth=1,
         n_heads=2,
-        objective=JEPA(predictor_dim=8, predictor_depth=1),
+        objective=LeJEPA(),  # the one that trains the soonest
         batch_size=8,
         max_epochs=4,
         validation_fraction=0.25,

@@ -26,7 +26,15 @@ from skatr_sk._files import write_whole
 from skatr_sk.summaries import Reconstruction
 from skatr_sk.training import checkpoint
 from skatr_sk.training.state import digest_of
-from tests.training.runs import Act, assert_same_run, raising, signals, transformer, without_seconds
+from tests.training.runs import (
+    SMALL_JEPA,
+    Act,
+    assert_same_run,
+    raising,
+    signals,
+    transformer,
+    without_seconds,
+)
 
 
 class Cut(Exception):
@@ -43,7 +51,7 @@ def counted():
 @pytest.mark.parametrize(
     "parameters",
     [
-        dict(),
+        dict(objective=SMALL_JEPA),
         dict(every=10),
         pytest.param(
             dict(objective=Reconstruction(predictor_dim=8, predictor_depth=1)),

@@ -15,17 +15,24 @@ from skatr_sk.fields import ArrayFields
 from skatr_sk.summaries import LeJEPA, Reconstruction, Supervised, VICReg
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.trainer import train
-from tests.training.runs import Act, Identity, Trained, signals, transformer, without_seconds
+from tests.training.runs import (
+    SMALL_JEPA,
+    Act,
+    Identity,
+    Trained,
+    signals,
+    transformer,
+    without_seconds,
+)
 
 N_STEPS = 3  # of an epoch of `signals`
 
 
 def poison(net):
-    """Spoil a weight, as a step of its own would."""
+    """Spoil a weight beside the encoder, as a step of its own would."""
     with torch.no_grad():
-        next(p for name, p in net.module_.named_parameters() if "predictor" in name).fill_(
-            torch.nan
-        )
+        named = net.module_.named_parameters()
+        next(p for name, p in named if "expander" in name).fill_(torch.nan)
 
 
 class Wild(nn.Module):
@@ -138,14 +145,13 @@ def test_a_last_step_that_is_not_finite_is_never_fitted(valid):
     assert not any(name.endswith("_") for name in vars(fresh))
 
 
-OBJECTIVES = [None, VICReg(), LeJEPA(), Reconstruction(predictor_dim=8), Supervised()]
+OBJECTIVES = [SMALL_JEPA, VICReg(), LeJEPA(), Reconstruction(predictor_dim=8), Supervised()]
 
 
 def estimators(**parameters):
     """Every estimator that trains, small."""
     for objective in OBJECTIVES:
-        chosen = {} if objective is None else {"objective": objective}
-        yield transformer(max_epochs=2, **chosen, **parameters)
+        yield transformer(max_epochs=2, objective=objective, **parameters)
     small = dict(max_epochs=2, random_state=0, device="cpu") | parameters
     backbone = transformer(learning_rate=2e-3, validation_fraction=0.1)
     yield LightconeRegressor(**small)

@@ -14,7 +14,16 @@ from skatr_sk import SKATRTransformer
 from skatr_sk.fields import ArrayFields
 from skatr_sk.training.batches import FieldDataset, TensorDataset
 from skatr_sk.training.trainer import train
-from tests.training.runs import Act, Identity, Trained, raising, scripted, signals, transformer
+from tests.training.runs import (
+    SMALL_JEPA,
+    Act,
+    Identity,
+    Trained,
+    raising,
+    scripted,
+    signals,
+    transformer,
+)
 
 
 @pytest.mark.parametrize("at", [1, 4])
@@ -65,7 +74,7 @@ def test_without_patience_the_last_epoch_stays():
 
 
 def test_history_of_a_run():
-    history = transformer().fit(signals()).history_
+    history = transformer(objective=SMALL_JEPA).fit(signals()).history_
     names = "epoch train_loss valid_loss effective_rank effective_rank_at_init seconds kept".split()
     of_the_jepa = {"prediction_loss", "place_loss", "place_share"}
     assert all([k for k in row if k not in of_the_jepa] == names for row in history)
