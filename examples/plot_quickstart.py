@@ -39,7 +39,7 @@ torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 cones = load_lightcones()
 if FAST:
-    keep = slice(0, 10)
+    keep = slice(0, 8)
     cones.data, cones.target = cones.data[keep], cones.target[keep]
 print(f"{len(cones.data)} light cones of {cones.data.shape[1:]} cells")
 
