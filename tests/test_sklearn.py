@@ -12,7 +12,7 @@ from skatr_sk import (
     PowerSpectrumTransformer,
     SKATRTransformer,
 )
-from skatr_sk.summaries import VICReg
+from skatr_sk.summaries import LeJEPA
 
 
 def small_transformer():
@@ -20,7 +20,7 @@ def small_transformer():
         embed_dim=8,
         depth=1,
         n_heads=2,
-        objective=VICReg(),  # the one that trains the soonest
+        objective=LeJEPA(),  # the one that trains the soonest
         max_epochs=1,
         batch_size=32,
         device="cpu",

@@ -41,7 +41,8 @@ def skatr(**parameters):
 
 
 def trainable(**parameters):
-    return skatr(**dict(max_epochs=1, batch_size=8, random_state=0) | parameters)
+    small = dict(max_epochs=1, batch_size=8, objective="lejepa", random_state=0)
+    return skatr(**small | parameters)
 
 
 def regressor(**parameters):

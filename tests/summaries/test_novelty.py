@@ -28,6 +28,7 @@ from skatr_sk.summaries.weights import BUNDLED
 
 pytestmark = pytest.mark.filterwarnings("ignore::skatr_sk.UnitsWarning")
 SMALL = dict(patch_size=2, embed_dim=8, depth=1, max_epochs=1, device="cpu", random_state=0)
+SMALL |= dict(objective="lejepa")  # the one that trains the soonest
 
 
 def draw(rng, n, dim=30, *, heavy=False):
@@ -310,7 +311,7 @@ def fitted():
 @pytest.mark.parametrize("shape", [(24,), (8, 6), (6, 6, 8)])
 @pytest.mark.parametrize("objective", ["jepa", "vicreg"])
 def test_what_was_never_seen(shape, objective):
-    skatr = SKATRTransformer(**SMALL, objective=objective).fit(fields(shape=shape))
+    skatr = SKATRTransformer(**SMALL | dict(objective=objective)).fit(fields(shape=shape))
     new = fields(shape=shape, seed=1)
     assert not warned(lambda: skatr.transform(new))
     assert np.median(skatr.novelty(new).tail_probability) > 0.1
@@ -440,7 +441,9 @@ def test_weights_that_do_not_say_it(fitted, tmp_path):
 
 
 def test_labels_and_too_few_fields():
-    labelled = SKATRTransformer(**SMALL, objective="supervised").fit(X := fields(120), X[:, 0, 0])
+    labelled = SKATRTransformer(**SMALL | dict(objective="supervised")).fit(
+        X := fields(120), X[:, 0, 0]
+    )
     assert labelled.seen_.ends.shape == (4, X.shape[-1])  # labels of the training count
     few = SKATRTransformer(**SMALL).fit(fields(4))
     assert few.seen_ is None and not warned(lambda: few.transform(fields(4) / 1000))

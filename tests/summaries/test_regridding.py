@@ -38,7 +38,8 @@ COARSE_GRID = Grid((2 * CELL, 2 * CELL, 5 * CELL), tuple(FINE_Z[2:45:5]))
 
 def small(**parameters):
     sizes = dict(patch_size=(2, 2, 3), embed_dim=12, depth=1, max_epochs=1, device="cpu")
-    return SKATRTransformer(**sizes | dict(random_state=0) | parameters)
+    sizes |= dict(objective="lejepa", random_state=0)  # the one that trains the soonest
+    return SKATRTransformer(**sizes | parameters)
 
 
 def loaded(path, **parameters):
