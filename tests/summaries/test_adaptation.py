@@ -349,7 +349,9 @@ def test_nothing_is_adapted_before_it_is_fitted():
 # A new embedding -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", ["jepa", VICReg(), "reconstruction"], ids=str)
+@pytest.mark.parametrize(
+    "objective", ["jepa", VICReg(), pytest.param("reconstruction", marks=pytest.mark.slow)], ids=str
+)
 def test_only_the_embedding_is_trained(objective):
     skatr = fit((6, 6, 10), (2, 2, 5), objective=objective)
     found = finer(skatr, (2, 2, 2)).set_params(max_epochs=2, batch_size=8)

@@ -106,8 +106,15 @@ def expected(cones, weights):
     return search(bare, summaries, y).cv_results_["mean_test_score"]
 
 
-@pytest.mark.parametrize("kept", ["in memory", "in files"])
-@pytest.mark.parametrize("cache", [pytest.param("memory", marks=pytest.mark.slow), "folder"])
+@pytest.mark.parametrize(
+    ("cache", "kept"),
+    [
+        pytest.param("memory", "in memory", marks=pytest.mark.slow),
+        pytest.param("memory", "in files", marks=pytest.mark.slow),
+        pytest.param("folder", "in memory", marks=pytest.mark.slow),
+        ("folder", "in files"),
+    ],
+)
 def test_a_search_sees_each_cone_once(cache, kept, cones, in_files, weights, tmp_path, expected):
     cones = cones if kept == "in memory" else in_files
     cache = cache if cache == "memory" else tmp_path / "cache"

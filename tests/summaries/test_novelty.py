@@ -308,9 +308,18 @@ def fitted():
     return SKATRTransformer(**SMALL).fit(fields())
 
 
-@pytest.mark.parametrize("shape", [(24,), (8, 6), (6, 6, 8)])
-@pytest.mark.parametrize("objective", ["jepa", "vicreg"])
-def test_what_was_never_seen(shape, objective):
+@pytest.mark.parametrize(
+    ("objective", "shape"),
+    [
+        ("jepa", (24,)),
+        pytest.param("jepa", (8, 6), marks=pytest.mark.slow),
+        ("jepa", (6, 6, 8)),
+        pytest.param("vicreg", (24,), marks=pytest.mark.slow),
+        ("vicreg", (8, 6)),
+        pytest.param("vicreg", (6, 6, 8), marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_never_seen(objective, shape):
     skatr = SKATRTransformer(**SMALL | dict(objective=objective)).fit(fields(shape=shape))
     new = fields(shape=shape, seed=1)
     assert not warned(lambda: skatr.transform(new))

@@ -178,7 +178,11 @@ def test_names_do_not_clash_with_ours():
         np.testing.assert_array_equal(head.predict(summaries()[0]), alone.predict(summaries()[0]))
 
 
-@pytest.mark.parametrize("value", [1.5, np.float32(1.5), torch.tensor(1.5)], ids=type)
+@pytest.mark.parametrize(
+    "value",
+    [pytest.param(1.5, marks=pytest.mark.slow), np.float32(1.5), torch.tensor(1.5)],
+    ids=type,
+)
 def test_scores_of_a_callback_are_in_the_history(value):
     scoring = EpochScoring(lambda net, X, y: value, name="mine")
     by_batch = BatchScoring(lambda net, X, y: value, name="batch_mine")

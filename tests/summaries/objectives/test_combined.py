@@ -274,7 +274,7 @@ def test_it_resumes(X, y, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("shape", [(8,), (4, 4, 6)], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param((8,), marks=pytest.mark.slow), (4, 4, 6)], ids=str)
 def test_fits_fields_of_every_rank(shape, rng):
     X = rng.normal(size=(20, *shape)).astype(np.float32)
     parts = [*both().objectives, ("a", VICReg()), ("b", LeJEPA()), ("c", Reconstruction())]

@@ -174,7 +174,9 @@ def test_predictions_know_nothing_of_what_is_hidden(torch_seed):
     assert not torch.allclose(target, moved)
 
 
-@pytest.mark.parametrize("loss", ["l1", "l2", "smooth_l1"])
+@pytest.mark.parametrize(
+    "loss", ["l1", *(pytest.param(k, marks=pytest.mark.slow) for k in ("l2", "smooth_l1"))]
+)
 def test_loss_falls_on_a_tiny_overfit(loss):
     # Smooth fields: what is hidden follows from what is seen.
     x, y = np.meshgrid(np.linspace(0, 1, 8), np.linspace(0, 1, 12), indexing="ij")
