@@ -10,7 +10,6 @@ from sklearn.pipeline import Pipeline
 
 from skatr_sk import LightconeRegressor, SKATRTransformer, load_lightcones
 from skatr_sk.parameters import PARAMETER_NAMES
-from skatr_sk.summaries import JEPA
 
 
 def make_pipeline():
@@ -19,7 +18,7 @@ def make_pipeline():
         embed_dim=24,
         depth=1,
         n_heads=2,
-        objective=JEPA(predictor_dim=24, predictor_depth=1),
+        objective="lejepa",  # which trains the soonest
         max_epochs=1,
         batch_size=16,
         device="cpu",
