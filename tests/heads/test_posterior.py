@@ -106,6 +106,7 @@ def test_linear_gaussian(n_parameters, bounded):
         n_bins=5 if bent else 10,
         max_epochs=40 if bent else 20 if n_parameters > 1 else 10,
         learning_rate=5e-3,
+        weight_decay=1.0 if n_parameters > 1 else "auto",
         dropout=0.0,
         device="cpu",
         random_state=0,
