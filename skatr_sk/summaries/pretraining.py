@@ -25,6 +25,7 @@ from skatr_sk.summaries.objectives import Objective, as_objective
 from skatr_sk.summaries.objectives.regions import RegionObjective
 from skatr_sk.summaries.pooling import pooling_compared
 from skatr_sk.summaries.views import PatchViews
+from skatr_sk.summaries.vit import compile_blocks
 from skatr_sk.summaries.weights import Architecture, FrozenEncoder
 from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.batches import FieldDataset
@@ -146,7 +147,9 @@ def pretrain(
         encoder.requires_grad_(not embedding_only).embed.requires_grad_(True)
         if encoder.slice_means is not None:  # it embeds, too
             encoder.slice_means.requires_grad_(True)
-        return objective.network(encoder.train(), architecture, **sizes)
+        network = objective.network(encoder.train(), architecture, **sizes)
+        compile_blocks(network, transformer.compile)
+        return network
 
     n_parameters = 0 if targets is None else targets.shape[1]
     sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
@@ -180,6 +183,7 @@ def pretrain(
     if start is not None:
         before = [row | {"kept": False} for row in start.history]
         history = before + [row | {"epoch": len(before) + row["epoch"]} for row in history]
+    compile_blocks(network, False)
     encoder: Any = network.context_encoder  # for mypy, a Module's attributes are tensors
     frozen = FrozenEncoder(architecture, scaling, encoder, history, pooling)
     frozen = replace(frozen, augmentation=augmentation.name)

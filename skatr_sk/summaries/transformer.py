@@ -302,6 +302,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     on_new_grid: str = "raise"
     cache: str | os.PathLike[str] | None = MEMORY
     n_workers: int = 0
+    compile: bool = False
 
     _parameters = {
         **TrainedEstimator._parameters,
@@ -319,6 +320,7 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "on_new_grid": Choice("raise", "resample"),
         "cache": Rule(_is_cache, "'memory', the path of a folder, or None", optional=True),
         "n_workers": Integer(0),
+        "compile": Flag(),
     }
 
     _learned = {

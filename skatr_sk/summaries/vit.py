@@ -8,6 +8,8 @@ A field is cut into equal patches, and each patch's voxels, in a row, become a t
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,11 +34,13 @@ __all__ = [
     "Encoder",
     "PositionCode",
     "Predictor",
+    "compile_blocks",
     "gather_tokens",
     "patchify",
 ]
 
 ATTENTIONS = ("full", "axial")  # "full" is that of files that do not say
+_MOST_GRAPHS = 64  # of a block: torch itself keeps 8
 _MOST_ROWS = 65_535  # of attention at a time, as many as a grid of CUDA has
 
 # Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
@@ -186,6 +190,7 @@ class Block(nn.Module):
     """
 
     within = "field"  # of older pickles
+    is_compiled = False
 
     def __init__(self, dim: int, n_heads: int, mlp_ratio: float, within: str = "field") -> None:
         super().__init__()
@@ -204,6 +209,10 @@ class Block(nn.Module):
         The first `n_unasked` of them are seen by the others, and have no result. Within columns and
         slices tokens are those of whole columns, one after the other, each of `n_slices`.
         """
+        mapped = _compiled_block() if self.is_compiled else Block._mapped
+        return mapped(self, tokens, n_unasked, n_slices)
+
+    def _mapped(self, tokens: Tensor, n_unasked: int, n_slices: int) -> Tensor:
         n, n_tokens, dim = tokens.shape
         qkv = self.qkv(self.norm_attention(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
         q, k, v = qkv.unbind(2)  # a gradient of one piece
@@ -223,6 +232,24 @@ class Block(nn.Module):
         k, v = (each[:, -q.shape[1] :] for each in (k, v))  # nobody asks the columns before
         rows = [each.flatten(0, 1).transpose(1, 2) for each in (q, k, v)]
         return _by_rows(*rows).transpose(1, 2)
+
+
+@functools.cache
+def _compiled_block() -> Callable[..., Tensor]:
+    """Compile what a block does, once for any number of rows and tokens and for all blocks alike.
+
+    Encoder, averaged encoder and predictor, with and without a gradient, are a graph each.
+    """
+    known = inspect.signature(torch.compile).parameters
+    options = {"recompile_limit": _MOST_GRAPHS} if "recompile_limit" in known else {}
+    return torch.compile(Block._mapped, dynamic=True, **options)
+
+
+def compile_blocks(network: nn.Module, wanted: bool) -> None:
+    """Let torch compile the blocks in a network, or no longer."""
+    for each in network.modules():
+        if isinstance(each, Block):
+            each.is_compiled = wanted
 
 
 def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
