@@ -209,7 +209,8 @@ class Block(nn.Module):
         The first `n_unasked` of them are seen by the others, and have no result. Within columns and
         slices tokens are those of whole columns, one after the other, each of `n_slices`.
         """
-        mapped = _compiled_block() if self.is_compiled else Block._mapped
+        compiled = self.is_compiled and self.training  # judging it is not worth the compiling
+        mapped = _compiled_block() if compiled else Block._mapped
         return mapped(self, tokens, n_unasked, n_slices)
 
     def _mapped(self, tokens: Tensor, n_unasked: int, n_slices: int) -> Tensor:
