@@ -215,8 +215,9 @@ def main(arguments=None):
     report.add("simulator", n=len(X), light_cones_per_second=made)
     X, y = np.stack(X), simulated[: len(X)].target
 
-    def pretrain(X, n_valid):
+    def pretrain(X, n_valid, **options):
         run = dict(validation_fraction=n_valid / len(X), callbacks=[StepSeconds()], random_state=0)
+        run |= options
         return SKATRTransformer.published(**LEARNS, **plan.sizes, **run).fit(X)
 
     peak_gigabytes()
@@ -233,6 +234,12 @@ def main(arguments=None):
         share=operations / step / rate,
         memory_gigabytes=memory,
     )
+
+    if cuda:
+        start = time.perf_counter()
+        compiled = pretrain(X[: plan.n_trial], 0, compile=True)
+        took, seconds = time.perf_counter() - start, compiled.history_[-1]["step_seconds"]
+        report.add("compiled step", seconds=seconds, ratio=seconds / step, seconds_in_all=took)
 
     trial.set_params(cache=None).transform(X[:batch_size])
     start = time.perf_counter()

@@ -17,6 +17,7 @@ STAGES = {
         "share": 0.2,
         "memory_gigabytes": 3.456,
     },
+    "compiled step": {"seconds": 0.0098},
     "summaries": {"per_second": 9876.5},
     "pre-training": {"n": 100_000},
     "probe": {"jepa": 0.81, "random": 0.62},
@@ -47,7 +48,16 @@ def test_table(monkeypatch, capsys):
     assert gpu.main(["--minutes", "3"]) == 0
     assert example.arguments[1:] == ["--minutes", "3.0"]
     said = capsys.readouterr().out
-    for found in ("21 passed", "12.3 ms", "20.0% of 705", "3.46 GB", "9876", "512.3", "0.810 / 0"):
+    for found in (
+        "21 passed",
+        "12.3 ms",
+        "9.8 ms",
+        "20.0% of 705",
+        "3.46 GB",
+        "9876",
+        "512.3",
+        "0.810 / 0",
+    ):
         assert found in said
 
 

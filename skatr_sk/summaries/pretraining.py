@@ -31,7 +31,7 @@ from skatr_sk.summaries.whitening import Whitening
 from skatr_sk.training.batches import FieldDataset
 from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_schedule
 from skatr_sk.training.checkpoint import content_of
-from skatr_sk.training.device import autocast, resolve_device
+from skatr_sk.training.device import able_to_compile, autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
 from skatr_sk.training.held_out import Given, check_given
 from skatr_sk.training.identity import identity_of
@@ -153,28 +153,29 @@ def pretrain(
 
     n_parameters = 0 if targets is None else targets.shape[1]
     sizes: Any = {"pooling": pooling, "n_parameters": n_parameters}
-    network, history = train(
-        transformer,
-        build,
-        objective.criterion(),
-        FieldDataset(fields, targets, train_rows),
-        FieldDataset(beside, targets, valid_rows) if len(valid_rows) else None,
-        seeds=(weights_seed, order_seed),
-        schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
-        prepare=PatchViews(
-            architecture.field_shape,
-            **cut,
-            scaling=scaling,
-            augment=augmentation.turns,
-            seed=views_seed,
-            change=augmentation.change,
-            draw=objective.draw,
-        ),
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        n_workers=transformer.n_workers,
-        precision=precision,
-    )
+    with able_to_compile(transformer.compile):
+        network, history = train(
+            transformer,
+            build,
+            objective.criterion(),
+            FieldDataset(fields, targets, train_rows),
+            FieldDataset(beside, targets, valid_rows) if len(valid_rows) else None,
+            seeds=(weights_seed, order_seed),
+            schedule=lambda progress: cosine_schedule(progress, transformer.warmup),
+            prepare=PatchViews(
+                architecture.field_shape,
+                **cut,
+                scaling=scaling,
+                augment=augmentation.turns,
+                seed=views_seed,
+                change=augmentation.change,
+                draw=objective.draw,
+            ),
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+            n_workers=transformer.n_workers,
+            precision=precision,
+        )
     kept = [row for row in history if row["kept"]]
     if kept:
         objective.judge(kept[0])

@@ -222,6 +222,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     n_workers : int, default=0
         Processes that read light cones from files ahead of the training. 0 is a thread, which is
         enough unless they are compressed and the training is fast.
+    compile : bool, default=False
+        Let torch compile the transformer blocks for the steps of a training: the first steps take
+        up to a minute, and need a C++ compiler, or Triton on a GPU. On a CPU little or nothing was
+        gained (docs/performance.rst), and a GPU may gain more. The numbers are the same within
+        rounding. What is compiled torch keeps in its folder for temporary files, or in that of
+        the environment's ``TORCHINDUCTOR_CACHE_DIR``.
     {device}
     precision : {"auto", "float32", "bf16"}, default="auto"
         "auto" is bfloat16 autocast on CUDA and, for encoders of at least 256 tokens that are 64
@@ -372,9 +378,18 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     # Of weights it is their content that counts.
     _not_learned_from = TrainedEstimator._not_learned_from | {
-        *("cache", "n_workers", "on_new_grid", "pooling", "warm_start", "weights", "whiten")
+        *(
+            "cache",
+            "compile",
+            "n_workers",
+            "on_new_grid",
+            "pooling",
+            "warm_start",
+            "weights",
+            "whiten",
+        )
     }
-    _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "warmup"}
+    _of_steps = TrainedEstimator._of_steps | {"objective", "augment", "compile", "warmup"}
     # All but these are of pre-training, and warned of beside `weights`. There a seed and `verbose`
     # are no matter: nothing is drawn, and nothing is slow enough to watch.
     _given_with_weights: ClassVar[frozenset[str]] = frozenset(

@@ -242,7 +242,7 @@ def _compiled_block() -> Callable[..., Tensor]:
     Encoder, averaged encoder and predictor, with and without a gradient, are a graph each.
     """
     known = inspect.signature(torch.compile).parameters
-    options = {"recompile_limit": _MOST_GRAPHS} if "recompile_limit" in known else {}
+    options: Any = {"recompile_limit": _MOST_GRAPHS} if "recompile_limit" in known else {}
     return torch.compile(Block._mapped, dynamic=True, **options)
 
 

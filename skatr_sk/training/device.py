@@ -18,6 +18,7 @@ from skatr_sk._checks import spell
 __all__ = [
     "DEVICE_HINT",
     "PRECISIONS",
+    "able_to_compile",
     "autocast",
     "device_mend",
     "one_thread",
@@ -213,6 +214,25 @@ def torch_defaults() -> Iterator[None]:
             yield
     finally:
         _Process.leave()
+
+
+@contextmanager
+def able_to_compile(wanted: bool) -> Iterator[None]:
+    """Say what to do where the block is to compile, and torch cannot."""
+    if not wanted:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # which takes seconds to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise RuntimeError(
+            "compile: expected a torch that can compile here, with a C++ compiler on a CPU and "
+            f"with Triton on a GPU, found that it cannot: {reason.strip()}; install what is "
+            "missing, or leave compile=False."
+        ) from error
 
 
 @contextmanager

@@ -156,6 +156,26 @@ def test_step_of_axial_attention(table):
     )
 
 
+def test_step_with_compile(table):
+    """What compiling gains, and how long it takes; no limit, for it is at choice."""
+    what = next(iter(SIZES))
+    field_shape, *sizes = SIZES[what]
+    X = cones(3 * sizes[-1], *field_shape)
+
+    def step(compiled):
+        return published(X, *sizes, compile=compiled).history_[0]["step_seconds"]
+
+    first, later = (seconds(step, True) for _ in range(2))
+    table.compare(
+        f"step of pre-training, {what}, two masks, compile=True",
+        lambda: step(True),
+        {"compile=False": lambda: step(False)},
+        pairs=5,
+        warm_up=False,
+    )
+    table.add(f"compiling the steps of {what}", first - later, unit="s")
+
+
 @pytest.mark.parametrize("what", list(SIZES)[:2])
 def test_transform(what, table, torch_seed):
     """Summaries in float32 arithmetic as the default is, without a cache; at most two thirds."""

@@ -122,7 +122,7 @@ def test_the_objectives_parameters_are_part_of_a_run():
 
 def test_what_does_not_change_the_result_is_no_part_of_a_run(tmp_path):
     other = dict(verbose=1, device="cpu", checkpoint_dir=tmp_path, checkpoint_every=2)
-    other |= dict(cache=None, n_workers=1, callbacks=[])
+    other |= dict(cache=None, n_workers=1, callbacks=[], compile=True)
     for objective in ("jepa", "vicreg", "reconstruction"):
         assert identity(objective, **other) == identity(objective)
     for objective in ("jepa", "vicreg", "lejepa", "reconstruction"):

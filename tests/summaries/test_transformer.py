@@ -47,7 +47,7 @@ def path(X, tmp_path):
 
 def test_there_are_few_parameters_and_each_is_checked_and_documented():
     names = set(inspect.signature(SKATRTransformer).parameters)
-    assert len(names) <= 32
+    assert len(names) <= 33
     assert names == set(SKATRTransformer._parameters)
     before_attributes = SKATRTransformer.__doc__.partition("Attributes\n")[0]
     assert all(name in before_attributes for name in names)
@@ -140,6 +140,7 @@ OF_PRETRAINING = dict(
     batch_size=2,
     callbacks=[Callback()],
     checkpoint_every=2,
+    compile=True,
     learning_rate=0.1,
     max_epochs=0,
     n_workers=1,
@@ -213,6 +214,7 @@ class TestNoWarning:
         (dict(checkpoint_every=2), "checkpoint_dir=None", "checkpoint_every"),
         (dict(patience=2, validation_fraction=0), "validation_fraction=0", "patience"),
         (dict(n_workers=1), "fields in memory", "n_workers"),
+        (dict(max_epochs=0, compile=True), "max_epochs=0", "(.*, )?compile"),
         (dict(max_epochs=0, warmup=0.3), "max_epochs=0", "(.*, )?warmup"),
     ],
 )
