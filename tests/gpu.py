@@ -27,7 +27,7 @@ def full_size():
 def table(stages):
     """Lay out what the stages of the example found."""
     step, memory = stages["step"], stages["step"]["memory_gigabytes"]
-    compiled = stages.get("compiled step")
+    compiled = stages["compiled step"]
     rows = {
         "device": stages["device"]["name"],
         "tests": stages["tests"]["result"],
@@ -37,7 +37,11 @@ def table(stages):
         "  share of the rate of bf16 products": (
             f"{step['share']:.1%} of {step['teraflops_of_matrices']:.3g} TFLOP/s"
         ),
-        "  with compile=True": f"{1e3 * compiled['seconds']:.1f} ms" if compiled else "",
+        "  with compile=True": (
+            f"{1e3 * compiled['seconds']:.1f} ms, after {compiled['seconds_in_all']:.0f} s"
+            if "seconds" in compiled
+            else compiled["reason"]
+        ),
         "  peak memory of the GPU": "" if memory is None else f"{memory:.2f} GB",
         "summaries a second": f"{stages['summaries']['per_second']:.0f}",
         "simulated light cones a second": f"{stages['simulator']['light_cones_per_second']:.1f}",

@@ -182,12 +182,13 @@ def test_full_size_in_a_small_size(tmp_path, capsys):
         "simulator",
         "step",
         "summaries",
+        "compiled step",
         "pre-training",
         "probe",
         "summary",
     ]
     assert [line["stage"] for line in stages] == names
-    assert stages[-1]["step"]["share"] > 0
+    assert stages[-1]["step"]["share"] > 0 and stages[-1]["compiled step"]["seconds"] > 0
     assert SKATRTransformer.load(weights).pooling_ == "moments"
 
 

@@ -17,7 +17,7 @@ STAGES = {
         "share": 0.2,
         "memory_gigabytes": 3.456,
     },
-    "compiled step": {"seconds": 0.0098},
+    "compiled step": {"seconds": 0.0098, "seconds_in_all": 41.0},
     "summaries": {"per_second": 9876.5},
     "pre-training": {"n": 100_000},
     "probe": {"jepa": 0.81, "random": 0.62},
@@ -51,7 +51,7 @@ def test_table(monkeypatch, capsys):
     for found in (
         "21 passed",
         "12.3 ms",
-        "9.8 ms",
+        "9.8 ms, after 41 s",
         "20.0% of 705",
         "3.46 GB",
         "9876",

@@ -223,11 +223,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Processes that read light cones from files ahead of the training. 0 is a thread, which is
         enough unless they are compressed and the training is fast.
     compile : bool, default=False
-        Let torch compile the transformer blocks for the steps of a training: the first steps take
-        up to a minute, and need a C++ compiler, or Triton on a GPU. On a CPU little or nothing was
-        gained (docs/performance.rst), and a GPU may gain more. The numbers are the same within
-        rounding. What is compiled torch keeps in its folder for temporary files, or in that of
-        the environment's ``TORCHINDUCTOR_CACHE_DIR``.
+        Let torch compile the transformer blocks for the steps of a training, and for nothing else:
+        the first steps with blocks of a size take up to a minute more, and need a C++ compiler, or
+        Triton on a GPU. On a CPU little or nothing was gained (docs/performance.rst); on a GPU it
+        was not measured. The numbers are the same within rounding, and a checkpoint may be resumed
+        with and without. torch keeps what it compiles in its own folder for temporary files, or in
+        that of the environment's ``TORCHINDUCTOR_CACHE_DIR``.
     {device}
     precision : {"auto", "float32", "bf16"}, default="auto"
         "auto" is bfloat16 autocast on CUDA and, for encoders of at least 256 tokens that are 64

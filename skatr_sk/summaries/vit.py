@@ -9,7 +9,6 @@ A field is cut into equal patches, and each patch's voxels, in a row, become a t
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,7 +39,6 @@ __all__ = [
 ]
 
 ATTENTIONS = ("full", "axial")  # "full" is that of files that do not say
-_MOST_GRAPHS = 64  # of a block: torch itself keeps 8
 _MOST_ROWS = 65_535  # of attention at a time, as many as a grid of CUDA has
 
 # Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
@@ -190,7 +188,7 @@ class Block(nn.Module):
     """
 
     within = "field"  # of older pickles
-    is_compiled = False
+    compiles_in_training = False
 
     def __init__(self, dim: int, n_heads: int, mlp_ratio: float, within: str = "field") -> None:
         super().__init__()
@@ -209,7 +207,7 @@ class Block(nn.Module):
         The first `n_unasked` of them are seen by the others, and have no result. Within columns and
         slices tokens are those of whole columns, one after the other, each of `n_slices`.
         """
-        compiled = self.is_compiled and self.training  # judging it is not worth the compiling
+        compiled = self.compiles_in_training and self.training
         mapped = _compiled_block() if compiled else Block._mapped
         return mapped(self, tokens, n_unasked, n_slices)
 
@@ -237,20 +235,17 @@ class Block(nn.Module):
 
 @functools.cache
 def _compiled_block() -> Callable[..., Tensor]:
-    """Compile what a block does, once for any number of rows and tokens and for all blocks alike.
-
-    Encoder, averaged encoder and predictor, with and without a gradient, are a graph each.
-    """
-    known = inspect.signature(torch.compile).parameters
-    options: Any = {"recompile_limit": _MOST_GRAPHS} if "recompile_limit" in known else {}
-    return torch.compile(Block._mapped, dynamic=True, **options)
+    """Compile what a block does, for all blocks of a kind and any number of rows and tokens."""
+    return torch.compile(Block._mapped, dynamic=True)
 
 
 def compile_blocks(network: nn.Module, wanted: bool) -> None:
-    """Let torch compile the blocks in a network, or no longer."""
+    """Let torch compile the blocks in a network for the steps of a training, or no longer."""
     for each in network.modules():
         if isinstance(each, Block):
-            each.is_compiled = wanted
+            vars(each).pop("compiles_in_training", None)  # as if it had never been
+            if wanted:
+                each.compiles_in_training = True
 
 
 def _by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

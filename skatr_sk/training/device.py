@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 PRECISIONS = ("auto", "float32", "bf16")
+_MOST_GRAPHS = 512  # of a function, of all sizes that it was compiled for: torch itself keeps 8
 _FEWEST_TOKENS, _LEAST_WIDTH = 256, 64  # for bfloat16 to be chosen on a CPU
 DEVICE_HINT = "'auto', 'cpu', 'cuda' or 'cuda:N' for a device that torch sees here"
 
@@ -218,21 +219,31 @@ def torch_defaults() -> Iterator[None]:
 
 @contextmanager
 def able_to_compile(wanted: bool) -> Iterator[None]:
-    """Say what to do where the block is to compile, and torch cannot."""
+    """Let torch keep all that the block compiles, where it is to; say so where torch cannot."""
     if not wanted:
         yield
         return
-    from torch._dynamo.exc import TorchDynamoException  # which takes seconds to import
+    import torch._dynamo.config as dynamo  # torch's compiler takes seconds to import
+    from torch._dynamo.exc import BackendCompilerFailed
 
+    name = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     try:
-        yield
-    except TorchDynamoException as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise RuntimeError(
-            "compile: expected a torch that can compile here, with a C++ compiler on a CPU and "
-            f"with Triton on a GPU, found that it cannot: {reason.strip()}; install what is "
-            "missing, or leave compile=False."
-        ) from error
+        torch.compile(lambda: None)  # which it refuses on platforms that it is not for
+    except RuntimeError as error:
+        raise _unable(error) from error
+    try:
+        with dynamo.patch(**{name: _MOST_GRAPHS, f"accumulated_{name}": _MOST_GRAPHS}):
+            yield
+    except BackendCompilerFailed as error:
+        raise _unable(getattr(error, "inner_exception", error)) from error
+
+
+def _unable(error: BaseException) -> RuntimeError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+    return RuntimeError(
+        f"compile: expected a torch that can compile here, found that it cannot ({reason.strip()});"
+        " it takes a C++ compiler on a CPU and Triton on a GPU: install it, or leave compile=False."
+    )
 
 
 @contextmanager

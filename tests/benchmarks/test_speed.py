@@ -156,8 +156,9 @@ def test_step_of_axial_attention(table):
     )
 
 
-def test_step_with_compile(table):
+def test_step_with_compile(table, tmp_path, monkeypatch):
     """What compiling gains, and how long it takes; no limit, for it is at choice."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled yet
     what = next(iter(SIZES))
     field_shape, *sizes = SIZES[what]
     X = cones(3 * sizes[-1], *field_shape)

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
@@ -20,9 +21,11 @@ from skatr_sk import (
     make_lightcones,
 )
 from skatr_sk.fields import ArrayFields
-from skatr_sk.summaries import JEPA, Reconstruction, Supervised, VICReg
+from skatr_sk.summaries import JEPA, Reconstruction, Supervised, VICReg, vit
 from skatr_sk.summaries.objectives import as_objective
 from skatr_sk.summaries.pretraining import _identity
+from skatr_sk.summaries.vit import Block
+from skatr_sk.training.identity import identity_of
 from tests.gaussian_fields import gaussian_fields, ridge_probe
 from tests.training.runs import Act, assert_same_run, raising, signals, transformer, without_seconds
 
@@ -277,6 +280,46 @@ def test_a_backbone_is_its_weights_and_trains_with_the_head(saved):
     with pytest.warns(NoEffectWarning, match="of warm_start"):
         fitted = LightconeRegressor(backbone=warm, **options).fit(signals(), y)
     np.testing.assert_array_equal(plain.predict(signals()), fitted.predict(signals()))
+
+
+# Compiled ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["jepa", "vicreg"])
+def test_the_blocks_are_compiled_for_the_steps_alone(objective, monkeypatch):
+    seen = []
+
+    def stand_in(block, *arguments):
+        seen.append((block.training, torch.is_grad_enabled()))
+        return Block._mapped(block, *arguments)
+
+    monkeypatch.setattr(vit, "_compiled_block", lambda: stand_in)
+    X, parameters = signals(), dict(objective=objective, max_epochs=1)
+    plain = transformer(**parameters).fit(X)
+    assert not seen
+    compiled = transformer(**parameters, compile=True).fit(X)
+    assert all(training for training, _ in seen)
+    # The averaged encoder of a JEPA needs no gradient.
+    assert {gradient for _, gradient in seen} == ({True, False} if objective == "jepa" else {True})
+    np.testing.assert_array_equal(compiled.transform(X), plain.transform(X))
+    assert identity_of(compiled.encoder_) == identity_of(plain.encoder_)
+    n_seen = len(seen)
+    compiled.adapt(X)
+    assert len(seen) > n_seen
+    n_seen = len(seen)
+    compiled.set_params(compile=False, warm_start=True).fit(X)
+    assert len(seen) == n_seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_compiled_training_is_the_same_within_rounding(device, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    X, options = signals(), dict(device=device, whiten=False, precision="float32")
+    plain, compiled = (transformer(**options, compile=each).fit(X) for each in (False, True))
+    losses = [[row["train_loss"] for row in each.history_] for each in (plain, compiled)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+    np.testing.assert_allclose(compiled.transform(X), plain.transform(X), atol=0.02)
 
 
 # What is learned -------------------------------------------------------------------------------

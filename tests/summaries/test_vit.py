@@ -9,7 +9,17 @@ import torch
 from skatr_sk.summaries import JEPA, vit
 from skatr_sk.summaries.masking import BlockMask, sample_masks
 from skatr_sk.summaries.objectives.jepa import JEPANetwork
-from skatr_sk.summaries.vit import Block, Encoder, PositionCode, Predictor, gather_tokens, patchify
+from skatr_sk.summaries.vit import (
+    Block,
+    Encoder,
+    PositionCode,
+    Predictor,
+    compile_blocks,
+    gather_tokens,
+    patchify,
+    through,
+)
+from skatr_sk.training.device import able_to_compile
 
 SIZES = dict(embed_dim=12, depth=2, n_heads=3, mlp_ratio=2.0)
 
@@ -447,3 +457,45 @@ def test_attention_keeps_nothing_where_no_gradient_is_asked_for(monkeypatch):
     monkeypatch.setattr(vit, "_kept_scores", None)
     q, k, v = draw(3, 2, 4, 70, 24).bfloat16()
     vit._attention(q, k, v)
+
+
+# Compiled ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_compiled_blocks_have_the_same_gradients(attention, precision, torch_seed, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    blocks = vit._blocks(2, 32, 2, 2.0, attention)
+    fields = torch.randn(3, 24, 32)
+    counters.clear()
+
+    def gradients(compiled, n_unasked):
+        compile_blocks(blocks, compiled)
+        blocks.zero_grad()
+        tokens = fields.clone().requires_grad_()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            found = through(blocks, tokens, 24, n_unasked, n_slices=4)
+        found.float().square().mean().backward()
+        return [tokens.grad, *(weight.grad.clone() for weight in blocks.parameters())]
+
+    near = dict(rtol=1e-4, atol=1e-6) if precision == torch.float32 else dict(rtol=0.05, atol=2e-3)
+    kept = vit._MOST_KEPT_ON_CPU
+    with able_to_compile(True):
+        for most, n_unasked in itertools.product((kept, 0), (0, 8)):  # 0: computed anew
+            monkeypatch.setattr(vit, "_MOST_KEPT_ON_CPU", most)
+            both = gradients(False, n_unasked), gradients(True, n_unasked)
+            for one, other in zip(*both, strict=True):
+                torch.testing.assert_close(one, other, **near)
+    assert counters["stats"]["unique_graphs"] >= 2 and not counters["graph_break"]
+
+
+def test_blocks_that_are_compiled_no_longer_are_as_if_they_had_never_been(torch_seed):
+    block = Block(8, 2, 2.0)
+    before = dict(vars(block))
+    compile_blocks(block, True)
+    assert block.compiles_in_training
+    compile_blocks(block, False)
+    assert vars(block) == before and not block.compiles_in_training

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -205,3 +206,33 @@ def test_a_fork_does_not_wait_for_threads_that_it_does_not_have():
     leave.set()
     thread.join()
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_says_so(tmp_path):
+    script = (
+        "from tests.training.runs import signals, transformer\n"
+        "transformer(compile=True).fit(signals())\n"
+    )
+    nowhere = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | nowhere | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 1
+    said = found.stderr.splitlines()[-1]
+    assert "compile: expected a torch that can compile here" in said and "none" in said
+    assert "leave compile=False" in said
+
+
+def test_a_platform_that_torch_does_not_compile_on(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("torch.compile is not supported on Python 3.99")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(RuntimeError, match=r"compile: .*3\.99.*leave compile=False"):
+        transformer(compile=True).fit(signals())
