@@ -41,13 +41,13 @@ __all__ = [
 ATTENTIONS = ("full", "axial")  # "full" is that of files that do not say
 _MOST_ROWS = 65_535  # of attention at a time, as many as a grid of CUDA has
 
-# Of fields of more patches, and on a CPU of more numbers in the tokens of a batch, the activations
-# of a step are not kept for its gradient but computed anew. The published sizes have 2303 patches
-# at low, and 10,000 at full resolution.
+# Of fields of more patches, and on a CPU of more bytes in the tokens of a batch, the activations of
+# a step are not kept for its gradient but computed anew. The published sizes have 2303 patches at
+# low, and 10,000 at full resolution.
 _MOST_KEPT = 4096
 _MOST_SCORES = 12_000_000  # of all queries and keys of a batch that are kept for the gradient
 _WIDE_ENOUGH = 65_536  # numbers of a head: its gradient in bfloat16 is the faster one from here on
-_MOST_KEPT_ON_CPU = 2_000_000
+_MOST_KEPT_ON_CPU = 4_500_000
 _CPU_TOKENS = 8192  # that a CPU computes anew at a time
 _VOXELS_EMBEDDED = 4_000_000  # of each field at a time; where there are more, these anew as well
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6
@@ -307,10 +307,11 @@ def through(
     The first `n_unasked` of the tokens have no result, and cost nothing in the last block but what
     the others see of them.
 
-    Where there are many, only what enters each block, and what its attention gives, is kept for the
-    gradient, and the rest computed anew, some fields at a time: selective gradient checkpointing
-    (Chen et al., arXiv:1604.06174; Korthikanti et al., arXiv:2205.05198, section 5). The numbers
-    are the same within rounding.
+    Where no gradient is asked for, a CPU takes some fields at a time, which stay in its caches.
+    With one, where there are many tokens, only what enters each block, and what its attention
+    gives, is kept, and the rest computed anew, some fields at a time: selective gradient
+    checkpointing (Chen et al., arXiv:1604.06174; Korthikanti et al., arXiv:2205.05198, section 5).
+    The numbers are the same within rounding.
 
     Where products are in bfloat16 the tokens between the blocks are too: else a third of the time
     goes into casting them to and fro.
@@ -329,12 +330,14 @@ def through(
     kind = tokens.device.type
     if torch.is_autocast_enabled(kind):
         tokens = tokens.to(torch.get_autocast_dtype(kind))
-    if not (torch.is_grad_enabled() and tokens.requires_grad):
-        return as_they_are(tokens)
     on_cpu = kind == "cpu"
-    if n_patches <= _MOST_KEPT and not (on_cpu and tokens.numel() > _MOST_KEPT_ON_CPU):
-        return as_they_are(tokens)
     rows = max(1, _CPU_TOKENS // tokens.shape[1]) if on_cpu else len(tokens)
+    if not (torch.is_grad_enabled() and tokens.requires_grad):
+        if len(tokens) <= 2 * rows:
+            return as_they_are(tokens)
+        return torch.cat([as_they_are(some) for some in tokens.split(rows)])
+    if n_patches <= _MOST_KEPT and not (on_cpu and tokens.nbytes > _MOST_KEPT_ON_CPU):
+        return as_they_are(tokens)
     contexts = partial(create_selective_checkpoint_contexts, _but_attention)
 
     def lean(some: Tensor) -> Tensor:

@@ -459,6 +459,19 @@ def test_attention_keeps_nothing_where_no_gradient_is_asked_for(monkeypatch):
     vit._attention(q, k, v)
 
 
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_without_a_gradient_some_fields_at_a_time_give_the_same(attention, torch_seed, monkeypatch):
+    blocks = vit._blocks(2, 12, 3, 2.0, attention)
+    tokens, seen = draw(7, 8, 12), []
+    with torch.no_grad():
+        whole = through(blocks, tokens, 8, 4, n_slices=4)
+        monkeypatch.setattr(vit, "_CPU_TOKENS", 16)
+        blocks[0].register_forward_hook(lambda block, given, _: seen.append(len(given[0])))
+        parts = through(blocks, tokens, 8, 4, n_slices=4)
+    assert seen == [2, 2, 2, 1]
+    torch.testing.assert_close(parts, whole)
+
+
 # Compiled ---------------------------------------------------------------------------------------
 
 
