@@ -707,9 +707,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         """
         device = resolve_device(self.device)
         precise = copied_module(self.net_).to(device).double()
-        flow = precise if double else self.net_
-        if device.type != "cpu" and not double:
-            flow = copied_module(flow).to(device)  # the fitted one stays where it is
+        if double:
+            flow = precise
+        elif device.type == "cpu":
+            flow = self.net_
+        else:  # the fitted one stays where it is
+            flow = copied_module(self.net_).to(device)
         n_rows = min(_ROWS, max(1, _POINTS // n_samples))
         options: Any = {"verbose": self.verbose, "logger": _LOGGER}
         n = summaries.shape[0]

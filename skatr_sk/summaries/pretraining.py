@@ -148,8 +148,7 @@ def pretrain(
         if encoder.slice_means is not None:  # it embeds, too
             encoder.slice_means.requires_grad_(True)
         network = objective.network(encoder.train(), architecture, **sizes)
-        if transformer.compile:
-            compile_blocks(network, True)
+        compile_blocks(network, transformer.compile)
         return network
 
     n_parameters = 0 if targets is None else targets.shape[1]

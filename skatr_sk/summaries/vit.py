@@ -8,10 +8,9 @@ A field is cut into equal patches, and each patch's voxels, in a row, become a t
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -233,7 +232,7 @@ class Block(nn.Module):
         return _by_rows(*rows).transpose(1, 2)
 
 
-@functools.cache
+@cache
 def _compiled_block() -> Callable[..., Tensor]:
     """Compile what a block does, for all blocks of a kind and any number of rows and tokens."""
     return torch.compile(Block._mapped, dynamic=True)
