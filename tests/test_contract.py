@@ -67,7 +67,8 @@ def make(case, **parameters):
             small |= dict(learning_rate=1e-2, max_epochs=2, batch_size=8)
         if "posterior" in case:
             blocks = 1 if "joint" in case else 2
-            return PosteriorEstimator(**small | dict(n_blocks=blocks, n_bins=4) | parameters)
+            small |= dict(n_blocks=blocks, n_bins=4, n_members=1)
+            return PosteriorEstimator(**small | parameters)
         return LightconeRegressor(**small | parameters)
     small = dict(patch_size=2, embed_dim=12, depth=1, n_heads=2)
     small |= dict(max_epochs=2, batch_size=16, device="cpu", random_state=0)

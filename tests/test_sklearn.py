@@ -35,7 +35,13 @@ def small_regressor():
 
 def small_posterior():
     return PosteriorEstimator(
-        n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=1, patience=None, device="cpu"
+        n_blocks=1,
+        n_bins=4,
+        hidden_dims=(8,),
+        n_members=1,
+        max_epochs=1,
+        patience=None,
+        device="cpu",
     )
 
 

@@ -17,6 +17,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._checks import (
+    Auto,
     Bounds,
     Choice,
     Flag,
@@ -80,11 +81,10 @@ HEAD_DOCS = (
     | BACKBONE_DOCS
     | {
         "members": """
-        n_members : int, default=1
+        n_members : "auto" or int, default="auto"
             Networks, each with weights, batches and validation rows of its own, so that no row is
-            lost to all. The result is the mean of theirs. Five or so serve best where rows are few.
-            They are trained at once, to what each would be alone up to rounding; one after the
-            other with `callbacks`, `checkpoint_dir` or `verbose`.
+            lost to all, and averaged. They are trained at once, to what each would be alone up to
+            rounding; one after the other with `callbacks`, `checkpoint_dir` or `verbose`.
         """,
         "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
@@ -138,14 +138,14 @@ class SummaryHead(BackboneHead):
     hidden_dims: tuple[int, ...] = (128, 128)
     pooling: str = "mean"
     dropout: float | str = 0.0
-    n_members: int = 1
+    n_members: int | str = "auto"
 
     _parameters: ClassVar[Mapping[str, Kind]] = {
         **BackboneHead._parameters,
         "hidden_dims": Rule(are_widths, "a tuple of integers >= 1"),
         "pooling": Choice(*POOLINGS),
         "dropout": Real("[0, 1)"),
-        "n_members": Integer(1),
+        "n_members": Auto(Integer(1)),
     }
     _of_steps = BackboneHead._of_steps | {"dropout"}
 
@@ -442,7 +442,7 @@ class SummaryHead(BackboneHead):
 
         The first member is the network of ``n_members=1``.
         """
-        n_members = self._resolved(fields.shape[0]).n_members
+        n_members = cast(int, self._resolved(fields.shape[0]).n_members)
         seeds = iter(independent_seeds(seed_of(self.random_state), 2 * n_members))
         split = partial((rows or Rows(fields.shape[0])).split, fields, self.validation_fraction)
         return [(split(split_seed), seed) for split_seed, seed in zip(seeds, seeds, strict=True)]

@@ -177,8 +177,7 @@ class BackboneHead(TrainedEstimator):
         n_members: Any = getattr(self, "n_members", 1)
         if self.backbone is not None and n_members not in ("auto", 1):
             mend = "fit several estimators with other seeds, and average what they predict"
-            auto = "'auto' or " * isinstance(type(self).n_members, str)  # type: ignore[attr-defined]
-            problems.add("n_members", f"{auto}1 with a backbone", n_members, mend)
+            problems.add("n_members", "'auto' or 1 with a backbone", n_members, mend)
 
     def _warn_without_effect(self) -> None:
         super()._warn_without_effect()

@@ -41,6 +41,8 @@ __all__ = [
 _LOGIT_SCALE = 0.05
 # Bounds of the affine layer: log scales, and slopes of a parameter on those before it.
 _LOG_SCALE, _SLOPE = 12.0, 30.0
+# A row that is copied for each of its samples costs as much as some samples.
+_MOST_IN_VAIN = 1.7
 
 
 class Context(NamedTuple):
@@ -191,12 +193,24 @@ class FlowEnsemble(nn.ModuleList):
         points, log_prob = torch.empty_like(noise), noise.new_empty(noise.shape[:2])
         for number, (flow, own) in enumerate(self._with(context)):
             chosen = whose == number
-            if chosen.all():
+            counts = chosen.sum(dim=1, keepdim=True)
+            most, n_chosen = int(counts.max()), int(counts.sum())
+            if n_chosen == chosen.numel():
                 return flow.sample_and_log_prob(noise, own)
-            if chosen.any():  # each sample as a row with one
-                of_each = Context(*(part[chosen.nonzero()[:, 0]] for part in own))
-                found = flow.sample_and_log_prob(noise[chosen].unsqueeze(1), of_each)
-                points[chosen], log_prob[chosen] = (part.squeeze(1) for part in found)
+            if not n_chosen:
+                continue
+            if len(noise) * most > _MOST_IN_VAIN * n_chosen:  # each sample as a row with one
+                at = chosen.nonzero().unbind(1)
+                of_each = Context(*(part[at[0]] for part in own))
+                found = flow.sample_and_log_prob(noise[at].unsqueeze(1), of_each)
+                points[at], log_prob[at] = (part.squeeze(1) for part in found)
+            else:  # rows as they are, filled up to the longest with samples of others
+                columns = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+                rows = torch.arange(len(noise), device=noise.device)[:, None].expand_as(columns)
+                kept = torch.arange(most, device=noise.device) < counts
+                at = rows[kept], columns[kept]
+                found = flow.sample_and_log_prob(noise[rows, columns], own)
+                points[at], log_prob[at] = (part[kept] for part in found)
         return points, log_prob
 
     def _with(self, context: Context) -> Iterator[tuple[ConditionalFlow, Context]]:

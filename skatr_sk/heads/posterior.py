@@ -69,7 +69,7 @@ _LOGGER = logging.getLogger("skatr_sk.heads")
 _STEPS = 3000  # that a training takes
 _WARMUP, _WARMUP_WHOLE = 0.02, 0.1  # share of the steps in which the rate rises
 _FEW = 300  # rows under which single simulations are soon fitted
-_FEW_FOR_EACH = 10  # rows for each number of a summary, under which they are soon fitted, too
+_FEW_FOR_EACH = 4  # rows for each number of a summary, under which they are soon fitted, too
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
@@ -125,9 +125,11 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         the pooling to its own, and "attention" takes its tokens.
     dropout : float or "auto", default="auto"
         Share of hidden units of the summary's embedding dropped in training, in [0, 1). "auto" is
-        0.3 where fewer than 300 rows train, or fewer than ten for each number of a summary, and
+        0.3 where fewer than 300 rows train, or fewer than four for each number of a summary, and
         else 0; with a backbone the former counts alone.
     {members}
+        "auto" is 5, and 1 with a backbone, which takes no more. One alone says less, and is sure
+        of too much [4]_.
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
         likelihood. Some tens are needed to move an overfitted posterior, at a cost in likelihood
@@ -145,8 +147,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     weight_decay : float or "auto", default="auto"
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
         most, and long summaries: "auto" is 7 times the length of a summary, but at least 400 and at
-        most 2,000, over the number of rows that train. Where these are fewer than 300 it is 2,000
-        over it, and at most 10; with a backbone it is 0.05.
+        most 2,000, over the number of rows that train. Where these are so few that `dropout` helps
+        it is 3.5 times the length, and at most 1,000, over them; 10 at most, and 0.05 with a
+        backbone.
     validation_fraction : float, default=0.1
         {held_out}
     patience : int or None, default=20
@@ -305,13 +308,15 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         epochs = math.ceil(_STEPS / math.ceil(n_rows / given))
         few, whole = n_rows < _FEW, self.backbone is not None
         n_summary = 0 if whole else getattr(self, "field_shape_in_", (0,))[-1]
-        decay = 2000 if few else min(max(400, 7 * n_summary), 2000)
+        drops = few or n_rows < _FEW_FOR_EACH * n_summary
+        decay = max(400, min(3.5 * n_summary, 1000) if drops else min(7 * n_summary, 2000))
         return {
             "batch_size": batch_size,
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
             "learning_rate": 1e-3 if whole else 2e-3,
             "weight_decay": 0.05 if whole else min(decay / n_rows, 10.0),
-            "dropout": 0.3 if few or n_rows < _FEW_FOR_EACH * n_summary else 0.0,
+            "n_members": 1 if whole else 5,
+            "dropout": 0.3 if drops else 0.0,
         }
 
     def _warn_without_effect(self) -> None:
@@ -555,9 +560,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             When a fifth of the posteriors, and at least five, have most of their samples within
             1 % of an edge of the prior box.
         """
-        return self.sample_log_prob(X, n_samples, random_state=random_state)[0]
+        return self._draw(X, n_samples, random_state, densities=False)[0]
 
-    @torch_defaults()
     def sample_log_prob(
         self, X: ArrayLike, n_samples: int = 1000, *, random_state: Seed = None
     ) -> tuple[Floats, Floats]:
@@ -572,15 +576,23 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         -------
         samples : ndarray of shape (n, n_samples, n_parameters), float64
         log_prob : ndarray of shape (n, n_samples), float64
-            What :meth:`log_prob` gives at the samples, within the rounding of float32.
+            What :meth:`log_prob` gives at the samples, within the rounding of float32. Every
+            member is asked for it, so that samples alone take a fraction of the time.
         """
+        return self._draw(X, n_samples, random_state, densities=True)
+
+    @torch_defaults()
+    def _draw(
+        self, X: ArrayLike, n_samples: int, random_state: Seed, *, densities: bool
+    ) -> tuple[Floats, Floats]:
+        """Draw samples, and compute their log densities; these are empty without `densities`."""
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
-        log_prob = np.empty(samples.shape[:2])
+        log_prob = np.empty(samples.shape[:2] if densities else (0, 0))
         piled: list[NDArray[np.bool_]] = []
-        whose = np.zeros(log_prob.shape, dtype=np.int64)
+        whose = np.zeros(samples.shape[:2], dtype=np.int64)
         if several := len(self.net_) > 1:
             whose[...] = generator.integers(len(self.net_), size=whose.shape)
         for at, context, flow in self._passes(summaries, n_samples, double=False):
@@ -592,6 +604,11 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             free, log_free = flow.sample_and_log_prob(noise.to(device), context, drawn_from)
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
+            self._check_found(samples[at], summaries, "sample", at[0].start)
+            if at[1].stop == n_samples:
+                piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
+            if not densities:
+                continue
             # What was moved away from an edge has the density of its new position, and what one of
             # several members has drawn that of all.
             moved = self.prior_transform_.beyond_edge(points) | several
@@ -600,10 +617,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)
                 log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
-            for found in (samples[at], log_prob[at]):
-                self._check_found(found, summaries, "density", at[0].start)
-            if at[1].stop == n_samples:
-                piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
+            self._check_found(log_prob[at], summaries, "density", at[0].start)
         self._warn_of_edges(piled)
         return samples, log_prob
 

@@ -96,11 +96,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         the pooling to its own, and "attention" takes its tokens.
     dropout : float, default=0.0
         Share of hidden units dropped in training, in [0, 1).
-    n_members : "auto" or int, default="auto"
-        Networks, each with weights, batches and validation rows of its own, that are trained at
-        once (with `callbacks`, `checkpoint_dir` or `verbose` one after the other), and averaged.
-        "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths,
-        a `head`, or a backbone, which takes no more.
+    {members}
+        "auto" is 5 with ``hidden_dims="auto"``, and 1 with widths, a `head`, or a backbone, which
+        takes no more.
     max_epochs : int, default=1000
         Passes over the training rows.
     batch_size : int, default=32
@@ -165,7 +163,6 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     """
 
     hidden_dims: str | tuple[int, ...] = "auto"  # type: ignore[assignment]
-    n_members: int | str = "auto"  # type: ignore[assignment]
     head: torch.nn.Module | None = None
     loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = "l1"
     target_bounds: ArrayLike | None = None
@@ -179,7 +176,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         **SummaryHead._parameters,
         **{
             name: Auto(cast(Rule, SummaryHead._parameters[name]))
-            for name in ("hidden_dims", "n_members", "learning_rate")
+            for name in ("hidden_dims", "learning_rate")
         },
         "head": Instance(torch.nn.Module, expected="a torch.nn.Module", optional=True),
         "loss": LOSS,

@@ -31,6 +31,7 @@ def fitted():
         parameter_names=NAMES,
         n_blocks=2,
         hidden_dims=(16,),
+        n_members=1,
         max_epochs=8,
         device="cpu",
         random_state=0,

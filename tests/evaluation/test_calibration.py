@@ -233,7 +233,7 @@ def fitted():
     y = rng.normal(size=(300, 2))
     X = y + 0.3 * rng.normal(size=y.shape)
     posterior = PosteriorEstimator(
-        n_blocks=2, hidden_dims=(16,), max_epochs=5, device="cpu", random_state=0
+        n_blocks=2, hidden_dims=(16,), n_members=1, max_epochs=5, device="cpu", random_state=0
     )
     return posterior.fit(X, y), X, y
 

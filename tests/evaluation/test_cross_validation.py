@@ -9,7 +9,8 @@ from sklearn.pipeline import Pipeline
 from skatr_sk import PosteriorEstimator
 from skatr_sk.evaluation import cross_val_draws
 
-SMALL = dict(n_blocks=1, n_bins=4, hidden_dims=(8,), max_epochs=2, device="cpu", random_state=0)
+SMALL = dict(n_blocks=1, n_bins=4, hidden_dims=(8,), n_members=1, max_epochs=2)
+SMALL |= dict(device="cpu", random_state=0)
 
 
 def data(n=40):

@@ -469,7 +469,7 @@ def test_a_posterior_is_told_of_bad_fields():
     with pytest.raises(ValueError, match=r"PosteriorEstimator\(backbone='vit'\)"):
         posterior(backbone=None).fit(X, y)
     with pytest.raises(
-        InvalidParameterError, match="n_members: expected 1 with a backbone, found 2"
+        InvalidParameterError, match="n_members: expected 'auto' or 1 with a backbone, found 2"
     ):
         posterior(n_members=2).fit(X, y)
     model.set_params(backbone=None).fit(X[:, 0, 0], y)

@@ -93,8 +93,8 @@ def test_a_posterior_of_what_is_far_away(rng):
     y = rng.uniform(size=(300, 1))
     X = (y + 0.02 * rng.normal(size=(300, 3))).astype(np.float32)
     head = PosteriorEstimator(
-        prior_bounds=[[0, 1]], n_blocks=1, hidden_dims=(16,), max_epochs=15, learning_rate=2e-2,
-        random_state=0,
+        prior_bounds=[[0, 1]], n_blocks=1, hidden_dims=(16,), n_members=1, max_epochs=15,
+        learning_rate=2e-2, random_state=0,
     ).fit(X, y)  # fmt: skip
     asked = [lambda X: head.sample(X, 50), lambda X: head.predict(X, n_samples=64)]
     asked += [lambda X: head.predict_quantiles(X, n_samples=64)]

@@ -128,13 +128,15 @@ def test_flow_keeps_float32_under_autocast(torch_seed):
     assert flow.log_prob(torch.randn(3, 1, 2), context).dtype == torch.float32
 
 
+@pytest.mark.parametrize("shape", [(4, 60), (40, 2), (1, 1)], ids=["many", "few", "one"])
 @pytest.mark.parametrize("n_parameters", DIMENSIONS)
-def test_ensemble_draws_each_sample_from_its_flow(n_parameters, torch_seed):
-    flows = [enlarge(make(n_parameters), 0.5, affine=0.3).double() for _ in range(3)]
+def test_ensemble_draws_each_sample_from_its_flow(n_parameters, shape, torch_seed):
+    """Of many samples of a row, and of few of many rows; the last flow has none."""
+    flows = [enlarge(make(n_parameters), 0.5, affine=0.3).double() for _ in range(4)]
     ensemble = FlowEnsemble(flows)
-    summaries = torch.randn(4, 4, dtype=torch.float64)
-    noise = torch.randn(4, 6, n_parameters, dtype=torch.float64)
-    whose = torch.randint(3, (4, 6))
+    summaries = torch.randn(shape[0], 4, dtype=torch.float64)
+    noise = torch.randn(*shape, n_parameters, dtype=torch.float64)
+    whose = torch.randint(3, shape)
     context = ensemble.context(summaries)
     points, log_prob = ensemble.sample_and_log_prob(noise, context, whose)
     for number, flow in enumerate(flows):

@@ -27,7 +27,7 @@ LABELS = SUMMARIES[:, :2] @ RNG.normal(size=(2, 2))
 MEANS = np.stack([FIELDS.mean(axis=(1, 2, 3)), FIELDS.std(axis=(1, 2, 3))], axis=1)
 pytestmark = pytest.mark.usefixtures("torch_seed")  # for networks that are built here
 SMALL = dict(max_epochs=3, batch_size=8, device="cpu", random_state=0)
-FLOW = SMALL | dict(n_blocks=1, n_bins=4, hidden_dims=(8,))
+FLOW = SMALL | dict(n_blocks=1, n_bins=4, hidden_dims=(8,), n_members=1)
 
 
 class Slices(nn.Module):

@@ -36,7 +36,7 @@ def test_attention_does_not_ask_for_the_order_of_tokens(torch_seed):
 
 def posterior(**parameters):
     small = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), dropout=0.05)
-    small |= dict(batch_size=128, weight_decay=1.0)
+    small |= dict(batch_size=128, weight_decay=1.0, n_members=1)
     return PosteriorEstimator(**small, learning_rate=1e-2, **parameters)
 
 

@@ -23,7 +23,7 @@ from skatr_sk.heads.flow import FlowEnsemble
 from tests.heads import two_moons
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
-SMALL |= dict(dropout=0.05, device="cpu", random_state=0)
+SMALL |= dict(dropout=0.05, n_members=1, device="cpu", random_state=0)
 
 
 def make(**parameters):
@@ -857,11 +857,13 @@ def test_a_training_that_ends_too_early_is_warned_of(rng):
 @pytest.mark.parametrize(
     ("n_rows", "n_summary", "decay", "dropout"),
     [
-        (165, 2, 10.0, 0.3),  # few rows, whatever the summary
-        (250, 288, 8.0, 0.3),
+        (30, 2, 10.0, 0.3),
+        (165, 2, 400 / 165, 0.3),  # few rows, whatever the summary
+        (250, 288, 1000 / 250, 0.3),
         (900, 2, 400 / 900, 0.0),
-        (900, 288, 2000 / 900, 0.3),
-        (900, 100, 700 / 900, 0.3),
+        (900, 288, 1000 / 900, 0.3),  # few for so long a summary
+        (900, 100, 700 / 900, 0.0),
+        (350, 200, 700 / 350, 0.3),
         (3600, 288, 2000 / 3600, 0.0),
     ],
 )

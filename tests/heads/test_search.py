@@ -31,7 +31,9 @@ GRID = [
     {"learning_rate": [1e-5, 0.1], "dropout": [0.2]},
     {"learning_rate": [0.1], "hidden_dims": [(16,), (8, 8)]},
 ]
-POSTERIOR = PosteriorEstimator(max_epochs=2, n_blocks=1, hidden_dims=(8,), random_state=0)
+POSTERIOR = PosteriorEstimator(
+    max_epochs=2, n_blocks=1, hidden_dims=(8,), n_members=1, random_state=0
+)
 CASES = {
     "regressors": (REGRESSOR, GRID),
     "with ridge": (LightconeRegressor(max_epochs=5, random_state=0), {"weight_decay": [0.0, 1.0]}),

@@ -188,7 +188,13 @@ def test_scores_of_a_callback_are_in_the_history(value):
     by_batch = BatchScoring(lambda net, X, y: value, name="batch_mine")
     X, y = summaries()
     posterior = PosteriorEstimator(
-        max_epochs=3, n_blocks=1, n_bins=4, hidden_dims=(8,), device="cpu", random_state=0
+        max_epochs=3,
+        n_blocks=1,
+        n_bins=4,
+        hidden_dims=(8,),
+        n_members=1,
+        device="cpu",
+        random_state=0,
     )
     for estimator in (regressor(), posterior, transformer(max_epochs=3)):
         estimator.set_params(callbacks=[scoring, by_batch])

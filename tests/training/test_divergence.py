@@ -160,8 +160,8 @@ def estimators(**parameters):
     yield LightconeRegressor(hidden_dims=(8,), backbone=backbone.set_params(batch_size=32), **small)
     yield PosteriorEstimator(n_blocks=1, hidden_dims=(8,), backbone="cnn", **small)
     for weight in (0.0, 10.0):
-        flow = dict(n_blocks=2, hidden_dims=(8,), prior_bounds=[[0, 1]], calibration_weight=weight)
-        yield PosteriorEstimator(**flow, **small)
+        flow = dict(n_blocks=2, hidden_dims=(8,), n_members=1, prior_bounds=[[0, 1]])
+        yield PosteriorEstimator(**flow, **small, calibration_weight=weight)
 
 
 @pytest.mark.filterwarnings("ignore:LightconeRegressor|SKATRTransformer:UserWarning")

@@ -39,7 +39,9 @@ def heads():
         "ridge": LightconeRegressor(**SMALL | dict(hidden_dims="auto", n_members=2)),
         "network": LightconeRegressor(**SMALL, loss="gaussian"),
         "joint": LightconeRegressor(**SMALL, backbone=backbone),
-        "posterior": PosteriorEstimator(**SMALL, n_blocks=1, n_bins=4, calibration_weight=1.0),
+        "posterior": PosteriorEstimator(
+            **SMALL, n_blocks=1, n_bins=4, n_members=1, calibration_weight=1.0
+        ),
         "joint posterior": PosteriorEstimator(**SMALL, n_blocks=1, n_bins=4, backbone=backbone),
     }
 
@@ -216,7 +218,7 @@ def test_wrong_validation_data(wrong, message):
 def test_what_changes_nothing_beside_it():
     X, y = data()
     own = {"validation_data": (X, y)}
-    for head in (LightconeRegressor(**SMALL), PosteriorEstimator(**SMALL, n_blocks=1)):
+    for head in (LightconeRegressor(**SMALL), PosteriorEstimator(**SMALL, n_blocks=1, n_members=1)):
         with pytest.warns(NoEffectWarning, match="no effect with validation_data of groups"):
             head.fit(X, y, groups=np.arange(60), **own)
         head.set_params(validation_fraction=0.3)

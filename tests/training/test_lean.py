@@ -39,7 +39,9 @@ HEADS = {
     "regressor": LightconeRegressor(hidden_dims=(8,), dropout=0.2, max_epochs=6, patience=2),
     "gaussian": LightconeRegressor(hidden_dims=(8,), loss="gaussian", max_epochs=4),
     "own loss": LightconeRegressor(hidden_dims=(8,), loss=torch.nn.L1Loss(), max_epochs=3),
-    "posterior": PosteriorEstimator(n_blocks=2, hidden_dims=(8,), max_epochs=3, dropout=0.2),
+    "posterior": PosteriorEstimator(
+        n_blocks=2, hidden_dims=(8,), n_members=1, max_epochs=3, dropout=0.2
+    ),
 }
 
 

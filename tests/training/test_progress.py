@@ -61,7 +61,7 @@ def summarise(path, verbose):
 
 def sample(path, verbose):
     X = signals(20)
-    head = PosteriorEstimator(n_blocks=1, hidden_dims=(4,), max_epochs=1, device="cpu")
+    head = PosteriorEstimator(n_blocks=1, hidden_dims=(4,), n_members=1, max_epochs=1, device="cpu")
     head.fit(X, X[:, :1]).set_params(verbose=verbose).sample(X, 3)
 
 
