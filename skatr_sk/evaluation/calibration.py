@@ -309,9 +309,9 @@ def posterior_draws(
     if verbose and not getattr(final, "verbose", True):
         final = copy.copy(final)  # the user's own stays as it was
         final.verbose = verbose
-    samples, each = final.sample_log_prob(X, n_samples, random_state=random_state)
     if y is None:
-        return samples, None
+        return final.sample(X, n_samples, random_state=random_state), None
+    samples, each = final.sample_log_prob(X, n_samples, random_state=random_state)
     options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NeverSeenWarning)  # the draws have said it
