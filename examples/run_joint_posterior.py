@@ -106,8 +106,8 @@ def real(folder, plan):
 
 
 def posterior(plan, seed, **parameters):
-    """Flow with its defaults, which depend on the number of rows."""
-    shared = dict(prior_bounds=PRIOR_BOUNDS, random_state=seed) | plan.posterior
+    """One flow in all ways; the other defaults depend on the number of rows."""
+    shared = dict(prior_bounds=PRIOR_BOUNDS, n_members=1, random_state=seed) | plan.posterior
     return PosteriorEstimator(**shared | parameters)
 
 

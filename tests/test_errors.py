@@ -372,6 +372,7 @@ STRINGS = [
     ("regressor", "pooling", "atention", "attention"),
     ("regressor", "hidden_dims", "atuo", "auto"),
     ("regressor", "n_members", "Auto", "auto"),
+    ("posterior", "n_members", "Auto", "auto"),
     ("regressor", "learning_rate", "aut", "auto"),
     ("regressor", "precision", "fp32", "float32"),
     ("regressor", "device", "CPU:", "cpu"),

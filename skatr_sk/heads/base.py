@@ -66,6 +66,7 @@ __all__ = [
     "are_widths",
     "check_logarithms",
     "check_order",
+    "least_of",
 ]
 
 _NUMBERS = 4_000_000  # of the summaries in double precision at a time
@@ -84,7 +85,8 @@ HEAD_DOCS = (
         n_members : "auto" or int, default="auto"
             Networks, each with weights, batches and validation rows of its own, so that no row is
             lost to all, and averaged. They are trained at once, to what each would be alone up to
-            rounding; one after the other with `callbacks`, `checkpoint_dir` or `verbose`.
+            rounding; one after the other on tokens, and with `callbacks`, `checkpoint_dir` or
+            `verbose`.
         """,
         "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
@@ -499,15 +501,19 @@ class SummaryHead(BackboneHead):
         key = "X", content, trained_on.tobytes(), str(device)
         self.summary_mean_, self.summary_scale_, X = shared(key, standardise)
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
-        planned = []
+        n_rows, planned = least_of(runs), []
+        settings = self._resolved(n_rows)
         for number, (split, seed) in enumerate(runs):
             alone = partial(
                 self._train_member,
                 *(network, (X, y), split, rows, seed),
                 member=(number, len(runs)),
                 schedule=schedule,
+                n_rows=n_rows,
             )
-            planned.append(Planned(self, *network, X, y, split, rows, seed, alone, schedule))
+            planned.append(
+                Planned(self, *network, X, y, split, rows, seed, alone, settings, schedule)
+            )
         trained = yield planned
         self.history_ = []
         for number, (_, history) in enumerate(trained):
@@ -548,6 +554,8 @@ class SummaryHead(BackboneHead):
         Each has a checkpoint of its own, by the `identity` that :meth:`_checkpoint` takes.
         `options` go to :func:`train`.
         """
+        n_rows = options.setdefault("n_rows", len(sets[0]))
+        identity = {**identity, "auto": self._stands_for(n_rows)}
         options["checkpoint"] = self._checkpoint(seed, **identity)
         options["seeds"] = tuple(independent_seeds(seed, 2))  # of the weights, of the batches
         train_set, valid_set = sets[0], sets[1] if len(sets[1]) else None
@@ -598,6 +606,14 @@ class SummaryHead(BackboneHead):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "history_")
+
+
+def least_of(runs: Sequence[Run]) -> int:
+    """Count the rows that train the member with the fewest: "auto" goes by them, for all members.
+
+    With groups the members train on unlike numbers of rows.
+    """
+    return min(len(train_rows) for (train_rows, _), _ in runs)
 
 
 def _one_each(summaries: Fields, seen: SeenSummaries | None = None) -> NDArray[Any]:

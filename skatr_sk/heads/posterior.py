@@ -49,6 +49,7 @@ from skatr_sk.heads.base import (
     are_widths,
     check_logarithms,
     check_order,
+    least_of,
 )
 from skatr_sk.heads.end_to_end import fit_end_to_end
 from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
@@ -94,14 +95,14 @@ def _are_levels(q: Any) -> bool:
 @shared_docs(**HEAD_DOCS)
 @dataclass(kw_only=True, eq=False, repr=False)
 class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
-    r"""Estimate posteriors from summaries, or from light cones, with a normalising flow.
+    r"""Estimate posteriors from summaries, or from light cones, with normalising flows.
 
     Neural posterior estimation [1]_: a conditional flow q(y | summary) is trained by maximum
     likelihood on simulated pairs, :math:`L = -\langle \log q(y | s(x)) \rangle` [2]_. It is
-    amortised: after ``fit``, a posterior is one pass of a small network. Features are standardised
-    inside; parameters, samples and densities are in the parameters' own units. With a `backbone` it
-    takes light cones and trains their encoder by the same likelihood: what frozen summaries are
-    compared with, or a pre-trained encoder that is fine-tuned.
+    amortised: after ``fit``, a posterior is a pass of a small network, by default the mean of five.
+    Features are standardised inside; parameters, samples and densities are in the parameters' own
+    units. With a `backbone` it takes light cones and trains their encoder by the same likelihood:
+    what frozen summaries are compared with, or a pre-trained encoder that is fine-tuned.
 
     Parameters
     ----------
@@ -128,8 +129,8 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         0.3 where fewer than 300 rows train, or fewer than four for each number of a summary, and
         else 0; with a backbone the former counts alone.
     {members}
-        "auto" is 5, and 1 with a backbone, which takes no more. One alone says less, and is sure
-        of too much [4]_.
+        "auto" is 5, or 1 with a `calibration_weight` and with a backbone, which takes no more. One
+        alone says less, and is sure of too much [4]_.
     calibration_weight : float, default=0.0
         Weight of a penalty on wrong coverage of the training rows [3]_; 0 is plain maximum
         likelihood. Some tens are needed to move an overfitted posterior, at a cost in likelihood
@@ -148,7 +149,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         Of AdamW. It is what keeps a flow from fitting single simulations, and few rows need it
         most, and long summaries: "auto" is 7 times the length of a summary, but at least 400 and at
         most 2,000, over the number of rows that train. Where these are so few that `dropout` helps
-        it is 3.5 times the length, and at most 1,000, over them; 10 at most, and 0.05 with a
+        it is 3.5 times the length, from 400 to 1,000, over them; 10 at most, and 0.05 with a
         backbone.
     validation_fraction : float, default=0.1
         {held_out}
@@ -315,7 +316,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             "max_epochs": min(max(epochs, 40), 60 if few else 100),
             "learning_rate": 1e-3 if whole else 2e-3,
             "weight_decay": 0.05 if whole else min(decay / n_rows, 10.0),
-            "n_members": 1 if whole else 5,
+            "n_members": 1 if whole or self.calibration_weight or self.max_epochs == 0 else 5,
             "dropout": 0.3 if drops else 0.0,
         }
 
@@ -345,7 +346,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         runs = self._runs(fields, rows)
         transform = PriorTransform.learn(targets, bounds)
         free, _ = transform.to_free(transform.off_edges(targets, seed=runs[0][1]))
-        resolved = self._resolved(len(runs[0][0][0]))
+        resolved = self._resolved(least_of(runs))
         sizes = {name: getattr(resolved, name) for name in _OF_THE_FLOW}
         build = partial(ConditionalFlow, n_parameters, pooling=pooling, **sizes)
         loss = NPELoss(self.calibration_weight, self.calibration)
@@ -585,12 +586,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def _draw(
         self, X: ArrayLike, n_samples: int, random_state: Seed, *, densities: bool
     ) -> tuple[Floats, Floats]:
-        """Draw samples, and compute their log densities; these are empty without `densities`."""
+        """Draw samples, with their log densities; without `densities` those of one member each."""
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
-        log_prob = np.empty(samples.shape[:2] if densities else (0, 0))
+        log_prob = np.empty(samples.shape[:2])
         piled: list[NDArray[np.bool_]] = []
         whose = np.zeros(samples.shape[:2], dtype=np.int64)
         if several := len(self.net_) > 1:
@@ -604,20 +605,19 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             free, log_free = flow.sample_and_log_prob(noise.to(device), context, drawn_from)
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
-            self._check_found(samples[at], summaries, "sample", at[0].start)
-            if at[1].stop == n_samples:
-                piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
-            if not densities:
-                continue
             # What was moved away from an edge has the density of its new position, and what one of
             # several members has drawn that of all.
-            moved = self.prior_transform_.beyond_edge(points) | several
+            moved = self.prior_transform_.beyond_edge(points) | (several and densities)
             points, log_jacobian = self.prior_transform_.to_free(samples[at])
             if moved.any():
                 again = flow.log_prob(torch.from_numpy(points).to(free), context)
                 log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
             log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
-            self._check_found(log_prob[at], summaries, "density", at[0].start)
+            # In a box samples are finite whatever the flow has made of a row: its density is not.
+            for found in (samples[at], log_prob[at]):
+                self._check_found(found, summaries, "density", at[0].start)
+            if at[1].stop == n_samples:
+                piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
         self._warn_of_edges(piled)
         return samples, log_prob
 

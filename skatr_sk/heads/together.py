@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -45,11 +45,8 @@ class Planned:
     rows: Rows
     seed: int
     alone: Callable[[], Trained]  # trains it by itself
+    settings: Any  # the estimator without "auto"
     schedule: Callable[[float], float] | None = None
-    settings: Any = field(init=False)  # the estimator without "auto"
-
-    def __post_init__(self) -> None:
-        self.settings = self.owner._resolved(len(self.split[0]))
 
     @property
     def why_alone(self) -> str:
@@ -61,6 +58,7 @@ class Planned:
             "verbose": bool(owner.verbose),
             "max_epochs=0": self.settings.max_epochs == 0,
             "tokens": self.X.ndim != 2,
+            "calibration_weight": getattr(owner, "calibration_weight", 0) > 0,
             "a loss of its own": self.criterion.kind is None,
             "a head of its own": getattr(owner, "head", None) is not None,
         }
@@ -188,6 +186,7 @@ class _Member:
         with torch.no_grad():
             for name, weight in self.network.named_parameters():
                 weight.copy_(self.best_weights[name])
+        self.best_weights = {}  # a search has many networks
         history = [row | {"kept": row["epoch"] == self.best_epoch} for row in self.history]
         return self.network.cpu().eval(), history
 

@@ -179,10 +179,14 @@ class TrainedEstimator(CallbackSupportMixin, StoredEstimator):
     def _resolved(self, n_rows: int) -> Self:
         """Return a copy that has the values for which "auto" stands in a training on `n_rows`."""
         resolved = copy.copy(self)
-        for name, value in self._auto(n_rows).items():
-            if getattr(self, name) == "auto":
-                setattr(resolved, name, value)
+        for name, value in self._stands_for(n_rows).items():
+            setattr(resolved, name, value)
         return resolved
+
+    def _stands_for(self, n_rows: int) -> dict[str, Any]:
+        """Return what is taken of :meth:`_auto`: the parameters that are "auto"."""
+        known = self._auto(n_rows).items()
+        return {name: value for name, value in known if getattr(self, name) == "auto"}
 
     # What is learned depends on all parameters but these, which may change where a run resumes.
     _not_learned_from: ClassVar[frozenset[str]] = frozenset(

@@ -253,6 +253,7 @@ def train(
     wait: int = 0,
     trainer: type[Trainer] = Trainer,
     precision: str | None = None,
+    n_rows: int | None = None,
 ) -> tuple[_Module, list[dict[str, Any]]]:
     """Build and train a module with an estimator's checked parameters.
 
@@ -273,12 +274,14 @@ def train(
     says which of how many networks of one ``fit`` this is, from 0 on. ``shares(module)`` are shares
     of the learning rate by the names of weights; the others have all of it. The patience begins
     after `wait` epochs. `trainer` is the class that trains, and `precision` what the estimator's
-    stands for, where it is not the rule.
+    stands for, where it is not the rule; `n_rows` are what the others of its "auto" go by, where
+    they are not those of `train_set`.
 
     Raises an InvalidParameterError when a callback of the user watches a validation that does not
     take place, and a FloatingPointError when the training diverges: what is returned is finite.
     """
-    owner, estimator = estimator, estimator._resolved(len(train_set))
+    owner = estimator
+    estimator = estimator._resolved(len(train_set) if n_rows is None else n_rows)
     users = copy_callbacks(estimator.callbacks or (), make=True)
     _check_callbacks(estimator, users, validates=valid_set is not None)
     device = resolve_device(estimator.device)

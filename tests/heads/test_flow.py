@@ -146,3 +146,24 @@ def test_ensemble_draws_each_sample_from_its_flow(n_parameters, shape, torch_see
         torch.testing.assert_close(log_prob[mine], wanted[1][mine])
     each = torch.stack([flow.log_prob(points, flow.context(summaries)).exp() for flow in flows])
     torch.testing.assert_close(ensemble.log_prob(points, context).exp(), each.mean(dim=0))
+
+
+def test_ensemble_copies_rows_only_where_that_costs_less(torch_seed, monkeypatch):
+    """Of many samples in a row each flow is asked for its own, and little more."""
+    ensemble = FlowEnsemble([make(2) for _ in range(4)])
+    asked, ask = [], ConditionalFlow.sample_and_log_prob
+
+    def noted(flow, noise, context):
+        asked.append(tuple(noise.shape[:2]))
+        return ask(flow, noise, context)
+
+    monkeypatch.setattr(ConditionalFlow, "sample_and_log_prob", noted)
+    for n, m in (4, 200), (200, 2), (3, 10):
+        whose = torch.randint(4, (n, m)) if m > 10 else torch.arange(n * m).view(n, m) % 4
+        whose = torch.zeros(n, m) if m == 10 else whose
+        context = ensemble.context(torch.randn(n, 4))
+        ensemble.sample_and_log_prob(torch.randn(n, m, 2), context, whose)
+    many, few, one = asked[:4], asked[4:8], asked[8:]
+    assert all(n == 4 and 40 < m < 80 for n, m in many)
+    assert few == [(100, 1)] * 4
+    assert one == [(3, 10)]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,12 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import PosteriorEstimator, SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PriorWarning, ShortTrainingWarning
+from skatr_sk.evaluation import posterior_draws
+from skatr_sk.fields import ArrayFields
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
 from skatr_sk.heads.flow import FlowEnsemble
+from skatr_sk.training.held_out import Rows
 from tests.heads import two_moons
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
@@ -106,7 +110,7 @@ def test_linear_gaussian(n_parameters, bounded):
         n_bins=5 if bent else 10,
         max_epochs=40 if bent else 20 if n_parameters > 1 else 10,
         learning_rate=5e-3,
-        weight_decay=1.0 if n_parameters > 1 else "auto",
+        weight_decay=1.0 if bent else "auto",
         dropout=0.0,
         device="cpu",
         random_state=0,
@@ -873,6 +877,44 @@ def test_decay_and_dropout_by_rows_and_summary(n_rows, n_summary, decay, dropout
     resolved = posterior._resolved(n_rows)
     assert resolved.weight_decay == pytest.approx(decay)
     assert resolved.dropout == dropout
+
+
+def test_five_flows_unless_they_would_be_trained_one_by_one():
+    def members(**parameters):
+        return PosteriorEstimator(**parameters)._resolved(900).n_members
+
+    assert members() == 5
+    assert members(backbone="vit") == members(calibration_weight=1.0) == 1
+    assert members(max_epochs=0) == 1  # all would be the same identity
+    X, y = problem_in_units(40)
+    assert len(make(n_members="auto", max_epochs=1).fit(X, y).net_) == 5
+
+
+def test_members_that_train_on_unlike_numbers_of_rows_follow_one_rule():
+    """Groups leave 320 rows to one of them and 294 to others, on both sides of a rule."""
+    X, y = problem_in_units(334)
+    groups = np.arange(334) // 40
+    auto = dict.fromkeys(("dropout", "weight_decay", "max_epochs", "batch_size"), "auto")
+    short = make(**auto | dict(n_members=5, patience=None), prior_bounds=None)
+    rows = [len(train) for (train, _), _ in short._runs(ArrayFields(X), Rows(334, groups=groups))]
+    assert min(rows) < 300 <= max(rows)
+    epochs = Counter(row["member"] for row in short.fit(X, y, groups=groups).history_)
+    assert set(epochs.values()) == {60}
+    assert {flow.sizes["dropout"] for flow in short.net_} == {0.3}
+
+
+def test_samples_alone_ask_for_no_densities(ensemble, monkeypatch):
+    X, _ = problem_in_units(n=5, seed=1)
+    wanted = ensemble.sample(X, 4, random_state=0)
+
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(FlowEnsemble, "log_prob", refuse)
+    np.testing.assert_array_equal(ensemble.sample(X, 4, random_state=0), wanted)
+    assert posterior_draws(ensemble, X, n_samples=4)[0].shape == wanted.shape
+    with pytest.raises(AssertionError):
+        ensemble.sample_log_prob(X, 4, random_state=0)
 
 
 # Two moons -------------------------------------------------------------------------------------
