@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -171,6 +171,11 @@ def check_numbers(values: Any, name: str) -> Any:
     (see :func:`from_other_library`). Messages call it `name`.
     """
     values = from_other_library(values, name)
+    if isinstance(values, Iterator):
+        raise TypeError(
+            f"{name}: expected an array of numbers, found a {type(values).__name__}, which can be "
+            f"read once; give list({name}), or an array."
+        )
     if not hasattr(values, "shape"):
         try:
             values = np.asarray(values)

@@ -6,7 +6,8 @@ the package writes them down.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,3 +109,23 @@ def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
             "the columns with parameters=[...]"
         )
     return None
+
+
+def check_order(name: str, labels: Any, names: Sequence[str], what: str = "columns") -> None:
+    """Raise where labels of a table, `what` it has, are the names of parameters in another order.
+
+    `labels` may be anything: what is no list of labels says nothing of an order.
+
+    >>> check_order("y", ["b", "a"], ["a", "b"])
+    Traceback (most recent call last):
+    ...
+    ValueError: y: expected the columns in the order ['a', 'b'], found ['b', 'a']; ...
+    """
+    found = [str(label) for label in labels] if isinstance(labels, Iterable) else []
+    wanted = [str(each) for each in names]
+    if found != wanted and sorted(found) == sorted(wanted):
+        at = {"columns": "", "rows": ".loc"}[what]
+        raise ValueError(
+            f"{name}: expected the {what} in the order {wanted}, found {found}; pass "
+            f"{name}{at}[{wanted}]."
+        )

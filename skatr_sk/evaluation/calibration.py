@@ -9,14 +9,7 @@ interval of width 1 / (M + 1) in which the level is drawn at random.
 
 from __future__ import annotations
 
-__all__ = [
-    "highest_density_levels",
-    "posterior_draws",
-    "rank_levels",
-    "sbc_ranks",
-    "tarp_levels",
-    "unwrap",
-]
+__all__ = ["highest_density_levels", "posterior_draws", "rank_levels", "sbc_ranks", "tarp_levels"]
 
 import copy
 import warnings
@@ -27,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skatr_sk._checks import Integer, NeverSeenWarning, check_options
 from skatr_sk.evaluation.arrays import Floats, check_samples, in_batches, not_finite, real_array
+from skatr_sk.evaluation.fitted import unwrap
 from skatr_sk.training.seeds import entropy_of
 
 Seed = int | np.random.Generator | None
@@ -317,16 +311,6 @@ def posterior_draws(
         warnings.simplefilter("ignore", NeverSeenWarning)  # the draws have said it
         at_truth = final.log_prob(X, y)
     return samples, highest_density_levels(each, at_truth, **options)
-
-
-def unwrap(estimator: Any) -> tuple[list[Any], Any]:
-    """Take Pipelines and fitted searches apart: the transformers, and the estimator at the end."""
-    if hasattr(estimator, "best_estimator_"):
-        return unwrap(estimator.best_estimator_)
-    if not hasattr(estimator, "steps"):
-        return [], estimator
-    before, final = unwrap(estimator.steps[-1][1])
-    return ([estimator[:-1]] if len(estimator.steps) > 1 else []) + before, final
 
 
 def _share_below(samples: NDArray[Any], truth: NDArray[Any], jitter: Floats) -> Floats:

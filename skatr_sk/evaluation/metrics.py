@@ -26,6 +26,8 @@ from sklearn.metrics import make_scorer, r2_score
 
 from skatr_sk._checks import Choice, Rule, check_options, listed, warn
 from skatr_sk.evaluation.arrays import Floats, check_targets, real_array
+from skatr_sk.evaluation.fitted import check_truths
+from skatr_sk.parameters import check_order
 from skatr_sk.training.effective_rank import effective_rank
 
 
@@ -167,6 +169,7 @@ def parameter_scores(estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, Fl
     >>> scores["mean_absolute_relative_error"].round(3)
     array([0.667,   nan])
     """
+    check_truths(estimator, y)
     return scores_where_defined(*check_targets(y, estimator.predict(X)))
 
 
@@ -222,6 +225,8 @@ class ParameterScorer:
 
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
         """Score a fitted estimator; see the class for the entries."""
+        check_truths(estimator, y)
+        check_order("y", getattr(y, "columns", None), self.names)
         true, pred = check_targets(y, estimator.predict(X))
         if true.shape[1] != len(self.names):
             raise ValueError(

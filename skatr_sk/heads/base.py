@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import gen_batches
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._checks import (
@@ -45,7 +45,7 @@ from skatr_sk.heads.prepared import prepared_state, shared, shared_key
 from skatr_sk.heads.prior_transform import Floats, is_inside
 from skatr_sk.heads.saving import load_model, save_model
 from skatr_sk.heads.together import Planned, Trained, train_all
-from skatr_sk.parameters import PARAMETERS
+from skatr_sk.parameters import PARAMETERS, check_order
 from skatr_sk.summaries.novelty import Novelty, SeenSummaries, seen_of, warn_never_seen
 from skatr_sk.summaries.pooling import pool
 from skatr_sk.training.batches import Dataset, TensorDataset
@@ -65,7 +65,6 @@ __all__ = [
     "SummaryHead",
     "are_widths",
     "check_logarithms",
-    "check_order",
     "least_of",
 ]
 
@@ -336,8 +335,11 @@ class SummaryHead(BackboneHead):
                     f"y: expected {n_rows[0]} rows of parameters, one for each row of X and in its "
                     f"order, found {n_targets[0]}."
                 )
-            check_logarithms(y, [str(name) for name in getattr(y, "columns", ())])
-            check_finite_rows(np.asarray(y), "y", "values")
+            names = [str(name) for name in getattr(y, "columns", ())]
+            some: Any = {"ensure_all_finite": False, "ensure_2d": False, "allow_nd": True}
+            values = check_array(y, dtype=np.float64, input_name="y", **some)  # pandas.NA is NaN
+            check_finite_rows(values, "y", "values")
+            check_logarithms(values, names)
         if reset:
             # Before X: scikit-learn forgets the names of the features where it sees no X.
             y = validate_data(self, "no_validation", y, multi_output=True, y_numeric=True)
@@ -407,12 +409,18 @@ class SummaryHead(BackboneHead):
             f"{mend}, or fit on others like these",
         )
 
-    def _check_bounds(self, name: str, kind: Bounds, targets: NDArray[Any]) -> Floats | None:
-        """Return the bounds in the parameter `name`, or None; raise where targets lie outside."""
+    def _check_bounds(
+        self, name: str, kind: Bounds, targets: NDArray[Any], names: Sequence[str]
+    ) -> Floats | None:
+        """Return the bounds in the parameter `name`, or None; raise where targets lie outside.
+
+        A table of bounds may name its rows: as the parameters, whose `names` these are.
+        """
         given = getattr(self, name)
         check_options(type(self).__name__, {name: kind}, {name: given})
         if given is None:
             return None
+        check_order(name, getattr(given, "index", None), names, "rows")
         if isinstance(given, str):  # "data"
             # Of a box, n rows leave out a share of 1 / (n + 1) at each end, on average: 1 / (n - 1)
             # of their range.
@@ -659,16 +667,6 @@ def check_logarithms(y: Any, names: Sequence[str]) -> None:
                 f"y: expected {name!r} in {parameter.unit}, found {found.min():.3g} to "
                 f"{found.max():.3g}; give numpy.log10 of column {column}."
             )
-
-
-def check_order(y: Any, names: Sequence[str]) -> None:
-    """Raise where a table holds the parameters in another order than the estimator has them."""
-    columns = [str(column) for column in getattr(y, "columns", ())]
-    if columns != list(names) and sorted(columns) == sorted(names):
-        raise ValueError(
-            f"y: expected the columns in the order {list(names)}, found {columns}; pass "
-            f"y[{list(names)}]."
-        )
 
 
 def _compare_columns(y: Any, validation_data: Any) -> None:

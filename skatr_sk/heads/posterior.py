@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
-from scipy.stats import qmc
+from scipy.stats import kstest, qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -48,7 +48,6 @@ from skatr_sk.heads.base import (
     SummaryHead,
     are_widths,
     check_logarithms,
-    check_order,
     least_of,
 )
 from skatr_sk.heads.end_to_end import fit_end_to_end
@@ -57,6 +56,7 @@ from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
 from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.npe import CALIBRATIONS, NPELoss
 from skatr_sk.heads.prior_transform import Floats, PriorBounds, PriorTransform, check_spread
+from skatr_sk.parameters import check_order
 from skatr_sk.training.callbacks import cosine_schedule
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.held_out import Given
@@ -71,6 +71,7 @@ _STEPS = 3000  # that a training takes
 _WARMUP, _WARMUP_WHOLE = 0.02, 0.1  # share of the steps in which the rate rises
 _FEW = 300  # rows under which single simulations are soon fitted
 _FEW_FOR_EACH = 4  # rows for each number of a summary, under which they are soon fitted, too
+_UNIFORM = 1e-3  # chance of a test under which parameters are not from the prior box
 _STILL_FALLING = 0.02  # share of the fall of the loss that the last quarter of the epochs has
 _POINTS = 8192  # in one pass of the flow: the memory of a call is bounded by it
 _ROWS = 256  # summaries embedded at once
@@ -331,9 +332,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
-        check_order(y, names)
+        check_order("y", getattr(y, "columns", None), names)
         check_logarithms(targets, names)
-        bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets)
+        bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets, names)
         if bounds is None:
             bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))
         check_spread(targets, names, bounds)
@@ -402,7 +403,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return_std : bool, default=False
             Also return the standard deviation of the posterior.
         n_samples : int, default=512
-            Points for each posterior; powers of two serve best.
+            Points for each posterior, or a few more: each flow has a power of two.
 
         Returns
         -------
@@ -470,6 +471,12 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             training parameters would have to be estimated, and the estimate's error would be taken
             for information.
 
+        Warns
+        -----
+        PriorWarning
+            When parameters are outside the box, or not uniform in it, as a Kolmogorov-Smirnov test
+            finds: then the box is not their prior, and what it lacks counts as information.
+
         Examples
         --------
         >>> import numpy as np
@@ -494,10 +501,25 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             )
         log_prob = self._log_prob_of_truths(X, y)
         _warn_outside(log_prob)
+        self._warn_of_another_prior(y)
         gain = log_prob + np.log(np.ptp(self.prior_bounds_, axis=1)).sum()
         finite = len(gain) > 1 and np.isfinite(gain).all()
         error = gain.std(ddof=1) / np.sqrt(len(gain)) if finite else np.nan
         return Information(float(gain.mean()), float(error))
+
+    def _warn_of_another_prior(self, y: ArrayLike) -> None:
+        """Warn where parameters are not uniform in the box, by more than chance."""
+        low, high = self.prior_bounds_.T
+        shares = (np.asarray(y, dtype=np.float64).reshape(-1, len(low)) - low) / (high - low)
+        chances = np.array([kstest(share, "uniform").pvalue for share in shares.T])
+        if (wrong := np.flatnonzero(chances < _UNIFORM / len(chances))).size:
+            warn(
+                f"y: expected parameters drawn uniformly from the prior box, found others in "
+                f"{listed([self.parameter_names_[i] for i in wrong])} (Kolmogorov-Smirnov test); "
+                "what they lie in less than all of it counts as information: give the bounds of "
+                "their prior, or compare the log densities of score.",
+                PriorWarning,
+            )
 
     def _log_prob_of_truths(self, X: ArrayLike, y: ArrayLike) -> Floats:
         """Log density of one set of parameters for each row."""
@@ -590,12 +612,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
+        choices = np.random.default_rng(generator.integers(2**63))  # leave the noise where it is
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
         piled: list[NDArray[np.bool_]] = []
         whose = np.zeros(samples.shape[:2], dtype=np.int64)
         if several := len(self.net_) > 1:
-            whose[...] = generator.integers(len(self.net_), size=whose.shape)
+            whose[...] = choices.integers(len(self.net_), size=whose.shape)
         for at, context, flow in self._passes(summaries, n_samples, double=False):
             shape = samples[at].shape
             # Row by row, so that the batches leave no trace in the numbers drawn.
@@ -692,11 +715,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         sobol = qmc.Sobol(self.n_parameters_, rng=np.random.default_rng(0))
+        # Each member has points that follow each other, a power of two: these are evenly spread.
+        own = 1 << (math.ceil(n_samples / len(self.net_)) - 1).bit_length()
+        n_samples = own * len(self.net_)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no power of two: the user's choice
+            warnings.simplefilter("ignore", UserWarning)  # all of them are no power of two
             noise = torch.from_numpy(ndtri(np.clip(sobol.random(n_samples), 1e-9, 1 - 1e-9)))
-        # Each member has an equal share, of points that follow each other: these are evenly spread.
-        whose = torch.arange(n_samples).remainder(len(self.net_)).sort().values
+        whose = torch.arange(len(self.net_)).repeat_interleave(own)
         parts: list[Floats] = []
         piled: list[NDArray[np.bool_]] = []
         for (rows, columns), context, flow in self._passes(summaries, n_samples, double=True):
@@ -741,7 +766,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
 
     def _check_points(self, y: ArrayLike, n: int) -> Floats:
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
-        check_order(y, self.parameter_names_)
+        if y is None:
+            raise ValueError("y: expected the parameters of each row of X, found None; hand in y.")
+        check_order("y", getattr(y, "columns", None), self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
         check_finite_rows(y, "y", "values")
         points = y[:, np.newaxis] if y.ndim == 1 else y

@@ -31,7 +31,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk._tensors import copied_module
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_order
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import share_at_ends, warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -39,6 +39,7 @@ from skatr_sk.heads.networks import pack, pack_backbone, unpack, unpack_backbone
 from skatr_sk.heads.own import LOSS, built, try_loss, try_network
 from skatr_sk.heads.prior_transform import Floats
 from skatr_sk.heads.ridge import Ridge
+from skatr_sk.parameters import check_order
 from skatr_sk.summaries.pooling import POOLINGS
 from skatr_sk.training.device import torch_defaults
 from skatr_sk.training.held_out import Given, Rows
@@ -272,7 +273,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
         self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
-        bounds = self._check_bounds("target_bounds", Bounds(n_parameters), targets)
+        bounds = self._check_bounds(
+            "target_bounds", Bounds(n_parameters), targets, self.parameter_names_
+        )
         low, high = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         unit, loss = ParameterScaling(low, high).to_unit(targets), self.loss
         self.scaling_ = ParameterScaling(low, high, share_at_ends(unit))
@@ -382,7 +385,8 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         float
         """
         check_is_fitted(self)
-        check_order(y, getattr(self, "parameter_names_", None) or ())  # an older file has none
+        known = getattr(self, "parameter_names_", None) or ()  # an older file has none
+        check_order("y", getattr(y, "columns", None), known)
         return float(super().score(X, y, sample_weight))
 
     @overload

@@ -82,7 +82,16 @@ def check_labels(y: Any, n: int, learner: str) -> Labels:
 
 
 def labels_if_any(y: Any, n: int) -> NDArray[np.float64] | None:
-    """Return `y` as labels of `n` light cones where it can be such, whatever else it may be."""
+    """Return `y` as labels of `n` light cones where it can be such, whatever else it may be.
+
+    Raises a ValueError where it has a row for each of another number.
+    """
+    rows = np.shape(y)[:1] if hasattr(y, "shape") else (len(y),) if isinstance(y, list) else (n,)
+    if rows and rows[0] != n:
+        raise ValueError(
+            f"y: expected {n} rows, one for each row of X and in its order, found {rows[0]}; leave "
+            "y out where the parameters are not known."
+        )
     try:
         return check_labels(y, n, "nothing").values
     except (TypeError, ValueError):

@@ -138,14 +138,17 @@ def _check_groups(groups: Any, n: int) -> NDArray[np.int64]:
         )
     try:
         unknown = labels != labels  # NaN
+        if labels.dtype == object:
+            unknown = unknown | np.array([label is None for label in labels])
+        if np.any(unknown):
+            raise ValueError(
+                "groups: expected a label for each row, found NaN or None in "
+                f"{np.sum(unknown)} of {n}; give rows that are alone in their group labels of "
+                "their own."
+            )
         codes: NDArray[np.int64] = np.unique(labels, return_inverse=True)[1]
     except TypeError as error:
         raise TypeError(f"groups: expected labels of one kind, found other ({error}).") from error
-    if np.any(unknown):
-        raise ValueError(
-            f"groups: expected a label for each row, found NaN in {np.sum(unknown)} of {n}; give "
-            "rows that are alone in their group labels of their own."
-        )
     return codes
 
 

@@ -426,6 +426,17 @@ def test_tokens_and_few_rows():
     assert not warned(lambda: eight.predict(X[:8])) and warned(lambda: eight.predict(X + 100))
 
 
+def test_missing_values_of_pandas_are_named():
+    X, y = draw()
+    table = pd.DataFrame(y, columns=["a", "b"]).convert_dtypes()
+    table.iloc[7, 1] = pd.NA
+    for head in (LightconeRegressor(**TINY), make()):
+        with pytest.raises(ValueError, match="y: .*NaN.*7"):
+            head.fit(X, table)
+        with pytest.raises(TypeError, match="y: expected an array of numbers, found a generator"):
+            head.fit(X, (row for row in y))
+
+
 def test_columns_have_different_names_and_their_order():
     X, y = pairs()
     table = pd.DataFrame(y, columns=["a", "b"])

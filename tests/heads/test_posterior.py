@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skatr_sk import PosteriorEstimator, SKATRTransformer
+from skatr_sk import LightconeRegressor, PosteriorEstimator, SKATRTransformer
 from skatr_sk._checks import NoEffectWarning, PriorWarning, ShortTrainingWarning
 from skatr_sk.evaluation import posterior_draws
 from skatr_sk.fields import ArrayFields
@@ -398,6 +398,35 @@ def test_information_outside_the_prior_and_of_one_row(edge_posterior):
     assert np.isnan(error)
 
 
+def test_a_range_is_no_prior_of_what_is_not_uniform():
+    """What a normal distribution lacks in the box of its range is no information."""
+    rng = np.random.default_rng(0)
+    X, uniform = rng.normal(size=(400, 2)), rng.uniform(size=(400, 1))
+    for y, is_prior in (uniform, True), (rng.normal(size=(400, 1)), False):
+        posterior = make(prior_bounds="data", max_epochs=2).fit(X, y)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            posterior.information(X, y)
+        said = [each for each in caught if each.category is PriorWarning]
+        assert len(said) == (0 if is_prior else 1)
+    assert "drawn uniformly from the prior box, found others in parameter_0" in str(said[0].message)
+
+
+def test_bounds_in_another_order_are_refused():
+    X, y = problem_in_units(30)
+    names = [f"p{i}" for i in range(y.shape[1])]
+    bounds = pd.DataFrame({"low": y.min(axis=0) - 1, "high": y.max(axis=0) + 1}, index=names)
+    table = pd.DataFrame(y, columns=names)
+    make(prior_bounds=bounds, max_epochs=1).fit(X, table)
+    for head in (make(prior_bounds=bounds[::-1]), LightconeRegressor(target_bounds=bounds[::-1])):
+        with pytest.raises(
+            ValueError, match=r"_bounds: expected the rows in the order \['p0', 'p1'"
+        ):
+            head.fit(X, table)
+    with pytest.raises(ValueError, match="y: expected the parameters of each row of X, found None"):
+        make(max_epochs=1).fit(X, y).score(X, None)
+
+
 def test_information_needs_a_prior(mixed):
     X, y = problem_in_units(n=5)
     message = "prior_bounds: expected a box for every parameter, .* none for parameter_1; fit again"
@@ -452,6 +481,15 @@ def test_samples_of_an_ensemble_have_its_density(ensemble):
     # Each sample has a member of its own: single ones of many rows are not all of one member.
     first = ensemble.sample(np.repeat(X[:1], 300, axis=0), 1, random_state=0)[:, 0]
     assert np.unique(first, axis=0).shape == first.shape
+
+
+def test_draws_of_a_row_do_not_depend_on_those_after_it(ensemble):
+    X, _ = problem_in_units(n=9, seed=1)
+    whole = ensemble.sample_log_prob(X, 20, random_state=0)
+    for some, wanted in zip(
+        ensemble.sample_log_prob(X[:4], 20, random_state=0), whole, strict=True
+    ):
+        np.testing.assert_allclose(some, wanted[:4], rtol=1e-5, atol=1e-5)
 
 
 def test_predictions_of_an_ensemble_share_the_points_between_its_members(ensemble):

@@ -469,8 +469,11 @@ def test_labels_of_which_the_objective_learns_nothing():
     assert blind.seen_.ends.shape == (4, 0)
     np.testing.assert_array_equal(own.transform(X), blind.transform(X))
     names, infinite = np.full(120, "warm", dtype=object), np.full(120, np.inf)
-    for nothing in (None, y[:50], y.astype(str), names, infinite, "abc", {}):
+    for nothing in (None, y.astype(str), names, infinite, "abc", {}):
         assert labels_if_any(nothing, 120) is None
+    for too_few in (y[:50], y[:50].tolist()):
+        with pytest.raises(ValueError, match="y: expected 120 rows, .* found 50; leave y out"):
+            SKATRTransformer(**SMALL).fit(X, too_few)
 
 
 def test_a_damaged_file(fitted, tmp_path):

@@ -140,7 +140,8 @@ def test_groups_in_pipelines_and_searches():
     ("groups", "message"),
     [
         (np.arange(5), r"groups: expected a label for each of 60 rows.* found \(5,\)"),
-        ([1.0, np.nan] * 30, "groups: expected a label for each row, found NaN in 30 of 60"),
+        ([1.0, np.nan] * 30, "groups: expected a label for each row, found NaN or None in 30"),
+        ([None, "a"] * 30, "groups: expected a label for each row, found NaN or None in 30"),
         (np.array([1, "a"] * 30, dtype=object), "groups: expected labels of one kind"),
         (np.zeros(60), "groups: expected at least two groups"),
     ],

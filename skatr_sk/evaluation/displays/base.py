@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
 from skatr_sk.evaluation.arrays import Floats
-from skatr_sk.evaluation.calibration import unwrap
+from skatr_sk.evaluation.fitted import unwrap
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
 
 # Of Okabe and Ito, which the colour-blind tell apart too; neighbours differ in brightness.

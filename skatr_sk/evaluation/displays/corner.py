@@ -26,6 +26,7 @@ from skatr_sk._checks import parameter_names as names_of
 from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.calibration import posterior_draws
 from skatr_sk.evaluation.displays import base
+from skatr_sk.evaluation.fitted import check_truths
 
 
 def _are_shares(levels: Any) -> bool:
@@ -292,6 +293,8 @@ class PosteriorDisplay(base.ParameterDisplay):
             raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
         cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
+        for each in named.values():
+            check_truths(each, y)
         draw = partial(
             posterior_draws, X=X, n_samples=n_samples, random_state=random_state, verbose=verbose
         )

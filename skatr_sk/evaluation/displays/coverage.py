@@ -22,6 +22,7 @@ from skatr_sk.evaluation.displays.base import (
     parameter_labels,
     prior_of,
 )
+from skatr_sk.evaluation.fitted import check_truths
 
 _AXES_LABELS = {
     "highest_density": {"xlabel": "credibility of highest-density regions"},
@@ -222,6 +223,7 @@ class CoverageDisplay(Display):
         kinds = {"method": Choice(*_AXES_LABELS)}
         check_options("CoverageDisplay.from_estimator", kinds, {"method": method})
         cls._pyplot("from_estimator")
+        check_truths(estimator, y)
         wanted = y if method == "highest_density" else None
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)

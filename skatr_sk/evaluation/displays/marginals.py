@@ -15,6 +15,7 @@ from skatr_sk._checks import shared_docs
 from skatr_sk.evaluation.arrays import check_samples, in_batches
 from skatr_sk.evaluation.calibration import posterior_draws
 from skatr_sk.evaluation.displays import base
+from skatr_sk.evaluation.fitted import check_truths
 
 _TAIL, _INNER_TAIL = (1 - 0.95) / 2, (1 - 0.68) / 2
 _SHARES = (_TAIL, _INNER_TAIL, 0.5, 1 - _INNER_TAIL, 1 - _TAIL)
@@ -71,7 +72,8 @@ class MarginalsDisplay(base.ParameterDisplay):
         self.quantiles_ = q = np.empty((len(_SHARES), *self._true.shape))
         for rows in in_batches(samples.shape, "quantiles", self.verbose):
             part = np.asarray(samples[rows], dtype=np.float64)
-            q[:, rows] = np.quantile(part, _SHARES, axis=1)
+            # Between n samples of a posterior and at its ends a truth lies n + 1 times alike.
+            q[:, rows] = np.quantile(part, _SHARES, axis=1, method="weibull")
         inside = [(q[k] <= self._true) & (self._true <= q[-1 - k]) for k in (1, 0)]
         self.coverage_ = np.mean(inside, axis=1)
 
@@ -149,6 +151,7 @@ class MarginalsDisplay(base.ParameterDisplay):
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
         cls._pyplot("from_estimator")
+        check_truths(estimator, y)
         options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, _ = posterior_draws(estimator, X, n_samples=n_samples, **options)
         return cls.from_samples(samples, y, verbose=verbose, **(base.prior_of(estimator) | kwargs))

@@ -16,6 +16,7 @@ from skatr_sk._checks import Choice, check_options, listed, shared_docs
 from skatr_sk.evaluation.arrays import check_targets
 from skatr_sk.evaluation.displays import base
 from skatr_sk.evaluation.displays.base import merged
+from skatr_sk.evaluation.fitted import check_truths
 from skatr_sk.evaluation.metrics import scores_where_defined
 
 _MANY_POINTS = 2000
@@ -200,6 +201,7 @@ class RecoveryDisplay(base.ParameterDisplay):
             Names and bounds are those of the estimator by default.
         """
         cls._pyplot("from_estimator")
+        check_truths(estimator, y)
         kwargs = base.prior_of(estimator) | kwargs
         if not return_std:
             return cls.from_predictions(y, estimator.predict(X), **kwargs)

@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skatr_sk._checks import Choice, Integer, check_options, require, shared_docs
 from skatr_sk.evaluation.arrays import Floats, not_finite, real_array
-from skatr_sk.evaluation.calibration import unwrap
 from skatr_sk.evaluation.displays import base
+from skatr_sk.evaluation.fitted import unwrap
 
 _OPTIONS = {"method": Choice("auto", "umap", "pca"), "random_state": Integer(0)}
 _POINTS = {"s": 14, "cmap": "viridis", "linewidth": 0}

@@ -48,3 +48,12 @@ def test_wrong_axes_are_refused():
 def test_estimators_without_samples_are_named():
     with pytest.raises(TypeError, match="StandardScaler, which has no sample_log_prob"):
         MarginalsDisplay.from_estimator(StandardScaler(), np.eye(2), np.eye(2))
+
+
+@pytest.mark.parametrize("n_samples", [20, 50, 200])
+def test_coverage_is_right_however_few_the_samples(n_samples):
+    samples, y = draws(n=4000, m=n_samples, seed=3)
+    display = MarginalsDisplay.from_samples(samples, y)
+    wanted = np.minimum([0.68, 0.95], (n_samples - 1) / (n_samples + 1))  # all of few samples
+    np.testing.assert_allclose(display.coverage_.mean(axis=1), wanted, atol=0.02)
+    plt.close("all")
