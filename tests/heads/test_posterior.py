@@ -3,7 +3,6 @@
 import copy
 import pickle
 import warnings
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from skatr_sk.fields import ArrayFields
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
 from skatr_sk.heads.flow import FlowEnsemble
-from skatr_sk.training.held_out import Rows
+from skatr_sk.training.held_out import Given, Rows
 from tests.heads import two_moons
 
 SMALL = dict(n_blocks=2, n_bins=5, hidden_dims=(16,), max_epochs=10, learning_rate=1e-2)
@@ -928,7 +927,7 @@ def test_five_flows_unless_they_would_be_trained_one_by_one():
     assert len(make(n_members="auto", max_epochs=1).fit(X, y).net_) == 5
 
 
-def test_members_that_train_on_unlike_numbers_of_rows_follow_one_rule():
+def test_members_that_train_on_unlike_numbers_of_rows_follow_one_rule(torch_seed):
     """Groups leave 320 rows to one of them and 294 to others, on both sides of a rule."""
     X, y = problem_in_units(334)
     groups = np.arange(334) // 40
@@ -936,9 +935,10 @@ def test_members_that_train_on_unlike_numbers_of_rows_follow_one_rule():
     short = make(**auto | dict(n_members=5, patience=None), prior_bounds=None)
     rows = [len(train) for (train, _), _ in short._runs(ArrayFields(X), Rows(334, groups=groups))]
     assert min(rows) < 300 <= max(rows)
-    epochs = Counter(row["member"] for row in short.fit(X, y, groups=groups).history_)
-    assert set(epochs.values()) == {60}
-    assert {flow.sizes["dropout"] for flow in short.net_} == {0.3}
+    planned = next(short._steps(X, y, Given(groups)))
+    assert [each.settings.max_epochs for each in planned] == [60] * 5
+    assert [each.build().sizes["dropout"] for each in planned] == [0.3] * 5
+    assert [each.alone.keywords["n_rows"] for each in planned] == [min(rows)] * 5
 
 
 def test_samples_alone_ask_for_no_densities(ensemble, monkeypatch):
