@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from skatr_sk.parameters import check_order
+
 __all__ = [
     "CELL_SIZE",
     "AssumedGridWarning",
@@ -455,7 +457,8 @@ def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> l
     """Names of the parameters: those given, else those of the columns of `y`, else numbers.
 
     A DataFrame or a Series `y` brings its names along; numbered are ``parameter_0`` and so on.
-    Raises a ValueError when `given` are not as many different strings as there are parameters.
+    Raises a ValueError when `given` are not as many different strings as there are parameters, or
+    those of the columns of `y` in another order.
     """
     if given is None:
         columns = getattr(y, "columns", None)
@@ -472,6 +475,7 @@ def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> l
             f"parameter_names: expected {n_parameters} different strings, one for each column of "
             f"y, found {given!r}."
         )
+    check_order("y", y, names)
     return [str(name) for name in names]
 
 

@@ -111,16 +111,19 @@ def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
     return None
 
 
-def check_order(name: str, labels: Any, names: Sequence[str], what: str = "columns") -> None:
-    """Raise where labels of a table, `what` it has, are the names of parameters in another order.
+def check_order(name: str, table: Any, names: Sequence[str], what: str = "columns") -> None:
+    """Raise where a table has the names of parameters in another order, as its columns or rows.
 
-    `labels` may be anything: what is no list of labels says nothing of an order.
+    `table` may be anything: what has no names, or others, says nothing of an order. `what` is
+    "columns", or "rows" of a table of bounds.
 
-    >>> check_order("y", ["b", "a"], ["a", "b"])
+    >>> import pandas as pd
+    >>> check_order("y", pd.DataFrame([[1.0, 2.0]], columns=["b", "a"]), ["a", "b"])
     Traceback (most recent call last):
     ...
     ValueError: y: expected the columns in the order ['a', 'b'], found ['b', 'a']; ...
     """
+    labels = getattr(table, {"columns": "columns", "rows": "index"}[what], None)
     found = [str(label) for label in labels] if isinstance(labels, Iterable) else []
     wanted = [str(each) for each in names]
     if found != wanted and sorted(found) == sorted(wanted):

@@ -14,6 +14,7 @@ from sklearn.utils import gen_batches
 from tqdm.auto import tqdm
 
 from skatr_sk._checks import listed
+from skatr_sk.parameters import check_order
 
 Floats = NDArray[np.float64]
 _BATCH_VALUES = 4_000_000  # samples in one batch: temporaries are a few times as large
@@ -60,6 +61,7 @@ def check_targets(
 
     One error lists all that is wrong with either; `name` is what it calls the predictions.
     """
+    check_order(name, y_pred, [str(label) for label in getattr(y_true, "columns", ())])
     problems: list[str] = []
     true, pred = _as_columns("y_true", y_true), _as_columns(name, y_pred)
     for each, matrix, given in (("y_true", true, y_true), (name, pred, y_pred)):

@@ -25,7 +25,5 @@ def check_truths(estimator: Any, y: Any) -> None:
     So it does for a row of such a table, a Series whose index has their names.
     """
     names = getattr(unwrap(estimator)[1], "parameter_names_", None) or ()
-    labels = getattr(y, "columns", None)
-    if labels is None and hasattr(y, "iloc"):
-        labels = y.index
-    check_order("y", labels, names)
+    of_one = hasattr(y, "iloc") and not hasattr(y, "columns")
+    check_order("y", y, names, "rows" if of_one else "columns")

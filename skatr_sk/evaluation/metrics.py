@@ -226,7 +226,7 @@ class ParameterScorer:
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> dict[str, float]:
         """Score a fitted estimator; see the class for the entries."""
         check_truths(estimator, y)
-        check_order("y", getattr(y, "columns", None), self.names)
+        check_order("y", y, self.names)
         true, pred = check_targets(y, estimator.predict(X))
         if true.shape[1] != len(self.names):
             raise ValueError(

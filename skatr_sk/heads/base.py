@@ -51,7 +51,7 @@ from skatr_sk.summaries.pooling import pool
 from skatr_sk.training.batches import Dataset, TensorDataset
 from skatr_sk.training.device import resolve_device, torch_defaults
 from skatr_sk.training.estimator import TRAINING_DOCS, with_callbacks
-from skatr_sk.training.held_out import Given, Rows, check_given
+from skatr_sk.training.held_out import Given, Rows, check_given, compare_columns
 from skatr_sk.training.lean import LeanTrainer
 from skatr_sk.training.seeds import independent_seeds, seed_of
 from skatr_sk.training.state import all_finite, digest_of
@@ -245,7 +245,7 @@ class SummaryHead(BackboneHead):
         """Fit; networks to be trained are handed out, and what was trained is sent back."""
         with unchanged_on_error(self):
             self._check_parameters()
-            _compare_columns(y, given.validation_data)
+            compare_columns(y, given.validation_data)
             self._warn_of(given)
             yield from self._fit(X, y, given)
             self._check_learned()
@@ -420,7 +420,7 @@ class SummaryHead(BackboneHead):
         check_options(type(self).__name__, {name: kind}, {name: given})
         if given is None:
             return None
-        check_order(name, getattr(given, "index", None), names, "rows")
+        check_order(name, given, names, "rows")
         if isinstance(given, str):  # "data"
             # Of a box, n rows leave out a share of 1 / (n + 1) at each end, on average: 1 / (n - 1)
             # of their range.
@@ -667,24 +667,6 @@ def check_logarithms(y: Any, names: Sequence[str]) -> None:
                 f"y: expected {name!r} in {parameter.unit}, found {found.min():.3g} to "
                 f"{found.max():.3g}; give numpy.log10 of column {column}."
             )
-
-
-def _compare_columns(y: Any, validation_data: Any) -> None:
-    """Raise where names are the same, or those of validation rows others, or in another order."""
-    names = list(getattr(y, "columns", ()))
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"y: expected columns of different names, found {listed(twice)} more than once; "
-            "rename them, or give y.to_numpy()."
-        )
-    pair = isinstance(validation_data, tuple | list) and len(validation_data) == 2
-    other = getattr(validation_data[1], "columns", None) if pair else None
-    own = getattr(y, "columns", None)
-    if own is not None and other is not None and list(own) != list(other):
-        raise ValueError(
-            f"validation_data: expected the columns of y, {listed(own)}, in this order, found "
-            f"{listed(other)}"
-        )
 
 
 def _parts(shape: Sequence[int], size: int | None = None) -> Iterator[slice]:

@@ -332,7 +332,9 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
-        check_order("y", getattr(y, "columns", None), names)
+        check_order("y", y, names)
+        if isinstance(given.validation_data, tuple) and len(given.validation_data) == 2:
+            check_order("validation_data", given.validation_data[1], names)
         check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets, names)
         if bounds is None:
@@ -768,7 +770,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         """Parameters as (n, n_parameters) or (n, n_samples, n_parameters), float64."""
         if y is None:
             raise ValueError("y: expected the parameters of each row of X, found None; hand in y.")
-        check_order("y", getattr(y, "columns", None), self.parameter_names_)
+        check_order("y", y, self.parameter_names_)
         y = np.asarray(check_numbers(y, "y"), dtype=np.float64)
         check_finite_rows(y, "y", "values")
         points = y[:, np.newaxis] if y.ndim == 1 else y

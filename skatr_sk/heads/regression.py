@@ -386,7 +386,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         """
         check_is_fitted(self)
         known = getattr(self, "parameter_names_", None) or ()  # an older file has none
-        check_order("y", getattr(y, "columns", None), known)
+        check_order("y", y, known)
         return float(super().score(X, y, sample_weight))
 
     @overload

@@ -10,6 +10,7 @@ import numpy as np
 from skatr_sk._checks import require
 from skatr_sk.fields import from_xarray
 from skatr_sk.grid import Grid
+from skatr_sk.parameters import check_order
 
 __all__ = ["from_labelled", "is_labelled", "to_xarray"]
 
@@ -68,6 +69,7 @@ def to_xarray(cones: Mapping[str, Any]) -> Any:
     if (seeds := cones.get("seeds")) is not None:
         coords[_SEED] = (_ROW, np.asarray(seeds))
     if (target := cones.get("target")) is not None:
+        check_order("target", target, cones["target_names"])
         columns = np.asarray(target).reshape(len(values), -1).T
         each = zip(cones["target_names"], columns, cones["target_units"], strict=True)
         coords |= {name: (_ROW, column, {"units": unit}) for name, column, unit in each}

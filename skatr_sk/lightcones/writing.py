@@ -35,6 +35,7 @@ from skatr_sk.lightcones.formats.metadata import GRID_REDSHIFTS, Fault, name_par
 from skatr_sk.lightcones.guarded import write_hdf5
 from skatr_sk.lightcones.labelled import from_labelled, is_labelled
 from skatr_sk.lightcones.sources import BRIGHTNESS, float_type
+from skatr_sk.parameters import check_order
 from skatr_sk.training.progress import watched
 
 __all__ = ["FORMAT", "Piece", "Stack", "save_lightcones", "say_if_replaced"]
@@ -247,6 +248,7 @@ class Stack:
                 problems.add(f"target_{what}", expected, found)
             attributes: dict[str, Any] = {"names": names, "units": units}
             if labels["target_bounds"] is not None:
+                check_order("target_bounds", labels["target_bounds"], names, "rows")
                 attributes["bounds"] = np.asarray(labels["target_bounds"], dtype=np.float64)
             beside["parameters"] = target, attributes
         if (redshifts := labels["redshifts"]) is not None:

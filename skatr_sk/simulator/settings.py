@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skatr_sk._checks import Choice, Integer, Problems, Real, Rule, warn_no_effect
-from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
+from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS, check_order
 from skatr_sk.simulator.cosmology import comoving_distances
 from skatr_sk.simulator.lightcone import FARTHEST, Box
 from skatr_sk.training.device import DEVICE_HINT, device_mend, resolve_device
@@ -54,6 +54,8 @@ def check_settings(given: Mapping[str, Any]) -> Settings:
     problems.check(_TABLE, given)
     n = given["n_samples"] if Integer(1).fault(given["n_samples"]) is None else None
     values, bounds = given["parameters"], given["prior_bounds"]
+    check_order("parameters", values, PARAMETER_NAMES)
+    check_order("prior_bounds", bounds, PARAMETER_NAMES, "rows")
     bounds = _numbers(problems, "prior_bounds", PRIOR_BOUNDS if bounds is None else bounds, 6, 2)
     if values is not None:
         values = _numbers(problems, "parameters", values, n, 6)

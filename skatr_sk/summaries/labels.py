@@ -45,7 +45,7 @@ class Labels:
                 f"differ, found {n} labelled of those that train{level}; NaN counts as unlabelled: "
                 "give more labels, or take an objective that needs none, such as JEPA()."
             )
-        scaled = (self.values - mean) / np.where(deviation > 0, deviation, 1.0)
+        scaled = (self.values - mean) / np.where(deviation > 0, deviation, np.inf)
         return torch.from_numpy(scaled.astype(np.float32))
 
     def digest(self) -> str:

@@ -33,7 +33,7 @@ from skatr_sk.training.callbacks import Announcement, ReturnMemory, cosine_sched
 from skatr_sk.training.checkpoint import content_of
 from skatr_sk.training.device import able_to_compile, autocast, resolve_device
 from skatr_sk.training.effective_rank import effective_rank
-from skatr_sk.training.held_out import Given, check_given
+from skatr_sk.training.held_out import Given, check_given, compare_columns
 from skatr_sk.training.identity import identity_of
 from skatr_sk.training.processes import Share, join
 from skatr_sk.training.seeds import independent_seeds, seed_of
@@ -87,6 +87,8 @@ def pretrain(
             return fields, None
         return fields, check_labels(y, fields.shape[0], type(objective).__name__).values
 
+    if objective.needs_labels and given is not None:
+        compare_columns(y, given.validation_data)
     others = None if objective.needs_labels else labels_if_any(y, fields.shape[0])
     fields, values, rows_of_fit = check_given(
         given or Given(),

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight
 
-from skatr_sk._checks import warn_no_effect, warn_without_effect
+from skatr_sk._checks import listed, warn_no_effect, warn_without_effect
 from skatr_sk.fields import ChosenFields, Fields, split_rows
 from skatr_sk.training.batches import Dataset, WeightedDataset
 
-__all__ = ["Given", "Rows", "check_given"]
+__all__ = ["Given", "Rows", "check_given", "compare_columns"]
 
 _Targets = NDArray[np.float64] | None
 Checked = tuple[Fields, _Targets]
@@ -127,6 +127,26 @@ def _pair(given: Any) -> tuple[Any, Any]:
     raise ValueError(
         f"validation_data: expected a pair (X, y), found {found}; without labels give (X, None)."
     )
+
+
+def compare_columns(y: Any, validation_data: Any) -> None:
+    """Raise where names are the same, or those of validation rows others, or in another order."""
+    names = list(getattr(y, "columns", ()))
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"y: expected columns of different names, found {listed(twice)} more than once; "
+            "rename them, or give y.to_numpy()."
+        )
+    pair = isinstance(validation_data, tuple | list) and len(validation_data) == 2
+    other = getattr(validation_data[1], "columns", None) if pair else None
+    own = getattr(y, "columns", None)
+    if own is None or other is None or not all(isinstance(name, str) for name in other):
+        return
+    if list(own) != list(other):
+        raise ValueError(
+            f"validation_data: expected the columns of y, {listed(own)}, in this order, found "
+            f"{listed(other)}; give the same columns, or an array."
+        )
 
 
 def _check_groups(groups: Any, n: int) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
 from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.fitted import unwrap
-from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS, check_order
 
 # Of Okabe and Ito, which the colour-blind tell apart too; neighbours differ in brightness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -94,6 +94,8 @@ class ParameterDisplay(Display):
     def _check_parameters(self, n: int) -> None:
         """Set `_labels`, symbols and units, and `_edges`, shape (n, 2) and NaN for no edge."""
         self._labels = parameter_labels(self.parameter_names, self.parameter_units, n)
+        if self.parameter_names is not None:
+            check_order("bounds", self.bounds, self.parameter_names, "rows")
         none = np.full((n, 2), np.nan)
         edges = none if self.bounds is None else np.asarray(self.bounds, np.float64)
         if edges.shape != (n, 2) or (edges[:, 0] >= edges[:, 1]).any():
@@ -124,6 +126,14 @@ def prior_of(*estimators: Any) -> dict[str, Any]:
     """Names of the first fitted posterior, Pipeline or search, and a box with the priors of all."""
     finals = [unwrap(each)[1] for each in estimators]
     known = {"parameter_names": getattr(finals[0], "parameter_names_", None)}
+    first = known["parameter_names"] or []
+    for final in finals[1:]:
+        names = getattr(final, "parameter_names_", None) or []
+        if names != first and sorted(names) == sorted(first):
+            raise ValueError(
+                f"estimator: expected posteriors of {first}, found one of {names}; fit them on "
+                "parameters in one order."
+            )
     boxes: Any = [getattr(final, "prior_bounds_", None) for final in finals]
     if any(box is None for box in boxes) or len({np.shape(box) for box in boxes}) != 1:
         return known

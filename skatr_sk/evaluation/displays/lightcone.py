@@ -16,6 +16,7 @@ from skatr_sk._checks import Real, check_options, shared_docs
 from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.displays import base
 from skatr_sk.fields import as_fields
+from skatr_sk.parameters import check_order
 
 _MOST = 12  # rows of a figure
 _FEWEST_MK = 1.0  # either side of zero, so that no noise fills half of the colours
@@ -237,6 +238,7 @@ class LightconeDisplay(base.Display):
         if cones.get("redshifts") is not None:
             known["redshifts"] = np.asarray(cones["redshifts"])[chosen]
         if cones.get("target") is not None:
+            check_order("target", cones["target"], cones.get("target_names") or ())
             target = np.asarray(cones["target"])
             known["y"] = target.reshape(len(target), -1)[chosen]
             known["parameter_names"] = cones.get("target_names")

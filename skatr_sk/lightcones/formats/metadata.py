@@ -13,7 +13,7 @@ import numpy as np
 
 from skatr_sk._checks import parameter_names
 from skatr_sk.lightcones.sources import Source
-from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, name_columns
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, check_order, name_columns
 
 __all__ = [
     "CELLS",
@@ -135,6 +135,7 @@ def name_parameters(
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
     names, units = list(names), list(units)
+    check_order("y", y, names)
     expected = f"{width} of them, one for each parameter"
     labels = (("names", names), ("units", units))
     faults: list[tuple[str, str, list[Any]]] = unclear

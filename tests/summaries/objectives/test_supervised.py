@@ -84,7 +84,7 @@ def test_standardised_over_what_trains_and_is_known():
     y = np.array([[1.0, 5.0], [3.0, np.nan], [np.nan, 5.0], [np.nan, np.nan], [100.0, 9.0]])
     scaled = Labels(y).standardised(np.array([0, 1, 2, 3])).numpy()
     np.testing.assert_allclose(scaled[:, 0], [-1, 1, np.nan, np.nan, 98])
-    np.testing.assert_allclose(scaled[:, 1], [0, np.nan, 0, np.nan, 4])  # it does not vary
+    np.testing.assert_allclose(scaled[:, 1], [0, np.nan, 0, np.nan, 0])  # it does not vary
     assert scaled.dtype == np.float32
     assert Labels(y).rows.tolist() == [0, 1, 2, 4]
     assert check_labels(y[:, 0], 5, "it").values.shape == (5, 1)
@@ -256,3 +256,10 @@ def test_labels_teach_more_than_random_weights_hold(capsys):
     with capsys.disabled():
         print(f"\nmean R2 of trained and untrained summaries: {scores[0]:.3f}, {scores[1]:.3f}")
     assert scores[0] > scores[1] + 0.2
+
+
+def test_what_never_varies_in_training_does_not_count_in_validation():
+    values = np.array([[1.0, 5.0, np.nan], [3.0, 5.0, np.nan], [2.0, 900.0, 70.0]])
+    scaled = Labels(values).standardised(np.arange(2))
+    np.testing.assert_array_equal(scaled[2], [0.0, 0.0, 0.0])
+    assert torch.isnan(scaled[:2, 2]).all()
