@@ -43,7 +43,7 @@ USES = {
 def test_truths_in_another_order_are_refused(use):
     pipe, X, right, wrong = tables()
     use(pipe, X[:30], right[:30])
-    with pytest.raises(ValueError, match=rf"y: expected the (columns|rows) in the order .*{NAMES[0]}"):
+    with pytest.raises(ValueError, match=rf"expected the (columns|rows) in the order .*{NAMES[0]}"):
         use(pipe, X[:30], wrong[:30])
 
 
