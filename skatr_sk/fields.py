@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
+from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skatr_sk._checks import Problems, UnitsWarning, in_unit, listed, warn
@@ -28,6 +29,7 @@ __all__ = [
     "Fields",
     "Recall",
     "as_fields",
+    "as_parameters",
     "check_columns",
     "check_cell_size",
     "check_fields",
@@ -192,6 +194,16 @@ def check_numbers(values: Any, name: str) -> Any:
         mend = f"convert it first, for instance with numpy.asarray({name}, dtype=float)"
         raise TypeError(f"{wrong}; {mend}.")
     return values
+
+
+def as_parameters(y: Any, **options: Any) -> np.ndarray:
+    """Return parameters of light cones as float64, of any number of axes; pandas.NA becomes NaN.
+
+    `options` are more of ``sklearn.utils.check_array``.
+    """
+    options |= {"ensure_2d": False, "allow_nd": True, "ensure_all_finite": False}
+    found: np.ndarray = check_array(y, dtype=np.float64, input_name="y", **options)
+    return found
 
 
 def from_other_library(values: Any, name: str) -> Any:

@@ -111,6 +111,11 @@ def name_columns(values: np.ndarray) -> tuple[str, ...] | None:
     return None
 
 
+def in_another_order(found: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Tell whether names are the wanted ones, and not in their order."""
+    return list(found) != list(wanted) and sorted(found) == sorted(wanted)
+
+
 def check_order(name: str, table: Any, names: Sequence[str], what: str = "columns") -> None:
     """Raise where a table has the names of parameters in another order, as its columns or rows.
 
@@ -126,7 +131,7 @@ def check_order(name: str, table: Any, names: Sequence[str], what: str = "column
     labels = getattr(table, {"columns": "columns", "rows": "index"}[what], None)
     found = [str(label) for label in labels] if isinstance(labels, Iterable) else []
     wanted = [str(each) for each in names]
-    if found != wanted and sorted(found) == sorted(wanted):
+    if in_another_order(found, wanted):
         at = {"columns": "", "rows": ".loc"}[what]
         raise ValueError(
             f"{name}: expected the {what} in the order {wanted}, found {found}; pass "

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skatr_sk._checks import (
@@ -32,7 +32,14 @@ from skatr_sk._checks import (
     unchanged_on_error,
     warn_without_effect,
 )
-from skatr_sk.fields import ArrayFields, Fields, check_fields, check_finite_rows, check_numbers
+from skatr_sk.fields import (
+    ArrayFields,
+    Fields,
+    as_parameters,
+    check_fields,
+    check_finite_rows,
+    check_numbers,
+)
 from skatr_sk.heads.end_to_end import (
     BACKBONE_DOCS,
     BackboneHead,
@@ -336,8 +343,7 @@ class SummaryHead(BackboneHead):
                     f"order, found {n_targets[0]}."
                 )
             names = [str(name) for name in getattr(y, "columns", ())]
-            some: Any = {"ensure_all_finite": False, "ensure_2d": False, "allow_nd": True}
-            values = check_array(y, dtype=np.float64, input_name="y", **some)  # pandas.NA is NaN
+            values = as_parameters(y)
             check_finite_rows(values, "y", "values")
             check_logarithms(values, names)
         if reset:

@@ -332,8 +332,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
         names = parameter_names(self.parameter_names, y, n_parameters)
-        check_order("y", y, names)
-        if isinstance(given.validation_data, tuple) and len(given.validation_data) == 2:
+        if given.validation_data is not None:
             check_order("validation_data", given.validation_data[1], names)
         check_logarithms(targets, names)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets, names)
@@ -614,12 +613,13 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
-        choices = np.random.default_rng(generator.integers(2**63))  # leave the noise where it is
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
         log_prob = np.empty(samples.shape[:2])
         piled: list[NDArray[np.bool_]] = []
         whose = np.zeros(samples.shape[:2], dtype=np.int64)
         if several := len(self.net_) > 1:
+            # From draws of their own: the noise of a row does not depend on the rows after it.
+            choices = np.random.default_rng(generator.integers(2**63))
             whose[...] = choices.integers(len(self.net_), size=whose.shape)
         for at, context, flow in self._passes(summaries, n_samples, double=False):
             shape = samples[at].shape

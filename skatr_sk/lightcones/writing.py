@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
-from sklearn.utils import check_array
 
 from skatr_sk._checks import (
     CELL_SIZE,
@@ -27,7 +26,7 @@ from skatr_sk._checks import (
     warn_no_effect,
 )
 from skatr_sk._files import write_whole
-from skatr_sk.fields import Fields, check_numbers, digest_rows
+from skatr_sk.fields import Fields, as_parameters, check_numbers, digest_rows
 from skatr_sk.grid import Grid
 from skatr_sk.lazy_fields import LazyFields
 from skatr_sk.lightcones.digests import create_index, pack, seal
@@ -234,8 +233,7 @@ class Stack:
         n, n_z = shape[0], shape[-1]
         beside: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         if (y := labels["target"]) is not None:
-            options = dict(ensure_2d=False, allow_nd=True, ensure_all_finite=False)
-            target = check_array(y, dtype=np.float64, ensure_min_samples=0, **options)
+            target = as_parameters(y, ensure_min_samples=0)
             names, units, faults = name_parameters(
                 labels["target_names"], labels["target_units"], y
             )

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_array
 from torch import Tensor
 
-from skatr_sk.fields import check_finite_rows, check_numbers
+from skatr_sk.fields import as_parameters, check_finite_rows, check_numbers
 
 __all__ = ["Labels", "check_labels", "labels_if_any"]
 
@@ -64,14 +63,7 @@ def check_labels(y: Any, n: int, learner: str) -> Labels:
             f"y: expected labels of shape (n,) or (n, n_parameters), from which {learner} learns, "
             "found None; hand in y, or take an objective that needs none, such as JEPA()."
         )
-    y = check_array(
-        check_numbers(y, "y"),
-        dtype=np.float64,
-        ensure_2d=False,
-        allow_nd=True,
-        ensure_all_finite=False,
-        input_name="y",
-    )
+    y = as_parameters(check_numbers(y, "y"))
     if y.ndim not in (1, 2) or len(y) != n:
         raise ValueError(
             f"y: expected shape ({n},) or ({n}, n_parameters), a row for each row of X and in its "

@@ -36,7 +36,7 @@ from skatr_sk._checks import parameter_names as names_of
 from skatr_sk._checks import require
 from skatr_sk.evaluation.arrays import Floats
 from skatr_sk.evaluation.fitted import unwrap
-from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS, check_order
+from skatr_sk.parameters import PARAMETER_NAMES, PARAMETERS, check_order, in_another_order
 
 # Of Okabe and Ito, which the colour-blind tell apart too; neighbours differ in brightness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -129,7 +129,7 @@ def prior_of(*estimators: Any) -> dict[str, Any]:
     first = known["parameter_names"] or []
     for final in finals[1:]:
         names = getattr(final, "parameter_names_", None) or []
-        if names != first and sorted(names) == sorted(first):
+        if in_another_order(names, first):
             raise ValueError(
                 f"estimator: expected posteriors of {first}, found one of {names}; fit them on "
                 "parameters in one order."
