@@ -138,17 +138,25 @@ class ConditionalFlow(nn.Module):
         log_prob = self._base(torch.stack(rows, dim=-2)) + _log_jacobian(places)
         return log_prob.unflatten(-1, points.shape[-3:-1]) + _log_scale(context)
 
+    def sample(self, noise: Tensor, context: Context) -> Tensor:
+        """Turn normal noise of shape (n, m, n_parameters) into samples."""
+        return self._bent_back(columns(noise), context)[0]
+
     def sample_and_log_prob(self, noise: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Turn normal noise of shape (n, m, n_parameters) into samples and log densities."""
         start = columns(noise)
-        rows, places = list(start.unbind(dim=-2)), []
+        points, places = self._bent_back(start, context)
+        log_prob = self._base(start) + _log_jacobian(places)
+        return points, log_prob.unflatten(-1, noise.shape[-3:-1]) + _log_scale(context)
+
+    def _bent_back(self, noise: Tensor, context: Context) -> tuple[Tensor, list[Places]]:
+        """Return samples (n, m, n_parameters) of columns of noise, and their places in splines."""
+        rows, places = list(noise.unbind(dim=-2)), []
         for block, hidden in reversed(self._blocks(context)):
             places.append(block(rows, hidden, inverse=True))
-        log_prob = self._base(start) + _log_jacobian(places)
-        bent = torch.stack(rows, dim=-1).unflatten(-2, noise.shape[-3:-1])
+        bent = torch.stack(rows, dim=-1).unflatten(-2, (context.shift.shape[-2], -1))
         solved = torch.linalg.solve_triangular(context.triangle, bent.mT, upper=False).mT
-        points = solved + context.shift.unsqueeze(-2)
-        return points, log_prob.unflatten(-1, noise.shape[-3:-1]) + _log_scale(context)
+        return solved + context.shift.unsqueeze(-2), places
 
     def _blocks(self, context: Context) -> list[tuple[_Coupling, Tensor]]:
         """Blocks, each with what the context gives to its first hidden layer, (width, n)."""
@@ -186,32 +194,34 @@ class FlowEnsemble(nn.ModuleList):
     def sample_and_log_prob(
         self, noise: Tensor, context: Context, whose: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Turn noise into samples of the flows whose numbers `whose` (n, m) has.
+        """Turn noise into samples as :meth:`sample` does, and their log densities."""
+        if len(self) == 1:
+            (flow, own), *_ = self._with(context)
+            return flow.sample_and_log_prob(noise, own)
+        points = self.sample(noise, context, whose)
+        return points, self.log_prob(points, context)
 
-        Their log densities are those of these flows, not of the mean.
-        """
-        points, log_prob = torch.empty_like(noise), noise.new_empty(noise.shape[:2])
+    def sample(self, noise: Tensor, context: Context, whose: Tensor) -> Tensor:
+        """Turn noise into samples of the flows whose numbers `whose` (n, m) has."""
+        points = torch.empty_like(noise)
         for number, (flow, own) in enumerate(self._with(context)):
             chosen = whose == number
             counts = chosen.sum(dim=1, keepdim=True)
             most, n_chosen = int(counts.max()), int(counts.sum())
             if n_chosen == chosen.numel():
-                return flow.sample_and_log_prob(noise, own)
+                return flow.sample(noise, own)
             if not n_chosen:
                 continue
             if len(noise) * most > _MOST_IN_VAIN * n_chosen:  # each sample as a row with one
                 at = chosen.nonzero().unbind(1)
                 of_each = Context(*(part[at[0]] for part in own))
-                found = flow.sample_and_log_prob(noise[at].unsqueeze(1), of_each)
-                points[at], log_prob[at] = (part.squeeze(1) for part in found)
+                points[at] = flow.sample(noise[at].unsqueeze(1), of_each).squeeze(1)
             else:  # rows as they are, filled up to the longest with samples of others
                 columns = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]
                 rows = torch.arange(len(noise), device=noise.device)[:, None].expand_as(columns)
                 kept = torch.arange(most, device=noise.device) < counts
-                at = rows[kept], columns[kept]
-                found = flow.sample_and_log_prob(noise[rows, columns], own)
-                points[at], log_prob[at] = (part[kept] for part in found)
-        return points, log_prob
+                points[rows[kept], columns[kept]] = flow.sample(noise[rows, columns], own)[kept]
+        return points
 
     def _with(self, context: Context) -> Iterator[tuple[ConditionalFlow, Context]]:
         """Each flow with its own context."""

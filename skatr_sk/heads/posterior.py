@@ -609,15 +609,15 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def _draw(
         self, X: ArrayLike, n_samples: int, random_state: Seed, *, densities: bool
     ) -> tuple[Floats, Floats]:
-        """Draw samples, with their log densities; without `densities` those of one member each."""
+        """Draw samples, with their log densities where `densities` says so, and else zeros."""
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)
         samples = np.empty((summaries.shape[0], n_samples, self.n_parameters_))
-        log_prob = np.empty(samples.shape[:2])
+        log_prob = np.zeros(samples.shape[:2])
         piled: list[NDArray[np.bool_]] = []
         whose = np.zeros(samples.shape[:2], dtype=np.int64)
-        if several := len(self.net_) > 1:
+        if len(self.net_) > 1:
             # From draws of their own: the noise of a row does not depend on the rows after it.
             choices = np.random.default_rng(generator.integers(2**63))
             whose[...] = choices.integers(len(self.net_), size=whose.shape)
@@ -626,21 +626,26 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             # Row by row, so that the batches leave no trace in the numbers drawn.
             noise = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
             device = context.shift.device
-            drawn_from = torch.from_numpy(whose[at]).to(device)
-            free, log_free = flow.sample_and_log_prob(noise.to(device), context, drawn_from)
+            given = noise.to(device), context, torch.from_numpy(whose[at]).to(device)
+            if densities:
+                free, log_free = flow.sample_and_log_prob(*given)
+            else:
+                free = flow.sample(*given)
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
-            # What was moved away from an edge has the density of its new position, and what one of
-            # several members has drawn that of all.
-            moved = self.prior_transform_.beyond_edge(points) | (several and densities)
-            points, log_jacobian = self.prior_transform_.to_free(samples[at])
-            if moved.any():
-                again = flow.log_prob(torch.from_numpy(points).to(free), context)
-                log_free = torch.where(torch.from_numpy(moved).to(device), again, log_free)
-            log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
-            # In a box samples are finite whatever the flow has made of a row: its density is not.
-            for found in (samples[at], log_prob[at]):
+            # In a box samples are finite whatever the flow has made of a row: its points are not.
+            for found in (points, samples[at]):
                 self._check_found(found, summaries, "density", at[0].start)
+            if densities:
+                # What was moved away from an edge has the density of its new position.
+                moved = self.prior_transform_.beyond_edge(points).any(axis=1)
+                points, log_jacobian = self.prior_transform_.to_free(samples[at])
+                if moved.any():
+                    rows = torch.from_numpy(np.flatnonzero(moved)).to(device)
+                    of_rows = Context(*(part[:, rows] for part in context))
+                    log_free[rows] = flow.log_prob(torch.from_numpy(points).to(free)[rows], of_rows)
+                log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
+                self._check_found(log_prob[at], summaries, "density", at[0].start)
             if at[1].stop == n_samples:
                 piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
         self._warn_of_edges(piled)
@@ -730,7 +735,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             device, n = context.shift.device, context.shift.shape[1]
             inputs = noise[columns].to(device).expand(n, -1, -1)
             drawn_from = whose[columns].to(device).expand(n, -1)
-            free, _ = flow.sample_and_log_prob(inputs, context, drawn_from)
+            free = flow.sample(inputs, context, drawn_from)
             points = self.prior_transform_.from_free(free.cpu().numpy())
             parts.append(self._check_found(points, summaries, "posterior", rows.start))
             if columns.stop == n_samples:

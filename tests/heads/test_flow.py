@@ -140,29 +140,41 @@ def test_ensemble_draws_each_sample_from_its_flow(n_parameters, shape, torch_see
     context = ensemble.context(summaries)
     points, log_prob = ensemble.sample_and_log_prob(noise, context, whose)
     for number, flow in enumerate(flows):
-        wanted = flow.sample_and_log_prob(noise, flow.context(summaries))
         mine = whose == number
-        torch.testing.assert_close(points[mine], wanted[0][mine])
-        torch.testing.assert_close(log_prob[mine], wanted[1][mine])
+        wanted = flow.sample(noise, flow.context(summaries))
+        torch.testing.assert_close(points[mine], wanted[mine])
+    torch.testing.assert_close(ensemble.sample(noise, context, whose), points)
     each = torch.stack([flow.log_prob(points, flow.context(summaries)).exp() for flow in flows])
     torch.testing.assert_close(ensemble.log_prob(points, context).exp(), each.mean(dim=0))
+    torch.testing.assert_close(log_prob.exp(), each.mean(dim=0))
+
+
+def test_ensemble_of_one_is_its_flow(torch_seed):
+    flow = enlarge(make(3), 0.5, affine=0.3).double()
+    ensemble = FlowEnsemble([flow])
+    summaries = torch.randn(4, 4, dtype=torch.float64)
+    noise = torch.randn(4, 5, 3, dtype=torch.float64)
+    context, whose = ensemble.context(summaries), torch.zeros(4, 5, dtype=torch.int64)
+    wanted = flow.sample_and_log_prob(noise, flow.context(summaries))
+    torch.testing.assert_close(ensemble.sample_and_log_prob(noise, context, whose), wanted)
+    torch.testing.assert_close(ensemble.sample(noise, context, whose), wanted[0])
 
 
 def test_ensemble_copies_rows_only_where_that_costs_less(torch_seed, monkeypatch):
     """Of many samples in a row each flow is asked for its own, and little more."""
     ensemble = FlowEnsemble([make(2) for _ in range(4)])
-    asked, ask = [], ConditionalFlow.sample_and_log_prob
+    asked, ask = [], ConditionalFlow.sample
 
     def noted(flow, noise, context):
         asked.append(tuple(noise.shape[:2]))
         return ask(flow, noise, context)
 
-    monkeypatch.setattr(ConditionalFlow, "sample_and_log_prob", noted)
+    monkeypatch.setattr(ConditionalFlow, "sample", noted)
     for n, m in (4, 200), (200, 2), (3, 10):
         whose = torch.randint(4, (n, m)) if m > 10 else torch.arange(n * m).view(n, m) % 4
         whose = torch.zeros(n, m) if m == 10 else whose
         context = ensemble.context(torch.randn(n, 4))
-        ensemble.sample_and_log_prob(torch.randn(n, m, 2), context, whose)
+        ensemble.sample(torch.randn(n, m, 2), context, whose)
     many, few, one = asked[:4], asked[4:8], asked[8:]
     assert all(n == 4 and 40 < m < 80 for n, m in many)
     assert few == [(100, 1)] * 4

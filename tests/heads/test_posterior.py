@@ -21,7 +21,7 @@ from skatr_sk.evaluation import posterior_draws
 from skatr_sk.fields import ArrayFields
 from skatr_sk.heads import base
 from skatr_sk.heads import posterior as module
-from skatr_sk.heads.flow import FlowEnsemble
+from skatr_sk.heads.flow import ConditionalFlow, FlowEnsemble
 from skatr_sk.training.held_out import Given, Rows
 from tests.heads import two_moons
 
@@ -225,7 +225,8 @@ def decades(rng, n):
 def at_the_edge(request):
     y, X = request.param(np.random.default_rng(0), 1000)
     X = np.broadcast_to(X, len(y))[:, None]
-    fitted = make(prior_bounds=[[0, 1]], max_epochs=15).fit(X, y)
+    several = dict(n_members=2) if request.param is design else {}
+    fitted = make(prior_bounds=[[0, 1]], max_epochs=15, **several).fit(X, y)
     return fitted, np.full((1, 1), -8.0 if request.param is decades else 1.0)
 
 
@@ -943,16 +944,24 @@ def test_members_that_train_on_unlike_numbers_of_rows_follow_one_rule(torch_seed
 
 def test_samples_alone_ask_for_no_densities(ensemble, monkeypatch):
     X, _ = problem_in_units(n=5, seed=1)
-    wanted = ensemble.sample(X, 4, random_state=0)
+
+    def samples_alone(head):
+        points = head.sample(X, 4, random_state=0), posterior_draws(head, X, n_samples=4)[0]
+        return [*points, head.predict(X), head.predict_quantiles(X)]
 
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr(FlowEnsemble, "log_prob", refuse)
-    np.testing.assert_array_equal(ensemble.sample(X, 4, random_state=0), wanted)
-    assert posterior_draws(ensemble, X, n_samples=4)[0].shape == wanted.shape
-    with pytest.raises(AssertionError):
-        ensemble.sample_log_prob(X, 4, random_state=0)
+    heads = [ensemble, next(members_of(ensemble))]
+    wanted = [samples_alone(head) for head in heads]
+    monkeypatch.setattr(ConditionalFlow, "log_prob", refuse)
+    monkeypatch.setattr(ConditionalFlow, "sample_and_log_prob", refuse)
+    for head, each in zip(heads, wanted, strict=True):
+        for found, points in zip(samples_alone(head), each, strict=True):
+            assert found.shape == points.shape
+        np.testing.assert_array_equal(head.sample(X, 4, random_state=0), each[0])
+        with pytest.raises(AssertionError):
+            head.sample_log_prob(X, 4, random_state=0)
 
 
 # Two moons -------------------------------------------------------------------------------------
