@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -208,12 +209,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         begin anew; the epochs follow the earlier ones in ``history_``.
     on_new_grid : {"raise", "resample"}, default="raise"
         What becomes of light cones on another grid than that of the encoder, in ``fit`` with
-        `weights` and in ``transform``. "resample" brings them onto it as
-        :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches farther; those that
-        do not reach as far are refused. Where they do not know their grid (arrays), cells are taken
-        to be cubes from the same nearest redshift on, on a sky as wide; where these would not be
-        deep enough, they are taken to span the same volume. Arrays of as many cells on the sky as
-        the encoder is for, and another number of slices, are refused, unless these are cubes.
+        `weights`, those that validate too, in ``adapt`` and in ``transform``. "resample" brings
+        them onto it as :class:`~skatr_sk.LightconeResampler` does, and cuts off what reaches
+        farther; those that do not reach as far are refused. Where they do not know their grid
+        (arrays), cells are taken to be cubes from the same nearest redshift on, on a sky as wide;
+        where these would not be deep enough, they are taken to span the same volume. Arrays of as
+        many cells on the sky as the encoder is for, and another number of slices, are refused,
+        unless these are cubes.
     cache : "memory", path or None, default="memory"
         Where ``transform`` keeps summaries, by the content of the light cone and of the weights, so
         that none is computed twice. "memory" is that of the process
@@ -608,11 +610,12 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         with unchanged_on_error(self):
             self._check_parameters()
-            start = self._start()
+            start, given = self._start(), Given(groups, validation_data)
             if start is not None and self.on_new_grid == "resample":
                 X = onto_grid_of(start, X, silent=self._only_loads)
+                if not self._only_loads:
+                    given = given.changed(partial(onto_grid_of, start))
             fields = check_fields(self, X, reset=True, min_rows=1 if self._only_loads else 2)
-            given = Given(groups, validation_data)
             if self._only_loads:
                 names = [name for name, value in given._asdict().items() if value is not None]
                 warn_no_effect(type(self).__name__, names, f"weights={self.weights!r}")
@@ -759,13 +762,13 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         with unchanged_on_error(self):
             self._check_parameters()
+            start, given = self._as_trained(), Given(groups, validation_data)
             if self.on_new_grid == "resample":
-                X = onto_grid_of(self._as_trained(), X)
+                X, given = onto_grid_of(start, X), given.changed(partial(onto_grid_of, start))
             fields = check_fields(self, X, reset=False, min_rows=2)
-            given = Given(groups, validation_data)
             if not self._only_loads:
                 self._warn_of(given)
-            start = with_own_embedding(self._as_trained())
+            start = with_own_embedding(start)
             self._adopt(pretrain(self, fields, y, start, given, embedding_only=True))
         return self
 

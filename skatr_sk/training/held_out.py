@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +37,14 @@ class Given(NamedTuple):
         if self.groups is not None and (own or estimator.validation_fraction == 0):
             beside = "validation_data" if own else "validation_fraction=0"
             warn_no_effect(name, ["groups"], beside)
+
+    def changed(self, change: Callable[[Any], Any]) -> Given:
+        """Return the same where ``change(X)`` is in place of the fields that validate, if any."""
+        if self.validation_data is None:
+            return self
+        X, y = _pair(self.validation_data)
+        with _of_validation_data():
+            return self._replace(validation_data=(change(X), y))
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def check_given(
     if given.validation_data is None:
         return fields, targets, Rows(n, groups=groups, weights=weights)
     X, y = _pair(given.validation_data)
-    try:
+    with _of_validation_data():
         own, own_targets = check(X, y)
         if targets is not None and own_targets is not None:
             if own_targets.shape[1] != targets.shape[1]:
@@ -111,13 +120,20 @@ def check_given(
                     f"{own_targets.shape[1]}."
                 )
             targets = np.concatenate([targets, own_targets])
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"validation_data: {error}") from error
     n_given = own.shape[0]
     if weights is not None:
         weights = np.concatenate([weights, np.ones(n_given)])
     joined = ChosenFields((fields, np.arange(n)), (own, np.arange(n_given)))
     return joined, targets, Rows(n, n_given, weights=weights)
+
+
+@contextmanager
+def _of_validation_data() -> Iterator[None]:
+    """Say of errors that they are of the rows that validate."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation_data: {error}") from error
 
 
 def _pair(given: Any) -> tuple[Any, Any]:

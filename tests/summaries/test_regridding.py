@@ -157,6 +157,28 @@ def test_in_fit_nothing_is_resampled_that_trains(stored):
     assert again.field_shape_in_ == (4, 4, 9) and again.grid_in_ == COARSE_GRID
 
 
+@pytest.mark.parametrize("call", ["fit", "adapt"])
+def test_rows_that_validate_are_resampled_like_those_that_train(call, weights, expected, stored):
+    """In training from weights, whose numbers are those of rows that were resampled before."""
+
+    def trained(X, X_valid):
+        skatr = loaded(weights, on_new_grid="resample", max_epochs=1, random_state=0)
+        if call == "adapt":
+            skatr.fit(COARSE)
+        else:
+            skatr.set_params(warm_start=True)
+        return getattr(skatr, call)(X, validation_data=(X_valid, None))
+
+    wanted = trained(COARSE[:8], COARSE[8:])
+    found = trained(stored[:8], stored[8:])
+    assert found.history_[-1]["valid_loss"] == pytest.approx(
+        wanted.history_[-1]["valid_loss"], rel=1e-4
+    )
+    np.testing.assert_allclose(found.transform(COARSE), wanted.transform(COARSE), rtol=1e-3)
+    with pytest.raises(ValueError, match="validation_data: X: expected fields that reach as far"):
+        trained(stored[:8], stored[8:, ..., :20])
+
+
 def test_in_a_pipeline(weights, stored):
     y = np.arange(12.0)
     head = LightconeRegressor(max_epochs=2, random_state=0, device="cpu")
