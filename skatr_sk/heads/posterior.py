@@ -631,21 +631,21 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
                 free, log_free = flow.sample_and_log_prob(*given)
             else:
                 free = flow.sample(*given)
+                log_free = free.new_zeros(free.shape[:2])
             points = free.double().cpu().numpy()
             samples[at] = self.prior_transform_.from_free(points)
-            # In a box samples are finite whatever the flow has made of a row: its points are not.
-            for found in (points, samples[at]):
+            if (moved := self.prior_transform_.beyond_edge(points).any(axis=1)).any():
+                # What was moved away from an edge has the density of its new position, if any.
+                rows = torch.from_numpy(np.flatnonzero(moved)).to(device)
+                again, _ = self.prior_transform_.to_free(samples[at][moved])
+                of_rows = Context(*(part[:, rows] for part in context))
+                log_free[rows] = flow.log_prob(torch.from_numpy(again).to(free), of_rows)
+            log_found = log_free.double().cpu().numpy()
+            # In a box samples are finite whatever the flow has made of a row: these are not.
+            for found in (points, samples[at], log_found):
                 self._check_found(found, summaries, "density", at[0].start)
             if densities:
-                # What was moved away from an edge has the density of its new position.
-                moved = self.prior_transform_.beyond_edge(points).any(axis=1)
-                points, log_jacobian = self.prior_transform_.to_free(samples[at])
-                if moved.any():
-                    rows = torch.from_numpy(np.flatnonzero(moved)).to(device)
-                    of_rows = Context(*(part[:, rows] for part in context))
-                    log_free[rows] = flow.log_prob(torch.from_numpy(points).to(free)[rows], of_rows)
-                log_prob[at] = log_free.double().cpu().numpy() + log_jacobian
-                self._check_found(log_prob[at], summaries, "density", at[0].start)
+                log_prob[at] = log_found + self.prior_transform_.to_free(samples[at])[1]
             if at[1].stop == n_samples:
                 piled.append(at_the_edges(samples[at[0]], self.prior_bounds_))
         self._warn_of_edges(piled)
