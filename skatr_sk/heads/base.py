@@ -91,8 +91,7 @@ HEAD_DOCS = (
         n_members : "auto" or int, default="auto"
             Networks, each with weights, batches and validation rows of its own, so that no row is
             lost to all, and averaged. They are trained at once, to what each would be alone up to
-            rounding; one after the other on tokens, and with `callbacks`, `checkpoint_dir` or
-            `verbose`.
+            rounding; one after the other with `callbacks`, `checkpoint_dir` or attention to tokens.
         """,
         "held_out": """
         Share of the rows, in [0, 1), that decide when to stop; chosen by their content. 0 trains
@@ -504,15 +503,20 @@ class SummaryHead(BackboneHead):
         trained_on = np.unique(np.concatenate([train_rows for (train_rows, _), _ in runs]))
         device = resolve_device(self.device)
 
+        # A head that begins with the mean of the tokens gets it as a pooled summary.
+        of_tokens = len(summaries.shape) == 3 and getattr(self, "head", None) is None
+        means = of_tokens and self.pooling == "mean"
+
         def standardise() -> tuple[Floats, Floats, torch.Tensor]:
             self.summary_mean_, self.summary_scale_ = _moments(summaries.read(trained_on))
-            X = torch.empty(summaries.shape)
+            n, *shape = summaries.shape
+            X = torch.empty(n, *(shape[-1:] if means else shape))
             for some, standardised in self._batches(summaries):
-                X[some] = standardised
+                X[some] = pool(standardised, "mean", 1) if means else standardised
             # Pooled summaries are small: the whole of them waits on the device. Tokens are not.
             return self.summary_mean_, self.summary_scale_, X.to(device) if X.ndim == 2 else X
 
-        key = "X", content, trained_on.tobytes(), str(device)
+        key = "X", content, trained_on.tobytes(), str(device), means
         self.summary_mean_, self.summary_scale_, X = shared(key, standardise)
         y = torch.from_numpy(targets.astype(np.float32)).to(device)
         n_rows, planned = least_of(runs), []

@@ -48,8 +48,9 @@ class HeadSearchCV(GridSearchCV):
     (`hidden_dims`, `batch_size`, ...) are trained together, whatever their `learning_rate`,
     `weight_decay`, `max_epochs`, `patience` or `dropout` above zero, each with its own seeds: the
     scores are those of a ``GridSearchCV`` up to the rounding of a training. What cannot be trained
-    together (a `backbone`, a `head` or `loss` of one's own, tokens, `callbacks`, `checkpoint_dir`,
-    `verbose`) is fitted one by one; the logger ``skatr_sk.heads`` says at INFO why.
+    together (a `backbone`, a `head` or `loss` of one's own, attention to tokens, `callbacks`,
+    `checkpoint_dir`) is fitted one by one; the logger ``skatr_sk.heads`` says at INFO why. With
+    `verbose` of the head a bar shows for all that train at once.
 
     Parameters
     ----------

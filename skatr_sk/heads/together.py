@@ -21,6 +21,7 @@ from skatr_sk.heads.stacked import Dropout, parts_of, replace, stack
 from skatr_sk.training.device import autocast, one_thread, resolve_device, resolve_precision
 from skatr_sk.training.held_out import Rows
 from skatr_sk.training.lean import AdamW
+from skatr_sk.training.progress import watched
 from skatr_sk.training.seeds import independent_seeds, seeded
 
 __all__ = ["Planned", "Trained", "train_all", "train_those_together"]
@@ -55,7 +56,6 @@ class Planned:
         reasons = {
             "callbacks": bool(owner.callbacks) or bool(getattr(owner, "_skl_callbacks", ())),
             "checkpoint_dir": owner.checkpoint_dir is not None,
-            "verbose": bool(owner.verbose),
             "max_epochs=0": self.settings.max_epochs == 0,
             "tokens": self.X.ndim != 2,
             "calibration_weight": getattr(owner, "calibration_weight", 0) > 0,
@@ -197,7 +197,11 @@ def _train_together(members: list[_Member]) -> dict[int, Trained]:
     device = resolve_device(first.settings.device)
     stacked, data = _Stacked(members, device), _Data(members)
     few = first.settings.batch_size * stacked.n_weights < _FEW_PRODUCTS
-    with one_thread(few and device.type == "cpu"):
+    title = f"{type(first.owner).__name__}, {len(members)} networks at once"
+    n_epochs = max(int(member.planned.settings.max_epochs) for member in members)
+    verbose = max(int(member.planned.owner.verbose) for member in members)
+    bar = watched(title, n_epochs, "epoch", verbose=verbose, logger=_LOGGER, at_once=True)
+    with one_thread(few and device.type == "cpu"), bar as tell:
         while members:
             start = time.perf_counter()
             losses = [stacked.train(members, data)]
@@ -205,6 +209,7 @@ def _train_together(members: list[_Member]) -> dict[int, Trained]:
                 losses.append(stacked.validate(members, data))
             of_each = np.stack(losses, axis=1)
             finite = np.isfinite(of_each).all(axis=1) & stacked.are_finite()
+            tell(1, **dict(zip(("train", "valid"), map(np.mean, losses), strict=False)))
             seconds = (time.perf_counter() - start) / len(members)
             left = []
             for number, (member, own) in enumerate(zip(members, of_each.tolist(), strict=True)):

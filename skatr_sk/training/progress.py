@@ -18,22 +18,30 @@ _LONG = 2.0  # seconds after which a bar shows, and a line is logged
 
 @contextmanager
 def watched(
-    title: str, total: int, unit: str, *, verbose: int, logger: logging.Logger | None = None
-) -> Iterator[Callable[[int], object]]:
+    title: str,
+    total: int,
+    unit: str,
+    *,
+    verbose: int,
+    logger: logging.Logger | None = None,
+    at_once: bool = False,
+) -> Iterator[Callable[..., object]]:
     """Give a function to be told of each `n` more of a total; show a bar where `verbose`.
 
-    What takes longer than two seconds is logged at INFO, once while it goes on, with the minutes
-    left, and once at its end. Of several processes the first speaks.
+    The bar shows after two seconds, or `at_once`, and with it the figures that the function is told
+    by name. What takes longer is logged at INFO, once while it goes on, with the minutes left, and
+    once at its end. Of several processes the first speaks.
     """
     start, said = time.monotonic(), False
-    bar = tqdm(
-        total=total, desc=title, unit=unit, delay=_LONG, disable=not (verbose and is_first())
-    )
+    quiet, delay = not (verbose and is_first()), 0.0 if at_once else _LONG
+    bar = tqdm(total=total, desc=title, unit=unit, delay=delay, disable=quiet)
     done = 0
 
-    def tell(n: int) -> None:
+    def tell(n: int, **figures: float) -> None:
         nonlocal done, said
         done += n
+        if figures:
+            bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
         bar.update(n)
         seconds = time.monotonic() - start
         if logger is not None and not said and seconds > _LONG and 0 < done < total:
@@ -45,4 +53,4 @@ def watched(
         yield tell
     seconds = time.monotonic() - start
     if logger is not None and seconds > _LONG:
-        logger.info("%s: %d in %.0f s.", title, total, seconds)
+        logger.info("%s: %d in %.0f s.", title, done, seconds)

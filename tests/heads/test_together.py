@@ -1,6 +1,7 @@
 """Networks trained at once: each as it would be alone."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -104,7 +105,6 @@ def test_numbers_that_are_not_finite_are_met_alone(monkeypatch, caplog, counted)
 @pytest.mark.parametrize(
     "given",
     [
-        {"verbose": 1},
         {"callbacks": [Act("epoch", lambda net: None)]},
         {"max_epochs": 0},
         {"loss": torch.nn.L1Loss()},
@@ -121,6 +121,43 @@ def test_what_is_trained_alone(given, counted):
         head.set_params(patience=20)
     assert len(head.fit(X, y).predict(X)) == 60
     assert counted == []
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_a_bar_shows_those_that_are_trained_at_once(fraction, counted, capfd):
+    """With the mean of their losses; the numbers are those of a quiet fit."""
+    X, y, _ = draw(60)
+    make = SMALL | dict(max_epochs=3, validation_fraction=fraction, patience=None)
+    loud = LightconeRegressor(**make, verbose=1).fit(X, y)
+    last = capfd.readouterr().err.rsplit("\r", 1)[-1]
+    assert re.search("LightconeRegressor, 3 networks at once: 100%.*3/3", last)
+    of_last = [row for row in loud.history_ if row["epoch"] == 3]
+    names = {"train": "train_loss"} | ({"valid": "valid_loss"} if fraction else {})
+    for name, recorded in names.items():
+        assert f"{name}={np.mean([row[recorded] for row in of_last]):.3g}" in last
+    assert ("valid=" in last) == bool(fraction)
+    quiet = LightconeRegressor(**make).fit(X, y)
+    assert counted == [3, 3] and capfd.readouterr().err == ""
+    np.testing.assert_array_equal(quiet.predict(X), loud.predict(X))
+
+
+@pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")
+@pytest.mark.parametrize("kind", ["l1", "with ridge", "posterior"])
+def test_means_of_tokens_are_summaries(kind, counted):
+    """What predicts takes the tokens themselves."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(60, 7, 10)) + rng.normal(size=(60, 1, 10))
+    y = tokens[:, :, :3].mean(axis=1)
+    at_once = HEADS[kind]().set_params(max_epochs=3).fit(tokens, y)
+    assert len(counted) == 1 and at_once.field_shape_in_ == (7, 10)
+    alone = HEADS[kind](callbacks=[Act("epoch", lambda net: None)]).set_params(max_epochs=3)
+    module = at_once.net_[0] if kind == "posterior" else at_once.head_[0]
+    wanted = alone.fit(tokens, y).predict(tokens)
+    np.testing.assert_allclose(at_once.predict(tokens), wanted, rtol=1e-3, atol=1e-4)
+    pooled = module.pooling(torch.from_numpy(tokens))
+    assert pooled.shape == (60, 10)
+    HEADS[kind](pooling="attention").set_params(max_epochs=1).fit(tokens, y)
+    assert len(counted) == 1  # attention is trained, in each network
 
 
 def test_large_networks_take_turns(monkeypatch, counted):
