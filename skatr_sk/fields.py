@@ -27,6 +27,7 @@ __all__ = [
     "ArrayFields",
     "ChosenFields",
     "Fields",
+    "Look",
     "Recall",
     "as_fields",
     "as_parameters",
@@ -63,7 +64,7 @@ _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _MOST_KNOWN = 2**16  # digests of contents that are remembered, some 15 MB
-_LOOKED_AT = 16  # of fields where all would take a pass of their own
+_LOOKED_AT = 16  # of fields that are not in memory, before they are read
 _IN_KELVIN = 0.6  # absorption is at most some 0.5 K deep
 
 
@@ -302,7 +303,8 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
         check_finite_rows(known.read())
     if not reset:
         _compare_grid(estimator, known.grid)
-        warn_implausible(known, only_a_look=True)
+        if known.in_memory:  # else when they are read
+            warn_implausible(known)
     else:
         _check_axes(shape)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
@@ -459,39 +461,66 @@ def rows_at_once(shape: Sequence[int]) -> int:
     return max(1, _CHUNK_VALUES // max(1, math.prod(shape[1:])))
 
 
-def warn_implausible(fields: Fields, *, only_a_look: bool = False) -> None:
-    """Warn of fields without structure, or in kelvin; of those not in memory some are looked at.
+class Look:
+    """What is implausible of fields in mK that are seen some at a time: no structure, other units.
 
-    A look is at the first few of those in memory: files would have to be read once more.
+    `see` them, then `warn`.
     """
-    if only_a_look and not fields.in_memory:
-        return
-    all_of_them = fields.in_memory and not only_a_look
-    n = fields.shape[0] if all_of_them else min(fields.shape[0], _LOOKED_AT)
-    flat = fields.read(slice(0, n)).reshape(n, -1)
-    lowest, highest = flat.min(axis=1), flat.max(axis=1)
-    constant = np.flatnonzero(lowest == highest)
-    if constant.size:
-        warn(
-            f"X has {constant.size} of {n} constant fields (first rows: {listed(constant)}); there "
-            "is nothing to learn from them. Check how they were made or read."
-        )
-    largest = max(-float(lowest.min()), float(highest.max()))
-    if largest > BEYOND_PHYSICS:
-        beyond = np.abs(flat) > BEYOND_PHYSICS
-        rows = np.flatnonzero(beyond.any(axis=1))
-        warn(
-            f"X has {beyond.sum()} cells beyond {BEYOND_PHYSICS:.0f} mK, up to {largest:.3g}, in "
-            f"{rows.size} of {n} fields (first rows: {listed(rows)}): they are fill values, or no "
-            "21 cm signal in mK. Repair these cells or leave the rows out, here and in transform.",
-            UnitsWarning,
-        )
-    if 0 < largest < _IN_KELVIN:
-        warn(
-            f"No value of X is beyond {largest:.2g}: is it in kelvin? Brightness temperatures are "
-            "expected in mK. Multiply X by 1000, here and in transform.",
-            UnitsWarning,
-        )
+
+    def __init__(self) -> None:
+        self.n = self.n_beyond = 0
+        self.constant: list[int] = []
+        self.beyond: list[int] = []
+        self.largest = 0.0
+
+    def see(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Look at some more fields (n, *field_shape), whose numbers in X are `rows`."""
+        flat = values.reshape(len(values), -1)
+        lowest, highest = flat.min(axis=1), flat.max(axis=1)
+        self.constant += rows[lowest == highest].tolist()
+        far = np.maximum(-lowest, highest) > BEYOND_PHYSICS
+        self.beyond += rows[far].tolist()
+        self.n_beyond += int((np.abs(flat[far]) > BEYOND_PHYSICS).sum())
+        self.largest = max(self.largest, -float(lowest.min()), float(highest.max()))
+        self.n += len(values)
+
+    def warn(self, n_rows: int) -> None:
+        """Warn of what was seen, where `n_rows` are there."""
+        only = "" if self.n == n_rows else f" that were looked at, of {n_rows}"
+        if self.constant:
+            warn(
+                f"X has constant fields: {len(self.constant)} of {self.n}{only} (first rows: "
+                f"{listed(self.constant)}); there is nothing to learn from them. Check how they "
+                "were made or read."
+            )
+        if self.beyond:
+            warn(
+                f"X has {self.n_beyond} cells beyond {BEYOND_PHYSICS:.0f} mK, up to "
+                f"{self.largest:.3g}, in {len(self.beyond)} of {self.n} fields{only} (first rows: "
+                f"{listed(self.beyond)}): they are fill values, or no 21 cm signal in mK. Repair "
+                "these cells or leave the rows out, here and in transform.",
+                UnitsWarning,
+            )
+        if 0 < self.largest < _IN_KELVIN:
+            warn(
+                f"No value of X is beyond {self.largest:.2g}: is it in kelvin? Brightness "
+                "temperatures are expected in mK. Multiply X by 1000, here and in transform, or "
+                "open its files with open_lightcones(..., units='K').",
+                UnitsWarning,
+            )
+
+
+def warn_implausible(fields: Fields) -> None:
+    """Warn of fields without structure, or in kelvin; of those not in memory a few are looked at.
+
+    All of these would have to be read once more.
+    """
+    look, step = Look(), rows_at_once(fields.shape)
+    n = fields.shape[0] if fields.in_memory else min(fields.shape[0], _LOOKED_AT)
+    for start in range(0, n, step):
+        rows = np.arange(start, min(start + step, n))
+        look.see(fields.read(slice(rows[0], rows[-1] + 1)), rows)
+    look.warn(fields.shape[0])
 
 
 # What a row is, and on which side of a split ------------------------------------------------------

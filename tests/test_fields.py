@@ -375,7 +375,7 @@ def test_arrays_are_looked_at():
 def test_constant_fields_are_noticed():
     X = signals(12)
     X[3], X[5] = 1.0, 0.0
-    with pytest.warns(UserWarning, match=r"2 of 12 constant fields \(first rows: 3, 5\)") as told:
+    with pytest.warns(UserWarning, match=r"constant fields: 2 of 12 \(first rows: 3, 5\)") as told:
         warn_implausible(as_fields(X))
     assert [warning.filename for warning in told] == [__file__]  # the user's line
 
@@ -384,7 +384,7 @@ def test_constant_fields_in_files_are_noticed(tmp_path):
     X = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
     X[3] = 1.0
     save_lightcones(tmp_path / "a.h5", X)
-    with pytest.warns(UserWarning, match=r"1 of 12 constant fields \(first rows: 3\)"):
+    with pytest.warns(UserWarning, match=r"constant fields: 1 of 12 \(first rows: 3\)"):
         SKATRTransformer(max_epochs=0, embed_dim=8, depth=1, random_state=0).fit(
             open_lightcones(tmp_path / "a.h5").data
         )
@@ -402,6 +402,27 @@ def test_of_fields_not_in_memory_some_are_looked_at():
     stored = Stored(signals(100))
     warn_implausible(stored)
     assert 0 < stored.n_read < 100
+
+
+def test_all_rows_that_are_summarised_are_looked_at(tmp_path):
+    """Of files as they are read, whatever the cache has of others; the rows are those of X."""
+    X = np.random.default_rng(0).normal(0, 30, size=(60, 16)).astype(np.float32)
+    X[40] = 1.0
+    X[50, 3] = 1e7
+    save_lightcones(tmp_path / "a.h5", X)
+    stored = open_lightcones(tmp_path / "a.h5", validate=False).data
+    transformer = SKATRTransformer(max_epochs=0, embed_dim=8, depth=1, random_state=0)
+    transformer.set_params(cache=tmp_path / "cache").fit(X[:12])
+    for fields, n in ((stored[:45], 45), (stored, 15), (X, 60)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            transformer.transform(fields)
+        said = [str(each.message) for each in caught]
+        told = [f"constant fields: 1 of {n} (first rows: 40)"] if n != 15 else []
+        told += [f"in 1 of {n} fields (first rows: 50)"] if n != 45 else []
+        for part in told:
+            assert sum(part in each for each in said) == 1, said
+        assert len([each for each in said if each.startswith("X has")]) == len(told)
 
 
 # What is learned from fields ---------------------------------------------------------------------

@@ -35,6 +35,7 @@ from skatr_sk._checks import (
 from skatr_sk.fields import (
     ArrayFields,
     Fields,
+    Look,
     as_parameters,
     check_fields,
     check_finite_rows,
@@ -472,13 +473,14 @@ class SummaryHead(BackboneHead):
         beside it.
         """
         if self._is_whole:
-            pooling, found = self._pooled_by, []
-            features, seen = features_of(self, pooling), getattr(self, "seen_", None)
+            pooling, found, look = self._pooled_by, [], Look()
+            features, seen = features_of(self, pooling, look), getattr(self, "seen_", None)
             for rows in _parts((summaries.shape[0], *features_shape(self, pooling)), size):
                 batch = features(summaries, rows).double()
                 if seen is not None:
                     found.append(seen.novelty(_one_each(ArrayFields(batch.numpy()), seen)))
                 yield rows, batch
+            look.warn(look.n)
             if found:
                 self._warn_never_seen(Novelty(*map(np.concatenate, zip(*found, strict=True))))
             return

@@ -37,7 +37,7 @@ from skatr_sk._checks import (
     warn_without_effect,
     with_object,
 )
-from skatr_sk.fields import Fields, warn_implausible
+from skatr_sk.fields import Fields, Look, warn_implausible
 from skatr_sk.heads.cnn import CNN
 from skatr_sk.heads.own import built, try_network
 from skatr_sk.heads.prior_transform import Floats
@@ -541,14 +541,16 @@ def _learn_seen(
     return SeenSummaries.learn(trained, _encode(head, encoder, fields, pooling, rows=valid_rows))
 
 
-def features_of(head: Any, pooling: str) -> Callable[[Fields, slice], Tensor]:
-    """Return what gives the features of some rows of fields by a head's ``backbone_``."""
+def features_of(head: Any, pooling: str, look: Look) -> Callable[[Fields, slice], Tensor]:
+    """Return what gives the features of some rows of fields by a head's ``backbone_``.
+
+    It looks at those that are read for it.
+    """
     encoder = _on_device(head)
 
     def features(fields: Fields, rows: slice) -> Tensor:
-        chosen = np.arange(fields.shape[0])[rows]
-        found = _encode(head, encoder, fields, pooling, rows=chosen, look=rows.start == 0)
-        return torch.from_numpy(found)
+        chosen, own = np.arange(fields.shape[0])[rows], None if fields.in_memory else look
+        return torch.from_numpy(_encode(head, encoder, fields, pooling, rows=chosen, look=own))
 
     return features
 

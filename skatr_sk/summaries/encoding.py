@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skatr_sk.fields import ArrayFields, Fields, check_finite_rows, digest_once, warn_implausible
+from skatr_sk.fields import Fields, Look, check_finite_rows, digest_once
 from skatr_sk.summaries.cache import compute_once, recall_in
 from skatr_sk.summaries.patches import scaled_patches
 from skatr_sk.summaries.pooling import count_slices, pool, pooled_dim
@@ -69,27 +69,28 @@ def summarise(
             pooling=frozen.pooling,
             device=device,
             autocast=autocast,
-            look=True,
+            look=None if fields.in_memory else look,  # these were looked at before
             tell=tell,
         )
         return summaries if frozen.whitening is None else frozen.whitening(summaries)
 
-    n = fields.shape[0]
+    n, look = fields.shape[0], Look()
     with watched("summaries", n, "cone", verbose=verbose, logger=_LOGGER) as tell:
         if cache is None:
-            return _finite(compute(None))
-        folder = None if cache == MEMORY else cache
-        keys = fields.digests(recall=None if folder is None else recall_in(folder))
-        width = pooled_dim(architecture.embed_dim, frozen.pooling)
-        batch_size = _fields_at_a_time(n, architecture.n_tokens, device)
-        summaries = compute_once(
-            keys,
-            compute,
-            space=_space(frozen, device, autocast),
-            shape=(architecture.n_tokens, width) if frozen.pooling == "tokens" else (width,),
-            group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
-            folder=folder,
-        )
+            summaries = compute(None)
+        else:
+            folder = None if cache == MEMORY else cache
+            width = pooled_dim(architecture.embed_dim, frozen.pooling)
+            batch_size = _fields_at_a_time(n, architecture.n_tokens, device)
+            summaries = compute_once(
+                fields.digests(recall=None if folder is None else recall_in(folder)),
+                compute,
+                space=_space(frozen, device, autocast),
+                shape=(architecture.n_tokens, width) if frozen.pooling == "tokens" else (width,),
+                group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
+                folder=folder,
+            )
+    look.warn(look.n)  # what the cache had is of no concern
     return _finite(summaries)
 
 
@@ -140,7 +141,7 @@ def encode(
     autocast: Any,
     batch_size: int | None = None,
     rows: np.ndarray | None = None,
-    look: bool = False,
+    look: Look | None = None,
     tell: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Compute summaries of `rows` of the fields (all by default), `batch_size` at a time.
@@ -148,19 +149,21 @@ def encode(
     The fields are in mK, and only the asked rows are read, batch by batch; the default number in a
     batch suits the device's caches. The encoder, or what else maps patches to anything, is on
     `device` and in evaluation mode; `autocast`, a context manager, sets the precision; `tell` is
-    told how many each batch has. The result, in float32, is of shape (n, n_summary), or (n,
-    n_tokens, embed_dim) of pooling "tokens". With `look`, the first batch of fields that are not in
-    memory is looked at, as others are before.
+    told how many each batch has, and `look` sees them. The result, in float32, is of shape (n,
+    n_summary), or (n, n_tokens, embed_dim) of pooling "tokens".
     """
     grid_shape = [n // p for n, p in zip(fields.shape[1:], patch_size, strict=True)]
     n_tokens, n_slices = math.prod(grid_shape), count_slices(grid_shape)
     dataset = FieldDataset(fields, rows=rows)
     batch_size = batch_size or _fields_at_a_time(len(dataset), n_tokens, device)
     parts: list[torch.Tensor] = []
+    numbers = np.arange(fields.shape[0]) if rows is None else np.asarray(rows)
+    n_read = 0
     with autocast:
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
-            if look and not (parts or fields.in_memory):
-                warn_implausible(ArrayFields(batch.numpy()), only_a_look=True)
+            if look is not None:
+                look.see(batch.numpy(), numbers[n_read : n_read + len(batch)])
+            n_read += len(batch)
             batch = batch.to(device, non_blocking=True)
             patches = scaled_patches(batch, scaling, patch_size, voxels)
             parts.append(pool(encoder(patches).float(), pooling, n_slices).cpu())

@@ -624,7 +624,8 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             if start is not None:
                 self._adopt(start, whole=self._only_loads)
             if start is not None and self._only_loads:
-                warn_implausible(fields, only_a_look=True)
+                if fields.in_memory:  # else when they are read
+                    warn_implausible(fields)
             else:
                 self._adopt(pretrain(self, fields, y, start, given))
         return self
