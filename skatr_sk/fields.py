@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +20,7 @@ from sklearn import get_config
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skatr_sk._checks import Problems, UnitsWarning, in_unit, listed, warn
+from skatr_sk._checks import AssumedGridWarning, Problems, UnitsWarning, in_unit, listed, warn
 from skatr_sk.grid import Grid
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "is_finite",
     "misplaced_axis",
     "rows_at_once",
+    "sight_last",
     "split_rows",
     "warn_implausible",
 ]
@@ -60,6 +62,7 @@ BEYOND_PHYSICS = 5000.0
 # Names of the line of sight, and of the redshifts along it, in labelled arrays.
 _ALONG_SIGHT = ("z", "redshift", "redshifts", "los", "line_of_sight", "distance", "frequency")
 _REDSHIFTS = ("redshift", "redshifts", "lightcone_redshifts", "z")
+_UNLIKE = 1.5  # times as far apart slices are of other cells, whatever Omega_m is
 _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -228,23 +231,38 @@ def from_other_library(values: Any, name: str) -> Any:
     return in_unit(name, values, "mK" if name == "X" else "")
 
 
+def sight_last(array: Any) -> Any:
+    """Return a DataArray (n, *field_shape) with the line of sight, which a name tells, last."""
+    along = [dim for dim in array.dims if str(dim) in _ALONG_SIGHT]
+    if len(along) != 1:
+        return array
+    return array.transpose(*(dim for dim in array.dims if dim != along[0]), along[0])
+
+
 def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]:
     """Values of a DataArray (n, *field_shape) in mK, nearest first, its redshifts, and its grid.
 
     The axis whose name says so is the line of sight. The redshifts are a coordinate of it, and the
-    comoving size of a cell on each axis, in Mpc, is the attribute ``cell_mpc``.
+    comoving size of a cell on each axis, in Mpc, is the attribute ``cell_mpc``: that along the line
+    of sight where the redshifts do not tell of another. Distances and frequencies say which end is
+    near, too.
     """
-    along = [dim for dim in array.dims if str(dim) in _ALONG_SIGHT]
-    if len(along) == 1:
-        array = array.transpose(*(dim for dim in array.dims if dim != along[0]), along[0])
-    values = array.to_numpy()
-    if str(array.attrs.get("units", "")).lower() in ("k", "kelvin"):
+    array = sight_last(array)
+    values, unit = array.to_numpy(), str(array.attrs.get("units", "")).strip()
+    if unit.lower() in ("k", "kelvin", "kelvins"):
         values = values * 1000
+    elif unit and unit != "mK" and unit.lower() not in ("millikelvin", "millikelvins"):
+        raise ValueError(
+            f"X: expected brightness temperatures in mK or K, found a DataArray with the units "
+            f"{unit!r}; convert it, and set X.attrs['units'] = 'mK'."
+        )
     named = [key for key in _REDSHIFTS if key in array.coords]
     said, rank = np.ravel(array.attrs.get("cell_mpc", np.nan)), max(values.ndim - 1, 1)
     right = said.dtype.kind in "fiu" and len(said) in (1, rank) and (said > 0).all()
     sizes = np.broadcast_to(said, rank).tolist() if right else [None] * rank
     if not named or array.coords[named[0]].dims[-1:] != array.dims[-1:]:
+        if _is_farthest_first(array):
+            values = values[..., ::-1]
         return values, None, Grid(tuple(sizes)) if any(sizes) else None
     redshifts = array.coords[named[0]].to_numpy()
     if redshifts.shape[-1] > 1 and (np.diff(redshifts, axis=-1) < 0).all():
@@ -253,8 +271,41 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
     try:
         grid = Grid(tuple(sizes), tuple(typical))
     except ValueError:  # whatever else goes by that name
-        grid = None
-    return values, redshifts, grid
+        return values, redshifts, None
+    return values, redshifts, _with_own_steps(grid)
+
+
+def _is_farthest_first(array: Any) -> bool:
+    """Whether the coordinate of the line of sight falls in distance, or rises in frequency."""
+    name = array.dims[-1]
+    if str(name) not in _ALONG_SIGHT or name not in array.coords:
+        return False
+    places = array.coords[name].to_numpy()
+    if places.dtype.kind not in "fiu" or places.size < 2:
+        return False
+    steps = np.diff(places.astype(np.float64))
+    return bool((steps > 0).all() if str(name) == "frequency" else (steps < 0).all())
+
+
+def _with_own_steps(grid: Grid) -> Grid:
+    """Replace a size of slices that its redshifts contradict, and say so.
+
+    Slices of a DataArray that were left out or averaged leave the attribute as it was.
+    """
+    many = grid.steps_of_slice
+    if many is None or 1 / _UNLIKE < many < _UNLIKE:
+        return grid
+    *sky, said = grid.cell_size
+    bare = replace(grid, cell_size=(*sky, None))
+    size = None if said is None or many < 1 or not bare.is_even else said * round(many)
+    warn(
+        f"X: expected slices {said:.4g} Mpc apart, as the attribute cell_mpc says, found redshifts "
+        f"{many:.2g} times as far apart, which are believed: slices of "
+        f"{'unknown size' if size is None else f'{size:.4g} Mpc'}. Set X.attrs['cell_mpc'] to what "
+        "cells are now, those of the sky too.",
+        AssumedGridWarning,
+    )
+    return replace(bare, cell_size=(*sky, size))
 
 
 def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Fields:
@@ -306,7 +357,7 @@ def check_fields(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> F
         if known.in_memory:  # else when they are read
             warn_implausible(known)
     else:
-        _check_axes(shape)
+        _check_axes(shape, sure=known.grid is not None and known.grid.redshifts is not None)
         estimator.field_shape_in_ = tuple(int(n) for n in shape[1:])
         vars(estimator).pop("grid_in_", None)
         if known.grid is not None:
@@ -339,9 +390,12 @@ def misplaced_axis(field_shape: Sequence[int]) -> int | None:
     return None
 
 
-def _check_axes(shape: tuple[int, ...]) -> None:
-    """Refuse fields whose line of sight is not last, and a single light cone taken for maps."""
-    axis = misplaced_axis(shape[1:])
+def _check_axes(shape: tuple[int, ...], *, sure: bool) -> None:
+    """Refuse fields whose line of sight is not last, and a single light cone taken for maps.
+
+    Fields whose redshifts are known are `sure` to have it there.
+    """
+    axis = None if sure else misplaced_axis(shape[1:])
     if axis is not None:
         raise ValueError(
             f"X: expected shape (n, n_x, n_y, n_z), the line of sight last, found {shape}, whose "

@@ -18,6 +18,7 @@ __all__ = ["SAME_SIZE", "Grid", "depths_of", "redshifts_of"]
 SAME_SIZE = 0.01  # of a cell: 7.1 Mpc and 200 / 28 are one size
 _SAME_START = 0.25  # of a cell along the line of sight
 _EVEN = 0.02  # of the line of sight: how far from equal comoving steps dark energy makes them seem
+_MATTER = 15_900.0  # Mpc of a unit of depths_of, 2 c / (H_0 sqrt(Omega_m)), of Planck 2018
 _DIGITS = 6  # of redshifts
 
 
@@ -100,6 +101,18 @@ class Grid:
             return None
         near, far = depths_of(self.redshifts[:2])
         return round(float(redshifts_of(near - (far - near) / 2)), _DIGITS)
+
+    @property
+    def steps_of_slice(self) -> float | None:
+        """Mean distance between its slices, in sizes of a slice: 1 within the spread of Omega_m.
+
+        None where either is not known.
+        """
+        size, z = self.cell_size[-1], self.redshifts
+        if size is None or z is None or len(z) < 2:
+            return None
+        near, far = depths_of([z[0], z[-1]])
+        return float(_MATTER * (far - near) / (len(z) - 1) / size)
 
     @property
     def is_even(self) -> bool:

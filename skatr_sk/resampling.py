@@ -314,7 +314,8 @@ def onto(
             raise ValueError(f"the sky is {widths} wide on axis {k}")
         axes.append(axis)
     if n_sky < rank:
-        cube = sizes[0] if rank == 3 else None
+        square = rank == 3 and _same_size(sizes[0], sizes[1])
+        cube = sizes[0] if square else None
         own = Grid((sizes[-1],)) if grid is None else grid
         axis, more = _along_sight(own, field_shape[-1], wanted, shape[-1], cube)
         axes.append(axis)

@@ -183,7 +183,9 @@ def test_targets_outside_their_bounds_name_their_rows():
 def test_constant_cones_warn():
     X = cones()
     X[2], X[5] = 1.0, 0.0
-    with pytest.warns(UserWarning, match=r"constant fields: 2 of 12 \(first rows: 2, 5\)") as caught:
+    with pytest.warns(
+        UserWarning, match=r"constant fields: 2 of 12 \(first rows: 2, 5\)"
+    ) as caught:
         model = transformer().fit(X)
     assert [w.filename for w in caught] == [__file__]  # the user's line, not ours
     assert np.isfinite(model.transform(X)).all()
@@ -191,7 +193,7 @@ def test_constant_cones_warn():
 
 def test_all_constant_cones_warn_and_give_numbers():
     X = np.full((12, *SHAPE), -30.0)
-    with pytest.warns(UserWarning, match="12 of 12 constant"):
+    with pytest.warns(UserWarning, match="constant fields: 12 of 12"):
         assert np.isfinite(transformer().fit_transform(X)).all()
 
 

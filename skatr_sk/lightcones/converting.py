@@ -28,7 +28,7 @@ from skatr_sk._files import (
     said_of,
     write_whole,
 )
-from skatr_sk.fields import digest_rows
+from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
@@ -246,7 +246,10 @@ def _check_new(part: Path, start: int, seen: dict[bytes, int], X: LightconeArray
     """Refuse a part with a light cone that was there already; `seen` has the rows by digest."""
     with h5py.File(part, "r") as file:
         contents = file[INDEX][:]
+    nothing = digest(np.zeros(X.shape[1:], dtype=np.float32))
     for row, content in enumerate(contents, start):
+        if content.tobytes() == nothing:  # all that is ionised is alike
+            continue
         first = seen.setdefault(content.tobytes(), row)
         if first != row:
             (path, number), (other, its_number) = X.origin(row), X.origin(first)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skatr_sk._checks import require
-from skatr_sk.fields import from_xarray
+from skatr_sk.fields import from_xarray, sight_last
 from skatr_sk.grid import Grid
 from skatr_sk.parameters import check_order
 
@@ -90,6 +90,7 @@ def from_labelled(array: Any) -> dict[str, Any]:
     Coordinates of its first dimension that hold real numbers are the seeds, by their name, and the
     parameters.
     """
+    array = sight_last(array)
     values, redshifts, grid = from_xarray(array)
     if _REDSHIFT in array.coords and array.coords[_REDSHIFT].attrs.get("of") == _TYPICAL:
         redshifts = None  # those of the rows are not known; the grid has them

@@ -24,6 +24,8 @@ _SAMPLED = 8  # rows read by the quick check
 _TOLERANCE = 0.01  # of the distance between slices
 _MOSTLY = 0.5  # of a slice's cells; late islands of neutral hydrogen fill less than a tenth
 _FULL, _ABRUPT = 0.9, 0.5  # of a slice's cells; of the brightness of the next slice
+_BRIGHT = 1.0  # mK in the mean of a slice; what the last neutral gas leaves is fainter
+_LATEST = 10.0  # redshift before which no model has all hydrogen ionised
 _SHOWN = 8  # faults that an error spells out
 _TABLE = np.dtype([("file", object), ("row", np.int64), ("fault", "U16"), ("detail", object)])
 
@@ -169,7 +171,8 @@ def check_rows(
     some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED)).astype(np.int64))
     chosen = np.arange(n) if full else some
     contents: dict[int, bytes] = {}
-    for row, fault in _cell_faults(digests, chosen, limit, contents):
+    far_ends = _far_ends(cones, n)
+    for row, fault in _cell_faults(digests, chosen, limit, contents, far_ends):
         if fault.kind == "repaired":
             source, number = files.origin(row)
             repaired.add(source.path, number, fault)
@@ -185,10 +188,11 @@ def check_rows(
             raise_if_out_of_handles(error, files.origin(int(rows[0]))[0].path)
             kind = "digest" if isinstance(error, ValueError) else "unreadable"
             note(int(rows[0]), Fault(kind, str(error)), whole_file=True)
-    # The later copies among the rows that are good so far.
+    # The later copies among the rows that are good so far; all that is ionised is alike.
     seen: dict[bytes, int] = {}
+    nothing = digest(np.zeros(files.field_shape, dtype=np.float32))
     worth = set(compared.tolist())
-    for row in sorted(row for row in contents if good[row]):
+    for row in sorted(row for row in contents if good[row] and contents[row] != nothing):
         first = seen.setdefault(contents[row], row)
         if first != row:
             source, number = files.origin(first)
@@ -197,10 +201,26 @@ def check_rows(
     return good
 
 
+def _far_ends(cones: Bunch, n: int) -> np.ndarray:
+    """Redshift of the last slice of each row, infinite where it is not known."""
+    if cones.redshifts is not None:
+        return np.asarray(cones.redshifts)[:, -1]
+    grid: Grid | None = cones.data.grid
+    known = grid is not None and grid.redshifts is not None
+    return np.full(n, grid.redshifts[-1] if known else np.inf)  # type: ignore[union-attr, index]
+
+
 def _cell_faults(
-    digests: RowDigests, rows: np.ndarray, limit: float, contents: dict[int, bytes]
+    digests: RowDigests,
+    rows: np.ndarray,
+    limit: float,
+    contents: dict[int, bytes],
+    ends: np.ndarray,
 ) -> Iterable[tuple[int, Fault]]:
-    """Read rows, yield what is wrong with their cells, and put their digests into `contents`."""
+    """Read rows, yield what is wrong with their cells, and put their digests into `contents`.
+
+    `ends` are the redshifts of the last slices: near ones may have no neutral hydrogen at all.
+    """
     for row, cone in _each(digests.files, rows):
         if not isinstance(cone, np.ndarray):
             yield row, Fault("unreadable", str(cone))
@@ -211,6 +231,8 @@ def _cell_faults(
             if digests.files.sources[0].repair and repair(cone, bad):
                 fault = Fault("repaired", f"by the mean of the cells beside each: {fault.detail}")
             yield row, fault
+        elif not cone.any() and ends[row] < _LATEST and cone.ndim != 2:
+            pass
         elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:
             first = listed(empty)
             yield row, Fault("zeros", f"{empty.size} slices of zeros alone (first: {first})")
@@ -256,7 +278,7 @@ def _empty_slices(cone: np.ndarray) -> np.ndarray:
     near = int(np.argmax(filled > 0))
     if 0 < near < len(filled) - 1 and filled[near] > _FULL:
         last, next_one = np.abs(cone[..., near : near + 2], dtype=np.float64).mean(axis=(0, 1))
-        if last > _ABRUPT * next_one:
+        if last > max(_ABRUPT * next_one, _BRIGHT):
             return np.arange(near)
     # For each slice the nearest on its near side that is not zero.
     last = np.maximum.accumulate(np.where(filled > 0, np.arange(len(filled)), 0))

@@ -308,7 +308,8 @@ def _of_size(
                 return Axis(0, n - n % k, k)
     many = n * size / wanted
     whole = round(many)
-    if whole and abs(many - whole) <= SAME_SIZE * whole:
+    # Along the line of sight cells of the very size are cut to, and the rest is left out.
+    if whole and abs(many - whole) <= (SAME_SIZE if along else SAME_SIZE * whole):
         return Axis.even(n, whole)
     if not along:
         near = [n * size / k for k in (math.ceil(many), math.floor(many)) if k]
@@ -316,7 +317,8 @@ def _of_size(
         expected = f"a size that divides the {n * size:.4g} Mpc of axis {axis}"
         problems.add("cell_size", expected, wanted, mend)
         return Axis(0, 1)
-    found = Axis.of_sizes(n, size, math.floor(many), wanted) if many >= 1 else None
+    ends = size * np.arange(n + 1), wanted * np.arange(math.floor(many) + 1)
+    found = Axis.between(*ends) if many >= 1 else None
     if found is None:
         problems.add("cell_size", f"at most the {n * size:.4g} Mpc of axis {axis}", wanted)
     return found or Axis(0, 1)

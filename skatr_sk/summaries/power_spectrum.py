@@ -266,9 +266,8 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         n_chunks = most if self.n_chunks == "auto" else min(int(self.n_chunks), n_z)
         ends = np.linspace(0, n_z, (1 if on_sky else n_chunks) + 1).round().astype(int)
         shortest = int(np.diff(ends).min())
-        if self.taper is not None and not on_sky and 0 < shortest < _FEWEST_SLICES:
-            wanted = f"None with chunks of less than {_FEWEST_SLICES} slices, such as {shortest}"
-            problems.add("taper", wanted, self.taper, "use fewer chunks" * (most < n_chunks))
+        if not on_sky:
+            self._check_taper(shortest, problems, "use fewer chunks" * (most < n_chunks))
         problems.raise_if_any()
         if on_sky:
             warn_without_effect(self, {"n_chunks", "taper"}, "maps, which have no line of sight")
@@ -334,8 +333,18 @@ class PowerSpectrumTransformer(TransformerMixin, StoredEstimator):
         n_bins = _BINS if self.n_bins == "auto" else int(self.n_bins)
         return [_layout(kind, shape, self.cell_size_, n_bins) for kind in self._kinds()]
 
+    def _check_taper(self, shortest: int, problems: Problems, mend: str = "") -> None:
+        """Note a taper of chunks that are too short for it."""
+        if self.taper is not None and 0 < shortest < _FEWEST_SLICES:
+            wanted = f"None with chunks of less than {_FEWEST_SLICES} slices, such as {shortest}"
+            problems.add("taper", wanted, self.taper, mend)
+
     def _parts(self) -> Iterator[tuple[np.ndarray, list[_Chunk]]]:
         """Yield each chunk with its bins, which are those of ``fit`` still."""
+        problems = Problems(type(self).__name__)
+        if len(self.field_shape_in_) != 2:
+            self._check_taper(int(np.diff(self.chunks_, axis=1).min()), problems, "fit again")
+        problems.raise_if_any()
         for chunk, bins in zip(self.chunks_, self.bins_, strict=True):
             parts = self._parts_of(chunk)
             fitted = {kind: len(n_modes) for kind, (_, n_modes) in bins.items()}

@@ -252,17 +252,30 @@ def one_thread(wanted: bool) -> Iterator[None]:
 
     Products of a few rows leave a second thread nothing to do but wait, and OpenMP waits by
     spinning: beside another job a small head then trains ten to twenty times slower. The number
-    belongs to the whole process, and comes back at the end.
+    belongs to the whole process, and comes back at the end: that from before the first of the fits
+    that run in threads beside each other.
     """
     if not wanted:
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _Inside.lock:
+        if _Inside.n == 0:
+            _Inside.before = torch.get_num_threads()
+        _Inside.n += 1
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Inside.lock:
+            _Inside.n -= 1
+            torch.set_num_threads(_Inside.before)
+
+
+class _Inside:
+    """The threads inside :func:`one_thread`, and the number of torch's from before them."""
+
+    lock = threading.Lock()
+    n, before = 0, 1
 
 
 def return_memory() -> None:

@@ -248,6 +248,29 @@ def test_near_slices_end_where_the_last_islands_are(tmp_path):
         open_lightcones(tmp_path / "a.h5", validate="full")
 
 
+@pytest.mark.parametrize("validate", ["fast", "full"])
+def test_what_is_ionised_throughout_is_no_fault(validate, tmp_path):
+    """Late in reionisation, by its redshifts; and two such are no copies of each other."""
+    X = np.stack([cone(k, 30) for k in range(4)])
+    X[1] = X[3] = 0
+    for name, first in (("late", 5.0), ("early", 12.0)):
+        redshifts = np.linspace(first, first + 1.5, 30)
+        save_lightcones(tmp_path / f"{name}.h5", X, redshifts=redshifts)
+    assert len(open_lightcones(tmp_path / "late.h5", validate=validate).data) == 4
+    convert_lightcones(tmp_path / "late.h5", tmp_path / "again.h5")
+    assert len(open_lightcones(tmp_path / "again.h5", validate=validate).data) == 4
+    with pytest.raises(ValueError, match="row 1: zeros: 30 slices of zeros alone"):
+        open_lightcones(tmp_path / "early.h5", validate=validate)
+
+
+def test_the_last_neutral_gas_of_a_narrow_sky_is_faint(tmp_path):
+    X = np.stack([cone(k, 30) for k in range(2)])[:, :2, :2].copy()
+    X[0, ..., :9] = 0
+    X[0, ..., 9:11] *= 1e-4
+    save_lightcones(tmp_path / "a.h5", X)
+    assert len(open_lightcones(tmp_path / "a.h5", validate="full").data) == 2
+
+
 def test_signals_and_maps_of_zeros(tmp_path):
     """A map may be ionised throughout; a signal is not at all redshifts."""
     for name, shape in (("signals", (3, 30)), ("maps", (3, 5, 6))):

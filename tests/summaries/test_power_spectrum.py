@@ -129,6 +129,12 @@ def test_a_taper_needs_four_slices_in_a_chunk(taper, rng):
     assert np.isfinite(spectra(X, taper=taper, n_chunks=4).transform(X)).all()
 
 
+def test_a_taper_that_comes_after_fit_needs_them_too(rng):
+    fitted = PowerSpectrumTransformer(n_chunks=8, cell_size=2.0).fit(rng.normal(size=(4, 6, 6, 16)))
+    with pytest.raises(ValueError, match=r"taper: expected None with chunks of .* fit again"):
+        fitted.set_params(taper="hann").transform(rng.normal(size=(4, 6, 6, 16)))
+
+
 def test_moments(rng):
     X = rng.normal(-20, 30, size=(3, *SHAPE))
     model = spectra(X, n_chunks=2, moments=True, log=False)

@@ -83,6 +83,37 @@ def test_bf16_trains_and_summarises_in_float32():
     assert all(p.dtype == torch.float32 for p in fitted.encoder_.parameters())
 
 
+def test_threads_beside_each_other_leave_the_number_as_it_was():
+    """The first to come is the first to go: what it brings back is no number of the others."""
+    inside, leave = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def fit(number):
+        with one_thread(True):
+            inside[number].set()
+            leave[number].wait(20)
+
+    def of_a_new_thread():
+        found = []
+        asks = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        asks.start()
+        asks.join()
+        return found[0]
+
+    before = of_a_new_thread()
+    torch.set_num_threads(3)
+    try:
+        fits = [threading.Thread(target=fit, args=(number,)) for number in range(2)]
+        for number, each in enumerate(fits):
+            each.start()
+            assert inside[number].wait(20)
+        for number, each in enumerate(fits):
+            leave[number].set()
+            each.join()
+        assert of_a_new_thread() == 3 and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_one_thread_inside_the_block(wanted):
     before = torch.get_num_threads()
