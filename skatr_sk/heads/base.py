@@ -416,7 +416,7 @@ class SummaryHead(BackboneHead):
         )
 
     def _check_bounds(
-        self, name: str, kind: Bounds, targets: NDArray[Any], names: Sequence[str]
+        self, name: str, kind: Bounds, targets: NDArray[Any], names: Sequence[str], rows: Rows
     ) -> Floats | None:
         """Return the bounds in the parameter `name`, or None; raise where targets lie outside.
 
@@ -436,11 +436,12 @@ class SummaryHead(BackboneHead):
         bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = ~is_inside(targets, *bounds.T)
         if outside.any():
-            rows, columns = (np.flatnonzero(outside.any(axis=axis)) for axis in (1, 0))
+            of, wrong = rows.as_given(np.flatnonzero(outside.any(axis=1)))
+            which = [names[i] for i in np.flatnonzero(outside.any(axis=0)).tolist()]
             raise ValueError(
-                f"y: expected parameters inside {name} {bounds.tolist()}, found others in "
-                f"{len(rows)} of {len(targets)} rows, the first of them {listed(rows[:5])}, in the "
-                f"parameters {columns.tolist()}; {_mend_of(targets, bounds, outside)}."
+                f"{of}y: expected parameters inside {name} {bounds.tolist()}, found others in "
+                f"{len(wrong)} rows, the first of them {listed(wrong[:5])}, in {listed(which)}; "
+                f"{_mend_of(targets, bounds, outside, names)}."
             )
         return bounds
 
@@ -650,14 +651,25 @@ def _one_each(summaries: Fields, seen: SeenSummaries | None = None) -> NDArray[A
     return torch.cat([pool(torch.from_numpy(some), pooling, 1) for some in of_some]).numpy()
 
 
-def _mend_of(targets: Floats, bounds: Floats, outside: NDArray[np.bool_]) -> str:
-    """Say how to bring parameters inside their bounds: columns of which the logarithm is, by it."""
+def _mend_of(
+    targets: Floats, bounds: Floats, outside: NDArray[np.bool_], names: Sequence[str]
+) -> str:
+    """Say how to bring parameters inside their bounds: columns of which the logarithm is, by it.
+
+    So do bounds, where theirs is.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_bounds = np.where((bounds > 0).all(axis=1), np.log10(bounds.T), np.nan).T
+    meant = ((targets >= of_bounds[:, 0]) & (targets <= of_bounds[:, 1])).all(axis=0)
+    if of_logarithm := np.flatnonzero(outside.any(axis=0) & meant).tolist():
+        return f"give log10 of the bounds of {listed([names[i] for i in of_logarithm])}"
     positive = (targets > 0).all(axis=0) & outside.any(axis=0)
     logarithm = np.log10(np.where(positive, targets, 1.0))
     inside = ((logarithm >= bounds[:, 0]) & (logarithm <= bounds[:, 1])).all(axis=0)
     linear = np.flatnonzero(positive & inside)
     if len(linear):
-        return f"give log10 of columns {linear.tolist()}, whose logarithms are inside"
+        each = listed([names[i] for i in linear.tolist()])
+        return f"give log10 of {each} (columns {linear.tolist()}), whose logarithms are inside"
     return "widen the bounds or drop these rows"
 
 

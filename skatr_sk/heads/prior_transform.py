@@ -138,7 +138,9 @@ def is_inside(y: Floats, low: Floats, high: Floats) -> NDArray[np.bool_]:
     np.True_
     """
     finite = np.isfinite(low) & np.isfinite(high)
-    ends = (np.where(finite, np.abs(end), 0).astype(np.float32) for end in (low, high))
+    largest = float(np.finfo(np.float32).max)
+    sizes = (np.where(finite, np.abs(end), 0) for end in (low, high))
+    ends = (np.minimum(size, largest).astype(np.float32) for size in sizes)
     # Where float32 is coarser than the box, it tells nothing.
     most = _ROUNDED * np.where(finite, high, 0) - _ROUNDED * np.where(finite, low, 0)
     below, above = (np.minimum(np.spacing(end), most) for end in ends)

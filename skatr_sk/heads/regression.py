@@ -274,7 +274,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         n_parameters = targets.shape[1]
         self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
         bounds = self._check_bounds(
-            "target_bounds", Bounds(n_parameters), targets, self.parameter_names_
+            "target_bounds", Bounds(n_parameters), targets, self.parameter_names_, rows
         )
         low, high = (targets.min(axis=0), targets.max(axis=0)) if bounds is None else bounds.T
         unit, loss = ParameterScaling(low, high).to_unit(targets), self.loss

@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 
 from skatr_sk._checks import CollapseWarning, Problems, warn
 from skatr_sk._tensors import copied_module
-from skatr_sk.fields import ArrayFields, Fields, check_fields, warn_implausible
+from skatr_sk.fields import ArrayFields, ChosenFields, Fields, check_fields, warn_implausible
 from skatr_sk.summaries.augmentation import Augmentation
 from skatr_sk.summaries.encoding import encode
 from skatr_sk.summaries.labels import Labels, check_labels, labels_if_any
@@ -96,7 +96,10 @@ def pretrain(
         lambda X, y: known(check_fields(transformer, X, reset=False), y),
     )
     labels = None if values is None else Labels(values)
-    warn_implausible(fields)
+    own = fields
+    if rows_of_fit.n_given:  # the others were looked at when they were checked
+        own = ChosenFields((fields, np.arange(rows_of_fit.n_own)))
+    warn_implausible(own)
     transformer._warn_without_effect_on(fields)
     architecture = transformer._architecture_for(fields.shape[1:], objective, start)
     pooling = transformer._pooling_in_training(fields.shape[1:], start)

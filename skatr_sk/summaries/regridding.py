@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 
 from skatr_sk._checks import AssumedGridWarning, warn
@@ -32,6 +33,8 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
     What had to be assumed of fields that do not know their own is said in an AssumedGridWarning,
     unless `silent`: where nothing is learned from them.
     """
+    if np.shape(X)[:1] == (0,):
+        return X  # which is said where it is compared
     fields = check_fields(_Anything(), X, reset=True)
     found, own = fields.shape[1:], fields.grid
     wanted, grid = frozen.architecture.field_shape, frozen.grid

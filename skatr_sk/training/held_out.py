@@ -18,6 +18,7 @@ from skatr_sk.training.batches import Dataset, WeightedDataset
 
 __all__ = ["Given", "Rows", "check_given", "compare_columns"]
 
+_OF_VALIDATION = "validation_data: "
 _Targets = NDArray[np.float64] | None
 Checked = tuple[Fields, _Targets]
 
@@ -52,12 +53,24 @@ class Rows:
     """The rows of a fit: those of ``X`` that count, then those of the user's validation data.
 
     Rows of one of the `groups` are on one side of the split. `weights`, of all rows, are above 0.
+    `numbers` are those of the first in ``X``, where others have a weight of 0.
     """
 
     n_own: int
     n_given: int = 0
     groups: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
+    numbers: NDArray[np.int64] | None = None
+
+    def as_given(self, rows: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
+        """Return the numbers that rows have for the user: in ``y``, or else in validation data.
+
+        With what is to be said before the name ``y``.
+        """
+        own = rows[rows < self.n_own]
+        if not len(own):
+            return _OF_VALIDATION, rows - self.n_own
+        return "", own if self.numbers is None else self.numbers[own]
 
     def split(
         self, fields: Fields, fraction: float, seed: int, among: np.ndarray | None = None
@@ -100,8 +113,9 @@ def check_given(
     n = fields.shape[0]
     groups = None if given.groups is None else _check_groups(given.groups, n)
     weights = None if given.sample_weight is None else _check_weights(given.sample_weight, n)
+    numbers = None
     if weights is not None and not weights.all():
-        counted = np.flatnonzero(weights)
+        numbers = counted = np.flatnonzero(weights)
         fields, weights = ChosenFields((fields, counted)), weights[counted]
         targets = None if targets is None else targets[counted]
         groups = None if groups is None else groups[counted]
@@ -109,7 +123,7 @@ def check_given(
         weights = None
     n = fields.shape[0]
     if given.validation_data is None:
-        return fields, targets, Rows(n, groups=groups, weights=weights)
+        return fields, targets, Rows(n, groups=groups, weights=weights, numbers=numbers)
     X, y = _pair(given.validation_data)
     with _of_validation_data():
         own, own_targets = check(X, y)
@@ -124,7 +138,7 @@ def check_given(
     if weights is not None:
         weights = np.concatenate([weights, np.ones(n_given)])
     joined = ChosenFields((fields, np.arange(n)), (own, np.arange(n_given)))
-    return joined, targets, Rows(n, n_given, weights=weights)
+    return joined, targets, Rows(n, n_given, weights=weights, numbers=numbers)
 
 
 @contextmanager
@@ -133,7 +147,7 @@ def _of_validation_data() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise type(error)(f"validation_data: {error}") from error
+        raise type(error)(f"{_OF_VALIDATION}{error}") from error
 
 
 def _pair(given: Any) -> tuple[Any, Any]:

@@ -240,7 +240,7 @@ def test_parameters_whose_logarithm_is_wanted():
             head.fit(X, pd.DataFrame(linear, columns=names))
         head.fit(X, pd.DataFrame(y, columns=names))
         name = "prior_bounds" if head is heads[0] else "target_bounds"
-        with pytest.raises(ValueError, match=r"give log10 of columns \[1\], whose logarithms"):
+        with pytest.raises(ValueError, match=r"give log10 of parameter_1 \(columns \[1\]\), whose"):
             head.set_params(**{name: box}).fit(X, linear)
     with pytest.raises(ValueError, match="expected 'log10 T_vir' in log10"):
         make(parameter_names=names).fit(X, linear)

@@ -1,5 +1,7 @@
 """Which rows validate: groups together, the user's own, and how much each row counts."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sklearn
@@ -214,6 +216,35 @@ def test_own_validation_data_of_a_pretraining():
 def test_wrong_validation_data(wrong, message):
     with pytest.raises((TypeError, ValueError), match=message):
         LightconeRegressor(**SMALL).fit(*data(), validation_data=wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(LightconeRegressor, "target_bounds"), (PosteriorEstimator, "prior_bounds")]
+)
+def test_rows_outside_their_bounds_have_the_numbers_of_the_user(make, name):
+    """Whatever rows do not count, and whoever validates."""
+    y = np.random.default_rng(0).uniform(size=(60, 2))
+    head, bad = make(**{name: [[0, 1]] * 2}, max_epochs=1), y.copy()
+    bad[45, 0] = 1.5
+    weights = np.arange(60) >= 30
+    with pytest.raises(ValueError, match="^y: .* in 1 rows, the first of them 45, in parameter_0"):
+        head.fit(y, bad, sample_weight=weights)
+    with pytest.raises(ValueError, match="^validation_data: y: .* the first of them 45, in"):
+        head.fit(y, y, validation_data=(y, bad))
+    bounds = [[0, 1], [1.0, 10.0]]
+    with pytest.raises(ValueError, match="give log10 of the bounds of parameter_1"):
+        make(**{name: bounds}, max_epochs=1).fit(y, np.where([True, False], y, 0.9 * y + 0.01))
+
+
+def test_fields_that_validate_are_looked_at_once():
+    X = signals(12)
+    valid = signals(8).copy()
+    valid[3] = 1.0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        transformer().fit(X, validation_data=(valid, None))
+    said = [str(each.message) for each in caught if "constant" in str(each.message)]
+    assert len(said) == 1 and "constant fields: 1 of 8 (first rows: 3)" in said[0]
 
 
 def test_what_changes_nothing_beside_it():
