@@ -206,8 +206,24 @@ def as_parameters(y: Any, **options: Any) -> np.ndarray:
     `options` are more of ``sklearn.utils.check_array``.
     """
     options |= {"ensure_2d": False, "allow_nd": True, "ensure_all_finite": False}
-    found: np.ndarray = check_array(y, dtype=np.float64, input_name="y", **options)
+    try:
+        found: np.ndarray = check_array(y, dtype=np.float64, input_name="y", **options)
+    except (TypeError, ValueError) as error:
+        if words := [str(name) for name in getattr(y, "columns", ()) if not _are_numbers(y[name])]:
+            raise type(error)(
+                f"y: expected columns of numbers, found others in {listed(words)} ({error}); leave "
+                "these out, or give numbers in their place."
+            ) from error
+        raise
     return found
+
+
+def _are_numbers(column: Any) -> bool:
+    try:
+        np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def from_other_library(values: Any, name: str) -> Any:

@@ -6,7 +6,12 @@ __all__ = ["check_truths", "unwrap"]
 
 from typing import Any
 
+import numpy as np
+
+from skatr_sk._checks import PriorWarning, listed, warn
 from skatr_sk.parameters import check_order
+
+_ROUNDED = 1e-6  # share of a box that is rounding
 
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:
@@ -19,11 +24,32 @@ def unwrap(estimator: Any) -> tuple[list[Any], Any]:
     return ([estimator[:-1]] if len(estimator.steps) > 1 else []) + before, final
 
 
-def check_truths(estimator: Any, y: Any) -> None:
+def check_truths(estimator: Any, y: Any, *, in_prior: bool = False) -> None:
     """Raise where a table of truths has the parameters of a fitted estimator in another order.
 
-    So it does for a row of such a table, a Series whose index has their names.
+    So it does for a row of such a table, a Series whose index has their names. Where they are to be
+    `in_prior`, a PriorWarning says which are outside the box of a fitted posterior.
     """
-    names = getattr(unwrap(estimator)[1], "parameter_names_", None) or ()
+    final = unwrap(estimator)[1]
+    names = getattr(final, "parameter_names_", None) or ()
     of_one = hasattr(y, "iloc") and not hasattr(y, "columns")
     check_order("y", y, names, "rows" if of_one else "columns")
+    box = getattr(final, "prior_bounds_", None)
+    if not in_prior or box is None or y is None:
+        return
+    truths = np.asarray(y, dtype=np.float64)
+    if truths.size % len(box):
+        return  # which is said where shapes are compared
+    low, high = np.asarray(box).T
+    slack = _ROUNDED * np.where(np.isfinite(high - low), high - low, 0.0)
+    outside = (truths := truths.reshape(-1, len(box))) < low - slack
+    outside |= truths > high + slack
+    if rows := np.flatnonzero(outside.any(axis=1)).tolist():
+        which = [names[i] for i in np.flatnonzero(outside.any(axis=0)).tolist()]
+        warn(
+            f"y: expected parameters inside the prior box of the posterior, found others in "
+            f"{len(rows)} of {len(truths)} rows, the first of them {listed(rows)}, in "
+            f"{listed(which)}, where no sample can lie; look at their units, or fit with the "
+            "bounds of the prior that they were drawn from.",
+            PriorWarning,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, cast, overload
@@ -31,7 +31,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk._tensors import copied_module
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_logarithms
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import share_at_ends, warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -89,6 +89,9 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     target_bounds : array-like of shape (n_parameters, 2) or None, default=None
         Bounds of a uniform prior, in the parameters' units: predictions stay inside. None scales
         by the range of the training targets, and predictions may leave it.
+    parameter_names : sequence of str or None, default=None
+        Names of the targets, which displays and messages show; None takes the columns of a
+        DataFrame, or "parameter_0", ...
     {backbone}
     {fine_tuning}
     pooling : {"mean", "attention"}, default="mean"
@@ -132,7 +135,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     scaling_ : ParameterScaling
         Of the targets.
     parameter_names_ : list of str
-        Of the columns of a DataFrame of targets, or "parameter_0", ...
+        Those given, or of the columns of a DataFrame of targets, or "parameter_0", ...
     {learned}
     {history}
 
@@ -167,6 +170,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
     head: torch.nn.Module | None = None
     loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = "l1"
     target_bounds: ArrayLike | None = None
+    parameter_names: Sequence[str] | None = None
     max_epochs: int = 1000
     batch_size: int = 32
     learning_rate: float | str = "auto"  # type: ignore[assignment]
@@ -182,6 +186,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         "head": Instance(torch.nn.Module, expected="a torch.nn.Module", optional=True),
         "loss": LOSS,
         "target_bounds": Bounds(),
+        "parameter_names": Instance(Iterable, expected="a sequence of strings", optional=True),
     }
 
     _learned: ClassVar[Mapping[str, Kind]] = {
@@ -272,7 +277,10 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
-        self.parameter_names_: list[str] = parameter_names(None, y, n_parameters)
+        self.parameter_names_: list[str] = parameter_names(self.parameter_names, y, n_parameters)
+        if given.validation_data is not None:
+            check_order("validation_data", given.validation_data[1], self.parameter_names_)
+        check_logarithms(targets, self.parameter_names_)
         bounds = self._check_bounds(
             "target_bounds", Bounds(n_parameters), targets, self.parameter_names_, rows
         )

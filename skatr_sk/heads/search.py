@@ -160,6 +160,8 @@ class HeadSearchCV(GridSearchCV):
 
     def _check_names(self) -> None:
         """Raise where a name in the grid is none of a head's parameters."""
+        if hasattr(self.estimator, "steps"):
+            self._check_names_of_steps()
         if not isinstance(self.estimator, SummaryHead):
             return
         own = self.estimator.get_params(deep=False)
@@ -182,6 +184,15 @@ class HeadSearchCV(GridSearchCV):
             problems = Problems(type(self).__name__)
             found = wrong[0] if len(wrong) == 1 else wrong
             problems.add("param_grid", f"parameters of {kind}", found, "; ".join(mends))
+            problems.raise_if_any()
+
+    def _check_names_of_steps(self) -> None:
+        known = self.estimator.get_params()
+        names = {str(name) for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
+        if wrong := sorted(names - known.keys()):
+            mend = "give the head alone, and make this search the last step of the Pipeline"
+            problems = Problems(type(self).__name__)
+            problems.add("param_grid", "parameters of a Pipeline, step__name", wrong, mend)
             problems.raise_if_any()
 
     def __sklearn_tags__(self) -> Tags:

@@ -238,7 +238,8 @@ class Stack:
                 labels["target_names"], labels["target_units"], y
             )
             if target.ndim not in (1, 2) or len(target) != n:
-                problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape)
+                mend = "a single light cone is X[None], with y[None]" if len(shape) == 3 else ""
+                problems.add("y", f"shape ({n}, n_parameters) or ({n},)", target.shape, mend)
             elif (rows := np.flatnonzero(np.isinf(target.reshape(n, -1)).any(axis=1))).size:
                 wanted = "finite numbers, or NaN where one is not known"
                 problems.add("y", wanted, f"{target[rows[0]].tolist()} in row {rows[0]}")

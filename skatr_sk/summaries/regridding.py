@@ -14,7 +14,7 @@ from skatr_sk.grid import Grid
 from skatr_sk.resampling import onto, resampled
 from skatr_sk.summaries.weights import FrozenEncoder
 
-__all__ = ["described", "onto_grid_of"]
+__all__ = ["described", "onto_grid_of", "why_of_another_shape"]
 
 
 class _Anything(BaseEstimator):
@@ -24,6 +24,22 @@ class _Anything(BaseEstimator):
 def described(field_shape: Sequence[int], grid: Grid | None) -> str:
     """A shape, and the grid where it is known."""
     return f"{tuple(field_shape)}" if grid is None else f"{tuple(field_shape)} ({grid})"
+
+
+def why_of_another_shape(found: Sequence[int], wanted: Sequence[int]) -> str:
+    """What a user may have done to have fields of another shape, with its mend; or nothing."""
+    found, wanted = tuple(found), tuple(wanted)
+    if len(found) != len(wanted):
+        return (
+            f"the weights take fields of {len(wanted)} axes and no others: a SKATRTransformer "
+            "without weights is pre-trained on fields of any"
+        )
+    for axis in range(2 if len(found) == 3 else 0):  # maps have no line of sight
+        if (*found[:axis], *found[axis + 1 :], found[axis]) == wanted:
+            return f"the line of sight is last after numpy.moveaxis(X, {axis + 1}, -1)"
+    if len(found) > 1 and found[:-1] == wanted[1:]:
+        return "if X has its light cones on the last axis, give numpy.moveaxis(X, -1, 0)"
+    return ""
 
 
 def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
@@ -67,7 +83,9 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
 
 def _mend(found: Sequence[int], wanted: Sequence[int], own: Grid | None) -> str:
     """Say what to do with fields of a shape that do not come onto a grid of a wanted one."""
-    if own is not None or len(found) != len(wanted):
+    if why := why_of_another_shape(found, wanted):
+        return f"{why[0].upper()}{why[1:]}."
+    if own is not None:
         return (
             "adapted_to(field_shape, grid=) of a transformer that was fitted on the grid of the "
             "weights takes these to that of X."

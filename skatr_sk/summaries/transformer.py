@@ -58,7 +58,7 @@ from skatr_sk.summaries.pooling import (
     pooling_seen,
 )
 from skatr_sk.summaries.pretraining import pretrain
-from skatr_sk.summaries.regridding import described, onto_grid_of
+from skatr_sk.summaries.regridding import described, onto_grid_of, why_of_another_shape
 from skatr_sk.summaries.scaling import BrightnessScaling
 from skatr_sk.summaries.vit import Encoder
 from skatr_sk.summaries.weights import (
@@ -794,10 +794,11 @@ class SKATRTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         own: Grid | None = getattr(self, "grid_in_", None)
         wrong = frozen.grid.differences(own) if frozen.grid and own else []
         if found != wanted or wrong:
+            other = "resample X to that grid, as on_new_grid='resample' does"
             raise ValueError(
                 f"X: expected fields of shape {described(wanted, frozen.grid)}, for which the "
                 f"weights{' in ' * bool(self.weights)}{self.weights or ''} are, found "
-                f"{described(found, own)}; resample X to that grid, as on_new_grid='resample' does."
+                f"{described(found, own)}; {why_of_another_shape(found, wanted) or other}."
             )
         if frozen.grid is not None:
             self.grid_in_: Grid = frozen.grid

@@ -25,6 +25,7 @@ from skatr_sk._checks import (
     Real,
     Rule,
     nearest_divisors,
+    spell,
 )
 from skatr_sk._files import stamp_of
 from skatr_sk._tensors import (
@@ -394,9 +395,10 @@ def read_encoder(path: str | os.PathLike[str]) -> FrozenEncoder:
     if path in BUNDLED:
         path = os.fspath(_FOLDER / f"{path}.safetensors")
     if not os.path.lexists(path):
+        near = spell(os.fspath(path), BUNDLED)
         raise FileNotFoundError(
             f"weights: expected a file or one of the bundled names {', '.join(BUNDLED)}, found no "
-            f"file at {os.fspath(path)!r}."
+            f"file at {os.fspath(path)!r}{'; ' * bool(near)}{near}."
         )
     found = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
     settled = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED

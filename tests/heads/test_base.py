@@ -246,6 +246,24 @@ def test_parameters_whose_logarithm_is_wanted():
         make(parameter_names=names).fit(X, linear)
 
 
+def test_columns_of_words_are_named():
+    X, y = draw(40)
+    table = pd.DataFrame(y, columns=["a", "b"]).assign(kind="x", code="1")
+    for head in (make(max_epochs=1), LightconeRegressor(max_epochs=1, hidden_dims=(4,))):
+        with pytest.raises(ValueError, match="y: expected columns of numbers, .* in kind "):
+            head.fit(X, table)
+
+
+def test_names_of_parameters_are_given_or_those_of_columns():
+    X, y = draw(40)
+    head = LightconeRegressor(max_epochs=1, hidden_dims=(4,), parameter_names=["a", "b"])
+    assert head.fit(X, y).parameter_names_ == ["a", "b"]
+    with pytest.raises(ValueError, match="y: expected the columns in the order"):
+        head.fit(X, pd.DataFrame(y, columns=["b", "a"]))
+    with pytest.raises(ValueError, match="parameter_names: expected 2 different strings"):
+        head.set_params(parameter_names=["a"]).fit(X, y)
+
+
 def test_columns_of_validation_rows_are_those_of_y():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(30, 3)), pd.DataFrame(rng.normal(size=(30, 2)), columns=["a", "b"])

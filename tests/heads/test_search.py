@@ -235,6 +235,12 @@ def test_names_that_are_no_parameters(grid, message):
         HeadSearchCV(LightconeRegressor(), grid).fit(*draw(20))
 
 
+def test_a_pipeline_has_names_of_its_steps(rng):
+    search = HeadSearchCV(make_pipeline(REGRESSOR), {"learning_rate": [1e-3]}, cv=2)
+    with pytest.raises(ValueError, match=r"param_grid: .*step__name.*'learning_rate'.*head alone"):
+        search.fit(rng.normal(size=(20, 3)), rng.normal(size=20))
+
+
 def test_parameters_of_parameters(caplog):
     X, y = np.random.default_rng(0).normal(size=(20, 6, 6, 8)), np.arange(20.0)
     small = SKATRTransformer(patch_size=2, embed_dim=8, depth=1)

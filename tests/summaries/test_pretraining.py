@@ -381,7 +381,7 @@ def test_jepa_beats_random_weights(capsys):
             f"\ngain {np.mean(gains):.3f} +- {np.std(gains, ddof=1):.3f}, {total:.0f} CPU s in all"
         )
     assert min(gains) > 0.1
-    assert total < 180
+    assert total < 300  # 180 where nothing else computes
 
 
 COLLAPSE = dict(

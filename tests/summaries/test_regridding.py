@@ -179,6 +179,21 @@ def test_rows_that_validate_are_resampled_like_those_that_train(call, weights, e
         trained(stored[:8], stored[8:, ..., :20])
 
 
+@pytest.mark.parametrize("on_new_grid", ["raise", "resample"])
+@pytest.mark.parametrize(
+    ("X", "mend"),
+    [
+        (COARSE[:, 0], r"take fields of 3 axes and no others"),
+        (COARSE[:, 0, 0], r"take fields of 3 axes and no others"),
+    ],
+)
+def test_other_axes_have_a_mend(weights, X, mend, on_new_grid):
+    with pytest.raises(ValueError, match=f"(?i){mend}"):
+        loaded(weights, on_new_grid=on_new_grid).fit(X)
+    with pytest.raises(ValueError, match=r"light cones on the last axis, .*moveaxis\(X, -1, 0\)"):
+        loaded(weights).fit(np.moveaxis(COARSE, 0, -1))
+
+
 def test_in_a_pipeline(weights, stored):
     y = np.arange(12.0)
     head = LightconeRegressor(max_epochs=2, random_state=0, device="cpu")

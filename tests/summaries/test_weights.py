@@ -526,6 +526,8 @@ def test_kelvin_are_warned_of():
 
 def test_a_name_that_is_not_bundled():
     cones = load_lightcones().data[:2]
+    with pytest.raises(FileNotFoundError, match="found no file at 'mini-rl'; did you mean 'mini-l"):
+        SKATRTransformer(weights="mini-rl").fit(np.zeros((2, 14, 14, 90)))
     with pytest.raises(FileNotFoundError, match="bundled names .*, found no file at 'mini'"):
         SKATRTransformer(weights="mini").fit(cones)
 

@@ -290,11 +290,14 @@ class PosteriorDisplay(base.ParameterDisplay):
         """
         n = len(X)  # type: ignore[arg-type]
         if n != 1:
-            raise ValueError(f"X: expected one light cone, X[:1], found {n} rows.")
+            raise ValueError(
+                f"X: expected one light cone, X[i : i + 1] of several, found {n} rows; the first "
+                "axis counts light cones."
+            )
         cls._pyplot("from_estimator")
         named = estimator if isinstance(estimator, Mapping) else {"posterior": estimator}
         for each in named.values():
-            check_truths(each, y)
+            check_truths(each, y, in_prior=True)
         draw = partial(
             posterior_draws, X=X, n_samples=n_samples, random_state=random_state, verbose=verbose
         )

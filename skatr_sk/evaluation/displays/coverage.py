@@ -223,7 +223,7 @@ class CoverageDisplay(Display):
         kinds = {"method": Choice(*_AXES_LABELS)}
         check_options("CoverageDisplay.from_estimator", kinds, {"method": method})
         cls._pyplot("from_estimator")
-        check_truths(estimator, y)
+        check_truths(estimator, y, in_prior=True)
         wanted = y if method == "highest_density" else None
         common: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, levels = posterior_draws(estimator, X, n_samples=n_samples, y=wanted, **common)

@@ -233,7 +233,9 @@ class LightconeDisplay(base.Display):
         **kwargs
             As for :meth:`from_lightcones`; they go before what the Bunch says.
         """
-        chosen = np.asarray(rows, dtype=np.intp)
+        chosen, n = np.atleast_1d(np.asarray(rows, dtype=np.intp)), len(cones["data"])
+        if ((chosen < -n) | (chosen >= n)).any():
+            raise ValueError(f"rows: expected some of {n} light cones, found {chosen.tolist()}.")
         known: dict[str, Any] = {"names": [f"light cone {row}" for row in chosen]}
         if cones.get("redshifts") is not None:
             known["redshifts"] = np.asarray(cones["redshifts"])[chosen]

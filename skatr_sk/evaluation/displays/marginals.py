@@ -151,7 +151,7 @@ class MarginalsDisplay(base.ParameterDisplay):
             As for :meth:`from_samples`. Names and bounds are those of the estimator by default.
         """
         cls._pyplot("from_estimator")
-        check_truths(estimator, y)
+        check_truths(estimator, y, in_prior=True)
         options: dict[str, Any] = {"random_state": random_state, "verbose": verbose}
         samples, _ = posterior_draws(estimator, X, n_samples=n_samples, **options)
         return cls.from_samples(samples, y, verbose=verbose, **(base.prior_of(estimator) | kwargs))

@@ -146,7 +146,12 @@ class RecoveryDisplay(base.ParameterDisplay):
         handles = [base.mark("light cone", **points)] if not dense else []
         if bars_drawn:
             handles.append(
-                base.mark("predicted standard deviation", color=bars["ecolor"], linewidth=0.8)
+                base.mark(
+                    "predicted standard deviation",
+                    color=bars.get("ecolor", base.COLORS[0]),
+                    linewidth=bars.get("elinewidth", 0.8),
+                    alpha=bars.get("alpha"),
+                )
             )
         handles.append(base.mark("prediction = truth", **line))
         handles.append(base.mark("MARE: mean absolute relative error", linestyle="none"))

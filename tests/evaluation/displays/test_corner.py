@@ -1,5 +1,7 @@
 """PosteriorDisplay: the densities and contours that it draws, and what it refuses."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from skatr_sk.evaluation import PosteriorDisplay
+from skatr_sk import PriorWarning
+from skatr_sk.evaluation import CoverageDisplay, MarginalsDisplay, PosteriorDisplay
 from tests.evaluation.posteriors import BOUNDS, NAMES, draws, fitted
 
 
@@ -172,6 +175,19 @@ def test_corner_from_an_estimator():
     assert display.axes_[1, 0].get_xlim() == tuple(BOUNDS[0])
     both = PosteriorDisplay.from_estimator({"a": pipe, "b": pipe}, X[:1], n_samples=500)
     assert list(both.densities_) == ["a", "b"]
+
+
+@pytest.mark.parametrize("display", [PosteriorDisplay, CoverageDisplay, MarginalsDisplay])
+def test_truths_outside_the_prior_are_warned_of(display):
+    head, X, y = fitted()
+    n = 1 if display is PosteriorDisplay else 12
+    wrong = np.array(y[:n], dtype=float)
+    wrong[0, 1] = BOUNDS[1][1] + 0.5
+    with pytest.warns(PriorWarning, match=f"in 1 of {n} rows, the first of them 0, in {NAMES[1]}"):
+        display.from_estimator(head, X[:n], wrong, n_samples=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorWarning)
+        display.from_estimator(head, X[:n], np.clip(y[:n], *np.transpose(BOUNDS)), n_samples=50)
 
 
 def test_displays_of_a_search():
