@@ -34,10 +34,12 @@ def why_of_another_shape(found: Sequence[int], wanted: Sequence[int]) -> str:
             f"the weights take fields of {len(wanted)} axes and no others: a SKATRTransformer "
             "without weights is pre-trained on fields of any"
         )
-    for axis in range(2 if len(found) == 3 else 0):  # maps have no line of sight
+    if len(found) < 3:  # maps and signals do not tell
+        return ""
+    for axis in range(2):
         if (*found[:axis], *found[axis + 1 :], found[axis]) == wanted:
             return f"the line of sight is last after numpy.moveaxis(X, {axis + 1}, -1)"
-    if len(found) > 1 and found[:-1] == wanted[1:]:
+    if found[:-1] == wanted[1:]:
         return "if X has its light cones on the last axis, give numpy.moveaxis(X, -1, 0)"
     return ""
 
