@@ -103,7 +103,8 @@ class LightconeArray(LazyFields):
         OSError
             When a file is gone (FileNotFoundError), damaged, or changed since it was opened.
         ValueError
-            When a cone has NaN or infinite cells, or other values than its digest is of.
+            When a cone has NaN or infinite cells, or other values than its digest, where
+            that is known, is of.
         """
         values = self._contents(rows)
         if is_finite(values):

@@ -9,9 +9,10 @@ A digest stands for a row's values in 16 bytes (``skatr_sk.fields.digest``). It 
 * from what other processes have computed, where the caller can ask them; or
 * by reading the row, which is then compared with the index of a file that is no longer sealed.
 
-A row that is read is held to its digest the first time that this process reads it. Afterwards the
-file's stamp, compared at each reading, says that it is the same; where only the inode was touched,
-as by a new name, rows are held to their digests at each reading.
+A row whose digest is known, as a fit or the cache of summaries has asked for it, is held to it the
+first time that this process reads it; others are taken as they are, for a digest takes longer than
+reading. Afterwards the file's stamp, compared at each reading, says that it is the same; where only
+the inode was touched, as by a new name, rows are held to their digests at each reading.
 """
 
 from __future__ import annotations
