@@ -490,14 +490,16 @@ def test_they_are_loaded_by_name():
 @pytest.mark.slow
 @pytest.mark.parametrize("n_labels", [32, 64, 128, 183])
 def test_they_beat_random_weights_and_the_signal(n_labels):
-    """On real light cones; two draws of random weights, and one ridge for all."""
+    """On real light cones; three draws of random weights, one of them whitened, and one ridge."""
     cones = load_lightcones()
     X, y = cones.data, cones.target[:, 1:]  # m_WDM leaves no mark
     skatr = SKATRTransformer(weights="mini-lr", device="cpu").fit(X)
-    found = skatr.architecture_
-    sizes = dataclasses.asdict(found) | dict(pooling=skatr.pooling_, max_epochs=0, device="cpu")
-    del sizes["field_shape"]
-    untrained = [SKATRTransformer(**sizes, random_state=seed).fit(X) for seed in (1, 2)]
+    sizes = skatr.architecture_.parameters()
+    sizes |= dict(pooling=skatr.pooling_, max_epochs=0, device="cpu")
+    untrained = [
+        SKATRTransformer(**sizes, whiten=whiten, random_state=seed).fit(X)
+        for seed, whiten in ((1, False), (2, False), (1, True))
+    ]
     signal = np.concatenate([X.mean(axis=(1, 2)), X.std(axis=(1, 2))], axis=1)
     ridge = TransformedTargetRegressor(
         make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))),
@@ -510,11 +512,12 @@ def test_they_beat_random_weights_and_the_signal(n_labels):
         for seed in range(3)
         for train, test in KFold(5, shuffle=True, random_state=seed).split(X)
     ]
-    trained, *random, plain = (
+    trained, *random, whitened, plain = (
         cross_val_score(ridge, Z, y, cv=folds).mean()
         for Z in (skatr.transform(X), *(each.transform(X) for each in untrained), signal)
     )
     assert trained > max(random) + 0.03
+    assert trained > whitened + 0.01
     assert trained > plain + 0.15
 
 
