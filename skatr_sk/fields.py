@@ -63,6 +63,7 @@ BEYOND_PHYSICS = 5000.0
 _ALONG_SIGHT = ("z", "redshift", "redshifts", "los", "line_of_sight", "distance", "frequency")
 _REDSHIFTS = ("redshift", "redshifts", "lightcone_redshifts", "z")
 _UNLIKE = 1.5  # times as far apart slices are of other cells, whatever Omega_m is
+_SPREAD = 0.15  # of comoving distances, between most values of Omega_m
 _FLOATS = (np.float32, np.float64, np.float16)
 _CHUNK_VALUES = 4_000_000  # values converted or looked at at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -267,7 +268,12 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
     values, unit = array.to_numpy(), str(array.attrs.get("units", "")).strip()
     if unit.lower() in ("k", "kelvin", "kelvins"):
         values = values * 1000
-    elif unit and unit != "mK" and unit.lower() not in ("millikelvin", "millikelvins"):
+    elif (
+        unit
+        and values.ndim > 2  # signals may be summaries, in units of their own
+        and unit != "mK"
+        and unit.lower() not in ("millikelvin", "millikelvins")
+    ):
         raise ValueError(
             f"X: expected brightness temperatures in mK or K, found a DataArray with the units "
             f"{unit!r}; convert it, and set X.attrs['units'] = 'mK'."
@@ -313,7 +319,9 @@ def _with_own_steps(grid: Grid) -> Grid:
         return grid
     *sky, said = grid.cell_size
     bare = replace(grid, cell_size=(*sky, None))
-    size = None if said is None or many < 1 or not bare.is_even else said * round(many)
+    whole = max(1, round(many))
+    near = bare.is_even and abs(many / whole - 1) < _SPREAD
+    size = said * whole if near and said is not None else None
     warn(
         f"X: expected slices {said:.4g} Mpc apart, as the attribute cell_mpc says, found redshifts "
         f"{many:.2g} times as far apart, which are believed: slices of "

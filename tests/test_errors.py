@@ -176,7 +176,7 @@ def test_targets_outside_their_bounds_name_their_rows():
     X, y = summaries()
     y = np.clip(y, -1, 1)
     y[6, 1], y[13, 1] = 4.0, -4.0
-    said = ("y", "target_bounds", "2 rows", "6, 13", "parameter_1", "[-1.0, 1.0]", "widen")
+    said = ("y", "target_bounds", "rows 6, 13, in parameter_1", "[-1.0, 1.0]", "widen")
     refused_by_fit(regressor(), X, y, ValueError, *said, target_bounds=[[-1, 1], [-1, 1]])
 
 

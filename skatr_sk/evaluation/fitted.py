@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from skatr_sk._checks import PriorWarning, listed, warn
+from skatr_sk.fields import check_numbers
+from skatr_sk.heads.prior_transform import is_inside
 from skatr_sk.parameters import check_order
-
-_ROUNDED = 1e-6  # share of a box that is rounding
 
 
 def unwrap(estimator: Any) -> tuple[list[Any], Any]:
@@ -37,13 +37,11 @@ def check_truths(estimator: Any, y: Any, *, in_prior: bool = False) -> None:
     box = getattr(final, "prior_bounds_", None)
     if not in_prior or box is None or y is None:
         return
-    truths = np.asarray(y, dtype=np.float64)
-    if truths.size % len(box):
-        return  # which is said where shapes are compared
-    low, high = np.asarray(box).T
-    slack = _ROUNDED * np.where(np.isfinite(high - low), high - low, 0.0)
-    outside = (truths := truths.reshape(-1, len(box))) < low - slack
-    outside |= truths > high + slack
+    truths = np.asarray(check_numbers(y, "y"))
+    if truths.size % len(box) or truths.dtype.kind not in "fiu":
+        return  # which is said where shapes and types are looked at
+    truths = truths.reshape(-1, len(box))
+    outside = ~is_inside(truths.astype(np.float64), *np.asarray(box).T)
     if rows := np.flatnonzero(outside.any(axis=1)).tolist():
         which = [names[i] for i in np.flatnonzero(outside.any(axis=0)).tolist()]
         warn(

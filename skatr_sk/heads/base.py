@@ -436,12 +436,13 @@ class SummaryHead(BackboneHead):
         bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = ~is_inside(targets, *bounds.T)
         if outside.any():
-            of, wrong = rows.as_given(np.flatnonzero(outside.any(axis=1)))
-            which = [names[i] for i in np.flatnonzero(outside.any(axis=0)).tolist()]
+            of, own, first = rows.of_one_side(np.asarray(outside.any(axis=1)))
+            wrong = rows.as_given(np.flatnonzero(outside[own].any(axis=1)) + first)
+            which = [names[i] for i in np.flatnonzero(outside[own].any(axis=0)).tolist()]
             raise ValueError(
-                f"{of}y: expected parameters inside {name} {bounds.tolist()}, found others in "
-                f"{len(wrong)} rows, the first of them {listed(wrong[:5])}, in {listed(which)}; "
-                f"{_mend_of(targets, bounds, outside, names)}."
+                f"{of}y: expected parameters inside {name} {bounds.tolist()}, found others in rows "
+                f"{listed(wrong)}, in {listed(which)}; "
+                f"{_mend_of(targets[own], bounds, outside[own], names)}."
             )
         return bounds
 

@@ -612,7 +612,11 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
     def _draw(
         self, X: ArrayLike, n_samples: int, random_state: Seed, *, densities: bool
     ) -> tuple[Floats, Floats]:
-        """Draw samples, with their log densities where `densities` says so, and else zeros."""
+        """Draw samples, with their log densities where `densities` says so, and else zeros.
+
+        Rows with samples beyond an edge are asked for them anyway: where there are none, the flow
+        has made nothing of the row.
+        """
         summaries = self._check_rows(X)
         check_options("PosteriorEstimator", _N_SAMPLES, {"n_samples": n_samples})
         generator = generator_of(random_state)

@@ -189,7 +189,7 @@ class HeadSearchCV(GridSearchCV):
     def _check_names_of_steps(self) -> None:
         known = self.estimator.get_params()
         names = {str(name) for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
-        if wrong := sorted(names - known.keys()):
+        if wrong := sorted(name for name in names if name.partition("__")[0] not in known):
             mend = "give the head alone, and make this search the last step of the Pipeline"
             problems = Problems(type(self).__name__)
             problems.add("param_grid", "parameters of a Pipeline, step__name", wrong, mend)

@@ -197,7 +197,8 @@ def _train_together(members: list[_Member]) -> dict[int, Trained]:
     device = resolve_device(first.settings.device)
     stacked, data = _Stacked(members, device), _Data(members)
     few = first.settings.batch_size * stacked.n_weights < _FEW_PRODUCTS
-    title = f"{type(first.owner).__name__}, {len(members)} networks at once"
+    title = type(first.owner).__name__
+    title += f", {len(members)} networks at once" * (len(members) > 1)
     n_epochs = max(int(member.planned.settings.max_epochs) for member in members)
     verbose = max(int(member.planned.owner.verbose) for member in members)
     bar = watched(title, n_epochs, "epoch", verbose=verbose, logger=_LOGGER, at_once=True)

@@ -28,10 +28,11 @@ from skatr_sk._files import (
     said_of,
     write_whole,
 )
-from skatr_sk.fields import digest, digest_rows
+from skatr_sk.fields import digest_rows
 from skatr_sk.lightcones.array import LightconeArray
 from skatr_sk.lightcones.digests import INDEX, pack
 from skatr_sk.lightcones.opening import Paths, find_files, open_lightcones
+from skatr_sk.lightcones.quality import digests_of_nothing
 from skatr_sk.lightcones.sources import BRIGHTNESS, close_files, explain
 from skatr_sk.lightcones.writing import FORMAT, Piece, Stack, save_lightcones, say_if_replaced
 from skatr_sk.training.progress import watched
@@ -246,9 +247,9 @@ def _check_new(part: Path, start: int, seen: dict[bytes, int], X: LightconeArray
     """Refuse a part with a light cone that was there already; `seen` has the rows by digest."""
     with h5py.File(part, "r") as file:
         contents = file[INDEX][:]
-    nothing = digest(np.zeros(X.shape[1:], dtype=np.float32))
+    nothing = digests_of_nothing(X.shape[1:])
     for row, content in enumerate(contents, start):
-        if content.tobytes() == nothing:  # all that is ionised is alike
+        if content.tobytes() in nothing:
             continue
         first = seen.setdefault(content.tobytes(), row)
         if first != row:

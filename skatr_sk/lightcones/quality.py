@@ -18,7 +18,7 @@ from skatr_sk.lightcones.grids import compare_grids, is_short
 from skatr_sk.lightcones.repair import find_bad, repair
 from skatr_sk.lightcones.sources import FileRows, raise_if_out_of_handles
 
-__all__ = ["Report", "check_rows", "check_together", "most_common"]
+__all__ = ["Report", "check_rows", "check_together", "digests_of_nothing", "most_common"]
 
 _SAMPLED = 8  # rows read by the quick check
 _TOLERANCE = 0.01  # of the distance between slices
@@ -188,17 +188,23 @@ def check_rows(
             raise_if_out_of_handles(error, files.origin(int(rows[0]))[0].path)
             kind = "digest" if isinstance(error, ValueError) else "unreadable"
             note(int(rows[0]), Fault(kind, str(error)), whole_file=True)
-    # The later copies among the rows that are good so far; all that is ionised is alike.
+    # The later copies among the rows that are good so far.
     seen: dict[bytes, int] = {}
-    nothing = digest(np.zeros(files.field_shape, dtype=np.float32))
+    nothing = digests_of_nothing(files.field_shape)
     worth = set(compared.tolist())
-    for row in sorted(row for row in contents if good[row] and contents[row] != nothing):
+    for row in sorted(row for row in contents if good[row] and contents[row] not in nothing):
         first = seen.setdefault(contents[row], row)
         if first != row:
             source, number = files.origin(first)
             more = "" if worth >= {row, first} else "; validate='full' looks for more of them"
             note(row, Fault("duplicate", f"the same values as {source.path}, row {number}{more}"))
     return good
+
+
+def digests_of_nothing(field_shape: Sequence[int]) -> list[bytes]:
+    """Digests of a field of zeros, of either sign: all that is ionised is alike, and no copy."""
+    zeros = np.zeros(field_shape, dtype=np.float32)
+    return [digest(zeros), digest(-zeros)]
 
 
 def _far_ends(cones: Bunch, n: int) -> np.ndarray:

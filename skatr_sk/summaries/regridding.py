@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from sklearn.base import BaseEstimator
 
 from skatr_sk._checks import AssumedGridWarning, warn
@@ -21,6 +20,9 @@ class _Anything(BaseEstimator):
     """Remembers of fields what nobody asks for."""
 
 
+_Anything.__name__ = "SKATRTransformer"  # in messages of scikit-learn
+
+
 def described(field_shape: Sequence[int], grid: Grid | None) -> str:
     """A shape, and the grid where it is known."""
     return f"{tuple(field_shape)}" if grid is None else f"{tuple(field_shape)} ({grid})"
@@ -34,7 +36,7 @@ def why_of_another_shape(found: Sequence[int], wanted: Sequence[int]) -> str:
             f"the weights take fields of {len(wanted)} axes and no others: a SKATRTransformer "
             "without weights is pre-trained on fields of any"
         )
-    if len(found) < 3:  # maps and signals do not tell
+    if len(found) < 3 or found == wanted or len(set(wanted)) == 1:  # what does not tell
         return ""
     for axis in range(2):
         if (*found[:axis], *found[axis + 1 :], found[axis]) == wanted:
@@ -51,8 +53,6 @@ def onto_grid_of(frozen: FrozenEncoder, X: Any, *, silent: bool = False) -> Any:
     What had to be assumed of fields that do not know their own is said in an AssumedGridWarning,
     unless `silent`: where nothing is learned from them.
     """
-    if np.shape(X)[:1] == (0,):
-        return X  # which is said where it is compared
     fields = check_fields(_Anything(), X, reset=True)
     found, own = fields.shape[1:], fields.grid
     wanted, grid = frozen.architecture.field_shape, frozen.grid

@@ -258,14 +258,19 @@ def one_thread(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
+    if getattr(_INSIDE_HERE, "is_so", False):  # a fit within a fit
+        yield
+        return
     with _Inside.lock:
         if _Inside.n == 0:
             _Inside.before = torch.get_num_threads()
         _Inside.n += 1
         torch.set_num_threads(1)
+    _INSIDE_HERE.is_so = True
     try:
         yield
     finally:
+        _INSIDE_HERE.is_so = False
         with _Inside.lock:
             _Inside.n -= 1
             torch.set_num_threads(_Inside.before)
@@ -276,6 +281,9 @@ class _Inside:
 
     lock = threading.Lock()
     n, before = 0, 1
+
+
+_INSIDE_HERE = threading.local()  # whether this thread is
 
 
 def return_memory() -> None:

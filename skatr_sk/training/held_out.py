@@ -62,15 +62,20 @@ class Rows:
     weights: NDArray[np.float64] | None = None
     numbers: NDArray[np.int64] | None = None
 
-    def as_given(self, rows: NDArray[np.int64]) -> tuple[str, NDArray[np.int64]]:
-        """Return the numbers that rows have for the user: in ``y``, or else in validation data.
+    def of_one_side(self, wrong: NDArray[np.bool_]) -> tuple[str, slice, int]:
+        """Return of which side to speak where some rows are wrong: that of ``y`` first.
 
-        With what is to be said before the name ``y``.
+        What is to be said before the name ``y``, its rows, and the first of these.
         """
-        own = rows[rows < self.n_own]
-        if not len(own):
-            return _OF_VALIDATION, rows - self.n_own
-        return "", own if self.numbers is None else self.numbers[own]
+        if wrong[: self.n_own].any():
+            return "", slice(self.n_own), 0
+        return _OF_VALIDATION, slice(self.n_own, None), self.n_own
+
+    def as_given(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers that rows of one side have for the user."""
+        if len(rows) and rows[0] >= self.n_own:
+            return rows - self.n_own
+        return rows if self.numbers is None else self.numbers[rows]
 
     def split(
         self, fields: Fields, fraction: float, seed: int, among: np.ndarray | None = None

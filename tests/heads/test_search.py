@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skatr_sk import (
@@ -237,8 +238,12 @@ def test_names_that_are_no_parameters(grid, message):
 
 def test_a_pipeline_has_names_of_its_steps(rng):
     search = HeadSearchCV(make_pipeline(REGRESSOR), {"learning_rate": [1e-3]}, cv=2)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
     with pytest.raises(ValueError, match=r"param_grid: .*step__name.*'learning_rate'.*head alone"):
-        search.fit(rng.normal(size=(20, 3)), rng.normal(size=20))
+        search.fit(X, y)
+    pipe = Pipeline([("scale", StandardScaler()), ("head", clone(REGRESSOR))])
+    grid = {"scale": [PCA()], "scale__n_components": [1, 2]}  # of what takes the step's place
+    assert len(HeadSearchCV(pipe, grid, cv=2).fit(X, y).cv_results_["rank_test_score"]) == 2
 
 
 def test_parameters_of_parameters(caplog):

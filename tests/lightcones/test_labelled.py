@@ -93,6 +93,10 @@ def test_slices_that_were_left_out_are_farther_apart():
     odd = array.isel(z=np.sort(np.random.default_rng(0).choice(90, 40, replace=False)))
     with pytest.warns(AssumedGridWarning, match="slices of unknown size"):
         assert from_xarray(odd)[2].cell_size[-1] is None
+    array.attrs["cell_mpc"] = [200 / 14, 200 / 14, 250 / 7 / 1.5]
+    with pytest.warns(AssumedGridWarning, match="slices of unknown size"):
+        assert from_xarray(array)[2].cell_size[-1] is None
+    array = to_xarray(few())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert from_xarray(array)[2].cell_size[-1] == pytest.approx(250 / 7)

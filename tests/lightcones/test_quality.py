@@ -251,14 +251,15 @@ def test_near_slices_end_where_the_last_islands_are(tmp_path):
 @pytest.mark.parametrize("validate", ["fast", "full"])
 def test_what_is_ionised_throughout_is_no_fault(validate, tmp_path):
     """Late in reionisation, by its redshifts; and two such are no copies of each other."""
-    X = np.stack([cone(k, 30) for k in range(4)])
+    X = np.stack([cone(k, 30) for k in range(6)])
     X[1] = X[3] = 0
+    X[4] = X[5] = -0.0
     for name, first in (("late", 5.0), ("early", 12.0)):
         redshifts = np.linspace(first, first + 1.5, 30)
         save_lightcones(tmp_path / f"{name}.h5", X, redshifts=redshifts)
-    assert len(open_lightcones(tmp_path / "late.h5", validate=validate).data) == 4
+    assert len(open_lightcones(tmp_path / "late.h5", validate=validate).data) == 6
     convert_lightcones(tmp_path / "late.h5", tmp_path / "again.h5")
-    assert len(open_lightcones(tmp_path / "again.h5", validate=validate).data) == 4
+    assert len(open_lightcones(tmp_path / "again.h5", validate=validate).data) == 6
     with pytest.raises(ValueError, match="row 1: zeros: 30 slices of zeros alone"):
         open_lightcones(tmp_path / "early.h5", validate=validate)
 

@@ -24,6 +24,7 @@ from skatr_sk import (
 from skatr_sk.fields import ArrayFields
 from skatr_sk.grid import Grid, redshifts_of
 from skatr_sk.summaries import cache_info, clear_cache
+from skatr_sk.summaries.regridding import onto_grid_of, why_of_another_shape
 from skatr_sk.summaries.weights import BUNDLED, read_encoder
 from tests.counting import CountFields
 
@@ -192,6 +193,14 @@ def test_other_axes_have_a_mend(weights, X, mend, on_new_grid):
         loaded(weights, on_new_grid=on_new_grid).fit(X)
     with pytest.raises(ValueError, match=r"light cones on the last axis, .*moveaxis\(X, -1, 0\)"):
         loaded(weights).fit(np.moveaxis(COARSE, 0, -1))
+
+
+def test_cubes_do_not_tell_which_axis_is_which():
+    shape = (8, 8, 8)
+    assert why_of_another_shape(shape, shape) == why_of_another_shape((8, 8, 16), shape) == ""
+    assert why_of_another_shape((4, 4, 9), (4, 4, 9)) == ""
+    with pytest.raises(ValueError, match=r"rows of unequal shapes .*numpy.stack"):
+        onto_grid_of(read_encoder("mini-lr"), [[1.0], [1.0, 2.0]])
 
 
 def test_in_a_pipeline(weights, stored):

@@ -121,6 +121,9 @@ def test_one_thread_inside_the_block(wanted):
     try:
         with pytest.raises(RuntimeError, match="inside"), one_thread(wanted):
             assert torch.get_num_threads() == (1 if wanted else 2)
+            with one_thread(wanted):
+                pass
+            assert torch.get_num_threads() == (1 if wanted else 2)
             raise RuntimeError("inside")
         assert torch.get_num_threads() == 2
     finally:

@@ -132,13 +132,13 @@ def name_parameters(
                 unclear = [
                     ("names", f"six, for the values do not tell ({error})", values[:1].tolist())
                 ]
-    of_names = units is None
+    asked = ["names"] if units is None else ["names", "units"]
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
     names, units = list(names), list(units)
     check_order("y", y, names)
     expected = f"{width} of them, one for each parameter"
-    labels = (("names", names), ("units", units))[: 1 if of_names else 2]
+    labels = [one for one in (("names", names), ("units", units)) if one[0] in asked]
     faults: list[tuple[str, str, list[Any]]] = unclear
     faults += [(what, expected, given) for what, given in labels if len(given) != width]
     if len(set(names)) < len(names):
