@@ -32,6 +32,7 @@ __all__ = [
     "Recall",
     "as_fields",
     "as_parameters",
+    "brightness_unit",
     "check_columns",
     "check_cell_size",
     "check_fields",
@@ -44,6 +45,7 @@ __all__ = [
     "from_xarray",
     "is_finite",
     "misplaced_axis",
+    "moved_axis",
     "rows_at_once",
     "sight_last",
     "split_rows",
@@ -221,7 +223,7 @@ def as_parameters(y: Any, **options: Any) -> np.ndarray:
 
 def _are_numbers(column: Any) -> bool:
     try:
-        np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        column.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         return False
     return True
@@ -248,6 +250,14 @@ def from_other_library(values: Any, name: str) -> Any:
     return in_unit(name, values, "mK" if name == "X" else "")
 
 
+def brightness_unit(word: str) -> str | None:
+    """Unit of brightness temperatures, "mK" or "K", that a word stands for; None of any other."""
+    for unit, words in {"mK": ("millikelvin", "millikelvins"), "K": ("kelvin", "kelvins")}.items():
+        if word == unit or word.lower() in words:
+            return unit
+    return None
+
+
 def sight_last(array: Any) -> Any:
     """Return a DataArray (n, *field_shape) with the line of sight, which a name tells, last."""
     along = [dim for dim in array.dims if str(dim) in _ALONG_SIGHT]
@@ -265,18 +275,14 @@ def from_xarray(array: Any) -> tuple[np.ndarray, np.ndarray | None, Grid | None]
     near, too.
     """
     array = sight_last(array)
-    values, unit = array.to_numpy(), str(array.attrs.get("units", "")).strip()
-    if unit.lower() in ("k", "kelvin", "kelvins"):
+    values, word = array.to_numpy(), str(array.attrs.get("units", "")).strip()
+    unit = "K" if word == "k" else brightness_unit(word)
+    if unit == "K":
         values = values * 1000
-    elif (
-        unit
-        and values.ndim > 2  # signals may be summaries, in units of their own
-        and unit != "mK"
-        and unit.lower() not in ("millikelvin", "millikelvins")
-    ):
+    elif word and unit is None and values.ndim > 2:  # signals may be summaries, in their own units
         raise ValueError(
             f"X: expected brightness temperatures in mK or K, found a DataArray with the units "
-            f"{unit!r}; convert it, and set X.attrs['units'] = 'mK'."
+            f"{word!r}; convert it, and set X.attrs['units'] = 'mK'."
         )
     named = [key for key in _REDSHIFTS if key in array.coords]
     said, rank = np.ravel(array.attrs.get("cell_mpc", np.nan)), max(values.ndim - 1, 1)
@@ -414,6 +420,18 @@ def misplaced_axis(field_shape: Sequence[int]) -> int | None:
     return None
 
 
+def moved_axis(found: Sequence[int], wanted: Sequence[int]) -> int | None:
+    """Axis of fields that is to be put last for them to have a wanted shape, if there is one.
+
+    >>> moved_axis((4, 9, 4), (4, 4, 9)), moved_axis((4, 9, 5), (4, 4, 9))
+    (1, None)
+    """
+    for axis in reversed(range(len(found) - 1)):
+        if (*found[:axis], *found[axis + 1 :], found[axis]) == tuple(wanted):
+            return axis
+    return None
+
+
 def _check_axes(shape: tuple[int, ...], *, sure: bool) -> None:
     """Refuse fields whose line of sight is not last, and a single light cone taken for maps.
 
@@ -449,9 +467,8 @@ def _compare_shape(estimator: Any, shape: tuple[int, ...], grid: Grid | None) ->
         mend = "resample the fields to that grid, or fit again on the new one"
         if tuple(n for n in shape[1:] if n != 1) == tuple(fitted):
             mend = "an axis of a single channel goes away with numpy.squeeze"
-        for axis in range(1, len(shape) - 1):
-            if (*shape[1:axis], *shape[axis + 1 :], shape[axis]) == tuple(fitted):
-                mend = f"the line of sight is last after numpy.moveaxis(X, {axis}, -1)"
+        if (axis := moved_axis(shape[1:], fitted)) is not None:
+            mend = f"the line of sight is last after numpy.moveaxis(X, {axis + 1}, -1)"
         raise ValueError(
             f"X: expected fields of shape {tuple(fitted)}{grids[0]}, on which this "
             f"{type(estimator).__name__} was fitted, found {shape[1:]}{grids[1]}; X must have "
@@ -562,9 +579,9 @@ class Look:
         self.largest = max(self.largest, -float(lowest.min()), float(highest.max()))
         self.n += len(values)
 
-    def warn(self, n_rows: int) -> None:
-        """Warn of what was seen, where `n_rows` are there."""
-        only = "" if self.n == n_rows else f" that were looked at, of {n_rows}"
+    def warn(self, n_rows: int | None = None) -> None:
+        """Warn of what was seen, where `n_rows` are there: as many, unless it is said."""
+        only = "" if n_rows in (None, self.n) else f" that were looked at, of {n_rows}"
         if self.constant:
             warn(
                 f"X has constant fields: {len(self.constant)} of {self.n}{only} (first rows: "

@@ -29,6 +29,7 @@ from skatr_sk._checks import (
     Rule,
     check_options,
     listed,
+    parameter_names,
     unchanged_on_error,
     warn_without_effect,
 )
@@ -415,6 +416,20 @@ class SummaryHead(BackboneHead):
             f"{mend}, or fit on others like these",
         )
 
+    def _names_of(
+        self, names: Sequence[str] | None, y: Any, targets: NDArray[Any], given: Given
+    ) -> list[str]:
+        """Return the names of the parameters: those given, or else of `y`.
+
+        Raise where rows that validate have others, and where a name is of a logarithm and its
+        values are none.
+        """
+        found = parameter_names(names, y, targets.shape[1])
+        if given.validation_data is not None:
+            check_order("validation_data", given.validation_data[1], found)
+        check_logarithms(targets, found)
+        return found
+
     def _check_bounds(
         self, name: str, kind: Bounds, targets: NDArray[Any], names: Sequence[str], rows: Rows
     ) -> Floats | None:
@@ -436,13 +451,13 @@ class SummaryHead(BackboneHead):
         bounds = np.array(given, dtype=np.float64)  # a copy: what is learned stays as it is
         outside = ~is_inside(targets, *bounds.T)
         if outside.any():
-            of, own, first = rows.of_one_side(np.asarray(outside.any(axis=1)))
-            wrong = rows.as_given(np.flatnonzero(outside[own].any(axis=1)) + first)
-            which = [names[i] for i in np.flatnonzero(outside[own].any(axis=0)).tolist()]
+            of, side, wrong = rows.of_one_side(np.asarray(outside.any(axis=1)))
+            targets, outside = targets[side], outside[side]
+            which = [names[i] for i in np.flatnonzero(outside.any(axis=0)).tolist()]
             raise ValueError(
                 f"{of}y: expected parameters inside {name} {bounds.tolist()}, found others in rows "
                 f"{listed(wrong)}, in {listed(which)}; "
-                f"{_mend_of(targets[own], bounds, outside[own], names)}."
+                f"{_mend_of(targets, bounds, outside, names)}."
             )
         return bounds
 
@@ -482,7 +497,7 @@ class SummaryHead(BackboneHead):
                 if seen is not None:
                     found.append(seen.novelty(_one_each(ArrayFields(batch.numpy()), seen)))
                 yield rows, batch
-            look.warn(look.n)
+            look.warn()
             if found:
                 self._warn_never_seen(Novelty(*map(np.concatenate, zip(*found, strict=True))))
             return

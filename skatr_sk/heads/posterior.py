@@ -41,15 +41,7 @@ from skatr_sk._checks import (
 from skatr_sk._tensors import copied_module
 from skatr_sk.fields import Fields, check_finite_rows, check_numbers
 from skatr_sk.heads import export
-from skatr_sk.heads.base import (
-    FLOATS,
-    HEAD_DOCS,
-    Steps,
-    SummaryHead,
-    are_widths,
-    check_logarithms,
-    least_of,
-)
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Steps, SummaryHead, are_widths, least_of
 from skatr_sk.heads.end_to_end import fit_end_to_end
 from skatr_sk.heads.extrapolation import at_the_edges, warn_at_the_edges
 from skatr_sk.heads.flow import MAX_BINS, ConditionalFlow, Context, FlowEnsemble
@@ -331,10 +323,7 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         pooling = self._pooling_of(fields)
         n_parameters = targets.shape[1]
-        names = parameter_names(self.parameter_names, y, n_parameters)
-        if given.validation_data is not None:
-            check_order("validation_data", given.validation_data[1], names)
-        check_logarithms(targets, names)
+        names = self._names_of(self.parameter_names, y, targets, given)
         bounds = self._check_bounds("prior_bounds", PriorBounds(n_parameters), targets, names, rows)
         if bounds is None:
             bounds = np.tile([-np.inf, np.inf], (n_parameters, 1))

@@ -31,7 +31,7 @@ from skatr_sk._checks import (
 )
 from skatr_sk._tensors import copied_module
 from skatr_sk.fields import ArrayFields, Fields
-from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead, check_logarithms
+from skatr_sk.heads.base import FLOATS, HEAD_DOCS, Run, Steps, SummaryHead
 from skatr_sk.heads.end_to_end import EncoderWithHead, encoder_of, fit_end_to_end
 from skatr_sk.heads.extrapolation import share_at_ends, warn_beyond
 from skatr_sk.heads.mlp import Head, HeadLoss, HeadMixture, OwnHead, ParameterScaling
@@ -277,10 +277,7 @@ class LightconeRegressor(MultiOutputMixin, RegressorMixin, SummaryHead):
         whole = self.backbone is not None
         fields, targets, rows = self._check_training_data(X, y, given, of_fields=whole)
         n_parameters = targets.shape[1]
-        self.parameter_names_: list[str] = parameter_names(self.parameter_names, y, n_parameters)
-        if given.validation_data is not None:
-            check_order("validation_data", given.validation_data[1], self.parameter_names_)
-        check_logarithms(targets, self.parameter_names_)
+        self.parameter_names_ = self._names_of(self.parameter_names, y, targets, given)
         bounds = self._check_bounds(
             "target_bounds", Bounds(n_parameters), targets, self.parameter_names_, rows
         )

@@ -160,12 +160,12 @@ class HeadSearchCV(GridSearchCV):
 
     def _check_names(self) -> None:
         """Raise where a name in the grid is none of a head's parameters."""
+        names = {name for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
         if hasattr(self.estimator, "steps"):
-            self._check_names_of_steps()
+            self._check_steps(names)
         if not isinstance(self.estimator, SummaryHead):
             return
         own = self.estimator.get_params(deep=False)
-        names = {name for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
         wrong = []
         for name in sorted(names - own.keys(), key=str):
             # What a parameter has of its own may be set where it has any, or is given beside.
@@ -186,10 +186,10 @@ class HeadSearchCV(GridSearchCV):
             problems.add("param_grid", f"parameters of {kind}", found, "; ".join(mends))
             problems.raise_if_any()
 
-    def _check_names_of_steps(self) -> None:
-        known = self.estimator.get_params()
-        names = {str(name) for grid in ParameterGrid(self.param_grid).param_grid for name in grid}
-        if wrong := sorted(name for name in names if name.partition("__")[0] not in known):
+    def _check_steps(self, names: set[Any]) -> None:
+        """Raise where names are of no step of a Pipeline, as a head's own are not."""
+        known, each = self.estimator.get_params(), map(str, names)
+        if wrong := sorted(name for name in each if name.partition("__")[0] not in known):
             mend = "give the head alone, and make this search the last step of the Pipeline"
             problems = Problems(type(self).__name__)
             problems.add("param_grid", "parameters of a Pipeline, step__name", wrong, mend)

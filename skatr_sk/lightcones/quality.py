@@ -209,11 +209,10 @@ def digests_of_nothing(field_shape: Sequence[int]) -> list[bytes]:
 
 def _far_ends(cones: Bunch, n: int) -> np.ndarray:
     """Redshift of the last slice of each row, infinite where it is not known."""
-    if cones.redshifts is not None:
-        return np.asarray(cones.redshifts)[:, -1]
-    grid: Grid | None = cones.data.grid
-    known = grid is not None and grid.redshifts is not None
-    return np.full(n, grid.redshifts[-1] if known else np.inf)  # type: ignore[union-attr, index]
+    redshifts, grid = cones.redshifts, cones.data.grid
+    if redshifts is None and grid is not None:
+        redshifts = grid.redshifts
+    return np.broadcast_to(np.inf if redshifts is None else np.asarray(redshifts)[..., -1], n)
 
 
 def _cell_faults(
@@ -237,13 +236,8 @@ def _cell_faults(
             if digests.files.sources[0].repair and repair(cone, bad):
                 fault = Fault("repaired", f"by the mean of the cells beside each: {fault.detail}")
             yield row, fault
-        elif not cone.any() and ends[row] < _LATEST and cone.ndim != 2:
-            pass
-        elif cone.ndim == 3 and (empty := _empty_slices(cone)).size:
-            first = listed(empty)
-            yield row, Fault("zeros", f"{empty.size} slices of zeros alone (first: {first})")
-        elif cone.ndim == 1 and not cone.any():
-            yield row, Fault("zeros", f"{len(cone)} zeros, and nothing else")
+        elif (zeros := _zeros(cone, ends[row])) is not None:
+            yield row, zeros
         contents[row] = digest(cone)
         digests.note(np.array([row]), [contents[row]], held=True)
         try:
@@ -268,6 +262,17 @@ def _describe_bad(cone: np.ndarray, bad: np.ndarray, limit: float) -> Fault:
     unit = " mK" if limit == BEYOND_PHYSICS else ""
     found = f"{n_bad} cells are NaN, a fill value or beyond {limit:g}{unit}; {where}"
     return Fault("beyond physics", f"{found}. What is no 21 cm signal opens with validate=False")
+
+
+def _zeros(cone: np.ndarray, far_end: float) -> Fault | None:
+    """Say what zeros no physics explains; before `far_end`, a redshift, all may be ionised."""
+    if far_end < _LATEST and not cone.any():
+        return None
+    if cone.ndim == 3 and (empty := _empty_slices(cone)).size:
+        return Fault("zeros", f"{empty.size} slices of zeros alone (first: {listed(empty)})")
+    if cone.ndim == 1 and not cone.any():
+        return Fault("zeros", f"{len(cone)} zeros, and nothing else")
+    return None
 
 
 def _empty_slices(cone: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def summarise(
                 group=batch_size * (1 if fields.in_memory else _BATCHES_READ),
                 folder=folder,
             )
-    look.warn(look.n)  # what the cache had is of no concern
+    look.warn()
     return _finite(summaries)
 
 
@@ -157,12 +157,11 @@ def encode(
     dataset = FieldDataset(fields, rows=rows)
     batch_size = batch_size or _fields_at_a_time(len(dataset), n_tokens, device)
     parts: list[torch.Tensor] = []
-    numbers = np.arange(fields.shape[0]) if rows is None else np.asarray(rows)
     n_read = 0
     with autocast:
         for batch, _ in Loader(dataset, batch_size, pin_memory=device.type == "cuda"):
             if look is not None:
-                look.see(batch.numpy(), numbers[n_read : n_read + len(batch)])
+                look.see(batch.numpy(), dataset.rows[n_read : n_read + len(batch)].numpy())
             n_read += len(batch)
             batch = batch.to(device, non_blocking=True)
             patches = scaled_patches(batch, scaling, patch_size, voxels)

@@ -8,7 +8,7 @@ from typing import Any
 from sklearn.base import BaseEstimator
 
 from skatr_sk._checks import AssumedGridWarning, warn
-from skatr_sk.fields import check_fields
+from skatr_sk.fields import check_fields, moved_axis
 from skatr_sk.grid import Grid
 from skatr_sk.resampling import onto, resampled
 from skatr_sk.summaries.weights import FrozenEncoder
@@ -38,9 +38,8 @@ def why_of_another_shape(found: Sequence[int], wanted: Sequence[int]) -> str:
         )
     if len(found) < 3 or found == wanted or len(set(wanted)) == 1:  # what does not tell
         return ""
-    for axis in range(2):
-        if (*found[:axis], *found[axis + 1 :], found[axis]) == wanted:
-            return f"the line of sight is last after numpy.moveaxis(X, {axis + 1}, -1)"
+    if (axis := moved_axis(found, wanted)) is not None:
+        return f"the line of sight is last after numpy.moveaxis(X, {axis + 1}, -1)"
     if found[:-1] == wanted[1:]:
         return "if X has its light cones on the last axis, give numpy.moveaxis(X, -1, 0)"
     return ""

@@ -255,10 +255,8 @@ def one_thread(wanted: bool) -> Iterator[None]:
     belongs to the whole process, and comes back at the end: that from before the first of the fits
     that run in threads beside each other.
     """
-    if not wanted:
-        yield
-        return
-    if getattr(_INSIDE_HERE, "is_so", False):  # a fit within a fit
+    within = getattr(_INSIDE_HERE, "is_so", False)  # a fit within a fit
+    if not wanted or within:
         yield
         return
     with _Inside.lock:

@@ -62,20 +62,17 @@ class Rows:
     weights: NDArray[np.float64] | None = None
     numbers: NDArray[np.int64] | None = None
 
-    def of_one_side(self, wrong: NDArray[np.bool_]) -> tuple[str, slice, int]:
+    def of_one_side(self, wrong: NDArray[np.bool_]) -> tuple[str, slice, NDArray[np.int64]]:
         """Return of which side to speak where some rows are wrong: that of ``y`` first.
 
-        What is to be said before the name ``y``, its rows, and the first of these.
+        What is to be said before the name ``y``, where its rows are, and the numbers that the wrong
+        ones of them have for the user.
         """
-        if wrong[: self.n_own].any():
-            return "", slice(self.n_own), 0
-        return _OF_VALIDATION, slice(self.n_own, None), self.n_own
-
-    def as_given(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers that rows of one side have for the user."""
-        if len(rows) and rows[0] >= self.n_own:
-            return rows - self.n_own
-        return rows if self.numbers is None else self.numbers[rows]
+        own, given = slice(self.n_own), slice(self.n_own, None)
+        if not wrong[own].any():
+            return _OF_VALIDATION, given, np.flatnonzero(wrong[given])
+        rows = np.flatnonzero(wrong[own])
+        return "", own, rows if self.numbers is None else self.numbers[rows]
 
     def split(
         self, fields: Fields, fraction: float, seed: int, among: np.ndarray | None = None

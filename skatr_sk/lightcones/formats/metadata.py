@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from skatr_sk._checks import parameter_names
+from skatr_sk.fields import brightness_unit
 from skatr_sk.lightcones.sources import Source
 from skatr_sk.parameters import PARAMETER_NAMES, PARAMETER_UNITS, check_order, name_columns
 
@@ -132,13 +133,15 @@ def name_parameters(
                 unclear = [
                     ("names", f"six, for the values do not tell ({error})", values[:1].tolist())
                 ]
-    asked = ["names"] if units is None else ["names", "units"]
+    names = list(names)
+    labels = [("names", names)]
     if units is None:
         units = [PARAMETER_UNITS.get(name, "") for name in names]
-    names, units = list(names), list(units)
+    else:
+        units = list(units)
+        labels.append(("units", units))
     check_order("y", y, names)
     expected = f"{width} of them, one for each parameter"
-    labels = [one for one in (("names", names), ("units", units)) if one[0] in asked]
     faults: list[tuple[str, str, list[Any]]] = unclear
     faults += [(what, expected, given) for what, given in labels if len(given) != width]
     if len(set(names)) < len(names):
@@ -151,10 +154,9 @@ def take_unit(text: Any) -> str | None:
     if not isinstance(text, str) or not text.strip():
         return None
     word = text.strip()
-    for unit, words in {"mK": ("millikelvin", "millikelvins"), "K": ("kelvin", "kelvins")}.items():
-        if word == unit or word.lower() in words:
-            return unit
-    raise Fault("units", f"cells in {word!r}; expected brightness temperatures in mK or K")
+    if (unit := brightness_unit(word)) is None:
+        raise Fault("units", f"cells in {word!r}; expected brightness temperatures in mK or K")
+    return unit
 
 
 def check_cells(shape: tuple[int, ...], dtype: np.dtype, *, one: bool) -> None:
