@@ -142,7 +142,7 @@ class Folder:
                 path = self.path / "cones" / f"{kind}-{start:05}.h5"
                 if not path.exists():
                     some = cones[start : start + self.plan.chunk]
-                    save_lightcones(path, some, some.target, dtype=np.float16)
+                    save_lightcones(path, some, dtype=np.float16)
                     print(f"{path}: {len(some)} light cones", flush=True)
 
     def cones(self, kind):

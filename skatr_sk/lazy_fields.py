@@ -60,9 +60,9 @@ class LazyFields:
         """Stand for each row in 16 bytes without reading it, if that can be."""
         return self.digests(rows)
 
-    def _row_redshifts(self) -> np.ndarray | None:
-        """Redshifts of the slices of each field, (n, n_z), where they are known by themselves."""
-        return None
+    def _known(self) -> dict[str, np.ndarray]:
+        """What is known of rows, by its names in a file: redshifts, seeds, target, target_bounds."""
+        return {}
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
         """Return fields, all finite, in the asked order; without `rows` all of them."""
@@ -239,12 +239,16 @@ class DerivedFields(LazyFields):
             check_finite_rows(values)
         return values
 
-    def _row_redshifts(self) -> np.ndarray | None:
+    def _known(self) -> dict[str, np.ndarray]:
         fields = self._fields
-        known = fields._row_redshifts() if isinstance(fields, LazyFields) else None
-        if known is not None and isinstance(self._derive, _Part):
-            return known[self._rows][:, slice(*self._derive.cells[-1])]
-        return None if known is None or self._grid != fields.grid else known[self._rows]
+        known = fields._known() if isinstance(fields, LazyFields) else {}
+        for name in known.keys() & {"redshifts", "seeds", "target"}:
+            known[name] = known[name][self._rows]
+        if "redshifts" in known and isinstance(self._derive, _Part):
+            known["redshifts"] = known["redshifts"][:, slice(*self._derive.cells[-1])]
+        elif self._grid != fields.grid:
+            known.pop("redshifts", None)
+        return known
 
     def _identities(self, rows: Rows) -> list[bytes]:
         known = getattr(self._fields, "_identities", self._fields.digests)

@@ -75,15 +75,17 @@ def save_lightcones(
     X : array-like or LightconeArray of shape (n, ...), `~sklearn.utils.Bunch`, or DataArray
         In mK, or a tensor, or a quantity of astropy in kelvin. What
         :func:`~skatr_sk.open_lightcones` and :func:`~skatr_sk.load_lightcones` return brings its
-        labels, redshifts, seeds, cell size and prior box along, and so does what
-        :func:`~skatr_sk.lightcones.to_xarray` makes of them; the parameters below go before.
+        labels, redshifts, seeds, cell size and prior box along, and so do what
+        :func:`~skatr_sk.lightcones.to_xarray` makes of them, :class:`~skatr_sk.SimulatedLightcones`
+        and what is derived from these; the parameters below go before.
     y : array-like of shape (n, n_parameters) or (n,), optional
         NaN is a parameter that is not known. A DataFrame or Series brings its names along.
     target_names, target_units : sequence of str, optional
         Of the parameters; default are the names of `y`, or those of the paper's six where there are
         six of their values, in whichever order.
     target_bounds : array-like of shape (n_parameters, 2), optional
-        Prior box; a row (-inf, inf) is a parameter without bounds.
+        Prior box; a row (-inf, inf) is a parameter without bounds. Default is that of `X`, where
+        `y` are the labels that `X` brings along.
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
         Default are those of the rows of `X`, where it is :class:`~skatr_sk.SimulatedLightcones`, or
         part of them; otherwise the file keeps those of its grid, which are of a typical cone.
@@ -125,12 +127,11 @@ def save_lightcones(
     labels: dict[str, Any] = dict(target=y, target_names=target_names, target_units=target_units)
     labels |= dict(target_bounds=target_bounds, redshifts=redshifts, seeds=seeds)
     X, known = _with_labels(X)
-    # What is known of labels is not of others that are given.
-    kept = {name: value for name, value in known.items() if y is None or "target" not in name}
-    labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
     X = check_numbers(X, "X")
-    if labels["redshifts"] is None and isinstance(X, LazyFields):
-        labels["redshifts"] = X._row_redshifts()
+    # What is known of labels is not of others that are given.
+    others = y is not None and not np.array_equal(np.asarray(y), known.get("target"))
+    kept = {name: value for name, value in known.items() if not (others and "target" in name)}
+    labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
     problems = Problems("save_lightcones")
     labels["grid"] = _grid_of(problems, cell_size, known.get("grid"), X)
     if not is_path(path):
@@ -178,13 +179,18 @@ def say_if_replaced(path: str | os.PathLike[str]) -> None:
 
 
 def _with_labels(X: Any) -> tuple[Any, dict[str, Any]]:
-    """Light cones and what is known of them, of a Bunch or of a DataArray of `to_xarray`."""
+    """Light cones and what is known of them: by a Bunch, a DataArray of `to_xarray`, themselves."""
     if isinstance(X, Mapping) and "data" in X:
-        return X["data"], {name: X.get(name) for name in (*_LABELS, "grid")}
-    if is_labelled(X):
+        known = {name: X.get(name) for name in (*_LABELS, "grid")}
+        X = X["data"]
+    elif is_labelled(X):
         known = from_labelled(X)
-        return known.pop("data"), known
-    return X, {}
+        X = known.pop("data")
+    else:
+        return X, X._known() if isinstance(X, LazyFields) else {}
+    if isinstance(X, LazyFields) and known.get("redshifts") is None:
+        known["redshifts"] = X._known().get("redshifts")
+    return X, known
 
 
 def _is_float(dtype: DTypeLike) -> bool:

@@ -87,6 +87,9 @@ class SimulatedLightcones(LazyFields):
         Cell sizes, and the redshifts of the slices for Planck's `Omega_m`.
     target : ndarray of shape (n_samples, 6), float64
         The parameters of the rows.
+    seeds : ndarray of shape (n_samples,), int64
+        Numbers that are equal where initial conditions are, as those of one row and one
+        `random_state` with other parameters: the groups for cross-validation.
 
     Raises
     ------
@@ -216,8 +219,18 @@ class SimulatedLightcones(LazyFields):
         """
         return self._redshifts_of(self.target[:, 1])
 
-    def _row_redshifts(self) -> np.ndarray:
-        return self.redshifts()
+    @functools.cached_property
+    def seeds(self) -> np.ndarray:
+        """Numbers of the initial conditions of the rows, shape (n_samples,), int64."""
+        texts = (f"{self._entropy} {row}".encode() for row in self._rows)
+        found = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+        return np.array([int.from_bytes(each, "little") >> 1 for each in found], dtype=np.int64)
+
+    def _known(self) -> dict[str, np.ndarray]:
+        known = {"redshifts": self.redshifts(), "seeds": self.seeds, "target": self.target}
+        if self._settings.parameters is None:
+            known["target_bounds"] = self._settings.prior_bounds
+        return known
 
     def _redshifts_of(self, omega_m: np.ndarray) -> np.ndarray:
         """Redshifts of the slices for each of some matter densities."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.utils import Bunch
 
 from skatr_sk import (
     LightconeResampler,
@@ -18,6 +19,7 @@ from skatr_sk import (
 from skatr_sk._checks import InvalidParameterError, NoEffectWarning
 from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones import convert_lightcones, to_xarray
+from skatr_sk.parameters import PRIOR_BOUNDS
 from tests.lightcones import layouts
 
 
@@ -246,6 +248,39 @@ def test_redshifts_of_simulated_ones_are_written(tmp_path, recwarn, kind, labell
         np.testing.assert_array_equal(cones.redshifts, SIMULATED.redshifts()[rows, slices])
         assert not X.grid.differences(cones.grid) and cones.grid.cell_size == X.grid.cell_size
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["whole", "rows", "part of rows", "noisy", "resampled"])
+@pytest.mark.parametrize("labels", [None, "theirs", "others"])
+def test_labels_bounds_and_seeds_of_simulated_ones_are_written(tmp_path, kind, labels):
+    X, rows = SIMULATED, slice(None)
+    if kind == "noisy":
+        X = NoiseTransformer(noise=1.0, random_state=0).fit_transform(X)
+    elif kind == "resampled":
+        X = LightconeResampler(factor=2).fit_transform(X)
+    elif "rows" in kind:
+        X, rows = X[8:2:-2], slice(8, 2, -2)
+    X = X[..., 1:] if "part" in kind else X
+    known = SIMULATED.target[rows]
+    y = {None: None, "theirs": known, "others": known * 1.01}[labels]
+    save_lightcones(tmp_path / "a.h5", X, y)
+    cones = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_array_equal(cones.target, known if y is None else y)
+    np.testing.assert_array_equal(cones.seeds, SIMULATED.seeds[rows])
+    if labels == "others":
+        assert cones.target_bounds is None
+    else:
+        np.testing.assert_array_equal(cones.target_bounds, PRIOR_BOUNDS)
+
+
+def test_labels_beside_simulated_ones_are_held_to_no_box_of_theirs(tmp_path):
+    save_lightcones(tmp_path / "a.h5", Bunch(data=SIMULATED, target=SIMULATED.target * 1.01))
+    cones = open_lightcones(tmp_path / "a.h5")
+    assert cones.target_bounds is None
+    np.testing.assert_array_equal(cones.redshifts, SIMULATED.redshifts())
+    own = Simulated(10, field_shape=(4, 4, 20), parameters=SIMULATED.target, random_state=3)
+    save_lightcones(tmp_path / "b.h5", own)
+    assert open_lightcones(tmp_path / "b.h5").target_bounds is None
 
 
 def test_few_known_labels_tell_that_one_grid_is_in_order(tmp_path, recwarn):

@@ -146,6 +146,18 @@ def test_given_parameters_are_used():
     assert not np.allclose(X[0], X[1])  # each has its own initial conditions
 
 
+def test_seeds_are_those_of_the_initial_conditions(forbidden):
+    cones = SimulatedLightcones(50, **SMALL)
+    assert cones.seeds.dtype == np.int64
+    assert len(set(cones.seeds.tolist())) == 50
+    assert cones.seeds.min() >= 0
+    np.testing.assert_array_equal(cones[10:3:-2].seeds, cones.seeds[10:3:-2])
+    others = SimulatedLightcones(3, parameters=cones.target[7:10], **SMALL)
+    np.testing.assert_array_equal(others.seeds, cones.seeds[:3])
+    again = SimulatedLightcones(50, **SMALL | {"random_state": 4})
+    assert not set(again.seeds.tolist()) & set(cones.seeds.tolist())
+
+
 def test_cold_dark_matter_changes_light_cones_but_no_label():
     sizes = SMALL | {"field_shape": (8, 8, 300), "redshift_min": 5}
     warm, cold = (SimulatedLightcones(4, dark_matter=kind, **sizes) for kind in ("warm", "cold"))
