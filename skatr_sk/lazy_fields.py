@@ -61,7 +61,7 @@ class LazyFields:
         return self.digests(rows)
 
     def _known(self) -> dict[str, np.ndarray]:
-        """What is known of rows, by its names in a file: redshifts, seeds, target, target_bounds."""
+        """What is known of rows, as files name it: redshifts, seeds, target, target_bounds."""
         return {}
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
