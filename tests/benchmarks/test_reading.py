@@ -90,25 +90,24 @@ from skatr_sk.summaries import JEPA
 from tests.memory import memory
 
 X = open_lightcones(sys.argv[1]).data
-transformer = SKATRTransformer(device="cpu", random_state=0, **eval(sys.argv[2]))
+transformer = SKATRTransformer(max_epochs=1, device="cpu", random_state=0, **eval(sys.argv[2]))
 summaries = transformer.fit(X).transform(X)
 assert summaries.shape[0] == len(X) and np.isfinite(summaries).all()
 print(memory("VmHWM") / 1e9)
 """
 # The default network takes its memory for the activations of a step, and half a second for a cone,
-# so that its files are small; those of many GB show with a small one. Steps draw masks of different
-# sizes, and the largest of more steps is larger, by a few hundredths: those of the small network
-# are as many for both files, in epochs of one and of the other.
+# so that its files are small; those of many GB show with a small one. Its steps draw masks of
+# different sizes, and the largest of more steps is larger: in a single step 0.2 GB smaller. The
+# peak of one file differs by a tenth from run to run (0.87 to 0.95 GB), as threads happen to meet.
 NETWORKS = {
-    "default": ({}, (0.1, 0.3), (1, 1), 1.15),
+    "default": ({}, (0.1, 0.3), 1.15),
     "small": (
         {
             "patch_size": (7, 7, 47), "embed_dim": 16, "depth": 1, "n_heads": 2,
             "objective": JEPA(predictor_dim=16, predictor_depth=1),
         },
         (2, 8),
-        (4, 1),
-        1.05,
+        1.15,
     ),
 }  # fmt: skip
 
@@ -131,16 +130,15 @@ def write_large(path, n):
 
 @pytest.mark.parametrize("network", ["default", pytest.param("small", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_file(network, tmp_path, table):
-    """A fit and a transform: below 1.5 GB, and no more for three or four times the cones."""
-    parameters, sizes, epochs, growth = NETWORKS[network]
+    """One epoch and a transform: below 1.5 GB, and no more for three or four times the cones."""
+    parameters, sizes, growth = NETWORKS[network]
     peaks = []
-    for gigabytes, max_epochs in zip(sizes, epochs, strict=True):
+    for gigabytes in sizes:
         path = tmp_path / "large.h5"
         n = int(gigabytes * 10**9) // CONE_BYTES
         write_large(path, n)
-        given = repr(parameters | {"max_epochs": max_epochs})
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(path), given],
+            [sys.executable, "-c", MEASURE, str(path), repr(parameters)],
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
             capture_output=True,
             text=True,
