@@ -393,10 +393,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
         return_std : bool, default=False
             Also return the standard deviation of the posterior.
         n_samples : int, default=512
-            Points for each posterior, or a few more: each flow has a power of two. They do not
-            reach the farthest tails: where a posterior is far narrower than what its flow has
-            learned from, a standard deviation can be a tenth to a third too small, and 16,384
-            points are within some percent.
+            Points for each posterior, or a few more: each flow has a power of two. Moments are
+            closer than those of 1,000 samples. Where a posterior is far narrower than the prior,
+            a few far points make its standard deviation: that of single rows can then be off by a
+            tenth or more, and 16,384 points are within some percent.
 
         Returns
         -------

@@ -129,7 +129,8 @@ def save_lightcones(
     X, known = _with_labels(X)
     X = check_numbers(X, "X")
     # What is known of labels is not of others that are given.
-    others = y is not None and not np.array_equal(np.asarray(y), np.asarray(known.get("target")))
+    theirs = np.asarray(known.get("target"))
+    others = y is not None and not np.array_equal(np.asarray(y), theirs)
     kept = {name: value for name, value in known.items() if not (others and "target" in name)}
     labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
     problems = Problems("save_lightcones")

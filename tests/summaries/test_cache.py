@@ -374,13 +374,23 @@ def test_the_claims_of_a_killed_process_vanish(folder):
     clear_cache()
     process, receiver = in_process(claim_and_wait, KEYS, folder)
     assert receiver.recv() == KEYS[4:12]
-    timer = threading.Timer(0.3, process.kill)
-    timer.start()
+    encoder = Encoder(KEYS, pause=0.0)
+
+    def kill_when_nothing_else_is_left():
+        deadline = time.monotonic() + 60
+        while len(encoder.seen) < len(KEYS) - 12 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.kill()
+
+    killer = threading.Thread(target=kill_when_nothing_else_is_left)
+    killer.start()
     start = time.monotonic()
-    computed = check(KEYS, folder)
-    assert sorted(computed) == sorted(KEYS[4:])
-    assert computed[-8:] == KEYS[4:12]  # at the end, when they were free
+    compute_once(KEYS, encoder, space=SPACE, shape=SHAPE, group=4, folder=folder)
+    assert sorted(encoder.seen) == sorted(KEYS[4:])
+    assert encoder.seen[-8:] == KEYS[4:12]  # at the end, when they were free
     assert time.monotonic() - start > 0.25
+    killer.join()
     process.join()
 
 
