@@ -6,10 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-# The half million objects of the libraries and of all tests stay to the end: to look through them
-# again and again takes a third of the collection's time, and a fiftieth of the tests'.
-gc.disable()
-
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib, doctests included
 # Before torch and numpy: threads that wait by spinning make small models and small matrices ten
 # times slower and more on a busy machine. Benchmarks have theirs to themselves, and time what users
@@ -28,6 +24,10 @@ import torch
 for _logger in list(logging.root.manager.loggerDict.values()):
     if isinstance(_logger, logging.Logger) and _logger.name.startswith("torch."):
         _logger.propagate = True
+
+# The half million objects of the libraries and of all tests stay to the end: to look through them
+# again and again takes a third of the collection's time, and a fiftieth of the tests'.
+gc.disable()
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
