@@ -17,10 +17,14 @@ def processes():
 
 
 def alone(processes, kind, folder):
-    """Result of a run that nobody kills and that leaves no checkpoints, and its seconds."""
-    result = folder / "alone"
+    """Result of a run that nobody kills, and its seconds.
+
+    It leaves no checkpoints, but for the flows of a posterior: without them they train at once,
+    which rounds otherwise.
+    """
+    result, run = folder / "alone", folder / "run" if kind == "posterior" else None
     begin = time.monotonic()
-    process = processes.Process(target=train, args=(kind, None, 1, result))
+    process = processes.Process(target=train, args=(kind, run, 1, result))
     process.start()
     process.join()
     assert process.exitcode == 0
