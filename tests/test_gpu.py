@@ -1,5 +1,9 @@
 """The script of all that needs a GPU: what it says without one, and its table."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -72,3 +76,20 @@ def test_a_failed_test_is_the_exit_status(monkeypatch):
 def test_small_size_on_the_processor(capsys):
     assert gpu.main(["--cpu"]) == 0
     assert "summaries a second" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.version.cuda is not None or shutil.which("c++") is None,
+    reason="needs a torch for CPUs alone and a C++ compiler",
+)
+def test_what_needs_a_gpu_holds_on_a_pretended_one():
+    """All tensors are on the device where they are computed with, and come back from it."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.pretended_gpu", "-q"]
+    command += ["-m", "gpu and not benchmark", "-k", "not compiled"]
+    done = subprocess.run(
+        command, cwd=gpu.SCRIPT.parents[1], stdout=subprocess.PIPE, text=True, check=False
+    )
+    closing = done.stdout.splitlines()[-1]
+    assert done.returncode == 0 and int(closing.split()[0]) > 20, done.stdout[-3000:]
+    assert "skipped" not in closing
