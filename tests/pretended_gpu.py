@@ -102,7 +102,9 @@ def _compute(function, args, kwargs):
         plain_kwargs |= {"device": torch.device("cpu")}
     if "pin_memory" in kwargs:
         plain_kwargs |= {"pin_memory": None}
-    found = function(*plain_args, **plain_kwargs)
+    draws = torch.Tag.nondeterministic_seeded in function.tags and not kwargs.get("generator")
+    with _drawn_on_the_card() if draws else contextlib.nullcontext():
+        found = function(*plain_args, **plain_kwargs)
     if not on_card or function is aten._local_scalar_dense.default:
         return found
     known = {id(each.inner): each for each in there}
@@ -116,6 +118,18 @@ def _compute(function, args, kwargs):
     if not there:
         return found
     return dispatch.return_and_correct_aliasing(function, args, kwargs, found)
+
+
+@contextlib.contextmanager
+def _drawn_on_the_card():
+    """Let what draws without a generator of its own take that of the card."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.set_state(_of_the_card.get_state())
+    try:
+        yield
+    finally:
+        _of_the_card.set_state(torch.default_generator.get_state())
+        torch.default_generator.set_state(before)
 
 
 class _Made(dispatch.TorchDispatchMode):
