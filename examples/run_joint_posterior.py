@@ -88,7 +88,7 @@ def simulated(folder, plan):
         path = folder / "cones" / f"{start:05}.h5"
         if not path.exists():
             some = cones[start : start + CHUNK]
-            save_lightcones(path, some, some.target, dtype=np.float16)
+            save_lightcones(path, some, dtype=np.float16)
     stored = open_lightcones(folder / "cones")
     X, y = stored.data.read(np.arange(n)).astype(np.float32), stored.target[:n]
     train = np.arange(n) < plan.n_train

@@ -70,7 +70,7 @@ class Folder:
         if not cones.exists():
             n = N_PRETRAIN + N_LABELS + N_TEST
             many = SimulatedLightcones(n, random_state=0, **GRID)
-            save_lightcones(cones, many, many.target, dtype="float16", verbose=1)
+            save_lightcones(cones, many, dtype="float16", verbose=1)
         stored = open_lightcones(cones)
         self.target = stored.target
         grid = SimulatedLightcones(1, **GRID).grid

@@ -241,7 +241,7 @@ class Folder:
             path = self.path / "cones" / f"{start:05}.h5"
             if not path.exists():
                 some = simulated[start : start + CHUNK]
-                save_lightcones(path, some, some.target, dtype=np.float16)
+                save_lightcones(path, some, dtype=np.float16)
                 print(f"{path}: {len(some)} light cones", flush=True)
 
     def cones(self, name):

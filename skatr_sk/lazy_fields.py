@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,11 @@ class LazyFields:
         """Stand for each row in 16 bytes without reading it, if that can be."""
         return self.digests(rows)
 
-    def _known(self) -> dict[str, np.ndarray]:
-        """What is known of rows, as files name it: redshifts, seeds, target, target_bounds."""
+    def _known(self, wanted: Collection[str], rows: Rows = slice(None)) -> dict[str, Any]:
+        """What is known of rows by themselves, as files name it, of what is wanted.
+
+        That is ``redshifts, seeds, target, target_names, target_bounds``.
+        """
         return {}
 
     def read(self, rows: Rows | None = None) -> np.ndarray:
@@ -239,15 +242,15 @@ class DerivedFields(LazyFields):
             check_finite_rows(values)
         return values
 
-    def _known(self) -> dict[str, np.ndarray]:
-        fields = self._fields
-        known = fields._known() if isinstance(fields, LazyFields) else {}
-        for name in known.keys() & {"redshifts", "seeds", "target"}:
-            known[name] = known[name][self._rows]
-        if "redshifts" in known and isinstance(self._derive, _Part):
+    def _known(self, wanted: Collection[str], rows: Rows = slice(None)) -> dict[str, Any]:
+        fields, of_part = self._fields, isinstance(self._derive, _Part)
+        if not (of_part or self._grid == fields.grid):
+            wanted = set(wanted) - {"redshifts"}
+        if not isinstance(fields, LazyFields):
+            return {}
+        known = fields._known(wanted, self._chosen(rows))
+        if isinstance(self._derive, _Part) and "redshifts" in known:
             known["redshifts"] = known["redshifts"][:, slice(*self._derive.cells[-1])]
-        elif self._grid != fields.grid:
-            known.pop("redshifts", None)
         return known
 
     def _identities(self, rows: Rows) -> list[bytes]:

@@ -20,6 +20,7 @@ from skatr_sk import (
     load_lightcones,
 )
 from skatr_sk.summaries import JEPA, Combined, LeJEPA, Reconstruction, Supervised, VICReg
+from tests.training.runs import Act
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::skatr_sk.ShortTrainingWarning")]
 RNG = np.random.default_rng(0)
@@ -69,6 +70,20 @@ def _parts(found):
     return found if isinstance(found, tuple) else (found,)
 
 
+@pytest.fixture(autouse=True)
+def _something_was_on_the_card(monkeypatch):
+    moved, move = set(), torch.nn.Module.to
+
+    def seen(module, *args, **kwargs):
+        found = move(module, *args, **kwargs)
+        moved.update(each.device.type for each in found.parameters())
+        return found
+
+    monkeypatch.setattr(torch.nn.Module, "to", seen)
+    yield
+    assert "cuda" in moved
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective(objective):
     skatr = transformer(objective=OBJECTIVES[objective], validation_fraction=0.2)
@@ -112,11 +127,16 @@ def test_a_module_of_ones_own_loop():
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):
-    whole = transformer(max_epochs=4).fit(FIELDS).set_params(cache=None)
-    run = dict(checkpoint_dir=tmp_path, checkpoint_every=1)
-    transformer(max_epochs=2, **run).fit(FIELDS)
-    again = transformer(max_epochs=4, **run).fit(FIELDS).set_params(cache=None)
-    assert len(again.history_) == len(whole.history_)
+    whole = transformer(max_epochs=4).fit(FIELDS)
+    kept = transformer(max_epochs=4, checkpoint_dir=tmp_path, checkpoint_every=1)
+    with pytest.raises(ZeroDivisionError):
+        kept.set_params(callbacks=[Act("epoch", lambda net: 1 / 0, at=3)]).fit(FIELDS)
+    epochs = []
+    count = Act("epoch", lambda net: epochs.append(len(net.history)))
+    kept.set_params(callbacks=[count]).fit(FIELDS)
+    assert epochs == [3, 4]
+    for one, other in zip(kept.history_, whole.history_, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
 
 def test_light_cones_that_are_simulated_while_it_trains():

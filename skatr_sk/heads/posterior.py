@@ -394,9 +394,10 @@ class PosteriorEstimator(MultiOutputMixin, RegressorMixin, SummaryHead):
             Also return the standard deviation of the posterior.
         n_samples : int, default=512
             Points for each posterior, or a few more: each flow has a power of two. Moments are
-            closer than those of 1,000 samples. Where a posterior is far narrower than the prior,
-            a few far points make its standard deviation: that of single rows can then be off by a
-            tenth or more, and 16,384 points are within some percent.
+            closer to those of the flows than moments of 1,000 samples are. Where a posterior is
+            far narrower than the prior, few points far out make most of its standard deviation,
+            which for single rows can be off by a tenth or more; 16,384 points are within some
+            percent.
 
         Returns
         -------

@@ -84,8 +84,9 @@ def save_lightcones(
         Of the parameters; default are the names of `y`, or those of the paper's six where there are
         six of their values, in whichever order.
     target_bounds : array-like of shape (n_parameters, 2), optional
-        Prior box; a row (-inf, inf) is a parameter without bounds. Default is that of `X`, where
-        `y` are the labels that `X` brings along.
+        Prior box; a row (-inf, inf) is a parameter without bounds. Default is the one that `X`
+        brings along, where it is of the same labels, within float32. Simulated light cones bring
+        theirs where their parameters were drawn in one.
     redshifts : array-like of shape (n, n_z) or (n_z,), optional
         Default are those of the rows of `X`, where it is :class:`~skatr_sk.SimulatedLightcones`, or
         part of them; otherwise the file keeps those of its grid, which are of a typical cone.
@@ -126,15 +127,17 @@ def save_lightcones(
     """
     labels: dict[str, Any] = dict(target=y, target_names=target_names, target_units=target_units)
     labels |= dict(target_bounds=target_bounds, redshifts=redshifts, seeds=seeds)
-    X, known = _with_labels(X)
+    X, beside = _with_labels(X)
     X = check_numbers(X, "X")
-    # What is known of labels is not of others that are given.
-    theirs = np.asarray(known.get("target"))
-    others = y is not None and not np.array_equal(np.asarray(y), theirs)
-    kept = {name: value for name, value in known.items() if not (others and "target" in name)}
-    labels |= {name: value for name, value in kept.items() if labels.get(name) is None}
+    if y is not None:
+        labels["target"] = y = check_numbers(y, "y")
+    _fill(labels, beside)
+    if isinstance(X, LazyFields):
+        lacking = {name for name in _LABELS if labels[name] is None}
+        # With which it is told whether a box is that of the labels.
+        _fill(labels, X._known(lacking | ({"target"} if "target_bounds" in lacking else set())))
     problems = Problems("save_lightcones")
-    labels["grid"] = _grid_of(problems, cell_size, known.get("grid"), X)
+    labels["grid"] = _grid_of(problems, cell_size, beside.get("grid"), X)
     if not is_path(path):
         problems.add("path", "that of a file", path)
     elif os.fspath(path).lower().endswith((".npz", ".npy")):
@@ -180,18 +183,31 @@ def say_if_replaced(path: str | os.PathLike[str]) -> None:
 
 
 def _with_labels(X: Any) -> tuple[Any, dict[str, Any]]:
-    """Light cones and what is known of them: by a Bunch, a DataArray of `to_xarray`, themselves."""
+    """Light cones and what is said beside them, by a Bunch or by a DataArray of `to_xarray`."""
     if isinstance(X, Mapping) and "data" in X:
-        known = {name: X.get(name) for name in (*_LABELS, "grid")}
-        X = X["data"]
-    elif is_labelled(X):
-        known = from_labelled(X)
-        X = known.pop("data")
-    else:
-        return X, X._known() if isinstance(X, LazyFields) else {}
-    if isinstance(X, LazyFields) and known.get("redshifts") is None:
-        known["redshifts"] = X._known().get("redshifts")
-    return X, known
+        return X["data"], {name: X.get(name) for name in (*_LABELS, "grid")}
+    if is_labelled(X):
+        beside = from_labelled(X)
+        return beside.pop("data"), beside
+    return X, {}
+
+
+def _fill(labels: dict[str, Any], known: Mapping[str, Any]) -> None:
+    """Take what is known where labels lack it; what is known of a target not for another one."""
+    y, theirs = labels["target"], known.get("target")
+    another = y is not None and (theirs is None or not _are_equal(y, theirs))
+    named = hasattr(y, "columns") or getattr(y, "name", None) is not None
+    for name, value in known.items():
+        of_another = another and name.startswith("target")
+        renamed = named and name in ("target_names", "target_units")
+        if name in labels and labels[name] is None and not (of_another or renamed):
+            labels[name] = value
+
+
+def _are_equal(y: Any, other: ArrayLike) -> bool:
+    """Whether labels are the same within float32, NaN being equal to NaN."""
+    given = as_parameters(y, ensure_min_samples=0).astype(np.float32)
+    return np.array_equal(given, np.asarray(other, dtype=np.float32), equal_nan=True)
 
 
 def _is_float(dtype: DTypeLike) -> bool:

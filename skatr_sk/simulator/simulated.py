@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
@@ -88,8 +88,8 @@ class SimulatedLightcones(LazyFields):
     target : ndarray of shape (n_samples, 6), float64
         The parameters of the rows.
     seeds : ndarray of shape (n_samples,), int64
-        Numbers that are equal where initial conditions are, as those of one row and one
-        `random_state` with other parameters: the groups for cross-validation.
+        A number for the initial conditions of each row: the same for the same row and
+        `random_state`, whatever the parameters. They are the ``groups`` for cross-validation.
 
     Raises
     ------
@@ -226,11 +226,23 @@ class SimulatedLightcones(LazyFields):
         found = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
         return np.array([int.from_bytes(each, "little") >> 1 for each in found], dtype=np.int64)
 
-    def _known(self) -> dict[str, np.ndarray]:
-        known = {"redshifts": self.redshifts(), "seeds": self.seeds, "target": self.target}
+    def _known(self, wanted: Collection[str], rows: Rows = slice(None)) -> dict[str, Any]:
+        some: SimulatedLightcones = self[rows]
+        known: dict[str, Callable[[], Any]] = {
+            "redshifts": some.redshifts,
+            "seeds": lambda: some.seeds,
+            "target": lambda: some.target,
+            "target_names": lambda: list(PARAMETER_NAMES),
+        }
         if self._settings.parameters is None:
-            known["target_bounds"] = self._settings.prior_bounds
-        return known
+            known["target_bounds"] = self._box
+        return {name: known[name]() for name in wanted if name in known}
+
+    def _box(self) -> np.ndarray:
+        """Prior box; a parameter that does not vary has no bounds."""
+        box = self._settings.prior_bounds.copy()
+        box[box[:, 0] == box[:, 1]] = -np.inf, np.inf
+        return box
 
     def _redshifts_of(self, omega_m: np.ndarray) -> np.ndarray:
         """Redshifts of the slices for each of some matter densities."""

@@ -2,6 +2,7 @@
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from skatr_sk import (
 from skatr_sk._checks import InvalidParameterError, NoEffectWarning
 from skatr_sk.fields import digest, digest_rows
 from skatr_sk.lightcones import convert_lightcones, to_xarray
-from skatr_sk.parameters import PRIOR_BOUNDS
+from skatr_sk.parameters import PARAMETER_NAMES, PRIOR_BOUNDS
 from tests.lightcones import layouts
 
 
@@ -273,14 +274,74 @@ def test_labels_bounds_and_seeds_of_simulated_ones_are_written(tmp_path, kind, l
         np.testing.assert_array_equal(cones.target_bounds, PRIOR_BOUNDS)
 
 
-def test_labels_beside_simulated_ones_are_held_to_no_box_of_theirs(tmp_path):
-    save_lightcones(tmp_path / "a.h5", Bunch(data=SIMULATED, target=SIMULATED.target * 1.01))
+@pytest.mark.parametrize("labels", [None, "theirs", "others"])
+def test_a_bunch_of_simulated_ones_lacks_nothing(tmp_path, labels):
+    y = {None: None, "theirs": SIMULATED.target, "others": SIMULATED.target * 1.01}[labels]
+    save_lightcones(tmp_path / "a.h5", Bunch(data=SIMULATED, target=y))
     cones = open_lightcones(tmp_path / "a.h5")
-    assert cones.target_bounds is None
+    np.testing.assert_array_equal(cones.target, SIMULATED.target if y is None else y)
     np.testing.assert_array_equal(cones.redshifts, SIMULATED.redshifts())
+    np.testing.assert_array_equal(cones.seeds, SIMULATED.seeds)
+    assert (cones.target_bounds is None) == (labels == "others")
+
+
+def test_given_parameters_have_no_box(tmp_path):
     own = Simulated(10, field_shape=(4, 4, 20), parameters=SIMULATED.target, random_state=3)
-    save_lightcones(tmp_path / "b.h5", own)
-    assert open_lightcones(tmp_path / "b.h5").target_bounds is None
+    save_lightcones(tmp_path / "a.h5", own)
+    assert open_lightcones(tmp_path / "a.h5").target_bounds is None
+
+
+def test_simulated_parameters_that_do_not_vary_or_are_unusual(tmp_path):
+    """Without X-rays, and one dark matter for all: names are known, whatever the values."""
+    box = PRIOR_BOUNDS.copy()
+    box[0], box[3] = 3.0, (20.0, 25.0)
+    own = Simulated(10, field_shape=(4, 4, 20), prior_bounds=box, random_state=3)
+    for y in (None, own.target):
+        save_lightcones(tmp_path / f"{y is None}.h5", own, y)
+        cones = open_lightcones(tmp_path / f"{y is None}.h5")
+        assert cones.target_names[:4] == ["m_WDM", "Omega_m", "E_0", "log10_L_X"]
+        np.testing.assert_array_equal(cones.target_bounds[0], [-np.inf, np.inf])
+        np.testing.assert_array_equal(cones.target_bounds[1:], box[1:])
+
+
+def some_missing(y):
+    return np.where(np.arange(6) == 2, np.nan, y)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda y: y.astype(np.float32),
+        torch.tensor,
+        lambda y: torch.tensor(y, requires_grad=True),
+        lambda y: pd.DataFrame(y, columns=list(PARAMETER_NAMES)).convert_dtypes(),
+    ],
+    ids=["float32", "tensor", "tensor with a gradient", "pandas"],
+)
+@pytest.mark.parametrize("changed", [np.array, some_missing])
+def test_labels_in_many_forms_are_those_of_a_box(tmp_path, given, changed):
+    known = Bunch(data=values(), target=changed(SIMULATED.target), target_bounds=PRIOR_BOUNDS)
+    save_lightcones(tmp_path / "a.h5", known, given(known.target))
+    cones = open_lightcones(tmp_path / "a.h5")
+    np.testing.assert_allclose(cones.target, known.target, rtol=1e-6)
+    np.testing.assert_array_equal(cones.target_bounds, PRIOR_BOUNDS)
+    save_lightcones(tmp_path / "b.h5", SIMULATED, given(known.target))
+    assert (open_lightcones(tmp_path / "b.h5").target_bounds is None) == (changed is some_missing)
+
+
+def test_names_of_a_table_go_before_those_that_are_known(tmp_path):
+    y = pd.DataFrame(SIMULATED.target, columns=list("abcdef"))
+    save_lightcones(tmp_path / "a.h5", SIMULATED, y)
+    assert open_lightcones(tmp_path / "a.h5").target_names == list("abcdef")
+
+
+def test_what_is_given_is_not_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(SimulatedLightcones, "_draw", lambda *_: pytest.fail("drawn in vain"))
+    given = dict(redshifts=np.linspace(6, 9, 19), seeds=[1, 2, 3], target_bounds=[[0, 1]])
+    save_lightcones(tmp_path / "a.h5", SIMULATED[..., 1:][2:5], [0.1, 0.2, 0.3], **given)
+    many = Simulated(10**6, field_shape=(4, 4, 20), random_state=3)
+    monkeypatch.undo()
+    save_lightcones(tmp_path / "b.h5", many[..., 1:][:3])
 
 
 def test_few_known_labels_tell_that_one_grid_is_in_order(tmp_path, recwarn):

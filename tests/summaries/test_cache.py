@@ -386,7 +386,8 @@ def test_the_claims_of_a_killed_process_vanish(folder):
     killer = threading.Thread(target=kill_when_nothing_else_is_left)
     killer.start()
     start = time.monotonic()
-    compute_once(KEYS, encoder, space=SPACE, shape=SHAPE, group=4, folder=folder)
+    found = compute_once(KEYS, encoder, space=SPACE, shape=SHAPE, group=4, folder=folder)
+    np.testing.assert_array_equal(found, [truth(key) for key in KEYS])
     assert sorted(encoder.seen) == sorted(KEYS[4:])
     assert encoder.seen[-8:] == KEYS[4:12]  # at the end, when they were free
     assert time.monotonic() - start > 0.25
