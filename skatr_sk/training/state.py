@@ -112,7 +112,9 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def squares_finite(tensors: list[Tensor]) -> bool:
     """Whether all numbers are finite, and not so large that their squares are not."""
-    if len(tensors) <= _FEW:  # their products with themselves say it sooner, where these are finite
+    # Products of few with themselves say it sooner, where these are finite; of a GPU each number is
+    # waited for.
+    if len(tensors) <= _FEW and not any(each.is_cuda for each in tensors):
         flat = (each.flatten() for each in tensors)
         if math.isfinite(sum(float(each.dot(each)) for each in flat)):
             return True

@@ -333,10 +333,10 @@ class SliceStandardizer(nn.Module):
         slices = tokens.float().unflatten(1, (-1, len(self.mean)))
         mean = slices.mean(dim=(0, 1))
         variance = slices.var(dim=(0, 1), correction=0)
-        if self.started:
-            share = min(1.0, len(tokens) / _REMEMBERED)
-            mean = torch.lerp(self.mean, mean, share)
-            variance = torch.lerp(self.variance, variance, share)
+        # Of the first batch all counts; chosen in this way, a GPU is not waited for.
+        share = torch.where(self.started, min(1.0, len(tokens) / _REMEMBERED), 1.0)
+        mean = torch.lerp(self.mean, mean, share)
+        variance = torch.lerp(self.variance, variance, share)
         if self.training:
             self.mean.copy_(mean)
             self.variance.copy_(variance)
@@ -409,4 +409,5 @@ class JEPALoss(nn.Module):
         place = self.of_tokens(output.places)
         left = torch.stack([(t - p).square().mean() for p, t in output.places]).mean()
         whole = torch.stack([t.var(dim=(0, 1)).mean() for _, t in output.places]).mean()
-        self.sums += n * np.array([1.0, *(float(x) for x in (prediction, place, left, whole))])
+        found = torch.stack([x.float() for x in (prediction, place, left, whole)]).tolist()
+        self.sums += n * np.array([1.0, *found])
