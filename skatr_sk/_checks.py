@@ -59,6 +59,7 @@ __all__ = [
     "is_path",
     "listed",
     "nearest_divisors",
+    "names_of",
     "parameter_names",
     "require",
     "shared_docs",
@@ -453,6 +454,14 @@ def nearest_divisors(n: int, wanted: int) -> list[int]:
     return [d for d in divisors if d <= wanted][-1:] + [d for d in divisors if d > wanted][:1]
 
 
+def names_of(y: Any) -> list[str]:
+    """Names of the columns of a DataFrame, or of a Series; none of anything else."""
+    columns = getattr(y, "columns", None)
+    if columns is None:
+        columns = [y.name] if isinstance(getattr(y, "name", None), str) else []
+    return [str(name) for name in columns]
+
+
 def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> list[str]:
     """Names of the parameters: those given, else those of the columns of `y`, else numbers.
 
@@ -461,10 +470,7 @@ def parameter_names(given: Sequence[str] | None, y: Any, n_parameters: int) -> l
     those of the columns of `y` in another order.
     """
     if given is None:
-        columns = getattr(y, "columns", None)
-        if columns is None:
-            columns = [y.name] if isinstance(getattr(y, "name", None), str) else []
-        found = [str(name) for name in columns]
+        found = names_of(y)
         if len(found) == n_parameters == len(set(found)):
             return found
         return [f"parameter_{i}" for i in range(n_parameters)]

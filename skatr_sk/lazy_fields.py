@@ -243,14 +243,14 @@ class DerivedFields(LazyFields):
         return values
 
     def _known(self, wanted: Collection[str], rows: Rows = slice(None)) -> dict[str, Any]:
-        fields, of_part = self._fields, isinstance(self._derive, _Part)
-        if not (of_part or self._grid == fields.grid):
-            wanted = set(wanted) - {"redshifts"}
+        fields, part = self._fields, self._derive if isinstance(self._derive, _Part) else None
         if not isinstance(fields, LazyFields):
             return {}
+        if part is None and self._grid != fields.grid:
+            wanted = set(wanted) - {"redshifts"}
         known = fields._known(wanted, self._chosen(rows))
-        if isinstance(self._derive, _Part) and "redshifts" in known:
-            known["redshifts"] = known["redshifts"][:, slice(*self._derive.cells[-1])]
+        if part is not None and "redshifts" in known:
+            known["redshifts"] = known["redshifts"][:, slice(*part.cells[-1])]
         return known
 
     def _identities(self, rows: Rows) -> list[bytes]:

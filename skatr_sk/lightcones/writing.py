@@ -22,6 +22,7 @@ from skatr_sk._checks import (
     Problems,
     Rule,
     is_path,
+    names_of,
     warn,
     warn_no_effect,
 )
@@ -129,8 +130,9 @@ def save_lightcones(
     labels |= dict(target_bounds=target_bounds, redshifts=redshifts, seeds=seeds)
     X, beside = _with_labels(X)
     X = check_numbers(X, "X")
-    if y is not None:
-        labels["target"] = y = check_numbers(y, "y")
+    for each in (labels, beside):
+        if each.get("target") is not None:
+            each["target"] = check_numbers(each["target"], "y")
     _fill(labels, beside)
     if isinstance(X, LazyFields):
         lacking = {name for name in _LABELS if labels[name] is None}
@@ -142,8 +144,7 @@ def save_lightcones(
         problems.add("path", "that of a file", path)
     elif os.fspath(path).lower().endswith((".npz", ".npy")):
         problems.add("path", "a name that ends in .h5, for HDF5 is written", os.fspath(path))
-    if labels["target"] is not None:
-        labels["target"] = y = check_numbers(labels["target"], "y")
+    if (y := labels["target"]) is not None:
         width = 1 if np.ndim(y) < 2 else np.shape(y)[-1]
         problems.check({"target_bounds": Bounds(width, unbounded=True)}, labels)
     else:
@@ -196,7 +197,7 @@ def _fill(labels: dict[str, Any], known: Mapping[str, Any]) -> None:
     """Take what is known where labels lack it; what is known of a target not for another one."""
     y, theirs = labels["target"], known.get("target")
     another = y is not None and (theirs is None or not _are_equal(y, theirs))
-    named = hasattr(y, "columns") or getattr(y, "name", None) is not None
+    named = bool(names_of(y))
     for name, value in known.items():
         of_another = another and name.startswith("target")
         renamed = named and name in ("target_names", "target_units")

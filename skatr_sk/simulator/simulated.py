@@ -199,7 +199,7 @@ class SimulatedLightcones(LazyFields):
         key, given = self._settings.digest(), self._settings.parameters
         digests = []
         for row in self._chosen(rows):
-            text = f"{self._entropy} {row}".encode()
+            text = self._drawn_from(row)
             more = b"" if given is None else given[row].tobytes()
             digests.append(hashlib.blake2b(text + more, digest_size=16, key=key).digest())
         return digests
@@ -222,7 +222,7 @@ class SimulatedLightcones(LazyFields):
     @functools.cached_property
     def seeds(self) -> np.ndarray:
         """Numbers of the initial conditions of the rows, shape (n_samples,), int64."""
-        texts = (f"{self._entropy} {row}".encode() for row in self._rows)
+        texts = map(self._drawn_from, self._rows)
         found = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
         return np.array([int.from_bytes(each, "little") >> 1 for each in found], dtype=np.int64)
 
@@ -250,6 +250,10 @@ class SimulatedLightcones(LazyFields):
         nearest = comoving_distances(np.full(len(omega_m), box.redshift_min), omega_m)
         centres = (block - 1) / 2 + block * np.arange(self.shape[-1])
         return redshifts_at(nearest[:, None] + box.cell_size * centres, omega_m).astype(np.float32)
+
+    def _drawn_from(self, row: np.integer) -> bytes:
+        """What tells the initial conditions of a row from others."""
+        return f"{self._entropy} {row}".encode()
 
     def _draw(self, row: np.integer) -> tuple[np.ndarray, np.random.Generator]:
         """Parameters of a row, and the generator that goes on to draw its initial conditions."""
